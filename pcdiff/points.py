@@ -1,0 +1,84 @@
+"""Oriented points in patient millimetres, and the frame that takes them to network units and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Oriented points of a surface.
+
+    points:  (N, 3) float, patient millimetres (LPS).
+    normals: (N, 3) float, unit length, pointing out of the solid.
+    hole:    (N,) int; k >= 1 for a point of the missing surface of hole k, 0 for a point of the
+             bone around it. None where holes play no part.
+    std:     (N,) float, millimetres: standard deviation along the normal. None where unknown.
+    """
+
+    points: np.ndarray
+    normals: np.ndarray
+    hole: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or self.points.shape[1] != 3:
+            raise ValueError(f"points must have shape (N, 3), got {self.points.shape}")
+        if self.normals.shape != self.points.shape:
+            raise ValueError(f"normals must have the points' shape {self.points.shape}, got {self.normals.shape}")
+        for name in ("hole", "std"):
+            value = getattr(self, name)
+            if value is not None and value.shape != (len(self.points),):
+                raise ValueError(f"{name} must have shape ({len(self.points)},), got {value.shape}")
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: np.ndarray | slice) -> PointCloud:
+        """The points a boolean mask, an index array or a slice selects."""
+        return PointCloud(
+            self.points[index],
+            self.normals[index],
+            None if self.hole is None else self.hole[index],
+            None if self.std is None else self.std[index],
+        )
+
+    def moved(self, points: np.ndarray, normals: np.ndarray | None = None) -> PointCloud:
+        """The same points elsewhere: labels stay, positions (and normals) are replaced."""
+        return replace(self, points=points, normals=self.normals if normals is None else normals)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A similarity between patient millimetres and network units: network = rotation @ (mm - centre) / scale.
+
+    centre: (3,) mm. rotation: (3, 3), orthonormal, rows are the network's axes in patient space. scale: mm per unit.
+    """
+
+    centre: np.ndarray
+    rotation: np.ndarray
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not np.allclose(self.rotation @ self.rotation.T, np.eye(3), atol=1e-6):
+            raise ValueError("rotation must be orthonormal")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+
+    def to_network(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) mm -> (..., 3) network units."""
+        return (points - self.centre) @ self.rotation.T / self.scale
+
+    def to_mm(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) network units -> (..., 3) mm; undoes `to_network`."""
+        return points * self.scale @ self.rotation + self.centre
+
+    def rotate_to_network(self, vectors: np.ndarray) -> np.ndarray:
+        """Directions, unit length kept: (..., 3) patient -> (..., 3) network axes."""
+        return vectors @ self.rotation.T
+
+    def rotate_to_patient(self, vectors: np.ndarray) -> np.ndarray:
+        """Directions, unit length kept: (..., 3) network axes -> (..., 3) patient."""
+        return vectors @ self.rotation

@@ -1,1 +1,16 @@
+"""Point operations, batched, features channel-first. Plain torch, with pytorch3d behind the same names on CUDA."""
 
+from pcdiff.ops.gather import gather
+from pcdiff.ops.interpolate import three_nn_interpolate
+from pcdiff.ops.neighbours import ball_query, furthest_point_sample, knn
+from pcdiff.ops.voxels import devoxelize_trilinear, voxelize_mean
+
+__all__ = [
+    "ball_query",
+    "devoxelize_trilinear",
+    "furthest_point_sample",
+    "gather",
+    "knn",
+    "three_nn_interpolate",
+    "voxelize_mean",
+]

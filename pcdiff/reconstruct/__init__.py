@@ -1,1 +1,103 @@
+"""Stage 2: oriented points of the completed bone -> the implant as a volume on the scan's own grid."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pcdiff.errors import InputError
+from pcdiff.points import PointCloud
+from pcdiff.reconstruct import screened, spectral
+from pcdiff.reconstruct.finish import finish
+from pcdiff.volume import Volume
+
+__all__ = ["BACKENDS", "Indicator", "finish", "indicator", "reconstruct", "region"]
+
+# points, skull, low, high -> (high - low) float32; one contract, see `spectral.solve`.
+BACKENDS: dict[str, Callable[[PointCloud, Volume, np.ndarray, np.ndarray], np.ndarray]] = {
+    "spectral": spectral.solve,
+    "screened": screened.solve,
+}
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """Where bone should be, on a crop of the skull's grid.
+
+    values: (i, j, k) float32; ~1 inside the completed bone, ~0 outside, 0.5 at its surface.
+    low:    (3,) int, index of the crop's first voxel on the skull's grid.
+    """
+
+    values: np.ndarray
+    low: np.ndarray
+
+
+OUTSIDE_MM = 50.0  # a vault cut off by the field of view may lie this far outside the grid; more is a mix-up of frames
+
+
+def region(points: PointCloud, skull: Volume, margin_mm: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high): the box low <= index < high that holds the points and a margin, clipped to the skull's grid.
+
+    InputError: points that lie outside the grid, so that the box would be empty or the solve too large.
+    ValueError: coordinates that are not finite.
+    """
+    if not np.isfinite(points.points).all():
+        raise ValueError("points must be finite, got NaN or infinity")
+    index = skull.to_index(points.points)
+    voxels_per_mm = np.linalg.norm(np.linalg.inv(skull.affine[:3, :3]), axis=1)
+    margin, slack = margin_mm * voxels_per_mm, OUTSIDE_MM * voxels_per_mm
+    low = np.clip(np.floor(index.min(0) - margin), 0, skull.mask.shape).astype(int)
+    high = np.clip(np.ceil(index.max(0) + margin) + 1, 0, skull.mask.shape).astype(int)
+    far = np.any(index.min(0) < -slack) or np.any(index.max(0) > skull.mask.shape + slack)
+    if far or not np.all(low < high):
+        raise InputError(
+            f"points must lie on the skull's grid, got indices {index.min(0).round()} to {index.max(0).round()} for "
+            f"shape {skull.mask.shape}; give them in patient millimetres, LPS"
+        )
+    return low, high
+
+
+def indicator(
+    points: PointCloud,
+    skull: Volume,
+    backend: str = "spectral",
+    box: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Indicator:
+    """Indicator of the solid that the points enclose, on `box` (default: their `region`) of the skull's grid.
+
+    points: a closed slab, outward normals, mm: both tables over hole and band, and the band's side wall. Only the grid
+    of `skull` is used. backend: a name in `BACKENDS`. Give candidates of one ensemble the same box to average them.
+
+    InputError: unknown backend, or points outside the grid.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}; choose one of them")
+    low, high = region(points, skull) if box is None else box
+    return Indicator(BACKENDS[backend](points, skull, low, high), low)
+
+
+def reconstruct(points: PointCloud | Sequence[PointCloud], skull: Volume, backend: str = "spectral") -> Volume:
+    """Labelled slab points, or several candidates of them -> the implant, bool on the skull's grid.
+
+    Of several candidates the mean indicator is thresholded: unlike a vote of masks it keeps each candidate's sub-voxel
+    surface, so that two candidates 2 mm apart yield the surface midway.
+
+    InputError: as `indicator`.
+    """
+    candidates = [points] if isinstance(points, PointCloud) else list(points)
+    if not candidates:
+        raise ValueError("reconstruct needs at least one candidate, got none")
+    if any(c.hole is None for c in candidates):
+        raise ValueError("reconstruct needs points labelled with the hole they fill, got hole=None")
+    joined = PointCloud(
+        np.concatenate([c.points for c in candidates]),
+        np.concatenate([c.normals for c in candidates]),
+        np.concatenate([c.hole for c in candidates if c.hole is not None]),
+    )
+    box = region(joined, skull)
+    values = indicator(candidates[0], skull, backend, box).values
+    for candidate in candidates[1:]:
+        values = values + indicator(candidate, skull, backend, box).values
+    return finish(values / np.float32(len(candidates)), box[0], skull, joined)

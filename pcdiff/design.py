@@ -1,0 +1,71 @@
+"""The whole flow on one screen: a defective skull in, a fitting implant out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from pcdiff.errors import InputError
+from pcdiff.mesh import Mesh
+from pcdiff.methods import Method, Proposal
+from pcdiff.reconstruct import reconstruct
+from pcdiff.surface import volume_to_mesh
+from pcdiff.volume import Volume
+
+
+@dataclass(frozen=True)
+class Design:
+    """An implant and how it came about.
+
+    implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS.
+    members: each candidate of the ensemble as an implant of its own (empty for a single candidate or when not asked).
+    seconds: by stage.
+    """
+
+    implant: Volume
+    mesh: Mesh
+    proposal: Proposal
+    members: list[Volume]
+    seconds: dict[str, float]
+
+    @property
+    def agreement(self) -> np.ndarray:
+        """(I, J, K) float32: share of the members that hold a voxel; 0 or 1 where they agree."""
+        return np.mean([member.mask for member in self.members], axis=0, dtype=np.float32)
+
+
+def design(
+    skull: Volume,
+    method: Method,
+    ensemble: int = 1,
+    seed: int = 0,
+    backend: str = "spectral",
+    device: str = "cpu",
+    keep_members: bool = False,
+) -> Design:
+    """Designs the implant that closes every hole of a defective skull.
+
+    Raises InputError when there is no hole to close, or the skull is none.
+    """
+    started = time.perf_counter()
+    proposal = method(skull, ensemble, seed, device)
+    generated = time.perf_counter()
+    implant = reconstruct(proposal.candidates, skull, backend)
+    members = [reconstruct(c, skull, backend) for c in proposal.candidates] if keep_members else []
+    if not implant.mask.any():
+        raise InputError("no implant: the hole found is thinner than the scan's voxels; is the skull really defective?")
+    solid = time.perf_counter()
+    mesh = volume_to_mesh(implant)
+    return Design(
+        implant,
+        mesh,
+        proposal,
+        members,
+        {
+            "points": generated - started,
+            "reconstruct": solid - generated,
+            "mesh": time.perf_counter() - solid,
+        },
+    )

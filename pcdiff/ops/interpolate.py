@@ -1,0 +1,21 @@
+"""Carry features from one cloud to another."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pcdiff.ops.gather import gather
+from pcdiff.ops.neighbours import knn
+
+
+def three_nn_interpolate(query: Tensor, points: Tensor, features: Tensor) -> Tensor:
+    """Mean of the three nearest points' features, weighted by 1 / d^2 (Qi et al. 2017, PointNet++, eq. 2).
+
+    query (B, M, 3), points (B, N, 3), features (B, C, N) -> (B, C, M) of the features' dtype. Squared distances are
+    clamped to [1e-10, 1e10], so a query on a point takes its features. Differentiable in features and positions.
+    Raises ValueError for fewer than three points.
+    """
+    distance2, index = knn(query, points, 3)
+    weight = 1 / distance2.clamp(1e-10, 1e10)
+    weight = weight / weight.sum(-1, keepdim=True)  # (B, M, 3)
+    return (gather(features, index) * weight[:, None]).sum(-1).to(features.dtype)

@@ -1,0 +1,132 @@
+"""Directions from the cranial centre, laid out on a map; the skull seen along them as two radii.
+
+The vault is, to a good approximation, a height field over directions: along each ray from inside the head one meets
+the inner table, then the outer table. That breaks by construction where bone is not single-valued from the centre
+(orbital roof, zygoma, mastoid): there a ray's radii describe the wall nearest to the expected one, and no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+SIZE = 199  # pixels along a side of the map
+PIXEL = 1.5  # mm of arc per pixel at the reference radius
+RADIUS = 85.0  # mm, a head's typical radius: chord distances between directions are taken there
+TILT = np.deg2rad(15.0)  # the pole leans back, so that the map holds the occiput and leaves out the face
+MAX_ANGLE = np.deg2rad(120.0)  # how far from the pole the map reaches
+RADII = np.arange(30.0, 125.25, 0.5, dtype=np.float32)  # mm, the samples along a ray
+
+
+@dataclass(frozen=True)
+class DirectionMap:
+    """Lambert's azimuthal equal-area map of directions; mirroring a head left-right flips the map's first axis.
+
+    Every array over directions in this package is flat, (R,), in the order of `index`; `to_image` lays it out.
+    """
+
+    @cached_property
+    def _grid(self) -> tuple[np.ndarray, np.ndarray]:
+        half = (SIZE - 1) / 2
+        u, v = np.meshgrid(np.arange(SIZE) - half, np.arange(SIZE) - half, indexing="ij")
+        sine = np.hypot(u, v) * PIXEL / (2 * RADIUS)  # sin(theta / 2)
+        inside = sine <= np.sin(MAX_ANGLE / 2)
+        theta = 2 * np.arcsin(np.clip(sine, 0, 1))
+        phi = np.arctan2(v, u)
+        local = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
+        return inside, local @ _tilt().T
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """(SIZE, SIZE) bool: the pixels that stand for a direction."""
+        return self._grid[0]
+
+    @cached_property
+    def directions(self) -> np.ndarray:
+        """(R, 3) unit vectors, model axes (x left, y posterior, z superior)."""
+        return self._grid[1][self.inside]
+
+    @cached_property
+    def mirror(self) -> np.ndarray:
+        """(R,) int: the ray of the mirrored direction (x -> -x)."""
+        number = np.full((SIZE, SIZE), -1)
+        number[self.inside] = np.arange(self.inside.sum())
+        return number[::-1][self.inside]
+
+    def to_image(self, values: np.ndarray, fill: float = 0) -> np.ndarray:
+        """(R, ...) -> (SIZE, SIZE, ...), `fill` outside the map."""
+        image = np.full((SIZE, SIZE, *values.shape[1:]), fill, values.dtype)
+        image[self.inside] = values
+        return image
+
+    def to_pixel(self, directions: np.ndarray) -> np.ndarray:
+        """(..., 3) unit vectors -> (..., 2) continuous pixel coordinates (beyond the map's rim: outside of it)."""
+        local = directions @ _tilt()
+        # rho = 2 R sin(theta / 2) = R sqrt(2 (1 - cos theta)); the axis opposite to the pole has no azimuth
+        scale = np.sqrt(2 / np.maximum(1 + local[..., 2], 1e-9)) * RADIUS / PIXEL
+        return local[..., :2] * scale[..., None] + (SIZE - 1) / 2
+
+    def sample(self, image: np.ndarray, directions: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """Bilinear values of a (SIZE, SIZE) image at (N, 3) directions."""
+        return map_coordinates(image, self.to_pixel(directions).T, order=1, cval=fill)
+
+
+def _tilt() -> np.ndarray:
+    """(3, 3) rotation about x: the map's own axes -> model axes; its pole becomes (0, sin, cos) of the tilt."""
+    c, s = np.cos(TILT), np.sin(TILT)
+    return np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+
+
+MAP = DirectionMap()
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Model -> patient: p = linear @ q + shift, with linear = rotation @ diag(three scales). (3, 3), (3,) mm."""
+
+    linear: np.ndarray
+    shift: np.ndarray
+
+    def to_patient(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) model mm -> (..., 3) patient mm."""
+        return points @ self.linear.T + self.shift
+
+    def to_model(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) patient mm -> (..., 3) model mm."""
+        return (points - self.shift) @ np.linalg.inv(self.linear).T
+
+
+def profiles(
+    occupancy: np.ndarray, affine: np.ndarray, pose: Pose, directions: np.ndarray, radii: np.ndarray = RADII
+) -> tuple[np.ndarray, np.ndarray]:
+    """Occupancy along rays from the pose's centre.
+
+    occupancy: (I, J, K) uint8, 255 = bone. affine: (4, 4) index -> mm. directions: (R, 3). radii: (S,) model mm.
+    Returns (R, S) float32 in [0, 1] and (R, S) bool: whether the sample lies within the grid.
+    """
+    to_index = np.linalg.inv(affine)
+    step = (directions @ (to_index[:3, :3] @ pose.linear).T).astype(np.float32)  # (R, 3) voxels per mm
+    start = (to_index[:3, :3] @ pose.shift + to_index[:3, 3]).astype(np.float32)
+    coords = start[:, None, None] + step.T[:, :, None] * radii.astype(np.float32)  # (3, R, S)
+    values = map_coordinates(occupancy, coords.reshape(3, -1), order=1, output=np.float32).reshape(coords.shape[1:])
+    limit = np.array(occupancy.shape, np.float32)[:, None, None]
+    seen = ((coords > -0.5) & (coords < limit - 0.5)).all(0)
+    return values / 255, seen
+
+
+def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radii: np.ndarray = RADII) -> np.ndarray:
+    """The half-level crossing nearest to a target radius (without one: the outermost). NaN where there is none.
+
+    profile: (R, S). target: (R,) mm. outward=True: bone ends going outward (an outer table); False: bone begins.
+    """
+    a, b = profile[:, :-1], profile[:, 1:]
+    edge = (a >= 0.5) & (b < 0.5) if outward else (a < 0.5) & (b >= 0.5)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place = radii[:-1] + (radii[1:] - radii[:-1]) * (0.5 - a) / (b - a)
+    cost = -place if target is None else np.abs(place - target[:, None])
+    best = np.where(edge, cost, np.inf).argmin(1)
+    rows = np.arange(len(profile))
+    return np.where(edge[rows, best], place[rows, best], np.nan)

@@ -1,0 +1,115 @@
+"""Spectral Poisson reconstruction: oriented points -> indicator grid, by one FFT solve on the scan's own grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+from scipy.ndimage import map_coordinates
+from scipy.spatial import cKDTree
+
+from pcdiff.points import PointCloud
+from pcdiff.volume import Volume
+
+NEIGHBOURS = 16
+VOXELS_PER_SIGMA = 0.8  # below this the trilinear splat aliases into ripples along the surface
+SPACINGS_PER_SIGMA = 0.8  # below this randomly placed points leave dimples between them
+
+
+def local_areas(points: PointCloud) -> np.ndarray:
+    """(N,) mm^2 of surface that each point stands for, whatever the density: pi d_k^2 / m.
+
+    d_k is the distance to the k-th neighbour, m how many of these k lie on the same sheet: the other table of a thin
+    bone faces away and does not count, a wall at a right angle does.
+    """
+    k = min(NEIGHBOURS, len(points) - 1)
+    distance, index = cKDTree(points.points).query(points.points, k + 1, workers=-1)
+    facing = np.einsum("nkc,nc->nk", points.normals[index[:, 1:]], points.normals)
+    same_sheet = np.count_nonzero(facing > -0.5, axis=1)
+    return np.pi * distance[:, -1] ** 2 / np.maximum(same_sheet, 1)
+
+
+def smoothing(areas: np.ndarray, spacing: np.ndarray) -> float:
+    """Standard deviation in mm of the Gaussian: 0.8 of the coarsest voxel edge or of the points' spacing, if larger."""
+    return float(max(VOXELS_PER_SIGMA * spacing.max(), SPACINGS_PER_SIGMA * np.sqrt(np.median(areas))))
+
+
+def solve(
+    points: PointCloud, skull: Volume, low: np.ndarray, high: np.ndarray, sigma: float | None = None
+) -> np.ndarray:
+    """Indicator of the solid that the points enclose: (high - low) float32, ~1 inside, ~0 outside, 0.5 at the surface.
+
+    points: a closed surface with outward normals; density may vary. skull: only its grid is used, of any affine.
+    low, high: (3,) the region low <= index < high on the skull's grid. sigma: mm, None chooses by `smoothing`.
+
+    Solves laplace(chi) = -div(V), V = sum_i a_i n_i delta(x - x_i), in Fourier space (Peng et al., Shape As Points,
+    NeurIPS 2021, eq. 4 to 6). All in index coordinates u, x = A u + t: with k_x = A^-T k_u
+
+        chi^(k) = i k_u . (A^-1 V)^ / (k_u . G k_u) * exp(-sigma^2 (k_u . G k_u) / 2),   G = A^-1 A^-T
+
+    so that oblique, anisotropic and even sheared grids need no resampling, and sigma is isotropic in mm.
+
+    ValueError: normals that point inwards, or fewer than four points.
+    """
+    if len(points) < 4:
+        raise ValueError(f"a closed surface needs at least 4 points, got {len(points)}")
+    areas = local_areas(points)
+    if sigma is None:
+        sigma = smoothing(areas, skull.spacing)
+    inverse = np.linalg.inv(skull.affine[:3, :3])
+    index = skull.to_index(points.points)
+    flux = (points.normals * areas[:, None]) @ inverse.T * abs(np.linalg.det(inverse))  # A^-1 V per unit index volume
+
+    # The solver's box holds every point, also those outside the region or the scan, and padding against wrap-around.
+    padding = 4.0 * sigma * np.linalg.norm(inverse, axis=1) + 2.0
+    start = np.floor(np.minimum(index.min(0), low) - padding).astype(int)
+    stop = np.ceil(np.maximum(index.max(0), high) + padding).astype(int)
+    shape = tuple(scipy.fft.next_fast_len(int(n), real=True) for n in stop - start)
+
+    chi = _poisson(index - start, flux, shape, inverse @ inverse.T, sigma)
+    at_points = np.median(map_coordinates(chi, (index - start).T, order=1))
+    outside = np.median(np.concatenate([chi[0].ravel(), chi[:, 0].ravel(), chi[:, :, 0].ravel()]))
+    if not at_points > outside:
+        raise ValueError("normals must point out of the solid, got a surface that is denser outside; flip the normals")
+    crop = chi[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
+    return (crop - outside) * np.float32(0.5 / (at_points - outside))
+
+
+def _poisson(
+    index: np.ndarray, flux: np.ndarray, shape: tuple[int, ...], metric: np.ndarray, sigma: float
+) -> np.ndarray:
+    """index, flux: (N, 3) in index coordinates -> chi up to a constant, float32 of the given shape."""
+    cells, corner, weight = _trilinear(index, shape)
+    k = [2 * np.pi * scipy.fft.fftfreq(n).astype(np.float32) for n in shape[:2]]
+    k.append(2 * np.pi * scipy.fft.rfftfreq(shape[2]).astype(np.float32))
+    k = list(np.meshgrid(*k, indexing="ij", sparse=True))
+
+    spectrum = np.zeros((*shape[:2], shape[2] // 2 + 1), np.complex64)  # i k . V^
+    for axis in range(3):
+        grid = np.zeros(shape, np.float32)
+        grid.ravel()[cells] = np.bincount(corner, (weight * flux[:, axis, None]).ravel(), len(cells))
+        transformed = scipy.fft.rfftn(grid, workers=-1, overwrite_x=True)
+        transformed *= 1j * k[axis]
+        spectrum += transformed
+        del grid, transformed
+
+    square = np.zeros(spectrum.shape, np.float32)  # |k_x|^2
+    for a in range(3):
+        for b in range(a, 3):
+            if metric[a, b] != 0:
+                square += np.float32(metric[a, b] * (1 if a == b else 2)) * k[a] * k[b]
+    square[0, 0, 0] = 1.0  # the mean is free: set by the calibration
+    spectrum /= square
+    square *= np.float32(-0.5 * sigma**2)
+    spectrum *= np.exp(square, out=square)
+    return scipy.fft.irfftn(spectrum, shape, workers=-1, overwrite_x=True)
+
+
+def _trilinear(index: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, 3) index -> flat grid cells touched (M,), which of them each corner is (8 N,), its weight (N, 8)."""
+    base = np.floor(index).astype(int)
+    fraction = index - base
+    offsets = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(8, 3)
+    weight = np.where(offsets, fraction[:, None], 1 - fraction[:, None]).prod(-1)  # (N, 8)
+    flat = np.ravel_multi_index(tuple((base[:, None] + offsets).reshape(-1, 3).T), shape)
+    cells, corner = np.unique(flat, return_inverse=True)
+    return cells, corner.reshape(-1), weight

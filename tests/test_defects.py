@@ -1,0 +1,210 @@
+"""Virtual craniotomy on an ellipsoidal skull, whose walls, sides and volumes are known."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from pcdiff.defects import BRIDGE, KINDS, ML_RANGE, Cranium, Outline, cut, draw_outlines
+from pcdiff.errors import InputError
+from pcdiff.volume import Volume
+
+MIDDLE = np.array([12.0, -30.0, 140.0])  # of the head, mm
+SEMI_AXES = np.array([75.0, 90.0, 75.0])
+THICK = 6.0
+
+
+def ellipsoid(points: np.ndarray, inwards: float) -> np.ndarray:
+    return (((points - MIDDLE) / (SEMI_AXES - inwards)) ** 2).sum(axis=-1) <= 1
+
+
+@pytest.fixture(scope="module")
+def skull() -> Volume:
+    """A shell open below, its grid turned by 14 degrees about x and flipped along the first axis."""
+    turn = np.radians(14)
+    spacing = np.array([1.6, 1.5, 1.8])
+    affine = np.eye(4)
+    affine[:3, :3] = [[-1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]] * spacing
+    shape = (100, 136, 92)
+    affine[:3, 3] = MIDDLE + np.array([0, 0, 17]) - affine[:3, :3] @ (np.array(shape) / 2)
+    grid = Volume(np.zeros(shape, bool), affine)
+    points = grid.to_mm(np.moveaxis(np.indices(shape), 0, -1))
+    return grid.with_mask(ellipsoid(points, 0) & ~ellipsoid(points, THICK) & (points[..., 2] > MIDDLE[2] - 45))
+
+
+@pytest.fixture(scope="module")
+def cranium(skull: Volume) -> Cranium:
+    return Cranium.from_volume(skull)
+
+
+def points_of(volume: Volume) -> np.ndarray:
+    return volume.to_mm(np.argwhere(volume.mask))
+
+
+def tube(radius: float = 20.0, flare: float = 0.0, burrs: np.ndarray | None = None) -> Outline:
+    """A round cutter at the vertex of a sphere of radius 80 about the origin, its plane touching the sphere."""
+    return Outline(
+        kind="round",
+        origin=np.array([0, 0, 80.0]),
+        axes=np.eye(3),
+        radii=np.full(360, radius),
+        flare=np.full(2, flare),
+        burrs=np.zeros((0, 3)) if burrs is None else burrs,
+        centre=np.zeros(3),
+        outer=np.array([80.0, 0, 0, 0, 0, 0]),
+    )
+
+
+def test_a_saw_without_flare_cuts_a_cylinder() -> None:
+    across = np.array([0, 19.9, 20.1])
+    for height in (76.0, 70.0):
+        points = np.stack([across, np.zeros(3), np.full(3, height)], axis=1)
+        assert tube().contains(points).tolist() == [True, True, False]
+
+
+def test_a_flare_of_one_over_the_radius_cuts_towards_the_centre() -> None:
+    edge = np.arctan(20 / 80)  # of a cone whose tip is the sphere's centre
+    for radius in (60.0, 70.0, 80.0):
+        angles = edge + np.array([-0.005, 0.005])
+        points = radius * np.stack([np.sin(angles), np.zeros(2), np.cos(angles)], axis=1)
+        assert tube(flare=1 / 80).contains(points).tolist() == [True, False]
+
+
+def test_a_cutter_reaches_through_the_vault_but_not_to_the_base_or_the_other_side() -> None:
+    heights = np.array([85.0, 79.0, 60.0, 50.0, 0.5, -79.0])
+    points = np.stack([np.zeros(6), np.zeros(6), heights], axis=1)
+    assert tube().contains(points).tolist() == [True, True, True, False, False, False]
+
+
+def test_a_burr_hole_widens_the_cut_at_its_place_only() -> None:
+    cutter = tube(burrs=np.array([[20.0, 0, 5.0]]))
+    points = np.array([[24.5, 0, 72], [25.5, 0, 72], [-24.5, 0, 72]])
+    assert cutter.contains(points).tolist() == [True, False, False]
+
+
+def test_the_centre_lies_75_mm_under_the_vertex_and_the_surface_on_the_outer_wall(cranium: Cranium) -> None:
+    np.testing.assert_allclose(cranium.centre, MIDDLE, atol=2.5)
+    vault = cranium.surface[cranium.surface[:, 2] > MIDDLE[2]]
+    assert (~ellipsoid(vault, 4.0)).mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_kind_cuts_one_piece_through_the_whole_vault(
+    kind: str, seed: int, skull: Volume, cranium: Cranium
+) -> None:
+    before = skull.mask.copy()
+    defective, implant = cut(skull, kind, np.random.default_rng(seed))
+    assert np.array_equal(skull.mask, before)
+    assert not (defective.mask & implant.mask).any()
+    assert np.array_equal(defective.mask | implant.mask, skull.mask)
+    assert ML_RANGE[0] <= implant.ml <= ML_RANGE[1]
+    assert 0.8 * KINDS[kind].ml[0] < implant.ml < 1.1 * KINDS[kind].ml[2]
+    assert ndimage.label(implant.mask)[1] == 1
+    assert ndimage.label(defective.mask)[1] == 1  # nothing hangs in the hole
+
+    (outline,) = draw_outlines(kind, np.random.default_rng(seed), cranium)
+    aim = outline.origin - cranium.centre
+    aim /= np.linalg.norm(aim)
+    rays = aim + np.tan(np.radians(4)) * np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, -1]])
+    index = np.round(skull.to_index(cranium.centre + rays[:, None] * np.arange(0, 110, 0.7)[:, None])).astype(int)
+    index = index[((index >= 0) & (index < skull.mask.shape)).all(axis=-1)]
+    assert skull.mask[tuple(index.T)].any() and not defective.mask[tuple(index.T)].any()
+
+    away = (points_of(implant) - cranium.centre) @ aim
+    assert away.min() > 0  # the opposite side stays
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_kind_lies_where_its_name_says(seed: int, cranium: Cranium) -> None:
+    def middle(kind: str) -> np.ndarray:
+        (outline,) = draw_outlines(kind, np.random.default_rng(seed), cranium)
+        return cranium.bone[outline.contains(cranium.bone)] - cranium.centre
+
+    bilateral = middle("bilateral")
+    assert bilateral[:, 0].min() < -25 and bilateral[:, 0].max() > 25 and bilateral[:, 2].mean() > 30
+    frontal = middle("frontoorbital").mean(axis=0)
+    assert frontal[1] < -45 and abs(frontal[2]) < 35
+    side = middle("parietotemporal").mean(axis=0)
+    assert abs(side[0]) > 35
+    posterior = middle("skullfix").mean(axis=0)
+    assert posterior[1] > 30 and posterior[2] > 30 and abs(posterior[0]) < 12
+
+
+def test_the_first_side_is_drawn(cranium: Cranium) -> None:
+    sides = {
+        np.sign(draw_outlines("parietotemporal", np.random.default_rng(seed), cranium)[0].origin[0] - MIDDLE[0])
+        for seed in range(8)
+    }
+    assert sides == {-1.0, 1.0}
+
+
+def test_random_2_is_larger_than_random_1() -> None:
+    assert KINDS["random_2"].ml[0] > KINDS["random_1"].ml[2]
+
+
+def test_the_same_state_cuts_the_same_and_another_one_does_not(skull: Volume) -> None:
+    first, again, other = (cut(skull, "irregular", np.random.default_rng(seed))[1].mask for seed in (5, 5, 6))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "holes"), [("bilateral", 2), ("parietotemporal", 2), ("random_1", 3), ("skullfix", 2)]
+)
+def test_several_holes_are_apart_by_a_bridge_of_bone(kind: str, holes: int, skull: Volume) -> None:
+    defective, implant = cut(skull, kind, np.random.default_rng(2), holes)
+    labels, count = ndimage.label(implant.mask)
+    assert count == holes
+    for hole in range(1, count):
+        gap = ndimage.distance_transform_edt(labels != hole, sampling=skull.spacing)
+        assert gap[labels > hole].min() > BRIDGE
+    assert np.array_equal(defective.mask ^ implant.mask, skull.mask)
+    assert 10 * holes * 0.9 < implant.ml <= ML_RANGE[1]
+
+
+def test_a_scrap_that_the_cut_frees_goes_with_the_implant(skull: Volume) -> None:
+    """A bar that hangs from the vault far below the cutter's reach would float in the hole."""
+    seed = 3
+    (outline,) = draw_outlines("random_2", np.random.default_rng(seed), Cranium.from_volume(skull))
+    points = skull.to_mm(np.moveaxis(np.indices(skull.mask.shape), 0, -1))
+    height = (points - outline.origin) @ outline.axes[2]
+    aside = np.linalg.norm(points - outline.origin - height[..., None] * outline.axes[2], axis=-1)
+    bar = (aside < 3) & (height > -60) & ellipsoid(points, 0) & ~ellipsoid(points, 31)
+    spiked = skull.with_mask(skull.mask | bar)
+    defective, implant = cut(spiked, "random_2", np.random.default_rng(seed))
+    assert (implant.mask & bar & ellipsoid(points, 28)).any()
+    assert ndimage.label(defective.mask)[1] == 1
+
+
+def test_bone_in_layers_is_refused(skull: Volume) -> None:
+    points = skull.to_mm(np.moveaxis(np.indices(skull.mask.shape), 0, -1))
+    table = ellipsoid(points, 0) & ~ellipsoid(points, 4)
+    inner_table = ellipsoid(points, 9) & ~ellipsoid(points, 13)
+    layers = skull.with_mask((table | inner_table) & (points[..., 2] > MIDDLE[2] - 45))
+    with pytest.raises(InputError, match="in one piece"):
+        cut(layers, "random_1", np.random.default_rng(0))
+
+
+def test_outlines_from_rays_hold_the_bone_they_were_asked_for() -> None:
+    """A map of directions instead of voxels: a spherical shell, whose volume is known."""
+    count = 6000
+    z = 1 - 1.6 * (np.arange(count) + 0.5) / count  # down to z = -0.6
+    turn = np.pi * (3 - 5**0.5) * np.arange(count)
+    rays = np.stack([np.cos(turn) * np.sqrt(1 - z * z), np.sin(turn) * np.sqrt(1 - z * z), z], axis=1)
+    ones = np.ones(count)
+    cranium = Cranium.from_rays(MIDDLE, rays, 80 * ones, 74 * ones, 3.2 * np.pi / count * ones)
+    np.testing.assert_allclose(cranium.ml.sum(), 3.2 * np.pi / 3 * (80**3 - 74**3) / 1000)
+    for kind in KINDS:
+        (outline,) = draw_outlines(kind, np.random.default_rng(1), cranium)
+        ml = cranium.ml[outline.contains(cranium.bone)].sum()
+        assert 0.8 * KINDS[kind].ml[0] < ml < 1.1 * KINDS[kind].ml[2]
+
+
+def test_a_users_mistakes_are_one_line(skull: Volume) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match=r"bilateral, frontoorbital, .*irregular; got 'cube'"):
+        cut(skull, "cube", rng)
+    with pytest.raises(InputError, match="1 to 3 holes, got 7"):
+        cut(skull, "random_1", rng, holes=7)
+    with pytest.raises(InputError, match="expected a skull"):
+        cut(skull.with_mask(np.zeros_like(skull.mask)), "random_1", rng)

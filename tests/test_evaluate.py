@@ -1,0 +1,199 @@
+"""Evaluation from file to file, with small programs in place of `pcdiff sample`."""
+
+import csv
+import json
+import math
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from pcdiff.data import Case, find_cases
+from pcdiff.errors import InputError
+from pcdiff.evaluate import COMMAND, _measure, evaluate
+from pcdiff.volume import Volume, write_volume
+
+AFFINE = np.diag([1.0, 2.0, 0.5, 1.0])
+
+# What `pcdiff sample` is to the evaluation: SKULL OUT METHOD SEED. The implant of these cases fills i = 4 ... 7 of a
+# slab; "shifted" writes it one voxel further along i, "exact" in place.
+PROGRAM = r"""
+import pathlib, sys, time
+skull, out, method, seed = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+with open({log!r}, "a") as log:
+    log.write(f"{{method}} {{skull.stem}} {{seed}}\n")
+if method == "fails" and skull.stem.endswith("001"):
+    sys.exit("Traceback ...\n  somewhere\nInputError: no hole found; is it a defective skull?\n")
+if method == "silent":
+    sys.exit(0)
+if method == "sleeps":
+    time.sleep(0.4)
+if method == "hangs":
+    time.sleep(60)
+header, data = skull.read_bytes().split(b"\n\n", 1)
+import gzip
+size = [int(n) for n in header.split(b"sizes:")[1].split(b"\n")[0].split()]
+mask = bytearray(size[0] * size[1] * size[2])
+assert len(gzip.decompress(data)) == len(mask)
+first = 5 if method == "shifted" else 4
+for k in range(2, 6):
+    for j in range(2, 6):
+        for i in range(first, first + 4):
+            mask[i + size[0] * (j + size[1] * k)] = 1
+(out / skull.stem).mkdir(parents=True)
+(out / skull.stem / "implant.nrrd").write_bytes(header + b"\n\n" + gzip.compress(bytes(mask)))
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    """The command with its placeholders; what it was asked for is logged in `asked`."""
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM.format(log=str(tmp_path / "asked")))
+    return [sys.executable, "-S", str(path), "{skull}", "{out}", "{method}", "{seed}"]
+
+
+@pytest.fixture
+def asked(tmp_path):
+    return lambda: (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+
+
+@pytest.fixture
+def cases(tmp_path) -> list[Case]:
+    implant = np.zeros((12, 8, 8), bool)
+    implant[4:8, 2:6, 2:6] = True
+    complete = implant.copy()
+    complete[2:10, 1:7, 2:6] = True
+    for name in ("000", "001", "002"):
+        for part, mask in (("complete_skull", complete), ("implant", implant)):
+            (tmp_path / "set" / part).mkdir(parents=True, exist_ok=True)
+            write_volume(Volume(mask, AFFINE), tmp_path / "set" / part / f"{name}.nrrd")
+    return find_cases(tmp_path / "set")
+
+
+def test_scores_of_the_files_that_were_written(tmp_path, cases, program, asked):
+    results = evaluate(["exact", "shifted"], cases[:2], tmp_path / "out", seed=7, command=program, progress=False)
+    assert asked() == ["exact 000 7", "exact 001 7", "shifted 000 7", "shifted 001 7"]
+    exact, shifted = results.rows[0], results.rows[2]
+    assert (exact.method, exact.case, exact.dsc, exact.bdsc, exact.hd95) == ("exact", "000", 1, 1, 0)
+    # 64 voxels of 1 mm3 each, a quarter of them moved by 1 mm along i.
+    assert shifted.dsc == shifted.bdsc == pytest.approx(0.75) and shifted.hd95 == pytest.approx(1.0)
+    assert shifted.ml_true == shifted.ml_predicted == pytest.approx(0.064)
+    assert shifted.error is None and 0 < shifted.seconds < 10
+
+
+def test_defective_skull_on_disk_is_used_as_it_is(tmp_path, cases, program, asked):
+    skull = tmp_path / "given" / "frontal" / "000.nrrd"
+    skull.parent.mkdir(parents=True)
+    write_volume(cases[0].load().defective_skull, skull)
+    case = Case("frontal/000", None, skull, cases[0].implant)
+    whole = Case("frontal/001", cases[1].complete_skull, None, cases[1].implant)
+    results = evaluate(["exact"], [case, whole], tmp_path / "out", command=program, progress=False)
+    assert asked() == ["exact 000 0", "exact frontal_001 0"]
+    assert [row.dsc for row in results.rows] == [1, 1]
+
+
+def test_failures_are_rows_and_the_run_goes_on(tmp_path, cases, program):
+    broken = Case("009", cases[0].complete_skull, None, None)
+    results = evaluate(["fails", "silent"], [*cases, broken], tmp_path / "out", command=program, progress=False)
+    rows = {(row.method, row.case): row for row in results.rows}
+    assert len(rows) == 8
+    failed = rows["fails", "001"]
+    assert failed.error == "InputError: no hole found; is it a defective skull?"
+    assert (failed.dsc, failed.bdsc, failed.hd95) == (0, 0, math.inf) and failed.seconds > 0
+    assert rows["fails", "002"].dsc == 1
+    assert "expected an image file, found none" in rows["silent", "000"].error
+    assert "expected two of" in rows["fails", "009"].error
+    summary = results.summary()["fails"]
+    assert summary["cases"] == 4 and summary["failed"] == ["001", "009"]
+    assert summary["mean"]["dsc"] == 0.5 and summary["mean"]["hd95"] == math.inf
+    assert summary["median"]["dsc"] == 0.5 and summary["worst"] == summary["worst"] | {"dsc": 0, "hd95": math.inf}
+    assert "failed: fails on 001: InputError: no hole found" in results.table()
+
+
+def test_a_hanging_case_is_stopped(tmp_path, cases, program):
+    row = evaluate(["hangs"], cases[:1], tmp_path / "out", command=program, timeout_s=0.5, progress=False).rows[0]
+    assert row.error == "no implant after 0.5 s" and 0.5 <= row.seconds < 5
+
+
+def test_a_command_that_cannot_start_is_a_row(tmp_path, cases):
+    row = evaluate(["x"], cases[:1], tmp_path / "out", command=["/no/such/program"], progress=False).rows[0]
+    assert row.error.startswith("could not start /no/such/program: FileNotFoundError") and row.dsc == 0
+
+
+def test_seconds_are_of_the_process(tmp_path, cases, program):
+    quick, slow = evaluate(["exact", "sleeps"], cases[:1], tmp_path / "out", command=program, progress=False).rows
+    assert 0.4 <= slow.seconds < 10 and quick.seconds > 0
+
+
+def test_memory_is_of_the_command_alone():
+    here = np.ones(300_000_000, np.uint8)  # what this process holds must not be counted
+    _, small, error = _measure([sys.executable, "-S", "-c", "pass"], 60)
+    assert error is None and 2 < small < 100
+    _, large, error = _measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
+    assert error is None and 190 < large - small < 230
+    assert here[-1] == 1
+
+
+def test_a_killed_command_says_so():
+    _, _, error = _measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
+    assert error == "killed by SIGTERM: nothing on stderr"
+
+
+def test_rows_are_kept_and_only_what_is_missing_runs(tmp_path, cases, program, asked):
+    out = tmp_path / "out"
+    first = evaluate(["exact"], cases[:2], out, command=program, progress=False)
+    again = evaluate(["exact", "fails"], cases, out, command=program, progress=False)
+    assert asked()[2:] == ["exact 002 0", "fails 000 0", "fails 001 0", "fails 002 0"]
+    assert again.rows[:2] == first.rows
+    evaluate(["exact", "fails"], cases, out, command=program, progress=False)
+    assert len(asked()) == 6
+    # Another seed, another command, other files: measured anew.
+    evaluate(["exact"], cases[:1], out, seed=1, command=program, progress=False)
+    evaluate(["exact"], cases[:1], out, command=[*program, "--more"], progress=False)
+    moved = Case("000", cases[1].complete_skull, None, cases[1].implant)
+    evaluate(["exact"], [moved], out, command=program, progress=False)
+    assert asked()[6:] == ["exact 000 1", "exact 000 0", "exact 000 0"]
+
+
+def test_a_row_cut_short_by_a_crash_runs_again(tmp_path, cases, program, asked):
+    out = tmp_path / "out"
+    evaluate(["fails"], cases, out, command=program, progress=False)
+    whole = (out / "rows.jsonl").read_text()
+    (out / "rows.jsonl").write_text(whole[:-30])
+    results = evaluate(["fails"], cases, out, command=program, progress=False)
+    assert asked()[3:] == ["fails 002 0"]
+    assert [row.dsc for row in results.rows] == [1, 0, 1] and results.rows[1].hd95 == math.inf
+    evaluate(["fails"], cases, out, command=program, progress=False)
+    assert len(asked()) == 4
+
+
+def test_written_results(tmp_path, cases, program):
+    results = evaluate(["shifted", "fails"], cases[:2], tmp_path / "out", command=program, progress=False)
+    report = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert report["summary"]["shifted"]["mean"]["dsc"] == pytest.approx(0.75)
+    assert report["rows"][3]["hd95"] is None and report["rows"][3]["case"] == "001"
+    assert {"pcdiff", "platform", "cpu_count", "date"} <= report.keys()
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["000", "001", "000", "001"]
+    assert float(rows[0]["dsc"]) == results.rows[0].dsc and float(rows[3]["hd95"]) == math.inf
+    table = results.table().splitlines()
+    assert {line.count("|") for line in table if line.startswith("|")} == {10}
+    assert re.match(r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|", table[2])
+    assert any(re.match(r"\| \*\*fails\*\* \| \*\*mean\*\* of 2 \| 0\.5000 \| 0\.5000 \| inf ", line) for line in table)
+
+
+def test_nothing_to_evaluate_is_refused(tmp_path, cases):
+    with pytest.raises(InputError, match="a method and a case at least"):
+        evaluate([], cases, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a folder to write to"):
+        evaluate(["prior"], cases, tmp_path / "file")
+
+
+def test_the_default_command_is_the_installed_one():
+    filled = [part.format(skull="S", out="O", method="prior", seed=3) for part in COMMAND]
+    assert " ".join(filled[1:]) == "-m pcdiff sample S -o O --method prior --seed 3 -q"
+    assert filled[0] == sys.executable

@@ -1,0 +1,324 @@
+"""Point operations against brute-force loops and closed forms; gradients; the two twins against each other."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pytest import MonkeyPatch
+from torch import Tensor
+
+from pcdiff import ops
+from pcdiff.ops import neighbours, plain
+
+SIZES = [(1, 1, 3, 3), (2, 5, 17, 4), (3, 2, 64, 8)]  # (B, C, N, r)
+
+
+def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def brute_distances(query: Tensor, points: Tensor) -> np.ndarray:
+    """(B, M, N) squared distances in float64."""
+    difference = query.double().numpy()[:, :, None] - points.double().numpy()[:, None]
+    return (difference**2).sum(-1)
+
+
+# --- gather ---------------------------------------------------------------------------------------------------------
+
+
+def test_gather_picks_per_sample_and_keeps_the_index_shape() -> None:
+    features = rand(2, 3, 5)
+    index = torch.tensor([[[0, 4], [1, 1]], [[2, 3], [4, 0]]])
+    out = ops.gather(features, index)
+    assert out.shape == (2, 3, 2, 2)
+    for b, c, i, j in np.ndindex(2, 3, 2, 2):
+        assert out[b, c, i, j] == features[b, c, index[b, i, j]]
+    assert ops.gather(features, index[:, 0, 0]).shape == (2, 3)  # one index per sample
+
+
+# --- voxels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "channels", "n", "r"), SIZES)
+def test_voxelize_mean_is_the_loop(batch: int, channels: int, n: int, r: int) -> None:
+    features, coords = rand(batch, channels, n), rand(batch, n, 3, seed=1) * (r - 1)
+    expected = np.zeros((batch, channels, r, r, r))
+    count = np.zeros((batch, r, r, r))
+    for b, i in np.ndindex(batch, n):
+        x, y, z = np.rint(coords[b, i].numpy()).astype(int)
+        expected[b, :, x, y, z] += features[b, :, i].numpy()
+        count[b, x, y, z] += 1
+    expected /= np.maximum(count, 1)[:, None]
+    np.testing.assert_allclose(ops.voxelize_mean(features, coords, r).numpy(), expected, atol=1e-6)
+
+
+def test_voxelize_rounds_halves_to_even_and_clamps_what_lies_outside() -> None:
+    coords = torch.tensor([[[0.5, 1.5, 2.5], [-3.0, 1.0, 9.0]]])
+    grid = ops.voxelize_mean(torch.tensor([[[1.0, 2.0]]]), coords, 4)
+    assert grid.nonzero().tolist() == [[0, 0, 0, 1, 3], [0, 0, 0, 2, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_voxelize_rounds_half_precision_once(dtype: torch.dtype) -> None:
+    """Neither the sum (beyond fp16's 65504) nor the count (2001 is no bf16 number) may be in half precision."""
+    features = (100 * rand(1, 16, 2001)).to(dtype)
+    grid = ops.voxelize_mean(features, torch.zeros(1, 2001, 3), 2)
+    assert torch.equal(grid[:, :, 0, 0, 0], features.double().mean(2).to(dtype))
+
+
+def test_voxelize_and_devoxelize_under_autocast() -> None:
+    layer, coords = torch.nn.Conv1d(3, 4, 1), rand(1, 9, 3, seed=1) * 3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = layer(rand(1, 3, 9))
+        assert features.dtype == torch.bfloat16
+        out = ops.devoxelize_trilinear(ops.voxelize_mean(features, coords, 4), coords)
+        assert out.dtype == torch.bfloat16
+        carried = ops.three_nn_interpolate(coords, coords, out)
+    assert carried.dtype == torch.bfloat16
+    carried.float().sum().backward()
+    assert torch.isfinite(layer.weight.grad).all()
+
+
+@pytest.mark.parametrize("r", [2, 5, 9])
+def test_devoxelize_reproduces_trilinear_functions(r: int) -> None:
+    def f(p: Tensor) -> Tensor:  # in the span of 1, x, y, z, xy, ..., xyz: exact for the eight-corner rule
+        x, y, z = p.unbind(-1)
+        return torch.stack([1 + 2 * x - 3 * y + 5 * z, x * y * z - y * z + x], dim=-1)
+
+    axis = torch.arange(r, dtype=torch.float64)
+    grid = f(torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)).permute(3, 0, 1, 2)[None]
+    coords = rand(1, 50, 3, dtype=torch.float64) * (r - 1)
+    torch.testing.assert_close(ops.devoxelize_trilinear(grid, coords), f(coords).transpose(1, 2))
+
+
+def test_devoxelize_undoes_voxelize_at_cell_centres() -> None:
+    cells = torch.cartesian_prod(*[torch.arange(4.0)] * 3)[None]
+    features = rand(1, 3, 64)
+    torch.testing.assert_close(ops.devoxelize_trilinear(ops.voxelize_mean(features, cells, 4), cells), features)
+
+
+def test_devoxelize_clamps_to_the_border() -> None:
+    grid = rand(1, 2, 3, 3, 3)
+    outside, border = torch.tensor([[[-1.0, 1.0, 7.0]]]), torch.tensor([[[0.0, 1.0, 2.0]]])
+    torch.testing.assert_close(ops.devoxelize_trilinear(grid, outside), ops.devoxelize_trilinear(grid, border))
+
+
+def test_one_cell_grid() -> None:
+    grid = ops.voxelize_mean(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 2, 3), 1)
+    assert ops.devoxelize_trilinear(grid, torch.zeros(1, 1, 3)).item() == 2
+
+
+# --- neighbours -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "m", "n", "k"), [(1, 1, 1, 1), (2, 7, 13, 3), (3, 40, 40, 40)])
+def test_knn_is_brute_force(batch: int, m: int, n: int, k: int) -> None:
+    query, points = rand(batch, m, 3), rand(batch, n, 3, seed=1)
+    distance2, index = ops.knn(query, points, k)
+    every = brute_distances(query, points)
+    np.testing.assert_allclose(distance2.numpy(), np.sort(every, axis=-1)[..., :k], atol=1e-6)
+    np.testing.assert_allclose(distance2.numpy(), np.take_along_axis(every, index.numpy(), -1), atol=1e-6)
+    assert all(len(set(row)) == k for row in index.reshape(-1, k).tolist())
+
+
+def test_knn_of_far_clouds_does_not_cancel() -> None:
+    offset, points = 1000.0, rand(1, 50, 3)
+    _, near = ops.knn(points, points, 3)
+    distance2, far = ops.knn(points + offset, points + offset, 3)
+    assert (distance2[..., 0] == 0).all()
+    assert (near == far).float().mean() > 0.95  # adding the offset itself rounds at 6e-5
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.3, 2.0])
+@pytest.mark.parametrize("k", [1, 4, 50])
+def test_ball_query_is_the_loop(radius: float, k: int) -> None:
+    centres, points = rand(2, 9, 3), rand(2, 31, 3, seed=1)
+    inside = brute_distances(centres, points) < radius**2
+    index = ops.ball_query(centres, points, radius, k)
+    assert index.shape == (2, 9, k)
+    for b, m in np.ndindex(2, 9):
+        hits = np.flatnonzero(inside[b, m])[:k].tolist()
+        assert index[b, m].tolist() == hits + [hits[0] if hits else 0] * (k - len(hits))
+
+
+def test_ball_query_leaves_out_the_sphere_itself() -> None:
+    points = torch.tensor([[[0.0, 0.0, 2.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.5]]])
+    assert ops.ball_query(torch.zeros(1, 1, 3), points, 1.0, 2).tolist() == [[[2, 2]]]
+
+
+def test_searches_do_not_depend_on_the_chunk(monkeypatch: MonkeyPatch) -> None:
+    query, points = rand(2, 23, 3), rand(2, 31, 3, seed=1)
+    whole = *ops.knn(query, points, 3), ops.ball_query(query, points, 0.3, 5)
+    monkeypatch.setattr(plain, "PAIRS_AT_ONCE", 200)
+    parts = *ops.knn(query, points, 3), ops.ball_query(query, points, 0.3, 5)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_furthest_point_sample_is_the_greedy_loop(start: int) -> None:
+    points = rand(3, 40, 3)
+    index = ops.furthest_point_sample(points, 40, start)
+    every = brute_distances(points, points)
+    for b in range(3):
+        chosen = [start]
+        while len(chosen) < 40:
+            chosen.append(int(every[b][chosen].min(0).argmax()))
+        assert index[b].tolist() == chosen
+    assert torch.equal(ops.furthest_point_sample(points, 7, start), index[:, :7])
+
+
+def test_furthest_points_of_a_line_and_ties() -> None:
+    line = torch.zeros(1, 9, 3)
+    line[..., 0] = torch.arange(9)
+    # 8 is furthest, then the middle; 2 and 6 tie and the lower index goes first, as do 1, 3, 5, 7 after them.
+    assert ops.furthest_point_sample(line, 9).tolist() == [[0, 8, 4, 2, 6, 1, 3, 5, 7]]
+    assert ops.furthest_point_sample(torch.ones(1, 3, 3), 3).tolist() == [[0, 0, 0]]  # nothing further left
+
+
+def test_three_nn_interpolate_is_the_weighted_mean() -> None:
+    query, points, features = rand(2, 11, 3), rand(2, 19, 3, seed=1), rand(2, 4, 19, seed=2)
+    every = brute_distances(query, points)
+    out = ops.three_nn_interpolate(query, points, features).numpy()
+    for b, m in np.ndindex(2, 11):
+        nearest = np.argsort(every[b, m])[:3]
+        weight = 1 / every[b, m, nearest]
+        expected = features[b].numpy()[:, nearest] @ weight / weight.sum()
+        np.testing.assert_allclose(out[b, :, m], expected, rtol=1e-4)
+
+
+def test_three_nn_interpolate_on_the_points_and_between_three() -> None:
+    points, features = rand(1, 10, 3) * 10, rand(1, 2, 10, seed=1)
+    torch.testing.assert_close(ops.three_nn_interpolate(points, points, features), features)
+    # Distances 1, 2, 2: weights 1, 1/4, 1/4 over 3/2.
+    corners = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]])
+    out = ops.three_nn_interpolate(torch.zeros(1, 1, 3), corners, torch.tensor([[[3.0, 6.0, 12.0]]]))
+    assert out.item() == pytest.approx((3 + 6 / 4 + 12 / 4) / 1.5)
+
+
+def test_impossible_counts_are_refused() -> None:
+    points = rand(1, 4, 3)
+    for ask in (
+        lambda: ops.knn(points, points, 5),
+        lambda: ops.furthest_point_sample(points, 5),
+        lambda: ops.furthest_point_sample(points, 2, start=4),
+        lambda: ops.three_nn_interpolate(points, points[:, :2], rand(1, 1, 2)),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            ask()
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------
+
+
+def test_batch_equals_loop() -> None:
+    points, others, features = rand(3, 20, 3), rand(3, 9, 3, seed=1), rand(3, 4, 20, seed=2)
+
+    def everything(points: Tensor, others: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        grid = ops.voxelize_mean(features, points * 3, 4)
+        return (
+            grid,
+            ops.devoxelize_trilinear(grid, others * 3),
+            *ops.knn(others, points, 4),
+            ops.ball_query(others, points, 0.4, 6),
+            ops.furthest_point_sample(points, 8),
+            ops.three_nn_interpolate(others, points, features),
+        )
+
+    batch = everything(points, others, features)
+    single = [everything(points[b : b + 1], others[b : b + 1], features[b : b + 1]) for b in range(3)]
+    for whole, pieces in zip(batch, zip(*single, strict=True), strict=True):
+        torch.testing.assert_close(whole, torch.cat(pieces))
+
+
+def test_dtype_follows_the_input() -> None:
+    points, features = rand(1, 8, 3, dtype=torch.float64), rand(1, 2, 8, dtype=torch.float64)
+    grid = ops.voxelize_mean(features, points, 2)
+    assert grid.dtype == ops.devoxelize_trilinear(grid, points).dtype == torch.float64
+    assert ops.knn(points, points, 1)[0].dtype == torch.float64
+    assert ops.three_nn_interpolate(points, points, features).dtype == torch.float64
+
+
+def test_gradients() -> None:
+    points = (rand(2, 6, 3, dtype=torch.float64) * 2.8 + 0.1).requires_grad_()
+    others = (rand(2, 4, 3, seed=1, dtype=torch.float64) * 2.8 + 0.1).requires_grad_()
+    features = rand(2, 2, 6, seed=2, dtype=torch.float64).requires_grad_()
+    grid = rand(2, 2, 4, 4, 4, seed=3, dtype=torch.float64).requires_grad_()
+    check = torch.autograd.gradcheck
+    assert check(lambda f: ops.voxelize_mean(f, points, 4), features)
+    assert check(ops.devoxelize_trilinear, (grid, others))
+    assert check(lambda q, p: ops.knn(q, p, 3)[0], (others, points))
+    assert check(ops.three_nn_interpolate, (others, points, features))
+    index = ops.ball_query(others, points, 1.5, 3)
+    assert check(lambda f: ops.gather(f, index), features)
+
+
+# --- the fast twin --------------------------------------------------------------------------------------------------
+
+
+def assert_twins_agree(fast: ModuleType, m: int, n: int, k: int, device: str = "cpu") -> None:
+    query, points = rand(2, m, 3).to(device), rand(2, n, 3, seed=1).to(device)
+    found = []
+    for twin in (plain, fast):
+        leaf = points.clone().requires_grad_()
+        distance2, index = twin.knn(query, leaf, k)
+        found.append((index, distance2.detach(), *torch.autograd.grad(distance2.square().sum(), leaf)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+    for radius in (0.01, 0.3, 2.0):
+        assert torch.equal(plain.ball_query(query, points, radius, k), fast.ball_query(query, points, radius, k))
+    for cloud, start in ((points, 0), (points, 2), (points.double(), 0)):
+        samples = [twin.furthest_point_sample(cloud, k, start) for twin in (plain, fast)]
+        assert torch.equal(*samples)
+
+
+TWIN_SIZES = [(1, 5, 1), (40, 70, 8), (200, 300, 32)]
+
+
+@pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
+def test_pytorch3d_agrees_with_plain(m: int, n: int, k: int) -> None:
+    pytest.importorskip("pytorch3d")
+    from pcdiff.ops import fast
+
+    assert_twins_agree(fast, m, n, k, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
+def test_the_adapter_mends_what_pytorch3d_does_differently(m: int, n: int, k: int, monkeypatch: MonkeyPatch) -> None:
+    """pytorch3d is built from source and so mostly absent: a stand-in with its documented signatures and padding."""
+
+    def knn_points(p1: Tensor, p2: Tensor, K: int = 1) -> SimpleNamespace:
+        return SimpleNamespace(idx=plain.knn(p1, p2, K)[1])
+
+    def ball_query(p1: Tensor, p2: Tensor, K: int, radius: float, return_nn: bool) -> SimpleNamespace:
+        index = torch.full((len(p1), p1.shape[1], K), -1)
+        for b, i in np.ndindex(index.shape[:2]):
+            hits = ((p1[b, i] - p2[b]).square().sum(-1) < radius**2).nonzero()[:K, 0]
+            index[b, i, : len(hits)] = hits
+        return SimpleNamespace(idx=index)
+
+    def sample_farthest_points(points: Tensor, K: int) -> tuple[Tensor, Tensor]:
+        assert points.dtype == torch.float32
+        return points[:, :K], plain.furthest_point_sample(points, K)
+
+    stand_in = ModuleType("pytorch3d")
+    stand_in.ops = SimpleNamespace(
+        knn_points=knn_points, ball_query=ball_query, sample_farthest_points=sample_farthest_points
+    )
+    monkeypatch.setitem(sys.modules, "pytorch3d", stand_in)
+    # A copy of the module under another name, lest the stand-in stay behind in the real one.
+    spec = importlib.util.spec_from_file_location("adapter", Path(plain.__file__).with_name("fast.py"))
+    adapter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(adapter)
+    assert_twins_agree(adapter, m, n, k)
+
+
+def test_without_pytorch3d_cuda_tensors_take_plain_torch(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch3d", None)  # importing it now fails
+    monkeypatch.delitem(sys.modules, "pcdiff.ops.fast", raising=False)
+    assert neighbours._on_cuda.__wrapped__() is plain

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from pcdiff import __version__
 from pcdiff.errors import InputError
+from pcdiff.files import written_beside
 from pcdiff.metrics import bounding_box
-from pcdiff.volume import Volume, read_volume, written_beside
+from pcdiff.volume import Volume, read_volume
 
 HEAD_FORMAT = "pcdiff-head-1"
 HEAD_SPACING_MM = 0.9  # block size that heads come nearest to; half a millimetre of bone is still seen in the mean

@@ -28,8 +28,9 @@ from tqdm import tqdm
 from pcdiff import __version__
 from pcdiff.data import Case
 from pcdiff.errors import InputError
+from pcdiff.files import written_beside
 from pcdiff.metrics import scores
-from pcdiff.volume import read_volume, write_volume, written_beside
+from pcdiff.volume import read_volume, write_volume
 
 COMMAND = (
     *(sys.executable, "-m", "pcdiff", "sample", "{skull}", "-o", "{out}"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.volume import Volume, written_beside
+from pcdiff.files import written_beside
+from pcdiff.volume import Volume
 
 STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 SNAP = 2**17  # steps per voxel in `mesh_to_mask`: finer than float32 millimetres, coarse enough for int64 products

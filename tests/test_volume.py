@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from pcdiff import volume as volume_module
 from pcdiff.errors import InputError
+from pcdiff.formats import image as image_module
 from pcdiff.volume import Volume, read_volume, write_map, write_volume
 
 SHAPE = (7, 6, 5)
@@ -71,7 +71,7 @@ def test_nrrd_values_of_any_type_are_the_mask(tmp_path: Path, dtype: str, encodi
 
 
 def test_long_volumes_are_read_in_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volume_module, "RUN", 37)
+    monkeypatch.setattr(image_module, "RUN", 37)
     for suffix in SUFFIXES:
         write_volume(oblique(), tmp_path / f"a{suffix}")
         np.testing.assert_array_equal(read_volume(tmp_path / f"a{suffix}").mask, blob())
@@ -335,7 +335,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(volume_module.np, "ascontiguousarray", full)
+    monkeypatch.setattr(image_module.np, "ascontiguousarray", full)
     monkeypatch.setattr(sitk, "WriteImage", full)
     with pytest.raises(OSError, match="No space"):
         write_volume(oblique(), path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 SIZE = 199  # pixels along a side of the map
 PIXEL = 1.5  # mm of arc per pixel at the reference radius
@@ -30,14 +30,9 @@ class DirectionMap:
 
     @cached_property
     def _grid(self) -> tuple[np.ndarray, np.ndarray]:
-        half = (SIZE - 1) / 2
-        u, v = np.meshgrid(np.arange(SIZE) - half, np.arange(SIZE) - half, indexing="ij")
-        sine = np.hypot(u, v) * PIXEL / (2 * RADIUS)  # sin(theta / 2)
-        inside = sine <= np.sin(MAX_ANGLE / 2)
-        theta = 2 * np.arcsin(np.clip(sine, 0, 1))
-        phi = np.arctan2(v, u)
-        local = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
-        return inside, local @ _tilt().T
+        pixels = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing="ij"), -1).astype(float)
+        inside = np.linalg.norm(pixels - (SIZE - 1) / 2, axis=-1) * PIXEL <= 2 * RADIUS * np.sin(MAX_ANGLE / 2)
+        return inside, self.from_pixel(pixels)
 
     @cached_property
     def inside(self) -> np.ndarray:
@@ -62,6 +57,14 @@ class DirectionMap:
         image[self.inside] = values
         return image
 
+    def from_pixel(self, pixels: np.ndarray) -> np.ndarray:
+        """(..., 2) continuous pixel coordinates -> (..., 3) unit vectors; undoes `to_pixel`."""
+        u, v = np.moveaxis(np.asarray(pixels, float) - (SIZE - 1) / 2, -1, 0)
+        theta = 2 * np.arcsin(np.clip(np.hypot(u, v) * PIXEL / (2 * RADIUS), 0, 1))
+        phi = np.arctan2(v, u)
+        local = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
+        return local @ _tilt().T
+
     def to_pixel(self, directions: np.ndarray) -> np.ndarray:
         """(..., 3) unit vectors -> (..., 2) continuous pixel coordinates (beyond the map's rim: outside of it)."""
         local = directions @ _tilt()
@@ -72,6 +75,12 @@ class DirectionMap:
     def sample(self, image: np.ndarray, directions: np.ndarray, fill: float = np.nan) -> np.ndarray:
         """Bilinear values of a (SIZE, SIZE) image at (N, 3) directions."""
         return map_coordinates(image, self.to_pixel(directions).T, order=1, cval=fill)
+
+    def smoothed(self, values: np.ndarray, sigma: float, known: np.ndarray | None = None) -> np.ndarray:
+        """(R,) values smoothed over the map by a Gaussian of `sigma` pixels; unknown rays (R,) take no part."""
+        weight = self.to_image(np.ones(len(values)) if known is None else known.astype(float))
+        total = gaussian_filter(self.to_image(values) * weight, sigma)
+        return (total / np.maximum(gaussian_filter(weight, sigma), 1e-6))[self.inside]
 
 
 def _tilt() -> np.ndarray:

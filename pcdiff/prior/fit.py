@@ -1,0 +1,297 @@
+"""The shape prior fitted to a defective skull: which bone is absent, and where it should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from pcdiff.data import head_occupancy
+from pcdiff.errors import InputError
+from pcdiff.points import PointCloud
+from pcdiff.prior.model import GROSS_OUTER, GROSS_THICKNESS, SMOOTH, ShapePrior
+from pcdiff.prior.pose import fit_pose, largest_piece
+from pcdiff.prior.process import OUTER, THICKNESS, Posterior, regress
+from pcdiff.prior.rays import MAP, PIXEL, RADII, Pose, crossing, profiles
+from pcdiff.volume import Volume
+
+SCREEN_MODES = 20  # modes of the robust first fit that says where each wall is to be expected
+ABSENT_SLACK = 3.0  # mm beyond the expected wall in which bone still counts as the wall
+SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
+OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
+USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
+BAND = 12.0  # mm of bone around a hole that the slab covers
+RIM = 4.5  # mm from a hole within which bone is no evidence: the saw's bevel, chips
+STRANGE = 2.0  # mm, median misfit of the pose beyond which a skull is outside what the prior knows
+RINGS = ((RIM, 15.0, 3.0), (15.0, 30.0, 4.5), (30.0, 60.0, 7.5), (60.0, 400.0, 12.0))  # from, to, site spacing: mm
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A posed skull along the rays of the map.
+
+    outer, thickness: (R,) mm where measured, else NaN. hole: (R,) int, k >= 1 inside hole k, 0 elsewhere.
+    distance: (R,) mm to the nearest hole along the map.
+    """
+
+    outer: np.ndarray
+    thickness: np.ndarray
+    hole: np.ndarray
+    distance: np.ndarray
+
+
+@dataclass(frozen=True)
+class PriorFit:
+    """The completed vault according to the prior, in model millimetres along rays, and how to get back to the patient.
+
+    outer, thickness: (R,) mm, posterior mean over holes and band, the measured values elsewhere (NaN without).
+    std: (2, R) mm of outer and thickness over holes and band, else 0.
+    residual: mm, median misfit of the pose; above `STRANGE` the skull is unlike what the prior was built from.
+    """
+
+    prior: ShapePrior
+    pose: Pose
+    observation: Observation
+    outer: np.ndarray
+    thickness: np.ndarray
+    std: np.ndarray
+    residual: float
+
+    @property
+    def hole(self) -> np.ndarray:
+        """(R,) int: label of the hole that a ray passes through, 0 where bone stands."""
+        return self.observation.hole
+
+    @property
+    def holes(self) -> int:
+        """How many holes there are."""
+        return int(self.hole.max(initial=0))
+
+    def slab(self, outer: np.ndarray | None = None, thickness: np.ndarray | None = None) -> PointCloud:
+        """The completed bone over holes and band as a closed surface of points, about 0.75 mm apart, in patient mm.
+
+        outer, thickness: (R,) model mm; by default the prior's own. Normals come from the surfaces; `std` is the
+        prior's, along the ray.
+        """
+        outer = self.outer if outer is None else outer
+        thickness = np.maximum(self.thickness if thickness is None else thickness, 1.0)
+        inside = self.observation.distance <= BAND
+        return _slab(self.pose, outer, outer - thickness, inside, self.hole, self.std)
+
+
+def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
+    """Fits the prior to a defective skull; absent bone does not pull.
+
+    Raises InputError when the skull is cut off at the vault, is not a head, or has no hole.
+    """
+    head = head_occupancy(skull)
+    occupancy = largest_piece(head.occupancy)
+    pose, residual = fit_pose(occupancy, head.affine, prior.mean[0], prior.std[0])
+    observation = observe(prior, occupancy, head.affine, pose, skull)
+    if residual > STRANGE:
+        raise InputError(
+            f"not a head the prior knows: expected a vault within {STRANGE} mm of the mean skull, got a median misfit "
+            f"of {residual:.1f} mm; check that this is a head in patient axes"
+        )
+    if observation.hole.max(initial=0) == 0:
+        raise InputError(
+            f"no hole found: expected bone to be absent over at least {SMALLEST_HOLE:g} cm2 of the vault, got none; "
+            "is this the defective skull, not the complete one?"
+        )
+    return complete(prior, pose, observation, residual)
+
+
+def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: Pose, field: Volume) -> Observation:
+    """Reads both walls along every ray, and where they are absent although the scan `field` shows the place."""
+    profile, _ = profiles(occupancy, affine, pose, MAP.directions)
+    expected = _screen(prior, crossing(profile, prior.mean[0], outward=True), prior.mean[0])
+    for _ in range(2):
+        outer = crossing(profile, expected[0], outward=True)
+        inner = crossing(profile, expected[0] - expected[1], outward=False)
+        expected = _screen(prior, outer, inner)
+    outer[np.abs(outer - expected[0]) > 5] = np.nan
+    thickness = outer - inner
+    thickness[(thickness <= 0) | (np.abs(thickness - expected[1]) > 5)] = np.nan
+
+    wall = (expected[0] - expected[1] - ABSENT_SLACK)[:, None] <= RADII
+    wall &= (expected[0] + ABSENT_SLACK)[:, None] >= RADII
+    index = field.to_index(pose.to_patient(MAP.directions * expected[0][:, None]))
+    in_view = ((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1)
+    _check_view(in_view)
+    absent = ~((profile >= 0.5) & wall).any(1) & in_view
+    hole = _holes(absent, prior.present >= USUAL)
+    distance = ndimage.distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
+    outer[hole > 0] = np.nan
+    thickness[hole > 0] = np.nan
+    return Observation(outer, thickness, hole, distance)
+
+
+def complete(prior: ShapePrior, pose: Pose, observation: Observation, residual: float = 0.0) -> PriorFit:
+    """Gaussian-process regression of outer table and thickness over holes and band, from the bone around them."""
+    targets = np.flatnonzero(observation.distance <= BAND)
+    outer, thickness = (process(prior, observation, axis, targets) for axis in (0, 1))
+    mean = np.stack([observation.outer, observation.thickness])
+    std = np.zeros_like(mean)
+    for axis, posterior in enumerate((outer, thickness)):
+        mean[axis, targets] = prior.mean[axis, targets] + posterior.mean
+        std[axis, targets] = np.sqrt(posterior.variance)
+    return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual)
+
+
+def process(prior: ShapePrior, observation: Observation, axis: int, targets: np.ndarray) -> Posterior:
+    """Posterior deviation from the mean at target rays (T,), of the outer table (axis 0) or the thickness (1)."""
+    measured = np.isfinite(observation.outer) & np.isfinite(observation.thickness)
+    sites = choose_sites(observation.distance, measured)
+    values = (observation.outer, observation.thickness)[axis] - prior.mean[axis]
+    if axis == 1:
+        clear = measured & (observation.distance > RIM - 1)
+        values = MAP.smoothed(np.where(clear, values, 0), SMOOTH, clear)
+    modes = prior.modes[:, axis]
+    directions = MAP.directions.astype(np.float32)
+    return regress(
+        (OUTER, THICKNESS)[axis],
+        directions[sites],
+        values[sites],
+        directions[targets],
+        (modes[:, sites], modes[:, targets]),
+    )
+
+
+def choose_sites(distance: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """(S,) rays on bone, denser near the holes (`RINGS`): about a thousand say as much as all thirty thousand."""
+    pixels = np.argwhere(MAP.inside)
+    chosen = []
+    for low, high, spacing in RINGS:
+        ring = np.flatnonzero(measured & (distance >= low) & (distance < high))
+        cell = (pixels[ring] * PIXEL // spacing).astype(int) @ np.array([1000, 1])
+        # the cell's middle-most ray would do as well; the first is deterministic
+        chosen.append(ring[np.unique(cell, return_index=True)[1]])
+    return np.concatenate(chosen)
+
+
+def _screen(prior: ShapePrior, outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """(2, R) expected outer and thickness: a robust fit of a few modes to what was read, outliers silenced."""
+    every = slice(None, None, 7)
+    values = np.stack([outer - prior.mean[0], outer - inner - prior.mean[1]])
+    values[0][np.abs(values[0]) > GROSS_OUTER] = np.nan
+    values[1][np.abs(values[1]) > GROSS_THICKNESS] = np.nan
+    values = values[:, every].ravel()
+    modes = prior.modes[:SCREEN_MODES][:, :, every].reshape(SCREEN_MODES, -1).T  # (2 R', M)
+    known = np.isfinite(values)
+    modes, values = modes[known], values[known]
+    weights = np.zeros(SCREEN_MODES)
+    for _ in range(6):
+        misfit = values - modes @ weights
+        trust = 1 / (1 + (misfit / 1.5) ** 2)
+        # neighbouring rays agree, so each counts as a tenth of an observation of 1 mm
+        system = (modes.T * (0.1 * trust)) @ modes + np.eye(SCREEN_MODES)
+        weights = np.linalg.solve(system, (modes.T * (0.1 * trust)) @ values)
+    expected = prior.mean + np.tensordot(weights, prior.modes[:SCREEN_MODES], 1)
+    expected[1] = np.maximum(expected[1], 1.5)
+    return expected
+
+
+def _holes(absent: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """(R,) int labels of the regions of absent bone that are holes."""
+    image = MAP.to_image(absent, False)
+    radius = int(np.ceil(OPENING / PIXEL))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disc = np.hypot(x, y) <= OPENING / PIXEL
+    core = ndimage.binary_opening(image, disc)
+    # what the opening took from a hole's corners comes back
+    grown = ndimage.binary_dilation(core, iterations=radius, mask=image)
+    closed = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius])
+    labels, count = ndimage.label(closed & MAP.inside)
+    ground = MAP.to_image(usual, False)
+    kept = np.zeros(labels.shape, int)
+    number = 0
+    for label in range(1, count + 1):
+        region = labels == label
+        if np.count_nonzero(region & ground) * PIXEL**2 / 100 >= SMALLEST_HOLE:
+            number += 1
+            kept[region] = number
+    return kept[MAP.inside]
+
+
+def _check_view(in_view: np.ndarray) -> None:
+    """Raises InputError where a scan ends below the top of the head."""
+    vault = MAP.directions[:, 2] > np.cos(np.deg2rad(55))
+    share = 1 - in_view[vault].mean()
+    if share > 0.02:
+        raise InputError(
+            f"head cut off at the vault: expected the scan to hold the top of the head, got {share:.0%} of it outside "
+            "the field of view; use a scan that holds the whole vault"
+        )
+
+
+def _slab(
+    pose: Pose, outer: np.ndarray, inner: np.ndarray, inside: np.ndarray, hole: np.ndarray, std: np.ndarray
+) -> PointCloud:
+    """Both walls over the rays `inside`, at half the map's spacing, and the wall around them."""
+    region = MAP.to_image(inside, False)
+    nearest = ndimage.distance_transform_edt(
+        ~(region & MAP.to_image(np.isfinite(outer + inner), False)), return_distances=False, return_indices=True
+    )
+
+    def spread_out(values: np.ndarray) -> np.ndarray:
+        return MAP.to_image(values)[tuple(nearest)]
+
+    fine = np.argwhere(ndimage.zoom(region.astype(float), 2, order=1, grid_mode=False) >= 0.5)
+    fine = fine * ((np.array(region.shape) - 1) / (2 * np.array(region.shape) - 1))  # (N, 2) pixel coordinates
+    directions = MAP.from_pixel(fine)
+    sheets, normals, walls = [], [], {}
+    for name, values, sign in (("outer", outer, 1.0), ("inner", inner, -1.0)):
+        image = spread_out(values)
+        surface, normal = _surface(pose, image, fine, directions)
+        sheets.append(surface)
+        normals.append(sign * normal)
+        walls[name] = image
+    labels = ndimage.map_coordinates(MAP.to_image(hole), fine.T, order=0)
+    spreads = np.hypot(std[0], std[1])
+    spreads = [ndimage.map_coordinates(MAP.to_image(s), fine.T, order=1) for s in (std[0], spreads)]
+
+    rim, rim_normals = _side_wall(pose, region, walls["outer"], walls["inner"])
+    return PointCloud(
+        np.concatenate([*sheets, rim]),
+        np.concatenate([*normals, rim_normals]),
+        np.concatenate([labels, labels, np.zeros(len(rim), int)]),
+        np.concatenate([*spreads, np.zeros(len(rim))]),
+    )
+
+
+def _surface(
+    pose: Pose, image: np.ndarray, fine: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patient points and outward unit normals of the height field at pixel coordinates (N, 2)."""
+
+    def place(pixels: np.ndarray, along: np.ndarray) -> np.ndarray:
+        radius = ndimage.map_coordinates(image, pixels.T, order=1, mode="nearest")
+        return pose.to_patient(radius[:, None] * along)
+
+    step = np.eye(2) * 0.75
+    tangents = [
+        place(fine + s, MAP.from_pixel(fine + s)) - place(fine - s, MAP.from_pixel(fine - s)) for s in step
+    ]
+    normal = np.cross(*tangents)
+    normal *= np.sign(np.einsum("ij,ij->i", normal, directions @ pose.linear.T))[:, None]
+    return place(fine, directions), normal / np.linalg.norm(normal, axis=1, keepdims=True)
+
+
+def _side_wall(
+    pose: Pose, region: np.ndarray, outer: np.ndarray, inner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points between the two walls along the region's border, facing away from it: the slab is closed."""
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    border = np.argwhere(region & (depth < 1.5))
+    away = -np.stack(np.gradient(ndimage.gaussian_filter(region.astype(float), 1.5)), -1)[tuple(border.T)]
+    away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
+    low, high = inner[tuple(border.T)], outer[tuple(border.T)]
+    middle = MAP.from_pixel(border.astype(float))
+    tangent = (MAP.from_pixel(border + 0.5 * away) - middle) @ pose.linear.T
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+    levels = np.linspace(0, 1, 9)[:, None]
+    radius = low + levels * (high - low)  # (9, B)
+    points = pose.to_patient(radius[..., None] * middle)
+    return points.reshape(-1, 3), np.broadcast_to(tangent, points.shape).reshape(-1, 3)
+

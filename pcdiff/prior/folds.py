@@ -1,0 +1,69 @@
+"""Priors in folds: a network must never be trained on the residual of a prior that has seen the head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from pcdiff.data import load_head
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.prior.model import ShapePrior, Walls, average, build, population_mean, see_walls
+from pcdiff.prior.rays import Pose
+
+
+@dataclass(frozen=True)
+class Population:
+    """Healthy heads along the rays of the map, all posed on one mean.
+
+    names: (H,). outer, thickness: (H, R) mm, NaN where there is no wall. present: (H, R), NaN out of view.
+    """
+
+    names: tuple[str, ...]
+    outer: np.ndarray
+    thickness: np.ndarray
+    present: np.ndarray
+
+    def prior(self, chosen: Sequence[bool] | np.ndarray) -> ShapePrior:
+        """The shape prior of some of the heads; chosen: (H,) bool."""
+        origin = Pose(np.eye(3), np.zeros(3))
+        walls = [
+            Walls(self.outer[k], self.thickness[k], self.present[k], origin) for k in np.flatnonzero(np.asarray(chosen))
+        ]
+        return build(walls, *average(walls))
+
+
+def load_population(cache: Path, names: Sequence[str], workers: int = 1) -> Population:
+    """Reads the walls of heads that `pcdiff prepare` cached; computed once, then kept beside them.
+
+    Raises InputError if a head is missing from the cache.
+    """
+    paths = [Path(cache) / "heads" / f"{name}.safetensors" for name in names]
+    if missing := [path.stem for path in paths if not path.exists()]:
+        raise InputError(f"{cache}: expected heads {', '.join(missing[:5])}, got none; run `pcdiff prepare` first")
+    key = hashlib.sha256(",".join(f"{p.stem}:{p.stat().st_size}" for p in paths).encode()).hexdigest()[:12]
+    kept = Path(cache) / f"walls-{key}.safetensors"
+    if not kept.exists():
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            heads = [load_head(path) for path in paths]
+            mean, std = population_mean(heads, pool)
+            walls = list(pool.map(partial(see_walls, mean=mean, std=std), heads))
+        fields = {name: np.stack([getattr(w, name) for w in walls]) for name in ("outer", "thickness", "present")}
+        with written_beside(kept) as beside:
+            beside.write_bytes(save({name: value.astype(np.float32) for name, value in fields.items()}))
+    return Population(tuple(names), **load_file(kept))
+
+
+def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]] = ()) -> np.ndarray:
+    """(H,) int: the fold of each head, by turns in order of name; `same` lists names of one head, kept together."""
+    alias = {name: group[0] for group in same for name in group}
+    place = {name: number % folds for number, name in enumerate(sorted({alias.get(name, name) for name in names}))}
+    return np.array([place[alias.get(name, name)] for name in names])

@@ -65,6 +65,12 @@ def read_runs(
             raise damaged(path) from error
 
 
+def runs_of(values: np.ndarray) -> Iterator[np.ndarray]:
+    """(N,) values as runs, views."""
+    for start in range(0, values.size, RUN):
+        yield values[start : start + RUN]
+
+
 def write_runs(values: np.ndarray, stream: IO[bytes]) -> None:
     """(I, J, K) values onto a stream, first index fastest, in runs."""
     for slab in np.array_split(values.T, max(1, values.size // RUN)):  # (k, j, i)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.formats.image import RUN, Image, checked_shape, damaged
+from pcdiff.formats.image import Image, checked_shape, damaged, runs_of
 
 
 def open_image(path: Path) -> Image:
@@ -45,8 +45,7 @@ def open_image(path: Path) -> Image:
         except RuntimeError as error:
             raise damaged(path) from error
         values = sitk.GetArrayViewFromImage(image).reshape(-1)  # (k, j, i): first index fastest
-        for start in range(0, values.size, RUN):
-            yield values[start : start + RUN]
+        yield from runs_of(values)
 
     return Image(shape, _affine(header), header, runs())
 

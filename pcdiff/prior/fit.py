@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -13,6 +14,7 @@ from pcdiff.points import PointCloud
 from pcdiff.prior.model import GROSS_OUTER, GROSS_THICKNESS, SMOOTH, ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
 from pcdiff.prior.process import OUTER, THICKNESS, Posterior, regress
+from pcdiff.prior.slab import slab
 from pcdiff.prior.rays import MAP, PIXEL, RADII, Pose, crossing, profiles
 from pcdiff.volume import Volume
 
@@ -40,6 +42,11 @@ class Observation:
     hole: np.ndarray
     distance: np.ndarray
 
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """(R,) mm from each ray inside a hole to the nearest bone along the map, 0 on bone."""
+        return ndimage.distance_transform_edt(MAP.to_image(self.hole > 0, False))[MAP.inside] * PIXEL
+
 
 @dataclass(frozen=True)
 class PriorFit:
@@ -48,6 +55,7 @@ class PriorFit:
     outer, thickness: (R,) mm, posterior mean over holes and band, the measured values elsewhere (NaN without).
     std: (2, R) mm of outer and thickness over holes and band, else 0.
     residual: mm, median misfit of the pose; above `STRANGE` the skull is unlike what the prior was built from.
+    targets: (T,) rays over holes and band. posteriors: of outer and thickness there, for covariances.
     """
 
     prior: ShapePrior
@@ -57,6 +65,8 @@ class PriorFit:
     thickness: np.ndarray
     std: np.ndarray
     residual: float
+    targets: np.ndarray
+    posteriors: tuple[Posterior, Posterior]
 
     @property
     def hole(self) -> np.ndarray:
@@ -68,16 +78,21 @@ class PriorFit:
         """How many holes there are."""
         return int(self.hole.max(initial=0))
 
-    def slab(self, outer: np.ndarray | None = None, thickness: np.ndarray | None = None) -> PointCloud:
+    def slab(
+        self,
+        outer: np.ndarray | None = None,
+        thickness: np.ndarray | None = None,
+        normals: np.ndarray | None = None,
+    ) -> PointCloud:
         """The completed bone over holes and band as a closed surface of points, about 0.75 mm apart, in patient mm.
 
-        outer, thickness: (R,) model mm; by default the prior's own. Normals come from the surfaces; `std` is the
-        prior's, along the ray.
+        outer, thickness: (R,) model mm; by default the prior's own. `std` is the prior's, along the ray.
+        normals: (2, R, 3) unit, model axes, of both walls, NaN where unknown: there they come from the surface.
         """
         outer = self.outer if outer is None else outer
         thickness = np.maximum(self.thickness if thickness is None else thickness, 1.0)
         inside = self.observation.distance <= BAND
-        return _slab(self.pose, outer, outer - thickness, inside, self.hole, self.std)
+        return slab(self.pose, np.stack([outer, outer - thickness]), inside, self.hole, self.std, normals)
 
 
 def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
@@ -127,16 +142,22 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     return Observation(outer, thickness, hole, distance)
 
 
-def complete(prior: ShapePrior, pose: Pose, observation: Observation, residual: float = 0.0) -> PriorFit:
-    """Gaussian-process regression of outer table and thickness over holes and band, from the bone around them."""
-    targets = np.flatnonzero(observation.distance <= BAND)
-    outer, thickness = (process(prior, observation, axis, targets) for axis in (0, 1))
+def complete(
+    prior: ShapePrior, pose: Pose, observation: Observation, residual: float, targets: np.ndarray | None = None
+) -> PriorFit:
+    """Gaussian-process regression of outer table and thickness from the bone around the holes.
+
+    targets: (T,) rays to complete; by default all of holes and band.
+    """
+    if targets is None:
+        targets = np.flatnonzero(observation.distance <= BAND)
+    posteriors = (process(prior, observation, 0, targets), process(prior, observation, 1, targets))
     mean = np.stack([observation.outer, observation.thickness])
     std = np.zeros_like(mean)
-    for axis, posterior in enumerate((outer, thickness)):
+    for axis, posterior in enumerate(posteriors):
         mean[axis, targets] = prior.mean[axis, targets] + posterior.mean
         std[axis, targets] = np.sqrt(posterior.variance)
-    return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual)
+    return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual, targets, posteriors)
 
 
 def process(prior: ShapePrior, observation: Observation, axis: int, targets: np.ndarray) -> Posterior:
@@ -201,7 +222,9 @@ def _holes(absent: np.ndarray, usual: np.ndarray) -> np.ndarray:
     core = ndimage.binary_opening(image, disc)
     # what the opening took from a hole's corners comes back
     grown = ndimage.binary_dilation(core, iterations=radius, mask=image)
-    closed = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius])
+    closed = ndimage.binary_fill_holes(
+        ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius]
+    )
     labels, count = ndimage.label(closed & MAP.inside)
     ground = MAP.to_image(usual, False)
     kept = np.zeros(labels.shape, int)
@@ -223,75 +246,3 @@ def _check_view(in_view: np.ndarray) -> None:
             f"head cut off at the vault: expected the scan to hold the top of the head, got {share:.0%} of it outside "
             "the field of view; use a scan that holds the whole vault"
         )
-
-
-def _slab(
-    pose: Pose, outer: np.ndarray, inner: np.ndarray, inside: np.ndarray, hole: np.ndarray, std: np.ndarray
-) -> PointCloud:
-    """Both walls over the rays `inside`, at half the map's spacing, and the wall around them."""
-    region = MAP.to_image(inside, False)
-    nearest = ndimage.distance_transform_edt(
-        ~(region & MAP.to_image(np.isfinite(outer + inner), False)), return_distances=False, return_indices=True
-    )
-
-    def spread_out(values: np.ndarray) -> np.ndarray:
-        return MAP.to_image(values)[tuple(nearest)]
-
-    fine = np.argwhere(ndimage.zoom(region.astype(float), 2, order=1, grid_mode=False) >= 0.5)
-    fine = fine * ((np.array(region.shape) - 1) / (2 * np.array(region.shape) - 1))  # (N, 2) pixel coordinates
-    directions = MAP.from_pixel(fine)
-    sheets, normals, walls = [], [], {}
-    for name, values, sign in (("outer", outer, 1.0), ("inner", inner, -1.0)):
-        image = spread_out(values)
-        surface, normal = _surface(pose, image, fine, directions)
-        sheets.append(surface)
-        normals.append(sign * normal)
-        walls[name] = image
-    labels = ndimage.map_coordinates(MAP.to_image(hole), fine.T, order=0)
-    spreads = np.hypot(std[0], std[1])
-    spreads = [ndimage.map_coordinates(MAP.to_image(s), fine.T, order=1) for s in (std[0], spreads)]
-
-    rim, rim_normals = _side_wall(pose, region, walls["outer"], walls["inner"])
-    return PointCloud(
-        np.concatenate([*sheets, rim]),
-        np.concatenate([*normals, rim_normals]),
-        np.concatenate([labels, labels, np.zeros(len(rim), int)]),
-        np.concatenate([*spreads, np.zeros(len(rim))]),
-    )
-
-
-def _surface(
-    pose: Pose, image: np.ndarray, fine: np.ndarray, directions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Patient points and outward unit normals of the height field at pixel coordinates (N, 2)."""
-
-    def place(pixels: np.ndarray, along: np.ndarray) -> np.ndarray:
-        radius = ndimage.map_coordinates(image, pixels.T, order=1, mode="nearest")
-        return pose.to_patient(radius[:, None] * along)
-
-    step = np.eye(2) * 0.75
-    tangents = [
-        place(fine + s, MAP.from_pixel(fine + s)) - place(fine - s, MAP.from_pixel(fine - s)) for s in step
-    ]
-    normal = np.cross(*tangents)
-    normal *= np.sign(np.einsum("ij,ij->i", normal, directions @ pose.linear.T))[:, None]
-    return place(fine, directions), normal / np.linalg.norm(normal, axis=1, keepdims=True)
-
-
-def _side_wall(
-    pose: Pose, region: np.ndarray, outer: np.ndarray, inner: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points between the two walls along the region's border, facing away from it: the slab is closed."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    border = np.argwhere(region & (depth < 1.5))
-    away = -np.stack(np.gradient(ndimage.gaussian_filter(region.astype(float), 1.5)), -1)[tuple(border.T)]
-    away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
-    low, high = inner[tuple(border.T)], outer[tuple(border.T)]
-    middle = MAP.from_pixel(border.astype(float))
-    tangent = (MAP.from_pixel(border + 0.5 * away) - middle) @ pose.linear.T
-    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
-    levels = np.linspace(0, 1, 9)[:, None]
-    radius = low + levels * (high - low)  # (9, B)
-    points = pose.to_patient(radius[..., None] * middle)
-    return points.reshape(-1, 3), np.broadcast_to(tangent, points.shape).reshape(-1, 3)
-

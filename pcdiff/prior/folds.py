@@ -41,20 +41,22 @@ class Population:
         return build(walls, *average(walls))
 
 
-def load_population(cache: Path, names: Sequence[str], workers: int = 1) -> Population:
+def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: ShapePrior | None = None) -> Population:
     """Reads the walls of heads that `pcdiff prepare` cached; computed once, then kept beside them.
 
+    prior: the mean to pose the heads on, for heads it was not built from; None poses them on their own mean.
     Raises InputError if a head is missing from the cache.
     """
     paths = [Path(cache) / "heads" / f"{name}.safetensors" for name in names]
     if missing := [path.stem for path in paths if not path.exists()]:
         raise InputError(f"{cache}: expected heads {', '.join(missing[:5])}, got none; run `pcdiff prepare` first")
-    key = hashlib.sha256(",".join(f"{p.stem}:{p.stat().st_size}" for p in paths).encode()).hexdigest()[:12]
-    kept = Path(cache) / f"walls-{key}.safetensors"
+    key = hashlib.sha256(",".join(f"{p.stem}:{p.stat().st_size}" for p in paths).encode())
+    key.update(b"" if prior is None else prior.mean.tobytes())
+    kept = Path(cache) / f"walls-{key.hexdigest()[:12]}.safetensors"
     if not kept.exists():
+        heads = [load_head(path) for path in paths]
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            heads = [load_head(path) for path in paths]
-            mean, std = population_mean(heads, pool)
+            mean, std = population_mean(heads, pool) if prior is None else (prior.mean, prior.std)
             walls = list(pool.map(partial(see_walls, mean=mean, std=std), heads))
         fields = {name: np.stack([getattr(w, name) for w in walls]) for name in ("outer", "thickness", "present")}
         with written_beside(kept) as beside:

@@ -76,7 +76,9 @@ class ShapePrior:
                 values = {name: file.get_tensor(name).astype(np.float32) for name in ("mean", "std", "modes")}
                 present = file.get_tensor("present").astype(np.float32) / 255
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: expected a shape prior, got {error}; build one with tools/build_prior.py") from error
+            raise InputError(
+                f"{path}: expected a shape prior, got {error}; build one with tools/build_prior.py"
+            ) from error
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return cls(**values, present=present, heads=int(metadata["heads"]), digest=digest)
 

@@ -59,9 +59,7 @@ def fit_pose(
     return pose, left
 
 
-def _step(
-    pose: Pose, points: np.ndarray, mean: np.ndarray, std: np.ndarray, normals: np.ndarray
-) -> tuple[Pose, float]:
+def _step(pose: Pose, points: np.ndarray, mean: np.ndarray, std: np.ndarray, normals: np.ndarray) -> tuple[Pose, float]:
     """One Gauss-Newton step over (rotation, shift, three scales), linearised in model space."""
     model = pose.to_model(points)
     radius = np.linalg.norm(model, axis=1)

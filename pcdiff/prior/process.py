@@ -81,10 +81,10 @@ class Posterior:
     _modes: np.ndarray
     _half: np.ndarray
 
-    def covariance(self, rows: np.ndarray) -> np.ndarray:
-        """(C, C) mm^2 between the targets `rows` (C,): of a few hundred, as all would take a gigabyte."""
-        chosen, modes, half = self._targets[rows], self._modes[:, rows], self._half[:, rows]
-        return self._kernel(chosen, chosen, modes, modes) - half.T @ half
+    def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(A, B) mm^2 between the targets `rows` (A,) and `columns` (B,); all against all would take a gigabyte."""
+        prior = self._kernel(self._targets[rows], self._targets[columns], self._modes[:, rows], self._modes[:, columns])
+        return prior - self._half[:, rows].T @ self._half[:, columns]
 
 
 def regress(

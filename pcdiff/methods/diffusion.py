@@ -1,0 +1,168 @@
+"""Anchored diffusion: the prior's missing surface, moved to where the network says it truly lies. The default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from scipy.linalg import cho_solve
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from pcdiff.condition import ANCHORS, Condition, choose_rays, make_condition, make_frame, wall_normals
+from pcdiff.config import DiffusionConfig, NetworkConfig
+from pcdiff.diffusion.samplers import SAMPLERS
+from pcdiff.diffusion.schedule import karras_sigmas
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.methods import Proposal
+from pcdiff.nets.anchored import AnchoredDenoiser, Denoised, Skull
+from pcdiff.prior.fit import PriorFit, fit
+from pcdiff.prior.model import ShapePrior
+from pcdiff.prior.rays import MAP
+from pcdiff.volume import Volume
+
+FORMAT = "pcdiff-denoiser-1"
+NEIGHBOURS = 4  # anchors that a ray's normal is interpolated from
+
+
+@dataclass(frozen=True)
+class DiffusionMethod:
+    """The prior and the network trained beside it.
+
+    Member 0 of an ensemble starts at the prior itself and is the likeliest; the others start at draws from the prior's
+    posterior, in pairs of opposite noise, so that their mean does not wander.
+    """
+
+    prior: ShapePrior
+    network: AnchoredDenoiser
+    diffusion: DiffusionConfig
+    digest: str = ""
+
+    @classmethod
+    def shipped(cls) -> DiffusionMethod:
+        """With the weights that the package ships."""
+        with resources.as_file(resources.files("pcdiff") / "weights" / "denoiser.safetensors") as path:
+            return cls.load(path, ShapePrior.shipped())
+
+    @classmethod
+    def load(cls, path: Path, prior: ShapePrior) -> DiffusionMethod:
+        """Reads what `save_network` wrote. Raises InputError for any other file."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path}: expected weights of format {FORMAT}, got another file")
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: expected a denoiser's weights, got {error}; train or choose others") from error
+        config = json.loads(metadata["config"])
+        network = AnchoredDenoiser(NetworkConfig.model_validate(config["network"]))
+        network.load_state_dict(tensors)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return cls(prior, network.eval(), DiffusionConfig.model_validate(config["diffusion"]), digest)
+
+    def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
+        """See `pcdiff.methods.Method`."""
+        found = fit(self.prior, skull)
+        anchors, bone = choose_rays(found.observation)
+        condition = make_condition(found, anchors, bone)
+        generator = torch.Generator().manual_seed(seed)
+        denoised = self.sample(condition, ensemble, generator, device)
+        shifts = denoised.x0.cpu().double().numpy() * condition.unit
+        turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
+        return Proposal(
+            [_moved(found, condition, anchors, *member) for member in zip(shifts, turned, strict=True)], found
+        )
+
+    @torch.inference_mode()
+    def sample(self, condition: Condition, ensemble: int, generator: torch.Generator, device: str = "cpu") -> Denoised:
+        """Runs the truncated diffusion for all members at once -> x0 (K, P), normals (K, 3, P)."""
+        network = self.network.to(device)
+        skull = bind(network, batch(condition, device)).repeated(ensemble)
+        noise = draw_noise(
+            torch.from_numpy(condition.factors)[None], torch.from_numpy(condition.unit)[None], ensemble, generator
+        )
+        noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(ensemble)]
+        sigmas = karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
+        sampler = SAMPLERS[self.diffusion.sampler]
+        start = (self.diffusion.sigma_max * noise).to(device)
+        x0 = sampler(partial(_denoise, network, skull), start, sigmas.to(device))
+        return Denoised(x0, network(x0, sigmas[-2].to(x0), skull).normals)
+
+
+def batch(condition: Condition, device: str) -> dict[str, Tensor]:
+    """A batch of one, by name."""
+    return {name: torch.from_numpy(value)[None].to(device) for name, value in vars(condition).items()}
+
+
+def bind(network: AnchoredDenoiser, batch: dict[str, Tensor]) -> Skull:
+    """Encodes the skulls of a batch: what the denoiser is bound to before sampling."""
+    return network.encode(*(batch[name] for name in ("anchors", "anchor_features", "bone", "bone_features", "normals")))
+
+
+def draw_noise(factors: Tensor, unit: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draws from the prior's posterior, in its own standard deviations: `count` for each skull -> (B count, P).
+
+    factors: (B, 2, A, A) mm, Cholesky factors of outer table and thickness; unit: (B, 2 A) mm.
+    """
+    white = torch.randn(len(factors), 2, factors.shape[-1], count, generator=generator, device=generator.device)
+    outer, thickness = (factors @ white.to(factors)).unbind(1)  # (B, A, count) each
+    both = torch.cat([outer, outer - thickness], 1) / unit[..., None]
+    return rearrange(both, "b p k -> (b k) p")
+
+
+def save_network(
+    path: Path, network_state: dict[str, Tensor], config: dict[str, object], notes: dict[str, str]
+) -> None:
+    """Writes weights in half precision with their resolved config; `notes` go into the metadata."""
+    metadata = {"format": FORMAT, "config": json.dumps(config), "license": "CC-BY-NC-SA-4.0", **notes}
+    tensors = {name: value.to(torch.float16).contiguous() for name, value in network_state.items()}
+    with written_beside(path) as beside:
+        beside.write_bytes(save(tensors, metadata))
+
+
+def _paired(ensemble: int) -> Tensor:
+    """Which of (zero, ensemble draws, their opposites) the members are: 0, +1, -1, +2, -2, ..."""
+    order = [0] + [1 + k // 2 + (ensemble if k % 2 else 0) for k in range(ensemble - 1)]
+    return torch.tensor(order)
+
+
+def _denoise(network: AnchoredDenoiser, skull: Skull, x: Tensor, sigma: Tensor) -> Tensor:
+    return network(x, sigma, skull).x0
+
+
+def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shift: np.ndarray, turn: np.ndarray):  # noqa: ANN202
+    """One member: shifts (P,) mm along the rays and turns of the normals (P, 3) at the anchors, over the whole slab."""
+    rows = np.searchsorted(found.targets, anchors)
+    everywhere = np.arange(len(found.targets))
+    outer_shift, inner_shift = shift.reshape(2, ANCHORS)
+    walls = [found.outer.copy(), found.thickness.copy()]
+    for wall, posterior, factor, value in zip(
+        walls, found.posteriors, condition.factors, (outer_shift, outer_shift - inner_shift), strict=True
+    ):
+        # what the anchors' shifts say of the rays between them, by the prior's own covariance: nothing at the rim
+        weights = cho_solve((factor.astype(np.float64), True), value)
+        wall[found.targets] += posterior.covariance(everywhere, rows) @ weights
+    return found.slab(*walls, _normals(found, anchors, turn))
+
+
+def _normals(found: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(2, R, 3) model axes: the mean skull's normals, turned as the network says, inside the holes; NaN elsewhere."""
+    rays = np.flatnonzero(found.hole > 0)
+    distance, index = cKDTree(MAP.directions[anchors]).query(MAP.directions[rays], NEIGHBOURS)
+    weight = 1 / (distance + 1e-3)
+    weight /= weight.sum(1, keepdims=True)
+    turns = make_frame(anchors).rotate_to_patient(turn.reshape(2, ANCHORS, 3))
+    normals = np.full((2, len(found.hole), 3), np.nan)
+    normals[:, rays] = wall_normals(found.prior.mean)[:, rays] + np.einsum("rk,wrkc->wrc", weight, turns[:, index])
+    return normals / np.linalg.norm(normals, axis=-1, keepdims=True)

@@ -1,0 +1,176 @@
+"""Training pairs on the fly: healthy walls, a virtual defect, the prior of another fold, and what it gets wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from safetensors.numpy import load_file, save
+from scipy.ndimage import distance_transform_edt
+from torch.utils.data import Dataset
+
+from pcdiff.condition import Condition, choose_rays, make_condition, make_frame, wall_normals
+from pcdiff.config import PairsConfig
+from pcdiff.defects import Cranium, draw_outlines
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.prior.fit import Observation, PriorFit, complete
+from pcdiff.prior.folds import Population
+from pcdiff.prior.model import ShapePrior
+from pcdiff.prior.process import chord, matern
+from pcdiff.prior.rays import MAP, PIXEL, RADIUS, Pose
+
+STERADIAN = (PIXEL / RADIUS) ** 2  # of each ray: the map is equal-area
+KNOTS = 160  # directions that carry a smooth random deformation
+NORMAL_SMOOTH = 1.5  # pixels: true normals are those of the surface without its pores
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A condition and its answer, for the P = 2 ANCHORS points.
+
+    target: (P,) true displacement along the ray in units of `Condition.unit`. normals: (P, 3) true unit normals,
+    network axes. valid: (P,) 1 where the truth is known, else 0.
+    """
+
+    condition: Condition
+    target: np.ndarray
+    normals: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pairs(Dataset[dict[str, np.ndarray]]):
+    """Pair k is a pure function of (config, k): any worker makes it, any run meets it again.
+
+    priors: one for each fold, built without the heads of that fold. fold: (H,). store: a folder that keeps pairs once
+    made, None to make each anew.
+    """
+
+    population: Population
+    fold: np.ndarray
+    priors: list[ShapePrior]
+    config: PairsConfig
+    store: Path | None = None
+
+    def __len__(self) -> int:
+        return self.config.pool
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Flat arrays of a pair, named as in `Condition` and `Pair` ("true_normals" for the latter's)."""
+        if self.store is None:
+            return flatten(self.make(index))
+        path = self.store / f"{index:07d}.safetensors"
+        if not path.exists():
+            half = {name: value.astype(np.float16) for name, value in flatten(self.make(index)).items()}
+            with written_beside(path) as beside:
+                beside.write_bytes(save(half))
+        return {name: value.astype(np.float32) for name, value in load_file(path).items()}
+
+    def make(self, index: int) -> Pair:
+        """Draws head, deformation and defect; a defect that finds no room is drawn again."""
+        rng = np.random.default_rng([self.config.seed, index])
+        for _ in range(20):
+            try:
+                return self._draw(rng)
+            except InputError:
+                continue
+        raise InputError(f"pair {index}: expected room for a defect on one of 20 heads, found none; check the heads")
+
+    def _draw(self, rng: np.random.Generator) -> Pair:
+        fold, walls = self._head(rng)
+        prior = self.priors[fold]
+        kind = str(rng.choice(list(self.config.kinds), p=np.array(list(self.config.kinds.values()))))
+        holes = 2 if rng.random() < self.config.two_holes else 1
+        hole = cut_rays(walls, kind, holes, rng)
+        observation = hide(walls, hole)
+        anchors, bone = choose_rays(observation)
+        # completing the anchors alone, not all of hole and band, is what makes pairs cheap
+        fit = complete(prior, Pose(np.eye(3), np.zeros(3)), observation, 0.0, anchors)
+        return make_pair(fit, walls, anchors, bone)
+
+    def _head(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """A head's fold and its (2, R) outer radius and thickness: mirrored, mixed and deformed at random."""
+        people = self.population
+        first = int(rng.integers(len(people.names)))
+        fold = int(self.fold[first])
+        mean = self.priors[fold].mean
+        deviation = np.stack([people.outer[first], people.thickness[first]]) - mean
+        if rng.random() < self.config.mix:
+            second = int(rng.choice(np.flatnonzero(self.fold == fold)))
+            other = np.stack([people.outer[second], people.thickness[second]]) - mean
+            if rng.random() < 0.5:
+                other = other[:, MAP.mirror]
+            angle = rng.uniform(0, np.pi / 2)  # keeps the covariance, unlike an average
+            deviation = np.cos(angle) * deviation + np.sin(angle) * other
+        if rng.random() < 0.5:
+            deviation = deviation[:, MAP.mirror]
+        if rng.random() < self.config.deform:
+            deviation = deviation + _deformation(rng, self.config.deform_mm)
+        walls = mean + deviation
+        walls[1] = np.maximum(walls[1], 1.0)
+        return fold, walls
+
+
+def cut_rays(walls: np.ndarray, kind: str, holes: int, rng: np.random.Generator) -> np.ndarray:
+    """(2, R) walls -> (R,) int labels of the rays that a virtual craniotomy opens. Raises InputError without room."""
+    known = np.flatnonzero(np.isfinite(walls).all(0))
+    outer, inner = walls[0], walls[0] - walls[1]
+    cranium = Cranium.from_rays(
+        np.zeros(3), MAP.directions[known], outer[known], inner[known], np.full(len(known), STERADIAN)
+    )
+    hole = np.zeros(len(outer), int)
+    for number, outline in enumerate(draw_outlines(kind, rng, cranium, holes), start=1):
+        hole[known[outline.contains(cranium.bone)]] = number
+    if np.count_nonzero(hole) < 100:
+        raise InputError(f"{kind}: expected a hole of a hundred rays, got {np.count_nonzero(hole)}; draw another")
+    return hole
+
+
+def hide(walls: np.ndarray, hole: np.ndarray) -> Observation:
+    """What is left to see of (2, R) walls once the rays of `hole` (R,) are open."""
+    distance = distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
+    seen = np.where(hole > 0, np.nan, walls)
+    return Observation(seen[0], seen[1], hole, distance)
+
+
+def make_pair(fit: PriorFit, walls: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:
+    """The condition of a fitted defect and the truth at its anchors; walls: (2, R) of the complete head."""
+    condition = make_condition(fit, anchors, bone)
+    true = np.stack([walls[0, anchors], walls[0, anchors] - walls[1, anchors]])
+    guess = np.stack([fit.outer[anchors], fit.outer[anchors] - fit.thickness[anchors]])
+    shift = (true - guess).reshape(-1)
+    # beyond a few deviations the ray met a pore, a suture or another bone, not the wall
+    valid = np.isfinite(shift) & (np.abs(shift) < 6)
+    target = np.where(valid, shift, 0) / condition.unit
+    smooth = np.stack(
+        [MAP.smoothed(np.where(k, w, 0), NORMAL_SMOOTH, k) for w, k in zip(walls, np.isfinite(walls), strict=True)]
+    )
+    normals = make_frame(anchors).rotate_to_network(wall_normals(smooth)[:, anchors])
+    return Pair(
+        condition,
+        np.clip(target, -8, 8).astype(np.float32),
+        rearrange(normals, "wall ray xyz -> (wall ray) xyz").astype(np.float32),
+        valid.astype(np.float32),
+    )
+
+
+def flatten(pair: Pair) -> dict[str, np.ndarray]:
+    """One level of names, for collation and storage."""
+    return vars(pair.condition) | {"target": pair.target, "true_normals": pair.normals, "valid": pair.valid}
+
+
+def _deformation(rng: np.random.Generator, amplitudes: tuple[float, float]) -> np.ndarray:
+    """(2, R) mm: smooth random fields, of outer radius and thickness, with Matern correlation over 30 to 70 mm."""
+    directions = MAP.directions.astype(np.float32)
+    knots = directions[rng.choice(len(directions), KNOTS, replace=False)]
+    fields = []
+    for amplitude in amplitudes:
+        length = rng.uniform(30, 70)
+        correlation = matern(chord(knots, knots), length) + 1e-3 * np.eye(KNOTS, dtype=np.float32)
+        values = np.linalg.cholesky(correlation) @ rng.standard_normal(KNOTS)
+        weights = np.linalg.solve(correlation, values).astype(np.float32)
+        fields.append(rng.uniform(0, amplitude) * (matern(chord(directions, knots), length) @ weights))
+    return np.stack(fields)

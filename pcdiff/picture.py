@@ -1,0 +1,236 @@
+"""Still pictures of bone and implant: shaded orthographic views drawn in numpy, so that no window is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_array
+
+from pcdiff.data import head_occupancy
+from pcdiff.files import written_beside
+from pcdiff.volume import Volume
+
+BONE = (0.87, 0.80, 0.67)  # linear RGB
+IMPLANT = (0.06, 0.40, 0.55)
+# Where the viewer stands, LPS: +x left, +y posterior, +z superior.
+VIEWS = {
+    "front": (0.0, -1.0, 0.0),
+    "back": (0.0, 1.0, 0.0),
+    "left": (1.0, 0.0, 0.0),
+    "right": (-1.0, 0.0, 0.0),
+    "top": (0.0, 0.0, 1.0),
+    "oblique": (0.6, -0.65, 0.45),
+}
+LEVEL = 0.4  # below a half, so that thin bone survives the smoothing
+SMOOTHING = 0.6  # voxels of about 0.9 mm
+SMOOTH_ROUNDS = 4
+SUPERSAMPLING = 2  # samples per pixel and axis
+MARGIN_MM = 6.0
+PAIRS = 2**20  # (triangle, sample) pairs tested at a time
+# Directions towards the lights in view axes (right, up, viewer), and how strong they are.
+LIGHTS = (((-0.55, 0.70, 0.60), 0.78), ((0.7, 0.0, 0.5), 0.20))
+AMBIENT = (0.10, 0.16)  # from below, from above
+SHINE = 0.06
+HOLLOW_MM = (2.5, 12.0)  # widths over which ground lower than its surroundings is darkened
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A surface to draw. vertices, normals: (V, 3) mm, LPS; faces: (F, 3), wound outward; colour: linear RGB 0 to 1."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    faces: np.ndarray
+    colour: tuple[float, float, float]
+
+
+def shape_of(volume: Volume, colour: tuple[float, float, float]) -> Shape:
+    """The smoothed surface of a mask at about 0.9 mm, with normals from the smoothed volume's gradient.
+
+    For looking at only: `surface.volume_to_mesh` is the accurate one. Raises InputError for an empty mask.
+    """
+    from skimage.measure import marching_cubes
+
+    head = head_occupancy(volume)
+    values = gaussian_filter(np.pad(head.occupancy, 1).astype(np.float32) / 255, SMOOTHING)
+    vertices, faces, normals, _ = marching_cubes(values, min(LEVEL, float(values.max()) / 2))
+    linear = head.affine[:3, :3]
+    vertices = (vertices - 1) @ linear.T + head.affine[:3, 3]
+    normals = normals @ np.linalg.inv(linear)
+    corner = vertices[faces]
+    areas = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    if (corner[:, 0] * areas).sum() < 0:  # the affine mirrors
+        faces = faces[:, ::-1]
+        areas = -areas
+    if (normals[faces[:, 0]] * areas).sum() < 0:
+        normals = -normals
+    return Shape(vertices, _smooth(normals, faces), faces, colour)
+
+
+def render(shapes: Sequence[Shape], view: str | Sequence[float], mm_per_pixel: float = 0.5) -> np.ndarray:
+    """(H, W, 3) uint8: the shapes on white, seen from a name in VIEWS or from a direction (LPS), to scale.
+
+    Antialiased by SUPERSAMPLING, shaded per sample; hollows are darkened by the depth buffer's unsharp mask
+    (Luft et al. 2006).
+    """
+    axes = _axes(view)
+    step = mm_per_pixel / SUPERSAMPLING
+    placed = [shape.vertices @ axes.T for shape in shapes]
+    low = np.min([p.min(axis=0) for p in placed], axis=0) - MARGIN_MM
+    extent = np.max([p.max(axis=0) for p in placed], axis=0) + MARGIN_MM - low
+    width, height = (np.ceil(extent[:2] / mm_per_pixel) * SUPERSAMPLING).astype(int)
+    depth = np.full((height, width), -np.inf)
+    normal = np.zeros((height, width, 3))
+    colour = np.ones((height, width, 3))
+    for shape, points in zip(shapes, placed, strict=True):
+        points = (points - low) / (step, step, 1.0)
+        corners, nearest, weights = _rasterise(points, shape.faces, (height, width))
+        here = nearest > depth
+        depth[here] = nearest[here]
+        normal[here] = np.einsum("nc,ncx->nx", weights[here], (shape.normals @ axes.T)[corners[here]])
+        colour[here] = shape.colour
+    seen = np.isfinite(depth)
+    normal[seen] /= np.maximum(np.linalg.norm(normal[seen], axis=1, keepdims=True), 1e-9)
+    light = _light(normal) * _hollows(depth, seen, step)
+    shaded = np.where(seen[..., None], colour * light[..., :1] + light[..., 1:], 1.0)
+    blocks = shaded.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
+    return np.round(255 * _srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
+
+
+def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures side by side on white, centred in height."""
+    height = max(picture.shape[0] for picture in pictures)
+    padded = []
+    for picture in pictures:
+        above = (height - picture.shape[0]) // 2
+        below = height - picture.shape[0] - above
+        padded.append(np.pad(picture, ((above, below), (0, 0), (0, 0)), constant_values=255))
+    return np.concatenate(padded, axis=1)
+
+
+def case_picture(skull: Volume, implant: Volume, mm_per_pixel: float = 0.5) -> np.ndarray:
+    """(H, W, 3) uint8: the hole, the implant in it, and two further views, side by side."""
+    bone, piece = shape_of(skull, BONE), shape_of(implant, IMPLANT)
+    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
+    towards = piece.vertices.mean(axis=0) - middle
+    towards = towards / np.linalg.norm(towards)
+    # Seen a little from the side: a surface square to the view shows no relief.
+    turned = towards + 0.45 * np.cross([0.0, 0.0, 1.0], towards) + [0.0, 0.0, 0.1]
+    side = "left" if towards[0] >= 0 else "right"
+    return sheet(
+        [
+            render([bone], turned, mm_per_pixel),
+            render([bone, piece], turned, mm_per_pixel),
+            render([bone, piece], side, mm_per_pixel),
+        ]
+    )
+
+
+def write_png(picture: np.ndarray, path: Path) -> None:
+    """(H, W, 3) uint8 -> PNG; raises InputError where it cannot be written."""
+    from PIL import Image
+
+    with written_beside(path) as part:
+        Image.fromarray(picture).save(part, format="PNG", optimize=True)
+
+
+def _smooth(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V, 3) unit normals, averaged over neighbours: the voxels' stairs fade. Edges stay: neighbours that face
+    elsewhere hardly count.
+    """
+    first, second = faces.ravel(), np.roll(faces, 1, axis=1).ravel()  # a closed surface has each edge both ways
+    normals = (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    for _ in range(SMOOTH_ROUNDS):
+        weight = np.clip(np.einsum("ex,ex->e", normals[first], normals[second]), 0, 1) ** 8
+        around = coo_array((weight, (first, second)), shape=(len(normals), len(normals))).tocsr() @ normals
+        normals = normals + around
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return normals
+
+
+def _axes(view: str | Sequence[float]) -> np.ndarray:
+    """(3, 3) rows right, up, towards the viewer, in LPS."""
+    towards = np.array(VIEWS[view] if isinstance(view, str) else view, float)
+    towards /= np.linalg.norm(towards)
+    # From above, the forehead is up.
+    up = np.array([0.0, -1.0, 0.0] if abs(towards[2]) > 0.95 else [0.0, 0.0, 1.0])
+    right = np.cross(up, towards)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(towards, right), towards])
+
+
+def _rasterise(
+    points: np.ndarray, faces: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices (V, 3) as column, row, height -> per sample: corners (H, W, 3), height (H, W), weights (H, W, 3).
+
+    Height is -inf where no front-facing triangle covers the sample.
+    """
+    triangles = points[faces].astype(np.float32)
+    (ax, ay), (bx, by) = (triangles[:, 1, :2] - triangles[:, 0, :2]).T, (triangles[:, 2, :2] - triangles[:, 0, :2]).T
+    front = np.flatnonzero(ax * by - ay * bx > 1e-6)
+    height = np.full(shape[0] * shape[1], -np.inf, np.float32)
+    winner = np.zeros(shape[0] * shape[1], np.int64)
+    weight = np.zeros((shape[0] * shape[1], 3), np.float32)
+    for owner, x, y in _samples(triangles[front], shape):
+        t = triangles[front[owner]]
+        dx, dy = t[:, :, 0] - x[:, None], t[:, :, 1] - y[:, None]
+        w = np.stack([dx[:, i] * dy[:, j] - dx[:, j] * dy[:, i] for i, j in ((1, 2), (2, 0), (0, 1))], axis=1)
+        hit = (w >= 0).all(axis=1)
+        w = w[hit] / w[hit].sum(axis=1, keepdims=True)
+        z = (w * t[hit, :, 2]).sum(axis=1)
+        pixel = y[hit].astype(np.int64) * shape[1] + x[hit].astype(np.int64)
+        # The nearest sample of this chunk comes last, so that it is the one that stays.
+        order = np.argsort(z)
+        order = order[z[order] > height[pixel[order]]]
+        height[pixel[order]], winner[pixel[order]], weight[pixel[order]] = z[order], front[owner[hit][order]], w[order]
+    return faces[winner].reshape(*shape, 3), height.reshape(shape), weight.reshape(*shape, 3)
+
+
+def _samples(triangles: np.ndarray, shape: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Triangle index, x and y (float32, whole) of the samples in each triangle's bounding box, in chunks."""
+    low = np.ceil(np.maximum(triangles[:, :, :2].min(axis=1), 0)).astype(np.int32)
+    high = np.floor(np.minimum(triangles[:, :, :2].max(axis=1), (shape[1] - 1, shape[0] - 1))).astype(np.int32)
+    extent = np.maximum(high - low + 1, 0)
+    pairs = extent.prod(axis=1)
+    some = np.flatnonzero(pairs)
+    for group in np.split(some, np.flatnonzero(np.diff(np.cumsum(pairs[some]) // PAIRS)) + 1):
+        owner = np.repeat(group, pairs[group])
+        rank = np.arange(len(owner)) - np.repeat(np.cumsum(pairs[group]) - pairs[group], pairs[group])
+        x = low[owner, 0] + rank % extent[owner, 0]
+        y = low[owner, 1] + rank // extent[owner, 0]
+        yield owner, x.astype(np.float32), y.astype(np.float32)
+
+
+def _light(normal: np.ndarray) -> np.ndarray:
+    """(H, W, 3) view normals -> (H, W, 2): diffuse light, and the highlight that is white on every colour."""
+    diffuse = AMBIENT[0] + (AMBIENT[1] - AMBIENT[0]) * (normal[..., 1] + 1) / 2
+    shine = np.zeros(normal.shape[:2])
+    for direction, strength in LIGHTS:
+        towards = np.array(direction) / np.linalg.norm(direction)
+        diffuse = diffuse + strength * np.maximum(normal @ towards, 0)
+        half = towards + np.array([0.0, 0.0, 1.0])
+        shine += strength * SHINE * np.maximum(normal @ (half / np.linalg.norm(half)), 0) ** 30
+    return np.stack([diffuse, shine], axis=-1)
+
+
+def _hollows(depth: np.ndarray, seen: np.ndarray, step: float) -> np.ndarray:
+    """(H, W, 1) factor: below 1 where the surface lies deeper than its surroundings."""
+    factor = np.ones(depth.shape)
+    share = seen.astype(np.float32)
+    known = np.where(seen, depth, 0).astype(np.float32)
+    for width in HOLLOW_MM:
+        sigma = width / step / 2
+        around = gaussian_filter(known, sigma) / np.maximum(gaussian_filter(share, sigma), 1e-3)
+        factor -= 0.3 * np.clip((around - known) / width, 0, 1)
+    return factor[..., None]
+
+
+def _srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear light 0 to 1 -> sRGB (IEC 61966-2-1)."""
+    linear = np.clip(linear, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -1,0 +1,336 @@
+"""Training: one recipe, one loop; CPU, one GPU or many through `accelerate launch`; resumes where it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from einops import rearrange
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pcdiff import __version__
+from pcdiff.config import TrainConfig
+from pcdiff.data import find_cases
+from pcdiff.design import design
+from pcdiff.diffusion.ema import Ema
+from pcdiff.diffusion.loss import denoising_loss
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.methods.diffusion import DiffusionMethod, bind, draw_noise, save_network
+from pcdiff.metrics import scores
+from pcdiff.nets.anchored import AnchoredDenoiser
+from pcdiff.pairs import Pairs
+from pcdiff.prior.folds import Population, assign_folds, load_population
+from pcdiff.prior.model import ShapePrior
+
+log = logging.getLogger(__name__)
+
+
+class TrainingStep(nn.Module):
+    """Everything of a step that needs gradients, in one forward, so that distributed wrappers see it."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.denoiser = AnchoredDenoiser(config.network)
+        self.noises = config.optimiser.noises
+        self.normals = config.optimiser.normals
+
+    def forward(self, batch: dict[str, Tensor], sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """sigma (B k,), noise (B k, P) -> denoising loss in squared millimetres of the prior's scale, normals' loss."""
+        skull = bind(self.denoiser, batch).repeated(self.noises)
+        repeated = {
+            name: batch[name].repeat_interleave(self.noises, 0) for name in ("target", "valid", "unit", "true_normals")
+        }
+        # an error counts by its millimetres, not by how sure the prior was
+        weight = repeated["valid"] * repeated["unit"] ** 2
+        weight = weight / weight.mean()
+        cosine = torch.zeros(())
+
+        def denoise(x: Tensor, level: Tensor) -> Tensor:
+            nonlocal cosine
+            denoised = self.denoiser(x[:, 0], level, skull)
+            agreement = (denoised.normals * rearrange(repeated["true_normals"], "b p xyz -> b xyz p")).sum(1)
+            cosine = ((1 - agreement) * repeated["valid"]).mean()
+            return denoised.x0[:, None]
+
+        loss = denoising_loss(denoise, repeated["target"][:, None], sigma, noise[:, None], weight, sigma_data=1.0)
+        return loss, cosine
+
+
+@dataclass
+class State:
+    """What a run goes on from: everything else is a function of the config and the step."""
+
+    model: TrainingStep
+    optimiser: torch.optim.AdamW
+    ema: Ema
+    step: int = 0
+
+    def save(self, path: Path, config: TrainConfig) -> None:
+        """One safetensors file: weights, averages, moments; written whole or not at all."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in moments.items()}
+        metadata = {"step": str(self.step), "config": config.model_dump_json(), "pcdiff": __version__}
+        with written_beside(path) as beside:
+            beside.write_bytes(save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
+
+    def load(self, path: Path) -> None:
+        """Goes on from `save`. Raises InputError where the file is of another network."""
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.step = int(file.metadata()["step"])
+        try:
+            self.model.load_state_dict(_part(tensors, "model."))
+            self.ema.load_state_dict(_part(tensors, "ema."))
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{path}: checkpoint of another network; choose another `run.out` ({error})") from error
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(tensors, "optimiser.").items():
+            number, field = name.split(".", 1)
+            moments.setdefault(int(number), {})[field] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
+
+
+def train(config: TrainConfig, progress: bool = True) -> Path:
+    """Runs a recipe to its end, or goes on with it; returns the weights' file.
+
+    Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, prior.safetensors,
+    denoiser.safetensors (averaged weights). SIGTERM: writes a checkpoint and returns.
+    Raises InputError when the cache lacks a head or the folder holds a run of another recipe.
+    """
+    run, options = config.run, config.optimiser
+    # bf16 by autocast; no gradient scaler, so nothing but the step has to be remembered
+    accelerator = Accelerator(mixed_precision=options.precision, cpu=not torch.cuda.is_available())
+    run.out.mkdir(parents=True, exist_ok=True)
+    _same_recipe(run.out / "config.json", config)
+    with accelerator.main_process_first():
+        pairs, validation, prior = load_pairs(config)
+    torch.manual_seed(run.seed)
+    model = TrainingStep(config)
+    optimiser = torch.optim.AdamW(model.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=options.decay)
+    state = State(model.to(accelerator.device), optimiser, Ema(model.denoiser, options.ema))
+    checkpoint = run.out / "checkpoint.safetensors"
+    if checkpoint.exists():
+        state.load(checkpoint)
+        log.info("going on at step %d", state.step)
+    wrapped, prepared = accelerator.prepare(model, optimiser)
+    loader = DataLoader(
+        pairs,
+        batch_sampler=list(batches(config, state.step, accelerator.process_index, accelerator.num_processes)),
+        num_workers=run.workers,
+        multiprocessing_context="spawn" if run.workers else None,
+        persistent_workers=False,
+    )
+    stopped = _Stop()
+    saved = began = time.monotonic()
+    sums = np.zeros(3)
+    bar = tqdm(total=options.steps, initial=state.step, disable=not (progress and accelerator.is_main_process))
+    wrapped.train()
+    for batch in loader:
+        batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+        loss, cosine = _step(config, state.step, accelerator, wrapped, prepared, batch)
+        state.step += 1
+        state.ema.update(model.denoiser, state.step)
+        sums += (loss, cosine, 1)
+        bar.update()
+        done = state.step == options.steps or stopped.asked
+        if accelerator.is_main_process:
+            if state.step % 50 == 0 or done:
+                _write(
+                    config,
+                    {
+                        "step": state.step,
+                        "loss": sums[0] / sums[2],
+                        "normals": sums[1] / sums[2],
+                        "rate": rate_at(config, state.step),
+                        "seconds": time.monotonic() - began,
+                    },
+                )
+                bar.set_postfix(loss=f"{sums[0] / sums[2]:.3f}")
+                sums[:] = 0
+            if done or time.monotonic() - saved > 60 * run.checkpoint_minutes:
+                state.save(checkpoint, config)
+                saved = time.monotonic()
+            if state.step % run.validate_every == 0 or state.step == options.steps:
+                method = averaged(config, state, prior)
+                _write(config, {"step": state.step} | validate(config, method, validation))
+                wrapped.train()
+        if stopped.asked:
+            break
+    bar.close()
+    accelerator.wait_for_everyone()
+    weights = run.out / "denoiser.safetensors"
+    if accelerator.is_main_process:
+        prior.save(run.out / "prior.safetensors")
+        notes = {"step": str(state.step), "pcdiff": __version__, "cases": run.cases}
+        recipe = {"network": config.network.model_dump(), "diffusion": config.diffusion.model_dump()}
+        save_network(weights, averaged(config, state, prior).network.state_dict(), recipe, notes)
+    accelerator.end_training()
+    return weights
+
+
+def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
+    """Training pairs, validation pairs (heads and prior kept apart), and the prior of all training heads."""
+    run = config.run
+    names = [case.name.rsplit("/", 1)[-1] for case in find_cases(run.data, run.cases)]
+    names = [name for name in dict.fromkeys(names) if name not in run.skip]
+    people = load_population(run.cache, names, max(run.workers, 1))
+    fold = assign_folds(names, config.pairs.folds, run.same)
+    priors = [_kept_prior(run.cache, people, fold != k) for k in range(config.pairs.folds)]
+    prior = _kept_prior(run.cache, people, np.ones(len(names), bool))
+    store = run.cache / "pairs" / _key(config.pairs.model_dump_json(exclude={"pool"}) + ",".join(names))
+    store.mkdir(parents=True, exist_ok=True)
+    held = [case.name.rsplit("/", 1)[-1] for case in find_cases(run.data, run.validation)]
+    others = load_population(run.cache, list(dict.fromkeys(held)), max(run.workers, 1), prior)
+    plain = config.pairs.model_copy(update={"mix": 0.0, "deform": 0.0, "pool": 64, "seed": 1})
+    alone = np.zeros(len(others.names), int)
+    return Pairs(people, fold, priors, config.pairs, store), Pairs(others, alone, [prior], plain), prior
+
+
+def batches(config: TrainConfig, start: int, rank: int, world: int) -> Iterator[list[int]]:
+    """Indices of pairs for the steps from `start` on; each pass over the pool is in an order of its own."""
+    pool, size = config.pairs.pool, config.optimiser.batch
+    orders: dict[int, np.ndarray] = {}
+
+    def pick(place: int) -> int:
+        epoch, offset = divmod(place, pool)
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = np.random.default_rng([config.run.seed, epoch]).permutation(pool)
+        return int(orders[epoch][offset])
+
+    for step in range(start, config.optimiser.steps):
+        first = (step * world + rank) * size
+        yield [pick(place) for place in range(first, first + size)]
+
+
+def rate_at(config: TrainConfig, step: int) -> float:
+    """Learning rate: linear warm-up, then half a cosine down to a hundredth."""
+    options = config.optimiser
+    if step < options.warmup:
+        return options.rate * (step + 1) / options.warmup
+    part = (step - options.warmup) / max(1, options.steps - options.warmup)
+    return options.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(part, 1.0))))
+
+
+def _step(
+    config: TrainConfig,
+    step: int,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimiser: Any,
+    batch: dict[str, Tensor],
+) -> tuple[float, float]:
+    """One update. All its randomness comes from (seed, step, rank), so a run resumes bit for bit."""
+    options, levels = config.optimiser, config.diffusion
+    seed = int(np.random.SeedSequence([config.run.seed, step, accelerator.process_index]).generate_state(1)[0])
+    torch.manual_seed(seed)  # dropout
+    generator = torch.Generator().manual_seed(seed)
+    count = len(batch["target"]) * options.noises
+    sigma = (torch.randn(count, generator=generator) * levels.p_std + levels.p_mean).exp()
+    sigma = sigma.clamp(levels.sigma_min, 2 * levels.sigma_max).to(accelerator.device)
+    noise = draw_noise(batch["factors"].cpu(), batch["unit"].cpu(), options.noises, generator).to(accelerator.device)
+    for group in optimiser.param_groups:
+        group["lr"] = rate_at(config, step)
+    loss, cosine = model(batch, sigma, noise)
+    accelerator.backward(loss + options.normals * cosine)
+    accelerator.clip_grad_norm_(model.parameters(), options.clip)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return float(loss.detach()), float(cosine.detach())
+
+
+def averaged(config: TrainConfig, state: State, prior: ShapePrior) -> DiffusionMethod:
+    """The method with the averaged weights as they stand."""
+    network = AnchoredDenoiser(config.network)
+    state.ema.copy_to(network)
+    return DiffusionMethod(prior, network.eval(), config.diffusion)
+
+
+def validate(config: TrainConfig, method: DiffusionMethod, pairs: Pairs) -> dict[str, float]:
+    """Points: mean absolute error in mm of network and prior on held-out heads. Volumes: the whole pipeline's scores."""
+    errors = np.zeros(2)
+    for index in range(len(pairs)):
+        pair = pairs.make(index)
+        x0 = method.sample(pair.condition, 1, torch.Generator().manual_seed(0)).x0[0].cpu().numpy()
+        unit, valid = pair.condition.unit, pair.valid > 0
+        errors += [np.abs((guess - pair.target) * unit)[valid].mean() for guess in (x0, 0.0)]
+    result = {"val_mm": errors[0] / len(pairs), "val_mm_prior": errors[1] / len(pairs)}
+    rows = []
+    for case in find_cases(config.run.data, config.run.validation)[: config.run.validate_cases]:
+        loaded = case.load()
+        found = scores(design(loaded.defective_skull, method).implant, loaded.implant, loaded.defective_skull)
+        rows.append([found.dsc, found.bdsc, found.hd95])
+    if rows:
+        result |= dict(zip(("val_dsc", "val_bdsc", "val_hd95"), np.mean(rows, 0).tolist(), strict=True))
+    return {name: float(value) for name, value in result.items()}
+
+
+class _Stop:
+    """Set by SIGTERM, so that a run that is asked to end keeps what it has."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def _write(config: TrainConfig, row: dict[str, float]) -> None:
+    """Appends to log.jsonl and, if asked for, to TensorBoard's files beside it."""
+    with (config.run.out / "log.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    if config.run.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(config.run.out)) as writer:
+            for name, value in row.items():
+                writer.add_scalar(name, value, int(row["step"]))
+
+
+def _same_recipe(path: Path, config: TrainConfig) -> None:
+    """Keeps the resolved config beside the run; a run goes on only with the recipe it began with."""
+    free = {"run": {"workers", "checkpoint_minutes", "tensorboard", "validate_every", "validate_cases"}}
+    mine = config.model_dump_json(exclude=free, indent=2)
+    if not path.exists():
+        path.write_text(mine)
+    elif path.read_text() != mine:
+        raise InputError(f"{path}: the folder holds a run of another recipe; choose another `run.out` or remove it")
+
+
+def _kept_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
+    """A prior of some heads, built once and kept in the cache."""
+    names = ",".join(name for name, keep in zip(people.names, chosen, strict=True) if keep)
+    path = cache / "priors" / f"{_key(names)}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        people.prior(chosen).save(path)
+    return ShapePrior.load(path)
+
+
+def _key(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

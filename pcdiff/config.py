@@ -18,13 +18,15 @@ class _Strict(BaseModel):
 class PairsConfig(_Strict):
     """What the network is trained on. Probabilities are per pair."""
 
-    pool: int = Field(4096, gt=0, description="distinct pairs; each returns with fresh noise")
-    kinds: dict[str, float] = Field({"skullfix": 1.0}, description="kinds of defect and their shares")
-    two_holes: float = Field(0.0, ge=0, le=1)
-    mix: float = Field(0.3, ge=0, le=1, description="mix two heads of a fold")
-    deform: float = Field(0.5, ge=0, le=1, description="add a smooth random deformation")
-    deform_mm: tuple[float, float] = Field((1.0, 0.7), description="its largest amplitude: outer table, thickness")
-    folds: int = Field(5, ge=2)
+    pool: int = Field(default=4096, gt=0, description="distinct pairs; each returns with fresh noise")
+    kinds: dict[str, float] = Field(default={"skullfix": 1.0}, description="kinds of defect and their shares")
+    two_holes: float = Field(default=0.0, ge=0, le=1)
+    mix: float = Field(default=0.3, ge=0, le=1, description="mix two heads of a fold")
+    deform: float = Field(default=0.5, ge=0, le=1, description="add a smooth random deformation")
+    deform_mm: tuple[float, float] = Field(
+        default=(1.0, 0.7), description="its largest amplitude: outer table, thickness"
+    )
+    folds: int = Field(default=5, ge=2)
     seed: int = 0
 
     @field_validator("kinds")
@@ -39,38 +41,40 @@ class PairsConfig(_Strict):
 class NetworkConfig(_Strict):
     """Size of the point-voxel network."""
 
-    width: int = Field(64, gt=0, multiple_of=8, description="channels of the point branch")
-    grid: int = Field(20, ge=8, multiple_of=4, description="cells along a side of the skull's voxel grid")
-    step_grid: int = Field(12, ge=4, description="the same for the moving points")
-    blocks: int = Field(3, gt=0, description="point-voxel blocks of the denoiser")
-    heads: int = Field(4, gt=0, description="attention heads")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    width: int = Field(default=64, gt=0, multiple_of=8, description="channels of the point branch")
+    grid: int = Field(default=20, ge=8, multiple_of=4, description="cells along a side of the skull's voxel grid")
+    step_grid: int = Field(default=12, ge=4, description="the same for the moving points")
+    blocks: int = Field(default=3, gt=0, description="point-voxel blocks of the denoiser")
+    heads: int = Field(default=4, gt=0, description="attention heads")
+    dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class DiffusionConfig(_Strict):
     """Noise levels, in units of the prior's standard deviation."""
 
-    sigma_min: float = Field(0.05, gt=0)
-    sigma_max: float = Field(4.0, gt=0)
+    sigma_min: float = Field(default=0.05, gt=0)
+    sigma_max: float = Field(default=4.0, gt=0)
     p_mean: float = 0.0
-    p_std: float = Field(1.2, gt=0)
-    steps: int = Field(6, gt=0)
+    p_std: float = Field(default=1.2, gt=0)
+    steps: int = Field(default=6, gt=0)
     sampler: str = "heun"
 
 
 class OptimiserConfig(_Strict):
     """AdamW with a linear warm-up and a cosine decay."""
 
-    steps: int = Field(20_000, gt=0)
-    batch: int = Field(16, gt=0)
-    noises: int = Field(2, gt=0, description="noise levels per pair and step: the skull is encoded once for all")
-    rate: float = Field(1e-3, gt=0)
-    warmup: int = Field(300, ge=0)
-    decay: float = Field(0.02, ge=0, description="weight decay")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema: float = Field(7.0, gt=0, description="power of the averaged weights' profile")
-    normals: float = Field(0.1, ge=0, description="weight of the normals in the loss")
-    precision: str = Field("no", pattern="^(no|bf16)$")
+    steps: int = Field(default=20_000, gt=0)
+    batch: int = Field(default=16, gt=0)
+    noises: int = Field(
+        default=2, gt=0, description="noise levels per pair and step: the skull is encoded once for all"
+    )
+    rate: float = Field(default=1e-3, gt=0)
+    warmup: int = Field(default=300, ge=0)
+    decay: float = Field(default=0.02, ge=0, description="weight decay")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(default=7.0, gt=0, description="power of the averaged weights' profile")
+    normals: float = Field(default=0.1, ge=0, description="weight of the normals in the loss")
+    precision: str = Field(default="no", pattern="^(no|bf16)$")
 
 
 class RunConfig(_Strict):
@@ -79,14 +83,16 @@ class RunConfig(_Strict):
     data: Path = Field(description="data set folder, for validation from file to file")
     cache: Path = Field(description="what `pcdiff prepare` wrote")
     out: Path = Field(description="checkpoints and logs")
-    cases: str = Field("000-059", description="heads to train on")
-    skip: tuple[str, ...] = Field((), description="heads left out, such as copies of others")
-    same: tuple[tuple[str, ...], ...] = Field((), description="names of one and the same head: kept in one fold")
-    validation: str = Field("060-074", description="cases that validation runs the whole pipeline on")
-    validate_every: int = Field(2000, gt=0, description="steps")
-    validate_cases: int = Field(4, ge=0, description="how many of them during training")
-    checkpoint_minutes: float = Field(5.0, gt=0)
-    workers: int = Field(2, ge=0)
+    cases: str = Field(default="000-059", description="heads to train on")
+    skip: tuple[str, ...] = Field(default=(), description="heads left out, such as copies of others")
+    same: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="names of one and the same head: kept in one fold"
+    )
+    validation: str = Field(default="060-074", description="cases that validation runs the whole pipeline on")
+    validate_every: int = Field(default=2000, gt=0, description="steps")
+    validate_cases: int = Field(default=4, ge=0, description="how many of them during training")
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
+    workers: int = Field(default=2, ge=0)
     seed: int = 0
     tensorboard: bool = False
 

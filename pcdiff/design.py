@@ -33,7 +33,7 @@ class Design:
     @property
     def agreement(self) -> np.ndarray:
         """(I, J, K) float32: share of the members that hold a voxel; 0 or 1 where they agree."""
-        return np.mean([member.mask for member in self.members], axis=0, dtype=np.float32)
+        return np.stack([member.mask for member in self.members]).mean(axis=0, dtype=np.float32)
 
 
 def design(

@@ -265,7 +265,7 @@ def averaged(config: TrainConfig, state: State, prior: ShapePrior) -> DiffusionM
 
 
 def validate(config: TrainConfig, method: DiffusionMethod, pairs: Pairs) -> dict[str, float]:
-    """Points: mean absolute error in mm of network and prior on held-out heads. Volumes: the whole pipeline's scores."""
+    """Points: mean absolute error in mm of network and prior on held-out heads. Volumes: the pipeline's scores."""
     errors = np.zeros(2)
     for index in range(len(pairs)):
         pair = pairs.make(index)

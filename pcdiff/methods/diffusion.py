@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -80,8 +81,10 @@ class DiffusionMethod:
         denoised = self.sample(condition, ensemble, generator, device)
         shifts = denoised.x0.cpu().double().numpy() * condition.unit
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
+        walls = _moved(found, condition, anchors, shifts)
+        normals = [_normals(found, anchors, turn) for turn in turned]
         return Proposal(
-            [_moved(found, condition, anchors, *member) for member in zip(shifts, turned, strict=True)], found
+            [found.slab(outer, thickness, n) for (outer, thickness), n in zip(walls, normals, strict=True)], found
         )
 
     @torch.inference_mode()
@@ -115,14 +118,15 @@ def draw_noise(factors: Tensor, unit: Tensor, count: int, generator: torch.Gener
 
     factors: (B, 2, A, A) mm, Cholesky factors of outer table and thickness; unit: (B, 2 A) mm.
     """
-    white = torch.randn(len(factors), 2, factors.shape[-1], count, generator=generator, device=generator.device)
-    outer, thickness = (factors @ white.to(factors)).unbind(1)  # (B, A, count) each
+    # drawn member by member, so that a larger ensemble begins with the smaller one
+    white = torch.randn(count, len(factors), 2, factors.shape[-1], generator=generator, device=generator.device)
+    outer, thickness = (factors @ rearrange(white.to(factors), "k b wall a -> b wall a k")).unbind(1)  # (B, A, k) each
     both = torch.cat([outer, outer - thickness], 1) / unit[..., None]
     return rearrange(both, "b p k -> (b k) p")
 
 
 def save_network(
-    path: Path, network_state: dict[str, Tensor], config: dict[str, object], notes: dict[str, str]
+    path: Path, network_state: Mapping[str, Tensor], config: Mapping[str, object], notes: Mapping[str, str]
 ) -> None:
     """Writes weights in half precision with their resolved config; `notes` go into the metadata."""
     metadata = {"format": FORMAT, "config": json.dumps(config), "license": "CC-BY-NC-SA-4.0", **notes}
@@ -141,19 +145,19 @@ def _denoise(network: AnchoredDenoiser, skull: Skull, x: Tensor, sigma: Tensor) 
     return network(x, sigma, skull).x0
 
 
-def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shift: np.ndarray, turn: np.ndarray):  # noqa: ANN202
-    """One member: shifts (P,) mm along the rays and turns of the normals (P, 3) at the anchors, over the whole slab."""
+def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shifts (K, P) mm of the anchors along their rays -> (K, 2, R) outer radius and thickness over the whole slab.
+
+    What the anchors say of the rays between them follows from the prior's own covariance: nothing at the rim.
+    """
     rows = np.searchsorted(found.targets, anchors)
     everywhere = np.arange(len(found.targets))
-    outer_shift, inner_shift = shift.reshape(2, ANCHORS)
-    walls = [found.outer.copy(), found.thickness.copy()]
-    for wall, posterior, factor, value in zip(
-        walls, found.posteriors, condition.factors, (outer_shift, outer_shift - inner_shift), strict=True
-    ):
-        # what the anchors' shifts say of the rays between them, by the prior's own covariance: nothing at the rim
-        weights = cho_solve((factor.astype(np.float64), True), value)
-        wall[found.targets] += posterior.covariance(everywhere, rows) @ weights
-    return found.slab(*walls, _normals(found, anchors, turn))
+    outer, inner = shifts[:, :ANCHORS], shifts[:, ANCHORS:]
+    walls = np.tile(np.stack([found.outer, found.thickness]), (len(shifts), 1, 1))
+    for wall, values in enumerate((outer, outer - inner)):
+        weights = cho_solve((condition.factors[wall].astype(np.float64), True), values.T)  # (A, K)
+        walls[:, wall, found.targets] += (found.posteriors[wall].covariance(everywhere, rows) @ weights).T
+    return walls
 
 
 def _normals(found: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:

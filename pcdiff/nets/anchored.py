@@ -51,7 +51,7 @@ class AnchoredDenoiser(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         width, half = config.width, config.width // 2
-        self.grid = config.grid
+        self.grid, self.step_grid = config.grid, config.step_grid
         self.lift = nn.Sequential(nn.Conv1d(FEATURES + 3, width, 1), nn.SiLU(), nn.Conv1d(width, width, 1))
         self.squeeze = nn.Conv1d(width, half - 1, 1)
         self.fine = Conv3dBlock(half)
@@ -67,8 +67,8 @@ class AnchoredDenoiser(nn.Module):
         )
         self.attend = nn.ModuleList(CrossAttention(width, config.heads) for _ in range(config.blocks))
         self.leave = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv1d(width, 4, 1))
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        for parameter in self.leave[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def encode(
         self, anchors: Tensor, anchor_features: Tensor, bone: Tensor, bone_features: Tensor, normals: Tensor
@@ -93,7 +93,7 @@ class AnchoredDenoiser(nn.Module):
         modulation = self.embed(c_noise.flatten())
         points = self.enter(torch.cat([skull.features, (c_in * x)[:, None]], 1))
         for block, attend in zip(self.blocks, self.attend, strict=True):
-            points = block(points, to_grid(skull.positions, block.cells), modulation)
+            points = block(points, to_grid(skull.positions, self.step_grid), modulation)
             points = attend(points, skull.tokens)
         out = self.leave(points).float()
         normals = functional.normalize(skull.normals.float() + out[:, 1:], dim=1)

@@ -92,6 +92,8 @@ class PointVoxelBlock(nn.Module):
 class NoiseEmbedding(nn.Module):
     """Fourier features of c_noise (B,) -> (B, E)."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", 2.0 ** torch.linspace(-2, 4, width // 2), persistent=False)

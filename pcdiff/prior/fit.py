@@ -14,8 +14,8 @@ from pcdiff.points import PointCloud
 from pcdiff.prior.model import GROSS_OUTER, GROSS_THICKNESS, SMOOTH, ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
 from pcdiff.prior.process import OUTER, THICKNESS, Posterior, regress
-from pcdiff.prior.slab import slab
 from pcdiff.prior.rays import MAP, PIXEL, RADII, Pose, crossing, profiles
+from pcdiff.prior.slab import slab
 from pcdiff.volume import Volume
 
 SCREEN_MODES = 20  # modes of the robust first fit that says where each wall is to be expected
@@ -132,7 +132,7 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     wall = (expected[0] - expected[1] - ABSENT_SLACK)[:, None] <= RADII
     wall &= (expected[0] + ABSENT_SLACK)[:, None] >= RADII
     index = field.to_index(pose.to_patient(MAP.directions * expected[0][:, None]))
-    in_view = ((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1)
+    in_view = np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
     _check_view(in_view)
     absent = ~((profile >= 0.5) & wall).any(1) & in_view
     hole = _holes(absent, prior.present >= USUAL)

@@ -83,8 +83,8 @@ class ShapePrior:
         return cls(**values, present=present, heads=int(metadata["heads"]), digest=digest)
 
     def save(self, path: Path) -> None:
-        """Half precision: 1/32 mm at a head's radius for the mean, far less for what deviates from it."""
-        tensors = {
+        """The mean in single precision, what deviates from it in half precision."""
+        tensors: dict[str, np.ndarray] = {
             "mean": self.mean.astype(np.float32),
             "std": self.std.astype(np.float16),
             "modes": self.modes.astype(np.float16),
@@ -95,7 +95,7 @@ class ShapePrior:
             beside.write_bytes(save(tensors, metadata))
 
     def draw(self, rng: np.random.Generator, spacing: float = 0.8, scale: float = 0.8) -> Volume:
-        """A healthy head that never was: the vault as a volume of `spacing` mm. scale: how far from the mean, in std."""
+        """A healthy head that never was: the vault, in voxels of `spacing` mm. scale: how far from the mean, in std."""
         weights = rng.standard_normal(len(self.modes)).astype(np.float32) * scale
         outer, thickness = self.mean + np.tensordot(weights, self.modes, 1)
         outer = MAP.smoothed(outer, 1.0)
@@ -183,7 +183,7 @@ def build(walls: Sequence[Walls], mean: np.ndarray, std: np.ndarray) -> ShapePri
 
 
 def _average(values: np.ndarray, gross: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std over heads and mirrors (H, R), outliers left out; rays that few heads know borrow from neighbours."""
+    """Mean and std of (H, R) heads and their mirrors without outliers; rays that few heads know borrow from others."""
     both = np.concatenate([values, values[:, MAP.mirror]])
     median = np.nanmedian(np.where(np.isfinite(both).any(0), both, 0), axis=0)
     good = np.isfinite(both) & (np.abs(both - median) < gross)

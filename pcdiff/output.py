@@ -1,0 +1,168 @@
+"""What is written for a case: the implant as volume and STL, checked, and the record of how it came about."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from pcdiff import __version__
+from pcdiff.formats import suffix_of
+from pcdiff.mesh import mesh_to_mask, read_stl, write_stl
+from pcdiff.metrics import bounding_box, dice
+from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, sha256, weights_of, write_record
+from pcdiff.surface import volume_to_mesh
+from pcdiff.volume import Volume, read_volume, write_map, write_volume
+
+if TYPE_CHECKING:
+    from pcdiff.design import Design
+    from pcdiff.methods import Method
+
+NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."
+STL_DSC = 0.97  # the least agreement of an STL with its volume
+DEFAULT_ENSEMBLE = 1
+
+
+class OutputError(RuntimeError):
+    """A result did not pass its own check; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the result, beside the skull, the weights and this package's version."""
+
+    method: str
+    ensemble: int = DEFAULT_ENSEMBLE
+    seed: int = 0
+    device: str = "cpu"
+    backend: str = "spectral"
+
+
+def case_name(path: Path) -> str:
+    """A skull file's name without its image suffix. Raises InputError for a suffix that is not read."""
+    return path.name[: -len(suffix_of(path))]
+
+
+def is_done(folder: Path, source: Path, settings: Settings) -> bool:
+    """Does the folder hold this very result: same input bytes, settings, weights and version, every file as written?"""
+    record = read_record(folder)
+    if record is None:
+        return False
+    expected = {"pcdiff": __version__, "settings": asdict(settings), "weights": weights_of(settings.method)}
+    return (
+        expected.items() <= record.items()
+        and record.get("input", {}).get("sha256") == sha256(source)
+        and all((folder / name).is_file() and sha256(folder / name) == was for name, was in record["files"].items())
+    )
+
+
+def design_case(source: Path, folder: Path, method: Method, settings: Settings, overwrite: bool = False) -> dict:
+    """Reads a defective skull, designs its implant and writes the case folder; returns the record.
+
+    Raises InputError for a skull that cannot be used and a folder that cannot be written or holds other files,
+    OutputError for a result that does not pass its check. Either way the folder stays as it was.
+    """
+    with case_folder(folder, overwrite) as part:
+        record = write_case(part, source, method, settings)
+        write_record(part, record)
+    return record
+
+
+def write_case(part: Path, source: Path, method: Method, settings: Settings) -> dict[str, Any]:
+    """All files of a case but the record, which is returned. part: an existing folder. Errors as `design_case`.
+
+    Files: implant.nrrd, implant.stl; of several members also candidates/implant_K.nrrd and .stl and
+    uncertainty.nrrd, each voxel's standard deviation over the members: 0 where they agree, 0.5 where half hold it.
+    """
+    from pcdiff.design import design
+
+    started = time.perf_counter()
+    digest = sha256(source)
+    skull = read_volume(source)
+    was_read = time.perf_counter()
+    result = design(
+        skull,
+        method,
+        settings.ensemble,
+        settings.seed,
+        settings.backend,
+        settings.device,
+        keep_members=settings.ensemble > 1,
+    )
+    designed = time.perf_counter()
+    write_volume(result.implant, part / "implant.nrrd")
+    write_stl(result.mesh, part / "implant.stl")
+    if len(result.members) > 1:
+        _write_members(part, result)
+    written = time.perf_counter()
+    stl = check_stl(part / "implant.stl", result.implant)
+    checked = time.perf_counter()
+    seconds = {"read": was_read - started, **result.seconds, "write": written - designed, "check": checked - written}
+    fit = result.proposal.fit
+    return {
+        "pcdiff": __version__,
+        "notice": NOTICE,
+        "input": {
+            "path": source.name if source.parent == part else str(source.resolve()),
+            "sha256": digest,
+            "shape": list(skull.mask.shape),
+            "spacing_mm": [round(float(s), 6) for s in skull.spacing],
+        },
+        "settings": asdict(settings),
+        "weights": weights_of(settings.method),
+        "holes": fit.holes,
+        "implant_ml": round(result.implant.ml, 3),
+        "pieces_ml": pieces_ml(result.implant),
+        "members_ml": [round(member.ml, 3) for member in result.members],
+        "prior_residual_mm": round(float(fit.residual), 3),
+        "stl": stl,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()} | {"total": round(checked - started, 3)},
+        "peak_memory_mb": round(peak_memory_mb()),
+        "machine": machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def check_stl(path: Path, implant: Volume) -> dict[str, Any]:
+    """Reads an STL back, fills it with voxels and compares it with the volume it is the surface of.
+
+    Returns triangles, volume_ml and dsc. Raises OutputError unless it is closed, its normals point outward and its
+    DSC with the volume is 0.97 at least.
+    """
+    mesh = read_stl(path)
+    index = implant.to_index(mesh.vertices)
+    low, high = bounding_box(implant.mask)
+    crop = implant.crop(np.minimum(low, np.floor(index.min(axis=0))), np.maximum(high, np.ceil(index.max(axis=0)) + 1))
+    if not mesh.is_watertight or mesh.volume_ml <= 0:
+        raise OutputError(f"{path.name}: expected a closed surface with outward normals, got another; please report it")
+    dsc = dice(mesh_to_mask(mesh, crop), crop.mask)
+    if dsc < STL_DSC:
+        raise OutputError(
+            f"{path.name}: expected a surface that agrees with its volume, DSC {STL_DSC} or more, got {dsc:.3f}; "
+            "the implant may be thinner than the voxels can show: use a finer scan"
+        )
+    return {"triangles": len(mesh.faces), "volume_ml": round(mesh.volume_ml, 3), "dsc": round(dsc, 4)}
+
+
+def pieces_ml(implant: Volume) -> list[float]:
+    """Volume of each connected piece (26-neighbourhood), largest first."""
+    low, high = bounding_box(implant.mask)
+    labels, _ = ndimage.label(implant.crop(low, high).mask, np.ones((3, 3, 3)))
+    counts = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+    return [round(float(count) * implant.voxel_ml, 3) for count in counts]
+
+
+def _write_members(part: Path, result: Design) -> None:
+    candidates = part / "candidates"
+    candidates.mkdir()
+    for k, member in enumerate(result.members, 1):
+        write_volume(member, candidates / f"implant_{k}.nrrd")
+        if member.mask.any():  # a candidate may leave a small hole open
+            write_stl(volume_to_mesh(member), candidates / f"implant_{k}.stl")
+    share = result.agreement
+    write_map(np.sqrt(share * (1 - share)), result.implant, part / "uncertainty.nrrd")

@@ -1,0 +1,131 @@
+"""`run.json`, the record of a result, and the case folder that it completes.
+
+A case folder appears whole or not at all; the record is its last file, so a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata, resources
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
+
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+
+RECORD = "run.json"
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes. Raises InputError where there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected an image file, found none; check the path")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_of(method: str) -> dict[str, str]:
+    """Name -> sha256 of the shipped weights that a method reads; all but the prior read the prior too."""
+    pattern = "prior.safetensors" if method == "prior" else "*.safetensors"
+    with resources.as_file(resources.files("pcdiff") / "weights") as folder:
+        return {path.name: sha256(path) for path in sorted(folder.glob(pattern))}
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The `run.json` of a case folder, None where there is none or it is not sound."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None
+
+
+def write_record(part: Path, record: dict[str, Any]) -> None:
+    """`run.json` beside the files of a case, with the sha256 of each."""
+    files = {path.relative_to(part).as_posix(): sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
+    with written_beside(part / RECORD) as path:
+        path.write_text(json.dumps(record | {"files": files}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def case_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder beside to write a case into; it becomes `folder` when the block succeeds, and vanishes when not.
+
+    Where there is a folder already, only what an earlier run wrote is replaced; other files in it stay. Raises
+    InputError for a folder that cannot be written, and, unless `overwrite`, for one that is not an earlier result.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and read_record(folder) is None and not overwrite:
+        raise InputError(
+            f"{folder}: expected a new folder or an earlier result, found other files; "
+            "choose another output folder, or pass --overwrite to write between them"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(17, "a file of that name exists")
+        part = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to write to, got: {error.strerror}; choose another") from error
+    try:
+        part.chmod(0o777 & ~_umask())
+        yield part
+        _put(part, folder)
+    finally:
+        rmtree(part, ignore_errors=True)
+
+
+def peak_memory_mb() -> float:
+    """Peak resident set of this process, 10^6 bytes."""
+    import resource
+
+    if sys.platform == "linux":  # ru_maxrss begins at the resident set of whoever started us
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def machine() -> dict[str, Any]:
+    """What the bytes of a result may depend on beside its settings."""
+    packages = ("numpy", "scipy", "scikit-image", "torch")
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Moves a finished case into place, its record last."""
+    if not folder.exists():
+        part.rename(folder)
+        return
+    old = read_record(folder) or {"files": {}}
+    (folder / RECORD).unlink(missing_ok=True)
+    for name in old["files"]:
+        stale = folder / name
+        if stale.resolve().is_relative_to(folder.resolve()) and stale.is_file():
+            stale.unlink()
+            if stale.parent != folder and not any(stale.parent.iterdir()):
+                stale.parent.rmdir()
+    for path in sorted((path for path in part.rglob("*") if path.is_file()), key=lambda path: path.name == RECORD):
+        target = folder / path.relative_to(part)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+
+
+def _umask() -> int:
+    """mkdtemp makes a private folder; a case folder is as open as any other."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

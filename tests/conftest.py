@@ -1,0 +1,60 @@
+"""Heads that never were, made once for all tests: drawn from the shipped prior, or ellipsoids along rays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pcdiff.defects import cut
+from pcdiff.prior.fit import PriorFit, fit
+from pcdiff.prior.folds import Population
+from pcdiff.prior.model import ShapePrior
+from pcdiff.prior.rays import MAP
+from pcdiff.volume import Volume
+
+HEADS = 6
+
+
+@pytest.fixture(scope="session")
+def prior() -> ShapePrior:
+    """The prior that the package ships."""
+    return ShapePrior.shipped()
+
+
+@pytest.fixture(scope="session")
+def healthy(prior: ShapePrior) -> Volume:
+    """A healthy vault at 1.6 mm."""
+    return prior.draw(np.random.default_rng(0), spacing=1.6)
+
+
+@pytest.fixture(scope="session")
+def case(healthy: Volume) -> tuple[Volume, Volume]:
+    """(defective skull, true implant), one hole of 25 ml."""
+    return cut(healthy, "random_1", np.random.default_rng(1))
+
+
+@pytest.fixture(scope="session")
+def fitted(prior: ShapePrior, case: tuple[Volume, Volume]) -> PriorFit:
+    """The prior fitted to the defective skull of `case`."""
+    return fit(prior, case[0])
+
+
+@pytest.fixture(scope="session")
+def population() -> Population:
+    """Six ellipsoids with smooth, asymmetric bumps and a wall of 4 to 8 mm, along the rays of the map."""
+    rng = np.random.default_rng(5)
+    x, y, z = directions = MAP.directions.T
+    terms = np.stack([x, y, z, x * y, x * z, y * z, x**2 - y**2, 3 * z**2 - 1])
+    outer, thickness = [], []
+    for _ in range(HEADS):
+        axes = np.array([72.0, 88.0, 80.0]) * rng.uniform(0.95, 1.05, 3)
+        radius = 1 / np.linalg.norm(directions / axes[:, None], axis=0)
+        outer.append(radius + rng.normal(0, 0.8, len(terms)) @ terms)
+        thickness.append(6 + rng.normal(0, 0.4, len(terms)) @ terms)
+    names = tuple(f"{number:03d}" for number in range(HEADS))
+    return Population(
+        names,
+        np.array(outer, np.float32),
+        np.array(thickness, np.float32),
+        np.ones((HEADS, len(MAP.directions)), np.float32),
+    )

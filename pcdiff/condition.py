@@ -20,6 +20,7 @@ BONE = 640  # rays of the surrounding bone; two points each
 FRAME_SCALE = 80.0  # mm per network unit: a hole of 150 ml and the bone around it lie within [-1.5, 1.5]
 REACH = 45.0  # mm of bone around the hole that the network is shown
 FEATURES = 20
+NORMAL_X, DIRECTION_X = 3, 16  # columns of the features that change sign when a head is mirrored
 RELATIVE_JITTER = 1e-3  # of the variance, so that a covariance of close rays can be factored in float32
 
 

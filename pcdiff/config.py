@@ -21,8 +21,8 @@ class PairsConfig(_Strict):
     pool: int = Field(default=4096, gt=0, description="distinct pairs; each returns with fresh noise")
     kinds: dict[str, float] = Field(default={"skullfix": 1.0}, description="kinds of defect and their shares")
     two_holes: float = Field(default=0.0, ge=0, le=1)
-    mix: float = Field(default=0.3, ge=0, le=1, description="mix two heads of a fold")
-    deform: float = Field(default=0.5, ge=0, le=1, description="add a smooth random deformation")
+    mix: float = Field(default=0.6, ge=0, le=1, description="mix two heads of a fold")
+    deform: float = Field(default=0.7, ge=0, le=1, description="add a smooth random deformation")
     deform_mm: tuple[float, float] = Field(
         default=(1.0, 0.7), description="its largest amplitude: outer table, thickness"
     )

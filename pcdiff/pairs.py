@@ -9,9 +9,10 @@ import numpy as np
 from einops import rearrange
 from safetensors.numpy import load_file, save
 from scipy.ndimage import distance_transform_edt
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from pcdiff.condition import Condition, choose_rays, make_condition, make_frame, wall_normals
+from pcdiff.condition import DIRECTION_X, NORMAL_X, Condition, choose_rays, make_condition, make_frame, wall_normals
 from pcdiff.config import PairsConfig
 from pcdiff.defects import Cranium, draw_outlines
 from pcdiff.errors import InputError
@@ -160,6 +161,20 @@ def make_pair(fit: PriorFit, walls: np.ndarray, anchors: np.ndarray, bone: np.nd
 def flatten(pair: Pair) -> dict[str, np.ndarray]:
     """One level of names, for collation and storage."""
     return vars(pair.condition) | {"target": pair.target, "true_normals": pair.normals, "valid": pair.valid}
+
+
+def mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch as the mirrored heads would give it: in the local frame, and in the model's, x changes its sign.
+
+    The prior is symmetric, so all else stays: distances, deviations, the noise's covariance, the target.
+    """
+    flipped = {name: value.clone() for name, value in batch.items()}
+    for name in ("anchors", "bone", "normals", "true_normals"):
+        flipped[name][..., 0] *= -1
+    for name in ("anchor_features", "bone_features"):
+        for column in (NORMAL_X, DIRECTION_X):
+            flipped[name][..., column] *= -1
+    return flipped
 
 
 def _deformation(rng: np.random.Generator, amplitudes: tuple[float, float]) -> np.ndarray:

@@ -34,7 +34,7 @@ from pcdiff.files import written_beside
 from pcdiff.methods.diffusion import DiffusionMethod, bind, draw_noise, save_network
 from pcdiff.metrics import scores
 from pcdiff.nets.anchored import AnchoredDenoiser
-from pcdiff.pairs import Pairs
+from pcdiff.pairs import Pairs, mirrored
 from pcdiff.prior.folds import Population, assign_folds, load_population
 from pcdiff.prior.model import ShapePrior
 
@@ -243,6 +243,8 @@ def _step(
     seed = int(np.random.SeedSequence([config.run.seed, step, accelerator.process_index]).generate_state(1)[0])
     torch.manual_seed(seed)  # dropout
     generator = torch.Generator().manual_seed(seed)
+    if torch.rand((), generator=generator) < 0.5:
+        batch = mirrored(batch)
     count = len(batch["target"]) * options.noises
     sigma = (torch.randn(count, generator=generator) * levels.p_std + levels.p_mean).exp()
     sigma = sigma.clamp(levels.sigma_min, 2 * levels.sigma_max).to(accelerator.device)

@@ -1,0 +1,48 @@
+# pcdiff. `make help` lists what there is.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+READY_DEV := .venv/.ready-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(READY) .venv/.open3d  ## set up, then design an implant for a built-in case into out/demo
+	$(BIN)/pcdiff demo -o out/demo --overwrite
+
+test: $(READY_DEV) .venv/.open3d  ## set up, then lint, check types and run the tests
+	$(MAKE) --no-print-directory lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: $(READY_DEV)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove what was built, the environment included
+	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(READY_DEV): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+	touch $(READY) $@
+
+# Open3D is the second reconstruction backend, and optional: tried once, done without where it cannot be had.
+.venv/.open3d: | $(READY)
+	@if timeout 300 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[open3d]' >.venv/open3d.log 2>&1; then \
+	  if ! $(BIN)/python -c 'import open3d' 2>/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    (timeout 200 apt-get update && timeout 200 apt-get install -y --no-install-recommends \
+	      libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1) >>.venv/open3d.log 2>&1 || true; \
+	  fi; \
+	fi; \
+	$(BIN)/python -c 'import open3d' 2>/dev/null || echo "make: going on without open3d (optional; see .venv/open3d.log)"
+	@touch $@

@@ -15,7 +15,7 @@ from pcdiff import __version__
 from pcdiff.formats import suffix_of
 from pcdiff.mesh import mesh_to_mask, read_stl, write_stl
 from pcdiff.metrics import bounding_box, dice
-from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, sha256, weights_of, write_record
+from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, sha256, weights_files, write_record
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume, read_volume, write_map, write_volume
 
@@ -34,13 +34,37 @@ class OutputError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the result, beside the skull, the weights and this package's version."""
+    """All that decides the result, beside the skull and this package's version. weights: None for those shipped."""
 
     method: str
     ensemble: int = DEFAULT_ENSEMBLE
     seed: int = 0
     device: str = "cpu"
     backend: str = "spectral"
+    weights: Path | None = None
+
+    def load(self) -> Method:
+        """The method with its weights; once for many cases. Raises InputError for an unknown one, or other files."""
+        from pcdiff.methods import load_method
+        from pcdiff.methods.prior import PriorMethod
+        from pcdiff.prior.model import ShapePrior
+
+        if self.weights is None:
+            return load_method(self.method)
+        files = weights_files(self.method, self.weights)
+        prior = ShapePrior.load(files[-1])
+        if self.method == "prior":
+            return PriorMethod(prior)
+        from pcdiff.methods.diffusion import DiffusionMethod
+
+        return DiffusionMethod.load(files[0], prior)
+
+    def record(self) -> dict[str, Any]:
+        """For `run.json`: version, settings, and the sha256 of each weights file."""
+        settings = asdict(self)
+        del settings["weights"]
+        weights = {path.name: sha256(path) for path in weights_files(self.method, self.weights)}
+        return {"pcdiff": __version__, "settings": settings, "weights": weights}
 
 
 def case_name(path: Path) -> str:
@@ -53,9 +77,8 @@ def is_done(folder: Path, source: Path, settings: Settings) -> bool:
     record = read_record(folder)
     if record is None:
         return False
-    expected = {"pcdiff": __version__, "settings": asdict(settings), "weights": weights_of(settings.method)}
     return (
-        expected.items() <= record.items()
+        settings.record().items() <= record.items()
         and record.get("input", {}).get("sha256") == sha256(source)
         and all((folder / name).is_file() and sha256(folder / name) == was for name, was in record["files"].items())
     )
@@ -105,7 +128,7 @@ def write_case(part: Path, source: Path, method: Method, settings: Settings) -> 
     seconds = {"read": was_read - started, **result.seconds, "write": written - designed, "check": checked - written}
     fit = result.proposal.fit
     return {
-        "pcdiff": __version__,
+        **settings.record(),
         "notice": NOTICE,
         "input": {
             "path": source.name if source.parent == part else str(source.resolve()),
@@ -113,8 +136,6 @@ def write_case(part: Path, source: Path, method: Method, settings: Settings) -> 
             "shape": list(skull.mask.shape),
             "spacing_mm": [round(float(s), 6) for s in skull.spacing],
         },
-        "settings": asdict(settings),
-        "weights": weights_of(settings.method),
         "holes": fit.holes,
         "implant_ml": round(result.implant.ml, 3),
         "pieces_ml": pieces_ml(result.implant),
@@ -126,6 +147,30 @@ def write_case(part: Path, source: Path, method: Method, settings: Settings) -> 
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def write_simulation(source: Path, folder: Path, kind: str, holes: int, seed: int, overwrite: bool = False) -> dict:
+    """Cuts a healthy skull and writes defective_skull.nrrd, implant.nrrd and their record, which is returned.
+
+    Raises InputError for a skull that cannot be read or cut, and as `case_folder`.
+    """
+    from pcdiff.defects import cut
+
+    with case_folder(folder, overwrite) as part:
+        skull = read_volume(source)
+        defective_skull, implant = cut(skull, kind, np.random.default_rng(seed), holes)
+        write_volume(defective_skull, part / "defective_skull.nrrd")
+        write_volume(implant, part / "implant.nrrd")
+        record = {
+            "pcdiff": __version__,
+            "notice": NOTICE,
+            "input": {"path": str(source.resolve()), "sha256": sha256(source)},
+            "settings": {"kind": kind, "holes": holes, "seed": seed},
+            "implant_ml": round(implant.ml, 3),
+            "pieces_ml": pieces_ml(implant),
+        }
+        write_record(part, record)
+    return record
 
 
 def check_stl(path: Path, implant: Volume) -> dict[str, Any]:
@@ -140,7 +185,7 @@ def check_stl(path: Path, implant: Volume) -> dict[str, Any]:
     crop = implant.crop(np.minimum(low, np.floor(index.min(axis=0))), np.maximum(high, np.ceil(index.max(axis=0)) + 1))
     if not mesh.is_watertight or mesh.volume_ml <= 0:
         raise OutputError(f"{path.name}: expected a closed surface with outward normals, got another; please report it")
-    dsc = dice(mesh_to_mask(mesh, crop), crop.mask)
+    dsc = float(dice(mesh_to_mask(mesh, crop), crop.mask))
     if dsc < STL_DSC:
         raise OutputError(
             f"{path.name}: expected a surface that agrees with its volume, DSC {STL_DSC} or more, got {dsc:.3f}; "

@@ -26,8 +26,8 @@ VIEWS = {
     "oblique": (0.6, -0.65, 0.45),
 }
 LEVEL = 0.4  # below a half, so that thin bone survives the smoothing
-SMOOTHING = 0.6  # voxels of about 0.9 mm
-SMOOTH_ROUNDS = 4
+SMOOTHING = 0.9  # voxels of about 0.9 mm
+SMOOTH_ROUNDS = 8
 SUPERSAMPLING = 2  # samples per pixel and axis
 MARGIN_MM = 6.0
 PAIRS = 2**20  # (triangle, sample) pairs tested at a time
@@ -113,19 +113,19 @@ def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def case_picture(skull: Volume, implant: Volume, mm_per_pixel: float = 0.5) -> np.ndarray:
-    """(H, W, 3) uint8: the hole, the implant in it, and two further views, side by side."""
+    """(H, W, 3) uint8: the defective skull, the implant in place, and the implant alone, half from beneath."""
     bone, piece = shape_of(skull, BONE), shape_of(implant, IMPLANT)
     middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
     towards = piece.vertices.mean(axis=0) - middle
     towards = towards / np.linalg.norm(towards)
     # Seen a little from the side: a surface square to the view shows no relief.
     turned = towards + 0.45 * np.cross([0.0, 0.0, 1.0], towards) + [0.0, 0.0, 0.1]
-    side = "left" if towards[0] >= 0 else "right"
+    across = np.cross(towards, [0.0, 0.0, 1.0] if abs(towards[2]) < 0.95 else [0.0, 1.0, 0.0])
     return sheet(
         [
             render([bone], turned, mm_per_pixel),
             render([bone, piece], turned, mm_per_pixel),
-            render([bone, piece], side, mm_per_pixel),
+            render([piece], across - 0.5 * towards, mm_per_pixel),
         ]
     )
 

@@ -27,16 +27,26 @@ RECORD = "run.json"
 def sha256(path: Path) -> str:
     """Of a file's bytes. Raises InputError where there is no such file."""
     if not path.is_file():
-        raise InputError(f"{path}: expected an image file, found none; check the path")
+        raise InputError(f"{path}: expected a file, found none; check the path")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def weights_of(method: str) -> dict[str, str]:
-    """Name -> sha256 of the shipped weights that a method reads; all but the prior read the prior too."""
-    pattern = "prior.safetensors" if method == "prior" else "*.safetensors"
-    with resources.as_file(resources.files("pcdiff") / "weights") as folder:
-        return {path.name: sha256(path) for path in sorted(folder.glob(pattern))}
+def weights_files(method: str, weights: Path | None = None) -> list[Path]:
+    """What a method reads: its own weights (by default those shipped) and, unless it is the prior, a prior.
+
+    A prior that lies beside other weights was made with them, and wins over the shipped one.
+    Raises InputError for an unknown method.
+    """
+    own = {"prior": "prior.safetensors", "diffusion": "denoiser.safetensors"}
+    if method not in own:
+        raise InputError(f"unknown method {method!r}: expected one of {', '.join(sorted(own))}")
+    with resources.as_file(resources.files("pcdiff") / "weights") as shipped:
+        files = [weights or shipped / own[method]]
+        if method != "prior":
+            beside = files[0].with_name("prior.safetensors")
+            files.append(beside if beside.is_file() else shipped / "prior.safetensors")
+    return files
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +25,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pcdiff import __version__
-from pcdiff.config import TrainConfig
+from pcdiff.condition import Condition
+from pcdiff.config import PairsConfig, TrainConfig
 from pcdiff.data import find_cases
 from pcdiff.design import design
 from pcdiff.diffusion.ema import Ema
@@ -80,6 +82,7 @@ class State:
     optimiser: torch.optim.AdamW
     ema: Ema
     step: int = 0
+    best: float = math.inf
 
     def save(self, path: Path, config: TrainConfig) -> None:
         """One safetensors file: weights, averages, moments; written whole or not at all."""
@@ -87,7 +90,12 @@ class State:
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in moments.items()}
-        metadata = {"step": str(self.step), "config": config.model_dump_json(), "pcdiff": __version__}
+        metadata = {
+            "step": str(self.step),
+            "best": repr(self.best),
+            "config": config.model_dump_json(),
+            "pcdiff": __version__,
+        }
         with written_beside(path) as beside:
             beside.write_bytes(save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
 
@@ -95,7 +103,7 @@ class State:
         """Goes on from `save`. Raises InputError where the file is of another network."""
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.step = int(file.metadata()["step"])
+            self.step, self.best = int(file.metadata()["step"]), float(file.metadata()["best"])
         try:
             self.model.load_state_dict(_part(tensors, "model."))
             self.ema.load_state_dict(_part(tensors, "ema."))
@@ -112,7 +120,8 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
     """Runs a recipe to its end, or goes on with it; returns the weights' file.
 
     Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, prior.safetensors,
-    denoiser.safetensors (averaged weights). SIGTERM: writes a checkpoint and returns.
+    denoiser.safetensors (the averaged weights that did best on the held-out heads so far).
+    SIGTERM: writes a checkpoint and returns.
     Raises InputError when the cache lacks a head or the folder holds a run of another recipe.
     """
     run, options = config.run, config.optimiser
@@ -165,25 +174,23 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
                 )
                 bar.set_postfix(loss=f"{sums[0] / sums[2]:.3f}")
                 sums[:] = 0
+            if state.step % run.validate_every == 0 or state.step == options.steps:
+                method = averaged(config, state, prior)
+                scored = validate(config, method, validation)
+                _write(config, {"step": state.step} | scored)
+                if scored["val_mm"] < state.best:
+                    state.best = scored["val_mm"]
+                    _save_weights(config, state, method)
+                wrapped.train()
             if done or time.monotonic() - saved > 60 * run.checkpoint_minutes:
                 state.save(checkpoint, config)
                 saved = time.monotonic()
-            if state.step % run.validate_every == 0 or state.step == options.steps:
-                method = averaged(config, state, prior)
-                _write(config, {"step": state.step} | validate(config, method, validation))
-                wrapped.train()
         if stopped.asked:
             break
     bar.close()
     accelerator.wait_for_everyone()
-    weights = run.out / "denoiser.safetensors"
-    if accelerator.is_main_process:
-        prior.save(run.out / "prior.safetensors")
-        notes = {"step": str(state.step), "pcdiff": __version__, "cases": run.cases}
-        recipe = {"network": config.network.model_dump(), "diffusion": config.diffusion.model_dump()}
-        save_network(weights, averaged(config, state, prior).network.state_dict(), recipe, notes)
     accelerator.end_training()
-    return weights
+    return run.out / "denoiser.safetensors"
 
 
 def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
@@ -195,13 +202,21 @@ def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
     fold = assign_folds(names, config.pairs.folds, run.same)
     priors = [_kept_prior(run.cache, people, fold != k) for k in range(config.pairs.folds)]
     prior = _kept_prior(run.cache, people, np.ones(len(names), bool))
-    store = run.cache / "pairs" / _key(config.pairs.model_dump_json(exclude={"pool"}) + ",".join(names))
-    store.mkdir(parents=True, exist_ok=True)
     held = [case.name.rsplit("/", 1)[-1] for case in find_cases(run.data, run.validation)]
     others = load_population(run.cache, list(dict.fromkeys(held)), max(run.workers, 1), prior)
     plain = config.pairs.model_copy(update={"mix": 0.0, "deform": 0.0, "pool": 64, "seed": 1})
-    alone = np.zeros(len(others.names), int)
-    return Pairs(people, fold, priors, config.pairs, store), Pairs(others, alone, [prior], plain), prior
+    return (
+        Pairs(people, fold, priors, config.pairs, _store(run.cache, people, config.pairs)),
+        Pairs(others, np.zeros(len(others.names), int), [prior], plain, _store(run.cache, others, plain)),
+        prior,
+    )
+
+
+def _store(cache: Path, people: Population, config: PairsConfig) -> Path:
+    """Where the pairs of these heads and this config are kept: another pool of the same begins with the same."""
+    folder = cache / "pairs" / _key(config.model_dump_json(exclude={"pool"}) + ",".join(people.names))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def batches(config: TrainConfig, start: int, rank: int, world: int) -> Iterator[list[int]]:
@@ -270,10 +285,10 @@ def validate(config: TrainConfig, method: DiffusionMethod, pairs: Pairs) -> dict
     """Points: mean absolute error in mm of network and prior on held-out heads. Volumes: the pipeline's scores."""
     errors = np.zeros(2)
     for index in range(len(pairs)):
-        pair = pairs.make(index)
-        x0 = method.sample(pair.condition, 1, torch.Generator().manual_seed(0)).x0[0].cpu().numpy()
-        unit, valid = pair.condition.unit, pair.valid > 0
-        errors += [np.abs((guess - pair.target) * unit)[valid].mean() for guess in (x0, 0.0)]
+        pair = pairs[index]
+        condition = Condition(**{field.name: pair[field.name] for field in fields(Condition)})
+        x0 = method.sample(condition, 1, torch.Generator().manual_seed(0)).x0[0].cpu().numpy()
+        errors += [np.abs((guess - pair["target"]) * pair["unit"])[pair["valid"] > 0].mean() for guess in (x0, 0.0)]
     result = {"val_mm": errors[0] / len(pairs), "val_mm_prior": errors[1] / len(pairs)}
     rows = []
     for case in find_cases(config.run.data, config.run.validation)[: config.run.validate_cases]:
@@ -283,6 +298,14 @@ def validate(config: TrainConfig, method: DiffusionMethod, pairs: Pairs) -> dict
     if rows:
         result |= dict(zip(("val_dsc", "val_bdsc", "val_hd95"), np.mean(rows, 0).tolist(), strict=True))
     return {name: float(value) for name, value in result.items()}
+
+
+def _save_weights(config: TrainConfig, state: State, method: DiffusionMethod) -> None:
+    """The network and the prior it belongs to, side by side."""
+    method.prior.save(config.run.out / "prior.safetensors")
+    notes = {"step": str(state.step), "pcdiff": __version__, "cases": config.run.cases, "val_mm": f"{state.best:.4f}"}
+    recipe = {"network": config.network.model_dump(), "diffusion": config.diffusion.model_dump()}
+    save_network(config.run.out / "denoiser.safetensors", method.network.state_dict(), recipe, notes)
 
 
 class _Stop:
@@ -329,8 +352,6 @@ def _kept_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePri
 
 
 def _key(text: str) -> str:
-    import hashlib
-
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -491,16 +491,16 @@ def test_a_scan_that_ends_below_the_vertex_is_refused(prior, case):
 
 
 def shape(kind: str) -> Volume:
-    """Bodies of 1.5 mm voxels that are no heads."""
-    offset = 1.5 * (np.indices((80, 80, 100)) - np.array([40, 40, 50])[:, None, None, None])
+    """Bodies that are no heads, in voxels of 1 mm."""
+    offset = np.indices((120, 120, 120)) - 59.5
     across, along = np.hypot(offset[0], offset[1]), np.abs(offset[2])
     masks = {
-        "femur": (across < 18) & (across > 11) & (along < 70),
+        "femur": (across < 18) & (across > 11) & (along < 55),
         "voxel": np.abs(offset).max(0) < 1,
         "box": np.abs(offset).max(0) < 40,
         "hollow box": (np.abs(offset).max(0) < 45) & (np.abs(offset).max(0) > 39),
     }
-    return Volume(masks[kind], np.diag([1.5, 1.5, 1.5, 1.0]))
+    return Volume(masks[kind], np.eye(4))
 
 
 @pytest.mark.parametrize(

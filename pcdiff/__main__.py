@@ -1,0 +1,6 @@
+"""`python -m pcdiff`: the command line."""
+
+from pcdiff.cli import main
+
+if __name__ == "__main__":
+    main()

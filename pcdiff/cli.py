@@ -1,0 +1,341 @@
+"""The command line: a thin layer over functions that can be imported.
+
+What is heavy is imported inside the commands, so that `pcdiff --help` answers at once. Results are told on stdout,
+progress and errors on stderr; exit code 2 is for bad input, 1 for a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pcdiff import __version__
+from pcdiff.errors import InputError
+
+NOT_A_DEVICE = "Not a medical device: for research only, not for diagnosis or treatment."
+HELP = f"""Designs patient-specific cranial implants: a skull with a hole goes in, the missing piece comes out,
+as a volume on the scan's own grid and as an STL in patient millimetres (LPS).
+
+{NOT_A_DEVICE}"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
+Method = Annotated[str, typer.Option(help="diffusion, or prior (the statistical shape prior alone).")]
+Weights = Annotated[Path | None, typer.Option(help="Weights of your own (.safetensors) in place of the shipped ones.")]
+Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than one gives an uncertainty map too.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same bytes.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Cases = Annotated[str | None, typer.Option(help="Some cases only: 000-059,063.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0, 2 for bad input, 1 for a failure; one line on stderr, unless PCDIFF_DEBUG=1."""
+    try:
+        app(args=arguments, prog_name="pcdiff")
+    except Exception as error:
+        if os.environ.get("PCDIFF_DEBUG") == "1":
+            raise
+        _say(_line(error))
+        sys.exit(_code(error))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pcdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def sample(
+    skulls: Annotated[list[Path], typer.Argument(metavar="SKULL...", help="Masks of defective skulls.")],
+    out: Out,
+    method: Method = "diffusion",
+    weights: Weights = None,
+    ensemble: Ensemble = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    backend: Backend = "spectral",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Design implants: each defective skull (.nrrd, .nii.gz, .mha) becomes OUT/NAME/ with implant.nrrd, implant.stl
+    and run.json. What is done already is skipped; a case that fails does not stop the others.
+    """
+    from tqdm import tqdm
+
+    from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
+
+    settings = Settings(method, ensemble or DEFAULT_ENSEMBLE, seed, _device(device), backend, weights)
+    settings.record()  # an unknown method or missing weights are told once, not for every case
+    failed: dict[Path, Exception] = {}
+    todo: dict[str, Path] = {}
+
+    def fails(skull: Path, error: Exception) -> None:
+        if os.environ.get("PCDIFF_DEBUG") == "1":
+            raise error
+        failed[skull] = error
+        line = _line(error)
+        tqdm.write(f"pcdiff: {line if skull.name in line else f'{skull.name}: {line}'}", file=sys.stderr)
+
+    for skull in dict.fromkeys(skulls):
+        try:
+            name = case_name(skull)
+            if name in todo:
+                raise InputError(f"{skull}: {todo[name]} would be written to the same {out / name}; run one apart")
+            if overwrite or not is_done(out / name, skull, settings):
+                todo[name] = skull
+            elif not quiet:
+                _say(f"{name}: is done already in {out / name}; --overwrite designs it again")
+        except Exception as error:
+            fails(skull, error)
+    loaded = settings.load() if todo else None
+    bar = tqdm(todo.items(), unit="case", disable=quiet or len(todo) < 2)
+    for name, skull in bar:
+        assert loaded is not None
+        bar.set_description(name)
+        try:
+            record = design_case(skull, out / name, loaded, settings, overwrite)
+            if not quiet:
+                tqdm.write(f"{name}: {_summary(record)} -> {out / name}")
+        except Exception as error:
+            fails(skull, error)
+    if failed:
+        if len(skulls) > 1:
+            _say(f"{len(failed)} of {len(skulls)} cases failed")
+        raise typer.Exit(min(_code(error) for error in failed.values()))
+
+
+@app.command()
+def demo(
+    out: Out,
+    method: Method = "diffusion",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it."""
+    from pcdiff.demo import demo as run
+    from pcdiff.output import Settings
+
+    if not quiet:
+        _say("drawing a head from the shape prior, cutting a hole, designing the implant ...")
+    record = run(out, Settings(method, seed=seed), overwrite)
+    if quiet:
+        return
+    figures = record["scores"]
+    typer.echo(f"""
+{_summary(record)}
+against the true implant ({record["true_ml"]:.1f} ml): DSC {figures["dsc"]:.3f}, border DSC {figures["bdsc"]:.3f}, \
+HD95 {figures["hd95"]:.2f} mm
+
+{out / "preview.png"}: the hole, the implant in it, and the implant alone
+{out / "implant.stl"}: the implant, millimetres, LPS; opens in any viewer beside the scan
+{out / "implant.nrrd"}: the same on the grid of {out / "defective_skull.nrrd"}
+
+Now a skull of your own:  pcdiff sample SKULL.nrrd -o out
+{NOT_A_DEVICE}""")
+
+
+@app.command()
+def simulate(
+    skull: Annotated[Path, typer.Argument(help="Mask of a healthy skull.")],
+    out: Out,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="skullfix, bilateral, frontoorbital, parietotemporal, random_1, random_2 (the classes of SkullBreak), "
+            "or irregular."
+        ),
+    ] = "skullfix",
+    holes: Annotated[int, typer.Option(min=1, max=3, help="Holes, with bone between them.")] = 1,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cut a hole into a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, its exact complement."""
+    from pcdiff.output import write_simulation
+
+    record = write_simulation(skull, out, kind, holes, seed, overwrite)
+    if not quiet:
+        defective = out / "defective_skull.nrrd"
+        typer.echo(f"{record['implant_ml']:.1f} ml cut out -> {out}\nNow close it:  pcdiff sample {defective} -o out")
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[Path, typer.Argument(help="Folder in the layout of SkullFix or SkullBreak.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Cache folder.")],
+    cases: Cases = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Make the training cache from a data set's complete skulls; goes on where it was interrupted."""
+    from pcdiff.data import prepare as run
+
+    written = run(dataset, out, cases, workers, progress=not quiet)
+    if not quiet:
+        typer.echo(f"{len(written)} heads -> {out}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A recipe, such as configs/default.yaml.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes the recipe: optimiser.steps=100.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model by a recipe, or go on with it; on the GPU where there is one, on many by `accelerate launch`."""
+    from pcdiff.config import load_config
+
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
+    overrides = {}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected KEY=VALUE, got {change!r}; for example optimiser.steps=100")
+        overrides[key.strip()] = value.strip()
+    recipe = load_config(config, overrides)
+    try:
+        from pcdiff.train import train as run
+    except ModuleNotFoundError as error:
+        if error.name in (None, "pcdiff") or str(error.name).startswith("pcdiff."):
+            raise
+        raise InputError(
+            f"training needs {error.name}, which is not installed; run pip install 'pcdiff[train]'"
+        ) from error
+    typer.echo(run(recipe, progress=not quiet))
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Folder in the layout of SkullFix or SkullBreak.")],
+    out: Out = Path("out/evaluation"),
+    cases: Cases = None,
+    method: Annotated[str, typer.Option(help="One or more, with commas.")] = "prior,diffusion",
+    ensemble: Ensemble = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a case has failed.")] = 900,
+    quiet: Quiet = False,
+) -> None:
+    """Score methods on cases, from file to file: DSC, border DSC, HD95, seconds, memory; as table, CSV and JSON."""
+    from pcdiff.data import find_cases
+    from pcdiff.evaluate import COMMAND
+    from pcdiff.evaluate import evaluate as run
+    from pcdiff.record import weights_files
+
+    methods = [name.strip() for name in method.split(",")]
+    if weights is not None and len(methods) > 1:
+        raise InputError(f"--weights belong to one method, got {method}; name it with --method")
+    for name in methods:
+        weights_files(name, weights)
+    command = (*COMMAND, "--device", _device(device))
+    if ensemble is not None:
+        command += ("--ensemble", str(ensemble))
+    if weights is not None:
+        command += ("--weights", str(weights.resolve()))
+    results = run(methods, find_cases(data, cases), out, seed, command, timeout, progress=not quiet)
+    if not quiet:
+        typer.echo(results.table())
+    if any(row.error for row in results.rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    case: Annotated[Path, typer.Argument(help="A folder that `pcdiff sample` or `pcdiff demo` wrote.")],
+    skull: Annotated[Path | None, typer.Option(help="The defective skull, where it has moved since.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture here, open no window.")] = None,
+) -> None:
+    """Look at a case: a window to turn it in where open3d is installed, else a picture."""
+    from pcdiff import picture, window
+    from pcdiff.record import RECORD, read_record
+    from pcdiff.volume import read_volume
+
+    record = read_record(case)
+    if record is None:
+        raise InputError(f"{case}: expected a case folder with {RECORD}, found none; give what `pcdiff sample` wrote")
+    bone = read_volume(skull or case / record["input"]["path"])
+    implant = read_volume(case / "implant.nrrd")
+    if png is None:
+        shapes = [picture.shape_of(bone, picture.BONE), picture.shape_of(implant, picture.IMPLANT)]
+        hindrance = window.show(shapes, title=f"pcdiff: {case.name}")
+        if hindrance is None:
+            return
+        _say(hindrance)
+        png = case / "view.png"
+    picture.write_png(picture.case_picture(bone, implant), png)
+    typer.echo(png)
+
+
+def _summary(record: dict[str, Any]) -> str:
+    """One line on a result."""
+    holes, pieces = record["holes"], len(record["pieces_ml"])
+    text = (
+        f"{holes} hole{'s' * (holes != 1)}, implant {record['implant_ml']:.1f} ml, {record['seconds']['total']:.1f} s"
+    )
+    if pieces != holes:
+        text += f" (the implant has {pieces} piece{'s' * (pieces != 1)}: look at it closely)"
+    return text
+
+
+def _device(name: str) -> str:
+    """The name of a device that is there. Raises InputError for any other; loads torch only where it must."""
+    if name == "cpu":
+        return name
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({_first(error)}); use --device cpu") from error
+    return name
+
+
+def _say(text: str) -> None:
+    typer.echo(f"pcdiff: {text}", err=True)
+
+
+def _code(error: Exception) -> int:
+    return 2 if isinstance(error, InputError) else 1
+
+
+def _line(error: Exception) -> str:
+    """One line on what went wrong."""
+    if isinstance(error, InputError):
+        return _first(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input or output'}: {error.strerror or _first(error)}"
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or crop the scan to the head"
+    from pcdiff.output import OutputError
+
+    if isinstance(error, OutputError):
+        return _first(error)
+    return f"unexpected {type(error).__name__}: {_first(error)}; PCDIFF_DEBUG=1 shows where, please report it"
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,216 @@
+"""The denoiser's symmetries, and what it says before it has learned anything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pcdiff.condition import FEATURES
+from pcdiff.config import NetworkConfig
+from pcdiff.nets.anchored import AnchoredDenoiser, Skull
+from pcdiff.nets.point_voxel import (
+    EXTENT,
+    Conv3dBlock,
+    CrossAttention,
+    NoiseEmbedding,
+    PointVoxelBlock,
+    to_grid,
+)
+
+BATCH, ANCHORS, BONE = 3, 40, 50
+SIGMA = torch.tensor([0.1, 1.0, 3.0])
+CONFIG = NetworkConfig(width=16, grid=8, step_grid=6, blocks=2, heads=2, dropout=0.3)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+@pytest.fixture
+def fresh() -> AnchoredDenoiser:
+    """As training begins: its last layer is zero."""
+    torch.manual_seed(0)
+    return AnchoredDenoiser(CONFIG).eval()
+
+
+@pytest.fixture
+def network(fresh: AnchoredDenoiser) -> AnchoredDenoiser:
+    """With something to say: layers that begin at zero are random."""
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.3)
+    return fresh
+
+
+@pytest.fixture
+def skulls() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "anchors": 0.4 * normal(BATCH, ANCHORS, 3),
+        "anchor_features": normal(BATCH, ANCHORS, FEATURES),
+        "bone": 0.6 * normal(BATCH, BONE, 3),
+        "bone_features": normal(BATCH, BONE, FEATURES),
+        "normals": unit(normal(BATCH, ANCHORS, 3)),
+    }
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(BATCH, ANCHORS, generator=torch.Generator().manual_seed(2))
+
+
+def test_a_network_that_says_nothing_reproduces_the_prior(fresh, skulls, x):
+    out = fresh(x, SIGMA, fresh.encode(**skulls))
+    assert torch.allclose(out.x0, x / (1 + SIGMA[:, None] ** 2), atol=1e-6)
+    assert torch.allclose(out.normals, skulls["normals"].transpose(1, 2), atol=1e-6)
+
+
+def test_normals_are_unit(network, skulls, x):
+    out = network(x, SIGMA, network.encode(**skulls))
+    assert torch.allclose(out.normals.norm(dim=1), torch.ones(BATCH, ANCHORS), atol=1e-5)
+    assert not torch.allclose(out.normals, skulls["normals"].transpose(1, 2), atol=0.1)
+
+
+def test_permuted_anchors_permute_the_answer(network, skulls, x):
+    order = torch.randperm(ANCHORS, generator=torch.Generator().manual_seed(3))
+    straight = network(x, SIGMA, network.encode(**skulls))
+    moved = {name: value[:, order] if not name.startswith("bone") else value for name, value in skulls.items()}
+    permuted = network(x[:, order], SIGMA, network.encode(**moved))
+    assert torch.allclose(permuted.x0, straight.x0[:, order], atol=1e-4)
+    assert torch.allclose(permuted.normals, straight.normals[..., order], atol=1e-4)
+
+
+def test_the_order_of_the_bone_says_nothing(network, skulls, x):
+    order = torch.randperm(BONE, generator=torch.Generator().manual_seed(4))
+    straight = network(x, SIGMA, network.encode(**skulls)).x0
+    moved = {name: value[:, order] if name.startswith("bone") else value for name, value in skulls.items()}
+    assert torch.allclose(network(x, SIGMA, network.encode(**moved)).x0, straight, atol=1e-4)
+
+
+def test_bone_around_the_hole_is_heard(network, skulls, x):
+    straight = network(x, SIGMA, network.encode(**skulls)).x0
+    other = skulls | {"bone_features": skulls["bone_features"] + 1}
+    assert (network(x, SIGMA, network.encode(**other)).x0 - straight).abs().max() > 1e-2
+
+
+def test_a_batch_is_a_loop(network, skulls, x):
+    together = network(x, SIGMA, network.encode(**skulls))
+    for k in range(BATCH):
+        alone = network.encode(**{name: value[k : k + 1] for name, value in skulls.items()})
+        one = network(x[k : k + 1], SIGMA[k], alone)  # a scalar sigma stands for the whole batch
+        assert torch.allclose(one.x0[0], together.x0[k], atol=1e-4)
+        assert torch.allclose(one.normals[0], together.normals[k], atol=1e-4)
+
+
+def test_a_skull_encoded_once_serves_every_step(network, skulls, x):
+    bound = network.encode(**skulls)
+    before = [value.clone() for value in bound]
+    for sigma in (3.0, 0.5, 0.05):
+        level = torch.tensor(sigma)
+        assert torch.equal(network(x, level, bound).x0, network(x, level, network.encode(**skulls)).x0)
+    assert all(torch.equal(a, b) for a, b in zip(before, bound, strict=True))
+
+
+def test_one_skull_under_several_noises(network, skulls, x):
+    noises = torch.randn(2 * BATCH, ANCHORS, generator=torch.Generator().manual_seed(5))
+    bound = network.encode(**skulls)
+    many = network(noises, torch.tensor(0.7), bound.repeated(2)).x0
+    for k in range(2 * BATCH):
+        mine = Skull(*(value[k // 2 : k // 2 + 1] for value in bound))  # each skull twice in a row
+        assert torch.allclose(network(noises[k : k + 1], torch.tensor(0.7), mine).x0[0], many[k], atol=1e-4)
+
+
+def test_gradients_reach_every_parameter(skulls, x):
+    # with a width of 16 each group of the norms is a single channel, in which a bias before it is lost
+    torch.manual_seed(0)
+    network = AnchoredDenoiser(CONFIG.model_copy(update={"width": 32}))
+    with torch.no_grad():
+        for parameter in network.leave[-1].parameters():
+            parameter.normal_()
+    out = network(x, SIGMA, network.encode(**skulls))
+    (out.x0.square().mean() + (out.normals - 1).square().mean()).backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-7]
+    assert not silent
+
+
+def test_dropout_only_while_training(network, skulls, x):
+    bound = network.encode(**skulls)
+    assert torch.equal(network(x, SIGMA, bound).x0, network(x, SIGMA, bound).x0)
+    network.train()
+    assert not torch.equal(network(x, SIGMA, bound).x0, network(x, SIGMA, bound).x0)
+
+
+def test_bfloat16_is_near_float32(network, skulls, x):
+    full = network(x, SIGMA, network.encode(**skulls))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(x, SIGMA, network.encode(**skulls))
+    assert half.x0.dtype == half.normals.dtype == torch.float32
+    assert (half.x0 - full.x0).abs().mean() < 0.05 * full.x0.abs().mean()
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_sizes_that_the_config_offers(width, skulls, x):
+    network = AnchoredDenoiser(NetworkConfig(width=width, grid=8, blocks=1))
+    assert network(x, SIGMA, network.encode(**skulls)).x0.shape == x.shape
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="half the width goes through eight groups: multiples of 16")
+def test_every_width_that_the_config_accepts_can_be_built():
+    AnchoredDenoiser(NetworkConfig(width=24, grid=8, blocks=1))
+
+
+# --- point-voxel blocks ---------------------------------------------------------------------------------------------
+
+
+def test_the_grid_spans_the_frame():
+    corners = torch.tensor([[[-EXTENT, 0.0, EXTENT], [2 * EXTENT, -9.0, 0.0]]])
+    assert torch.allclose(to_grid(corners, 9), torch.tensor([[[0.0, 4.0, 8.0], [8.0, 0.0, 4.0]]]))
+
+
+def test_residual_blocks_begin_as_what_they_were_given_plus_a_little():
+    grid = torch.randn(2, 8, 4, 4, 4, generator=torch.Generator().manual_seed(6))
+    block = Conv3dBlock(8)
+    nn.init.zeros_(block.layers[-1].weight)
+    nn.init.zeros_(block.layers[-1].bias)
+    assert torch.equal(block(grid), grid)
+
+
+def test_attention_is_softmax_over_tokens():
+    torch.manual_seed(1)
+    attend = CrossAttention(16, heads=2).eval()
+    points, tokens = torch.randn(2, 16, 5), torch.randn(2, 7, 16)
+    query = attend.query(attend.norm(points)).transpose(1, 2)  # (B, N, C)
+    key, value = attend.key_value(tokens).chunk(2, -1)
+    heads = []
+    for part in (slice(0, 8), slice(8, 16)):
+        weight = (query[..., part] @ key[..., part].transpose(1, 2) / np.sqrt(8)).softmax(-1)
+        heads.append(weight @ value[..., part])
+    expected = points + attend.out(torch.cat(heads, -1).transpose(1, 2))
+    assert torch.allclose(attend(points, tokens), expected, atol=1e-5)
+
+
+def test_a_point_hears_its_neighbours_through_the_voxels():
+    torch.manual_seed(2)
+    block = PointVoxelBlock(16, 8, 16, 0.0).eval()
+    points, modulation = torch.randn(1, 16, 3), torch.zeros(1, 16)
+    coordinates = torch.tensor([[[1.0, 1, 1], [1, 2, 1], [6, 6, 6]]])
+    moved = points.clone()
+    moved[..., 0] = moved[..., 0].flip(1)  # the group norm's statistics stay nearly the same
+    change = (block(moved, coordinates, modulation) - block(points, coordinates, modulation)).abs().mean(1)[0]
+    assert change[1] > 2 * change[2]
+
+
+def test_noise_levels_are_told_apart():
+    torch.manual_seed(3)
+    embed = NoiseEmbedding(16)
+    levels = torch.linspace(-1, 1, 9)
+    distance = torch.cdist(embed(levels), embed(levels)) + torch.eye(9)
+    assert distance.min() > 1e-3
+    assert not embed.state_dict().keys() & {"frequencies"}  # a constant, not a weight

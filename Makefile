@@ -6,6 +6,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # two pips in one environment do not mix
 .PHONY: help demo test lint clean
 
 help:  ## list these targets
@@ -27,12 +28,12 @@ clean:  ## remove what was built, the environment included
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 $(READY_DEV): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,train]'
 	touch $(READY) $@
 
@@ -40,8 +41,8 @@ $(READY_DEV): pyproject.toml
 .venv/.open3d: | $(READY)
 	@if timeout 300 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[open3d]' >.venv/open3d.log 2>&1; then \
 	  if ! $(BIN)/python -c 'import open3d' 2>/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    (timeout 200 apt-get update && timeout 200 apt-get install -y --no-install-recommends \
-	      libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1) >>.venv/open3d.log 2>&1 || true; \
+	    (export DEBIAN_FRONTEND=noninteractive; timeout 200 apt-get update && timeout 200 apt-get install -y --no-install-recommends \
+	      libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1) </dev/null >>.venv/open3d.log 2>&1 || true; \
 	  fi; \
 	fi; \
 	$(BIN)/python -c 'import open3d' 2>/dev/null || echo "make: going on without open3d (optional; see .venv/open3d.log)"

@@ -7,7 +7,6 @@ progress and errors on stderr; exit code 2 is for bad input, 1 for a failure.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pcdiff import __version__
+from pcdiff.console import debugging, device_that_is_there, exit_code, line_on, say
 from pcdiff.errors import InputError
 
 NOT_A_DEVICE = "Not a medical device: for research only, not for diagnosis or treatment."
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="pcdiff")
     except Exception as error:
-        if os.environ.get("PCDIFF_DEBUG") == "1":
+        if debugging():
             raise
-        _say(_line(error))
-        sys.exit(_code(error))
+        say(line_on(error))
+        sys.exit(exit_code(error))
 
 
 def _print_version(asked: bool) -> None:
@@ -77,37 +77,42 @@ def sample(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Design implants: each defective skull (.nrrd, .nii.gz, .mha) becomes OUT/NAME/ with implant.nrrd, implant.stl
-    and run.json. What is done already is skipped; a case that fails does not stop the others.
+    """Design implants for skulls with holes (.nrrd, .nii, .nii.gz, .mha, .mhd).
+
+    Each becomes a folder OUT/NAME/ with implant.nrrd (on the skull's own grid), implant.stl and run.json. What is done
+    already is skipped; a case that fails does not stop the others.
     """
     from tqdm import tqdm
 
     from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
 
-    settings = Settings(method, ensemble or DEFAULT_ENSEMBLE, seed, _device(device), backend, weights)
+    settings = Settings(method, ensemble or DEFAULT_ENSEMBLE, seed, device_that_is_there(device), backend, weights)
     settings.record()  # an unknown method or missing weights are told once, not for every case
     failed: dict[Path, Exception] = {}
     todo: dict[str, Path] = {}
+    seen: dict[str, Path] = {}
 
     def fails(skull: Path, error: Exception) -> None:
-        if os.environ.get("PCDIFF_DEBUG") == "1":
+        if debugging():
             raise error
         failed[skull] = error
-        line = _line(error)
+        line = line_on(error)
         tqdm.write(f"pcdiff: {line if skull.name in line else f'{skull.name}: {line}'}", file=sys.stderr)
 
     for skull in dict.fromkeys(skulls):
         try:
             name = case_name(skull)
-            if name in todo:
-                raise InputError(f"{skull}: {todo[name]} would be written to the same {out / name}; run one apart")
+            if seen.setdefault(name, skull) != skull:
+                raise InputError(f"{skull}: {seen[name]} goes to {out / name} too; give them different output folders")
             if overwrite or not is_done(out / name, skull, settings):
                 todo[name] = skull
             elif not quiet:
-                _say(f"{name}: is done already in {out / name}; --overwrite designs it again")
+                say(f"{name}: is done already in {out / name}; --overwrite designs it again")
         except Exception as error:
             fails(skull, error)
     loaded = settings.load() if todo else None
+    if len(todo) == 1 and not quiet:
+        say(f"{next(iter(todo))}: designing the implant ...")
     bar = tqdm(todo.items(), unit="case", disable=quiet or len(todo) < 2)
     for name, skull in bar:
         assert loaded is not None
@@ -120,8 +125,8 @@ def sample(
             fails(skull, error)
     if failed:
         if len(skulls) > 1:
-            _say(f"{len(failed)} of {len(skulls)} cases failed")
-        raise typer.Exit(min(_code(error) for error in failed.values()))
+            say(f"{len(failed)} of {len(skulls)} cases failed")
+        raise typer.Exit(min(exit_code(error) for error in failed.values()))
 
 
 @app.command()
@@ -137,7 +142,7 @@ def demo(
     from pcdiff.output import Settings
 
     if not quiet:
-        _say("drawing a head from the shape prior, cutting a hole, designing the implant ...")
+        say("drawing a head from the shape prior, cutting a hole, designing the implant ...")
     record = run(out, Settings(method, seed=seed), overwrite)
     if quiet:
         return
@@ -220,9 +225,7 @@ def train(
     except ModuleNotFoundError as error:
         if error.name in (None, "pcdiff") or str(error.name).startswith("pcdiff."):
             raise
-        raise InputError(
-            f"training needs {error.name}, which is not installed; run pip install 'pcdiff[train]'"
-        ) from error
+        raise InputError(f"training needs {error.name}, which is missing; run pip install 'pcdiff[train]'") from error
     typer.echo(run(recipe, progress=not quiet))
 
 
@@ -250,11 +253,11 @@ def evaluate(
         raise InputError(f"--weights belong to one method, got {method}; name it with --method")
     for name in methods:
         weights_files(name, weights)
-    command = (*COMMAND, "--device", _device(device))
+    command = [*COMMAND, "--device", device_that_is_there(device)]
     if ensemble is not None:
-        command += ("--ensemble", str(ensemble))
+        command += ["--ensemble", str(ensemble)]
     if weights is not None:
-        command += ("--weights", str(weights.resolve()))
+        command += ["--weights", str(weights.resolve())]
     results = run(methods, find_cases(data, cases), out, seed, command, timeout, progress=not quiet)
     if not quiet:
         typer.echo(results.table())
@@ -283,7 +286,7 @@ def view(
         hindrance = window.show(shapes, title=f"pcdiff: {case.name}")
         if hindrance is None:
             return
-        _say(hindrance)
+        say(hindrance)
         png = case / "view.png"
     picture.write_png(picture.case_picture(bone, implant), png)
     typer.echo(png)
@@ -292,50 +295,8 @@ def view(
 def _summary(record: dict[str, Any]) -> str:
     """One line on a result."""
     holes, pieces = record["holes"], len(record["pieces_ml"])
-    text = (
-        f"{holes} hole{'s' * (holes != 1)}, implant {record['implant_ml']:.1f} ml, {record['seconds']['total']:.1f} s"
-    )
+    volume, seconds = record["implant_ml"], record["seconds"]["total"]
+    text = f"{holes} hole{'s' * (holes != 1)}, implant {volume:.1f} ml, {seconds:.1f} s"
     if pieces != holes:
         text += f" (the implant has {pieces} piece{'s' * (pieces != 1)}: look at it closely)"
     return text
-
-
-def _device(name: str) -> str:
-    """The name of a device that is there. Raises InputError for any other; loads torch only where it must."""
-    if name == "cpu":
-        return name
-    import torch
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({_first(error)}); use --device cpu") from error
-    return name
-
-
-def _say(text: str) -> None:
-    typer.echo(f"pcdiff: {text}", err=True)
-
-
-def _code(error: Exception) -> int:
-    return 2 if isinstance(error, InputError) else 1
-
-
-def _line(error: Exception) -> str:
-    """One line on what went wrong."""
-    if isinstance(error, InputError):
-        return _first(error)
-    if isinstance(error, OSError):
-        return f"{error.filename or 'input or output'}: {error.strerror or _first(error)}"
-    if isinstance(error, MemoryError):
-        return "out of memory; close other programs, or crop the scan to the head"
-    from pcdiff.output import OutputError
-
-    if isinstance(error, OutputError):
-        return _first(error)
-    return f"unexpected {type(error).__name__}: {_first(error)}; PCDIFF_DEBUG=1 shows where, please report it"
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

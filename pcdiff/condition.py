@@ -12,7 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from pcdiff.points import Frame
-from pcdiff.prior.fit import Observation, PriorFit
+from pcdiff.prior.fit import RIM, Observation, PriorFit
 from pcdiff.prior.rays import MAP
 
 ANCHORS = 512  # rays; two points each
@@ -77,9 +77,14 @@ def make_condition(fit: PriorFit, anchors: np.ndarray, bone: np.ndarray) -> Cond
     outer_std, thickness_std = np.sqrt((factors**2).sum(-1))
     unit = np.concatenate([outer_std, np.hypot(outer_std, thickness_std)])
     normals = wall_normals(fit.prior.mean)
+    guess = np.stack([fit.outer, fit.thickness])
+    measured = np.stack([fit.observation.outer, fit.observation.thickness])
+    # bone is shown as measured, but not along the rim, where the saw's bevel is no wall
+    trusted = np.isfinite(measured).all(0) & (fit.observation.distance > RIM)
+    shown = np.where(trusted, measured, guess)
     return Condition(
-        *_points(fit, frame, anchors, unit, normals),
-        *_points(fit, frame, bone, np.zeros(2 * len(bone), np.float32), normals),
+        *_points(fit, guess, frame, anchors, unit, normals),
+        *_points(fit, shown, frame, bone, np.zeros(2 * len(bone), np.float32), normals),
         unit,
         factors,
         rearrange(frame.rotate_to_network(normals[:, anchors]), "wall ray xyz -> (wall ray) xyz").astype(np.float32),
@@ -98,11 +103,14 @@ def wall_normals(walls: np.ndarray) -> np.ndarray:
 
 
 def _points(
-    fit: PriorFit, frame: Frame, rays: np.ndarray, unit: np.ndarray, normals: np.ndarray
+    fit: PriorFit, walls: np.ndarray, frame: Frame, rays: np.ndarray, unit: np.ndarray, normals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (2 N, 3) in network units and features (2 N, FEATURES) of the points of both walls on rays (N,)."""
+    """Positions (2 N, 3) in network units and features (2 N, FEATURES) of the points of both walls on rays (N,).
+
+    walls: (2, R) mm, outer radius and thickness.
+    """
     prior, seen = fit.prior, fit.observation
-    deviation = np.stack([fit.outer, fit.thickness]) - prior.mean  # (2, R), of bone: measured
+    deviation = walls - prior.mean  # (2, R)
     mirrored = (np.stack([seen.outer, seen.thickness]) - prior.mean)[:, MAP.mirror[rays]]
     known = np.isfinite(mirrored).all(0)
     per_ray = np.stack(
@@ -118,7 +126,7 @@ def _points(
         ],
         -1,
     )  # (N, 13)
-    radius = np.stack([fit.outer[rays], fit.outer[rays] - fit.thickness[rays]])  # (2, N)
+    radius = np.stack([walls[0, rays], walls[0, rays] - walls[1, rays]])  # (2, N)
     positions = frame.to_network(radius[..., None] * MAP.directions[rays])
     wall = np.repeat([1.0, -1.0], len(rays))
     features = np.concatenate(

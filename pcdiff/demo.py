@@ -34,10 +34,9 @@ def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str,
             write_volume(volume, part / f"{name}.nrrd")
         record = write_case(part, part / "defective_skull.nrrd", method, settings)
         implant = read_volume(part / "implant.nrrd")
-        figures = {
-            name: round(float(value), 4) for name, value in asdict(scores(implant, truth, defective_skull)).items()
-        }
+        result = asdict(scores(implant, truth, defective_skull))
         write_png(case_picture(defective_skull, implant), part / "preview.png")
-        record |= {"scores": figures, "true_ml": round(truth.ml, 3)}
+        record["scores"] = {name: round(float(value), 4) for name, value in result.items()}
+        record["true_ml"] = round(truth.ml, 3)
         write_record(part, record)
     return record

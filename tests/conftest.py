@@ -41,20 +41,31 @@ def fitted(prior: ShapePrior, case: tuple[Volume, Volume]) -> PriorFit:
 
 @pytest.fixture(scope="session")
 def population() -> Population:
-    """Six ellipsoids with smooth, asymmetric bumps and a wall of 4 to 8 mm, along the rays of the map."""
+    """Six heads that never were."""
+    return ellipsoids(HEADS)
+
+
+@pytest.fixture(scope="session")
+def larger_population() -> Population:
+    """Twelve: more than the modes that fill gaps."""
+    return ellipsoids(2 * HEADS)
+
+
+def ellipsoids(heads: int) -> Population:
+    """Ellipsoids with smooth, asymmetric bumps and a wall of 4 to 8 mm, along the rays of the map."""
     rng = np.random.default_rng(5)
     x, y, z = directions = MAP.directions.T
     terms = np.stack([x, y, z, x * y, x * z, y * z, x**2 - y**2, 3 * z**2 - 1])
     outer, thickness = [], []
-    for _ in range(HEADS):
+    for _ in range(heads):
         axes = np.array([72.0, 88.0, 80.0]) * rng.uniform(0.95, 1.05, 3)
         radius = 1 / np.linalg.norm(directions / axes[:, None], axis=0)
         outer.append(radius + rng.normal(0, 0.8, len(terms)) @ terms)
         thickness.append(6 + rng.normal(0, 0.4, len(terms)) @ terms)
-    names = tuple(f"{number:03d}" for number in range(HEADS))
+    names = tuple(f"{number:03d}" for number in range(heads))
     return Population(
         names,
         np.array(outer, np.float32),
         np.array(thickness, np.float32),
-        np.ones((HEADS, len(MAP.directions)), np.float32),
+        np.ones((heads, len(MAP.directions)), np.float32),
     )

@@ -232,6 +232,8 @@ def test_a_pair_is_a_function_of_its_number(pairs):
     assert all(first[name].tobytes() == again[name].tobytes() for name in first)
     assert not np.array_equal(first["target"], other["target"])
     assert len(pairs) == 8
+    reseeded = replace(pairs, config=pairs.config.model_copy(update={"seed": 8}))
+    assert not np.array_equal(flatten(reseeded.make(3))["target"], first["target"])
     longer = replace(pairs, config=pairs.config.model_copy(update={"pool": 100}))
     assert flatten(longer.make(3))["target"].tobytes() == first["target"].tobytes()
 
@@ -254,11 +256,24 @@ def test_a_fold_s_pairs_come_from_its_heads_and_the_prior_without_them(pairs, po
     far = replace(population, outer=outer)
     priors = [far.prior(pairs.fold != k) for k in range(2)]
     odd = replace(pairs, population=far, priors=priors)
+    odd = replace(odd, config=pairs.config.model_copy(update={"deform": 0.0}))
     rng = np.random.default_rng(0)
-    for _ in range(6):
+    for _ in range(60):
         fold, head = odd._head(rng)
         assert (head[0].mean() > 95) == (fold == 0)
         assert (priors[fold].mean[0].mean() > 95) == (fold == 1)
+
+
+def test_a_pair_is_what_the_prior_of_its_fold_gets_wrong(pairs):
+    marked = [replace(prior, present=np.full_like(prior.present, k)) for k, prior in enumerate(pairs.priors)]
+    signed = replace(pairs, priors=marked)
+    met = set()
+    for seed in range(4):
+        fold, _ = signed._head(np.random.default_rng(seed))
+        features = signed._draw(np.random.default_rng(seed)).condition.anchor_features
+        assert (features[:, 15] == fold).all()  # the share of heads that have bone here
+        met.add(fold)
+    assert met == {0, 1}
 
 
 def test_holes_along_rays(walls):
@@ -280,6 +295,6 @@ def test_hiding_shows_only_what_is_left(walls, hole):
 
 @pytest.mark.xfail(strict=True, reason="the wrong kind is tried 20 times, then the heads are blamed")
 def test_an_unknown_kind_of_defect_is_named(pairs):
-    wrong = replace(pairs, config=pairs.config.model_copy(update={"kinds": {"nonsense": 1.0}}))
+    wrong = replace(pairs, config=pairs.config.model_copy(update={"kinds": {"nonsense": 1.0}, "deform": 0.0}))
     with pytest.raises(InputError, match="nonsense"):
         wrong.make(0)

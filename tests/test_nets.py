@@ -28,6 +28,15 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
+def opened(network: AnchoredDenoiser) -> AnchoredDenoiser:
+    """The network with layers that begin at zero made random."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.3)
+    return network
+
+
 @pytest.fixture
 def fresh() -> AnchoredDenoiser:
     """As training begins: its last layer is zero."""
@@ -37,12 +46,8 @@ def fresh() -> AnchoredDenoiser:
 
 @pytest.fixture
 def network(fresh: AnchoredDenoiser) -> AnchoredDenoiser:
-    """With something to say: layers that begin at zero are random."""
-    with torch.no_grad():
-        for parameter in fresh.parameters():
-            if not parameter.any():
-                parameter.normal_(0, 0.3)
-    return fresh
+    """With something to say."""
+    return opened(fresh)
 
 
 @pytest.fixture
@@ -130,10 +135,7 @@ def test_one_skull_under_several_noises(network, skulls, x):
 def test_gradients_reach_every_parameter(skulls, x):
     # with a width of 16 each group of the norms is a single channel, in which a bias before it is lost
     torch.manual_seed(0)
-    network = AnchoredDenoiser(CONFIG.model_copy(update={"width": 32}))
-    with torch.no_grad():
-        for parameter in network.leave[-1].parameters():
-            parameter.normal_()
+    network = opened(AnchoredDenoiser(CONFIG.model_copy(update={"width": 32})))
     out = network(x, SIGMA, network.encode(**skulls))
     (out.x0.square().mean() + (out.normals - 1).square().mean()).backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-7]

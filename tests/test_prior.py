@@ -350,7 +350,18 @@ def test_a_prior_recovers_the_population_it_was_built_from(population):
     assert np.allclose(mirrored.T @ mirrored, covariance, atol=1e-2)
 
 
-def test_gaps_of_a_head_are_filled_as_its_likes_suggest(population):
+def test_gaps_of_a_head_are_filled_as_its_likes_suggest(larger_population):
+    gap, outer = cap(25), larger_population.outer.copy()
+    outer[:3, gap] = np.nan
+    whole = larger_population.prior([True] * 12)
+    built = replace(larger_population, outer=outer).prior([True] * 12)
+    spread, truth = ((p.modes[:, 0] ** 2).sum(0)[gap].mean() for p in (built, whole))
+    both = np.concatenate([outer, outer[:, MAP.mirror]])[:, gap]
+    left = np.nan_to_num(both - np.nanmean(both, 0)) ** 2  # a quarter of the heads at the mean
+    assert 1.03 * left.mean() < spread < truth
+
+
+def test_gaps_do_not_reach_beyond_themselves(population):
     gap = cap(20)
     outer, present = population.outer.copy(), population.present.copy()
     outer[2, gap], present[2, gap] = np.nan, np.nan
@@ -501,6 +512,14 @@ def shape(kind: str) -> Volume:
         "hollow box": (np.abs(offset).max(0) < 45) & (np.abs(offset).max(0) > 39),
     }
     return Volume(masks[kind], np.eye(4))
+
+
+def test_a_strange_head_is_refused(prior):
+    longitude = np.arctan2(MAP.directions[:, 1], MAP.directions[:, 0])
+    lobes = np.stack([8 * np.cos(7 * longitude) * np.hypot(*MAP.directions[:, :2].T), np.zeros(RAYS)])
+    head = replace(prior, mean=prior.mean + lobes).draw(np.random.default_rng(0), spacing=2.0, scale=0.0)
+    with pytest.raises(InputError, match="not a head the prior knows"):
+        fit(prior, cut(head, "random_1", np.random.default_rng(1))[0])
 
 
 @pytest.mark.parametrize(

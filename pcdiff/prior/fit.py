@@ -120,7 +120,8 @@ def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
 def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: Pose, field: Volume) -> Observation:
     """Reads both walls along every ray, and where they are absent although the scan `field` shows the place."""
     profile, _ = profiles(occupancy, affine, pose, MAP.directions)
-    expected = _screen(prior, crossing(profile, prior.mean[0], outward=True), prior.mean[0])
+    outer = crossing(profile, prior.mean[0], outward=True)
+    expected = _screen(prior, outer, crossing(profile, outer - prior.mean[1], outward=False))
     for _ in range(2):
         outer = crossing(profile, expected[0], outward=True)
         inner = crossing(profile, expected[0] - expected[1], outward=False)

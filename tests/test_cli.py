@@ -1,0 +1,353 @@
+"""The command line, in process: what is written, skipped, refused, and said; a fitted prior stands in for methods."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from pcdiff import __version__, cli
+from pcdiff.defects import KINDS
+from pcdiff.errors import InputError
+from pcdiff.mesh import read_stl, write_stl
+from pcdiff.methods import METHODS, Proposal
+from pcdiff.output import OutputError, check_stl, pieces_ml
+from pcdiff.picture import BONE, IMPLANT, render, shape_of
+from pcdiff.prior.fit import PriorFit
+from pcdiff.reconstruct import BACKENDS
+from pcdiff.record import case_folder, read_record
+from pcdiff.surface import volume_to_mesh
+from pcdiff.volume import Volume, read_volume, write_volume
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@dataclass
+class Stub:
+    """A method without a network: the fitted slab, its members apart by some tenths of a millimetre."""
+
+    fitted: PriorFit
+    calls: list[int] = field(default_factory=list)
+    error: Exception | None = None
+
+    def __call__(self, skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal:
+        self.calls.append(seed)
+        if self.error:
+            raise self.error
+        shifts = np.random.default_rng(seed).normal(0, 1.0, ensemble)
+        return Proposal([self.fitted.slab(self.fitted.outer + shift) for shift in shifts], self.fitted)
+
+
+@pytest.fixture
+def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    method = Stub(fitted)
+    monkeypatch.setattr("pcdiff.methods.load_method", lambda name: method)
+    return method
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Arguments -> exit code, stdout, stderr."""
+    monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def skull(tmp_path: Path, case: tuple[Volume, Volume]) -> Path:
+    path = tmp_path / "in" / "head.nii.gz"
+    path.parent.mkdir()
+    write_volume(case[0], path)
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_case_folder_holds(
+    run: Run, stub: Stub, skull: Path, case: tuple[Volume, Volume], tmp_path: Path
+) -> None:
+    code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
+    assert code == 0 and "head: 1 hole" in said
+    folder = tmp_path / "out" / "head"
+    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}
+    implant, defective = read_volume(folder / "implant.nrrd"), read_volume(skull)
+    assert sitk.ReadImage(str(folder / "implant.nrrd")).GetPixelID() == sitk.sitkUInt8
+    np.testing.assert_array_equal(implant.affine, defective.affine)
+    assert implant.mask.shape == defective.mask.shape
+    assert not (implant.mask & defective.mask).any()
+    mesh = read_stl(folder / "implant.stl")
+    assert (folder / "implant.stl").read_bytes()[:80].find(b"SPACE=LPS") > 0
+    assert mesh.is_watertight and mesh.volume_ml == pytest.approx(implant.ml, rel=0.03)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["pcdiff"] == __version__ and "Not a medical device" in record["notice"]
+    assert record["settings"]["seed"] == 3 and record["settings"]["method"] == "diffusion"
+    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors"}
+    assert Path(record["input"]["path"]) == skull and len(record["input"]["sha256"]) == 64
+    assert record["holes"] == 1 and record["pieces_ml"] == [record["implant_ml"]]
+    assert record["implant_ml"] == pytest.approx(implant.ml, abs=1e-3)
+    assert record["stl"]["dsc"] >= 0.97
+    assert record["seconds"]["total"] == pytest.approx(sum(record["seconds"].values()) / 2, abs=0.01)
+    assert record["peak_memory_mb"] > 50
+    assert record["files"].keys() == {"implant.nrrd", "implant.stl"}
+
+
+def test_an_ensemble_leaves_its_members_and_their_disagreement(
+    run: Run, stub: Stub, skull: Path, tmp_path: Path
+) -> None:
+    assert run("sample", skull, "-o", tmp_path / "out", "--ensemble", 3, "-q") == (0, "", "")
+    folder = tmp_path / "out" / "head"
+    members = [read_volume(folder / "candidates" / f"implant_{k}.nrrd").mask for k in (1, 2, 3)]
+    for k in (1, 2, 3):
+        assert read_stl(folder / "candidates" / f"implant_{k}.stl").is_watertight
+    spread = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "uncertainty.nrrd"))).T
+    assert spread.dtype == np.float32
+    np.testing.assert_allclose(spread, np.std(np.stack(members).astype(float), axis=0), atol=1e-6)
+    assert spread.max() == pytest.approx(np.sqrt(2) / 3)  # one of three against two
+    assert run("sample", skull, "-o", tmp_path / "out", "-q")[0] == 0
+    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}  # of the earlier run nothing is left
+
+
+def test_same_seed_same_bytes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run("sample", skull, "-o", tmp_path / name, "--seed", seed, "-q")[0] == 0
+    a, b, c = (files(tmp_path / name / "head") for name in "abc")
+    for name in ("implant.nrrd", "implant.stl"):
+        assert a[name] == b[name] != c[name]
+
+
+def test_what_is_done_is_skipped_until_something_changes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("sample", skull, "-o", out)
+    run(*command)
+    code, _, said = run(*command)
+    assert code == 0 and len(stub.calls) == 1 and "is done already" in said
+    run(*command, "--overwrite")
+    run(*command, "--seed", 1)
+    assert len(stub.calls) == 3
+    (out / "head" / "implant.stl").write_bytes(b"damaged")
+    run(*command, "--seed", 1)
+    assert len(stub.calls) == 4
+    whole = read_volume(skull)
+    changed = whole.mask.copy()
+    changed[tuple(np.argwhere(changed)[0])] = False
+    write_volume(whole.with_mask(changed), skull)
+    run(*command, "--seed", 1)
+    assert len(stub.calls) == 5
+
+
+def test_a_case_that_fails_is_a_line_and_the_others_go_on(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
+    bad, twin = tmp_path / "in" / "bad.nrrd", tmp_path / "head.nii.gz"
+    bad.write_bytes(b"no image")
+    twin.write_bytes(skull.read_bytes())
+    out = tmp_path / "out"
+    code, said, errors = run("sample", bad, tmp_path / "none.nrrd", skull, twin, tmp_path / "a.jpg", "-q", "-o", out)
+    assert code == 2 and said == ""
+    lines = errors.splitlines()
+    assert all(line.startswith("pcdiff: ") for line in lines) and len(lines) == 5
+    for part in ("not an NRRD file", "found none", "goes to", "another format", "4 of 5 cases failed"):
+        assert sum(part in line for line in lines) == 1, part
+    assert [path.name for path in out.iterdir()] == ["head"]  # nor is anything half done left behind
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("no hole found: expected one"), 2, "pcdiff: head.nii.gz: no hole found: expected one"),
+        (OSError(28, "No space left on device", "x"), 1, "pcdiff: head.nii.gz: x: No space left on device"),
+        (MemoryError(), 1, "pcdiff: head.nii.gz: out of memory"),
+        (KeyError("why"), 1, "pcdiff: head.nii.gz: unexpected KeyError: 'why'; PCDIFF_DEBUG=1"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    run: Run,
+    stub: Stub,
+    skull: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+    line: str,
+) -> None:
+    stub.error = error
+    got, _, said = run("sample", skull, "-o", tmp_path / "out", "-q")
+    assert got == code and said.startswith(line) and said.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setenv("PCDIFF_DEBUG", "1")
+    with pytest.raises(type(error)):
+        cli.main(["sample", str(skull), "-o", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("sample", "a.nrrd", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
+        (("sample", "a.nrrd", "--weights", "none.safetensors", "-o", "out"), "found none"),
+        (("sample", "a.nrrd", "--device", "abacus", "-o", "out"), "device 'abacus' cannot be used"),
+        (("demo", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
+        (("evaluate", "--data", "none"), "none: expected complete_skull/"),
+        (("evaluate", "--data", "none", "--weights", "a"), "--weights belong to one method"),
+        (("evaluate", "--data", "none", "--method", "prior,guess"), "unknown method 'guess'"),
+        (("train", "none.yaml"), "expected a YAML recipe"),
+        (("train", "none.yaml", "--set", "steps"), "expected KEY=VALUE, got 'steps'"),
+        (("simulate", "none.nrrd", "-o", "out"), "none.nrrd: expected an image file, found none"),
+        (("prepare", "none", "-o", "cache"), "none: expected complete_skull/"),
+        (("view", "none"), "none: expected a case folder"),
+    ],
+)
+def test_a_users_mistake_is_code_2_and_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, said = run(*arguments)
+    assert code == 2 and line in said.splitlines()[-1] and "Traceback" not in said
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_a_fresh_process_says_it_in_one_line(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pcdiff",
+        "sample",
+        "none.nrrd",
+        "--method",
+        "prior",
+        "-q",
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("pcdiff: none.nrrd: expected") and done.stderr.count("\n") == 1
+
+
+def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "implant.nrrd").write_text("precious")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="found other files"), case_folder(folder):
+        pass
+    with pytest.raises(KeyError), case_folder(folder, overwrite=True) as part:
+        (part / "implant.nrrd").write_text("half")
+        raise KeyError
+    assert (folder / "implant.nrrd").read_text() == "precious"
+    with case_folder(folder, overwrite=True) as part:
+        (part / "implant.nrrd").write_text("new")
+    assert (folder / "implant.nrrd").read_text() == "new" and (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["scans"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another"), case_folder(tmp_path / "file" / "case"):
+        pass
+
+
+def test_a_record_cannot_point_outside_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("stays")
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "run.json").write_text('{"files": {"../outside": ""}}')
+    with case_folder(tmp_path / "case") as part:
+        (part / "run.json").write_text('{"files": {}}')
+    assert (tmp_path / "outside").read_text() == "stays" and read_record(tmp_path / "case") == {"files": {}}
+
+
+def test_an_stl_that_is_not_its_volume_is_refused(case: tuple[Volume, Volume], tmp_path: Path) -> None:
+    implant, path = case[1], tmp_path / "implant.stl"
+    mesh = volume_to_mesh(implant)
+    write_stl(mesh, path)
+    assert check_stl(path, implant)["dsc"] >= 0.97
+    with pytest.raises(OutputError, match=r"got 0\.\d+"):
+        check_stl(path, implant.with_mask(np.roll(implant.mask, 1, axis=0)))
+    for faces in (mesh.faces[1:], mesh.faces[:, ::-1]):
+        write_stl(type(mesh)(mesh.vertices, faces), path)
+        with pytest.raises(OutputError, match="closed surface with outward normals"):
+            check_stl(path, implant)
+
+
+def test_pieces_are_counted_largest_first() -> None:
+    mask = np.zeros((9, 9, 9), bool)
+    mask[1:3, 1:3, 1:3] = mask[5:8, 5:8, 5:8] = True
+    assert pieces_ml(Volume(mask, np.diag([10.0, 10.0, 5.0, 1.0]))) == [13.5, 4.0]
+
+
+def test_simulate_cuts_an_exact_complement(run: Run, healthy: Volume, tmp_path: Path) -> None:
+    write_volume(healthy, tmp_path / "skull.nrrd")
+    for name in ("a", "b"):
+        code, said, _ = run(
+            "simulate", tmp_path / "skull.nrrd", "-o", tmp_path / name, "--kind", "random_1", "--seed", 4
+        )
+        assert code == 0 and "ml cut out" in said
+    assert files(tmp_path / "a")["implant.nrrd"] == files(tmp_path / "b")["implant.nrrd"]
+    defective, implant = (read_volume(tmp_path / "a" / f"{name}.nrrd") for name in ("defective_skull", "implant"))
+    assert implant.mask.any() and not (defective.mask & implant.mask).any()
+    np.testing.assert_array_equal(defective.mask | implant.mask, healthy.mask)
+
+
+def test_demo_runs_from_nothing_to_scores(
+    run: Run, healthy: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pcdiff.prior.model.ShapePrior.draw", lambda self, rng: healthy)  # the same at half the size
+    code, said, _ = run("demo", "-o", tmp_path / "demo", "--method", "prior")
+    assert code == 0 and "DSC" in said and "pcdiff sample SKULL.nrrd" in said and "Not a medical device" in said
+    names = {"skull.nrrd", "defective_skull.nrrd", "implant_true.nrrd", "implant.nrrd", "implant.stl", "preview.png"}
+    assert files(tmp_path / "demo").keys() == names | {"run.json"}
+    record = read_record(tmp_path / "demo")
+    assert record is not None and record["scores"]["dsc"] > 0.8 and record["input"]["path"] == "defective_skull.nrrd"
+    picture = tmp_path / "look.png"
+    assert run("view", tmp_path / "demo", "--png", picture)[0] == 0
+    assert picture.read_bytes() == (tmp_path / "demo" / "preview.png").read_bytes()
+    assert np.asarray(Image.open(picture)).shape[2] == 3
+
+
+def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("run: {data: a, cache: b, out: c}\n")
+    train = type(sys)("pcdiff.train")
+    train.train = lambda config, progress: f"{config.optimiser.steps} {config.run.out} {progress}"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pcdiff.train", train)
+    code, said, _ = run("train", recipe, "--set", "optimiser.steps=7", "--set", "run.out=d", "-q")
+    assert (code, said) == (0, "7 d False\n")
+    code, _, said = run("train", recipe, "--set", "optimiser.stops=7")
+    assert code == 2 and "optimiser.stops" in said
+    monkeypatch.setitem(sys.modules, "pcdiff.train", None)
+    assert run("train", recipe)[0] == 1
+
+
+def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, said, _ = run("--help")
+    assert code == 0 and "Not a medical device" in said
+    for command in ("sample", "demo", "simulate", "prepare", "train", "evaluate", "view"):
+        assert f" {command} " in said
+    assert run("--version") == (0, f"pcdiff {__version__}\n", "")
+    for command, choices in (("sample", (*METHODS, *BACKENDS)), ("simulate", KINDS)):
+        said = run(command, "--help")[1]
+        assert all(choice in said for choice in choices)
+
+
+def test_what_is_in_front_hides_what_is_behind() -> None:
+    index = np.indices((50, 80, 50))
+    front, back = (radius > np.linalg.norm(index.T - [24.5, y, 24.5], axis=-1).T for y, radius in ((15, 8), (55, 18)))
+    small, large = Volume(front, np.eye(4)), Volume(back, np.eye(4))
+    apart = render([shape_of(small, IMPLANT), shape_of(large, BONE)], "front")
+    middle = tuple(np.array(apart.shape[:2]) // 2)
+    assert apart[middle][2] > apart[middle][0] + 30  # blue
+    behind = render([shape_of(small, IMPLANT), shape_of(large, BONE)], "back")
+    assert behind[middle][0] > behind[middle][2] + 10
+    together = render([shape_of(Volume(front | back, np.eye(4)), BONE)], "front")
+    np.testing.assert_allclose(together, render([shape_of(small, BONE), shape_of(large, BONE)], "front"), atol=3)

@@ -1,0 +1,172 @@
+"""The package as a whole: what an import loads, that imports point one way, that nothing undeclared is needed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+import pcdiff
+from pcdiff.config import load_config
+from pcdiff.errors import InputError
+from pcdiff.prior.model import ShapePrior
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pcdiff"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+# The ground floor imports nothing but itself; the rooms above it never look up to where implants are designed.
+GROUND = {"errors", "files", "formats", "points", "volume"}
+MIDDLE = {"data", "defects", "mesh", "metrics", "prior", "reconstruct", "surface", "ops", "diffusion", "nets"}
+TOP = {"methods", "design", "output", "demo", "evaluate", "train", "cli"}
+# Names that differ between an import and the package index.
+DISTRIBUTIONS = {"PIL": "pillow", "nrrd": "pynrrd", "skimage": "scikit-image", "yaml": "pyyaml"}
+
+
+def imports(tree: ast.AST, everywhere: bool = True) -> set[str]:
+    """Dotted names that a module imports; not `everywhere`: only what is loaded with it."""
+    found = set()
+    for node in ast.walk(tree) if everywhere else loaded_at_once(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports are absolute"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in whole}
+    return found
+
+
+def room(module: str) -> str:
+    """The part after `pcdiff.`: a file, or a folder."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def loaded_at_once(tree: ast.AST) -> list[ast.AST]:
+    """Statements outside of functions and of `if TYPE_CHECKING`."""
+    nodes: list[ast.AST] = []
+    for node in ast.iter_child_nodes(tree):
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if isinstance(node, ast.FunctionDef) or typing_only:
+            continue
+        nodes += [node, *loaded_at_once(node)]
+    return nodes
+
+
+def loads(*modules: str) -> set[str]:
+    """What a fresh interpreter holds after importing the modules."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_command_line_starts_light() -> None:
+    heavy = {"torch", "open3d", "skimage", "SimpleITK", "scipy", "numpy"}
+    assert not heavy & loads("pcdiff", "pcdiff.cli", "pcdiff.__main__")
+
+
+def test_the_prior_needs_no_torch() -> None:
+    assert not {"torch", "open3d"} & loads("pcdiff.demo", "pcdiff.methods.prior", "pcdiff.design", "pcdiff.evaluate")
+
+
+def test_imports_point_one_way() -> None:
+    graph = {
+        name: (imports(ast.parse(path.read_text()), False) & MODULES.keys()) - {name} for name, path in MODULES.items()
+    }
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert set(order) == MODULES.keys()
+    for name, imported in graph.items():
+        assert name == "pcdiff.__main__" or "pcdiff.cli" not in imported
+
+
+def test_lower_rooms_know_nothing_of_higher_ones() -> None:
+    direct = {
+        name: imports(ast.parse(path.read_text())) & MODULES.keys() - {"pcdiff"} for name, path in MODULES.items()
+    }
+    assert {room(name) for name in MODULES} >= GROUND | MIDDLE | TOP
+    for name in MODULES:
+        reached, ahead = set(), {name}
+        while ahead:
+            reached |= ahead
+            ahead = set().union(*(direct[module] for module in ahead)) - reached
+        if room(name) in GROUND:
+            assert {room(module) for module in reached} <= GROUND, name
+        elif room(name) in MIDDLE:
+            assert not {room(module) for module in reached} & TOP, name
+
+
+def test_open3d_is_imported_where_it_is_used() -> None:
+    for name, path in MODULES.items():
+        at_once = imports(ast.parse(path.read_text()), False)
+        assert not any(module.partition(".")[0] == "open3d" for module in at_once), name
+
+
+def test_whatever_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {"".join(c if c.isalnum() or c in "-_" else " " for c in text).split()[0].lower() for text in wanted}
+    declared |= {"pcdiff", "pytorch3d"}  # pytorch3d has no package on the index
+    for name, path in MODULES.items():
+        tops = {module.partition(".")[0] for module in imports(ast.parse(path.read_text()))} - sys.stdlib_module_names
+        assert {DISTRIBUTIONS.get(top, top).lower() for top in tops} <= declared, name
+
+
+def test_extras_are_documented() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    said = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "Makefile"))
+    for extra in extras:
+        assert re.search(rf"\[(\w+,)*{extra}(,\w+)*\]", said), f"pip install '.[{extra}]' is named nowhere"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_public_has_a_docstring(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text())
+    assert ast.get_docstring(tree) or not tree.body, name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name}.{node.name}"
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name}.{node.name}"
+
+
+def test_licences_are_in_the_package() -> None:
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+    assert "CC BY-NC-SA 4.0" in (PACKAGE / "weights" / "LICENSE").read_text()
+
+
+def test_version_is_written_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["dynamic"] == ["version"] and "version" not in project
+    assert metadata.version("pcdiff") == pcdiff.__version__
+    assert f"## {pcdiff.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_weights_are_shipped_and_small() -> None:
+    weights = {path.name: path.stat().st_size for path in (PACKAGE / "weights").glob("*.safetensors")}
+    assert weights.keys() == {"prior.safetensors", "denoiser.safetensors"}
+    assert sum(weights.values()) < 30e6
+    assert ShapePrior.shipped().heads == 59, "the model card says 59 heads"
+
+
+def test_nothing_is_pickled() -> None:
+    pickles = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
+    assert not [path.name for path in PACKAGE.rglob("*") if path.suffix in pickles]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_load_and_refuse_unknown_keys(path: Path, tmp_path: Path) -> None:
+    load_config(path)
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(path.read_text() + "\noptimizer:\n  steps: 1\n")
+    with pytest.raises(InputError, match=r"optimizer: .*not permitted"):
+        load_config(misspelt)

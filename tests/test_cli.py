@@ -312,6 +312,10 @@ def test_demo_runs_from_nothing_to_scores(
     assert run("view", tmp_path / "demo", "--png", picture)[0] == 0
     assert picture.read_bytes() == (tmp_path / "demo" / "preview.png").read_bytes()
     assert np.asarray(Image.open(picture)).shape[2] == 3
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    code, said, hindrance = run("view", tmp_path / "demo")
+    assert code == 0 and "no display" in hindrance and said.strip() == str(tmp_path / "demo" / "view.png")
 
 
 def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

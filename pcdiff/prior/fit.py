@@ -14,7 +14,7 @@ from pcdiff.points import PointCloud
 from pcdiff.prior.model import GROSS_OUTER, GROSS_THICKNESS, SMOOTH, ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
 from pcdiff.prior.process import OUTER, THICKNESS, Posterior, regress
-from pcdiff.prior.rays import MAP, PIXEL, RADII, Pose, crossing, profiles
+from pcdiff.prior.rays import INNER_REACH, MAP, PIXEL, RADII, Pose, crossing, inner_table, profiles
 from pcdiff.prior.slab import slab
 from pcdiff.volume import Volume
 
@@ -24,9 +24,11 @@ SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
 OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
 USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
 BAND = 12.0  # mm of bone around a hole that the slab covers
-RIM = 4.5  # mm from a hole within which bone is no evidence: the saw's bevel, chips
+RIM = 4.5  # mm from a hole within which bone is no evidence: chips, and half-filled voxels
+BEVEL = 9.0  # mm, the same before it is known how far the saw's slanting cut reaches beneath the bone
+LOST = 1.2  # mm of wall missing at its outer or inner face, for a ray beside the hole to count as cut
 STRANGE = 2.0  # mm, median misfit of the pose beyond which a skull is outside what the prior knows
-RINGS = ((RIM, 15.0, 3.0), (15.0, 30.0, 4.5), (30.0, 60.0, 7.5), (60.0, 400.0, 12.0))  # from, to, site spacing: mm
+RINGS = ((0.0, 15.0, 3.0), (15.0, 30.0, 4.5), (30.0, 60.0, 7.5), (60.0, 400.0, 12.0))  # from, to, site spacing: mm
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,41 @@ def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
             f"no hole found: expected bone to be absent over at least {SMALLEST_HOLE:g} cm2 of the vault, got none; "
             "is this the defective skull, not the complete one?"
         )
-    return complete(prior, pose, observation, residual)
+    around = np.flatnonzero(observation.distance <= BAND)
+    first = complete(prior, pose, observation, residual, around, BEVEL)
+    return complete(prior, pose, with_bevel(observation, first), residual)
+
+
+def with_bevel(observation: Observation, first: PriorFit) -> Observation:
+    """The holes grown by the rays around them that the saw cut partly: there the walls measured are the cut's.
+
+    first: a completion from bone far enough from the hole to be whole. A cut ray lacks `LOST` mm of the wall that it
+    expects, at either face, and is joined to the hole by such rays.
+    """
+    with np.errstate(invalid="ignore"):
+        outer_lost = ~(observation.outer > first.outer - LOST)
+        inner_lost = ~(observation.outer - observation.thickness < first.outer - first.thickness + LOST)
+    lost = (outer_lost | inner_lost) & (observation.distance <= BAND)
+    hole = MAP.to_image(observation.hole)
+    grown = ndimage.binary_propagation(hole > 0, mask=(hole > 0) | MAP.to_image(lost, False))
+    nearest = tuple(ndimage.distance_transform_edt(hole == 0, return_distances=False, return_indices=True))
+    labels = np.where(grown, hole[nearest], 0)[MAP.inside]
+    return _observation(observation.outer, observation.thickness, labels)
+
+
+def _observation(outer: np.ndarray, thickness: np.ndarray, hole: np.ndarray) -> Observation:
+    distance = ndimage.distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
+    return Observation(np.where(hole > 0, np.nan, outer), np.where(hole > 0, np.nan, thickness), hole, distance)
 
 
 def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: Pose, field: Volume) -> Observation:
     """Reads both walls along every ray, and where they are absent although the scan `field` shows the place."""
     profile, _ = profiles(occupancy, affine, pose, MAP.directions)
     outer = crossing(profile, prior.mean[0], outward=True)
-    expected = _screen(prior, outer, crossing(profile, outer - prior.mean[1], outward=False))
+    expected = _screen(prior, outer, inner_table(profile, outer - prior.mean[1], INNER_REACH))
     for _ in range(2):
         outer = crossing(profile, expected[0], outward=True)
-        inner = crossing(profile, expected[0] - expected[1], outward=False)
+        inner = inner_table(profile, expected[0] - expected[1], INNER_REACH)
         expected = _screen(prior, outer, inner)
     outer[np.abs(outer - expected[0]) > 5] = np.nan
     thickness = outer - inner
@@ -137,22 +163,24 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     _check_view(in_view)
     absent = ~((profile >= 0.5) & wall).any(1) & in_view
     hole = _holes(absent, prior.present >= USUAL)
-    distance = ndimage.distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
-    outer[hole > 0] = np.nan
-    thickness[hole > 0] = np.nan
-    return Observation(outer, thickness, hole, distance)
+    return _observation(outer, thickness, hole)
 
 
 def complete(
-    prior: ShapePrior, pose: Pose, observation: Observation, residual: float, targets: np.ndarray | None = None
+    prior: ShapePrior,
+    pose: Pose,
+    observation: Observation,
+    residual: float,
+    targets: np.ndarray | None = None,
+    rim: float = RIM,
 ) -> PriorFit:
     """Gaussian-process regression of outer table and thickness from the bone around the holes.
 
-    targets: (T,) rays to complete; by default all of holes and band.
+    targets: (T,) rays to complete; by default all of holes and band. rim: mm from a hole where bone is no evidence.
     """
     if targets is None:
         targets = np.flatnonzero(observation.distance <= BAND)
-    posteriors = (process(prior, observation, 0, targets), process(prior, observation, 1, targets))
+    posteriors = (process(prior, observation, 0, targets, rim), process(prior, observation, 1, targets, rim))
     mean = np.stack([observation.outer, observation.thickness])
     std = np.zeros_like(mean)
     for axis, posterior in enumerate(posteriors):
@@ -161,13 +189,13 @@ def complete(
     return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual, targets, posteriors)
 
 
-def process(prior: ShapePrior, observation: Observation, axis: int, targets: np.ndarray) -> Posterior:
+def process(prior: ShapePrior, observation: Observation, axis: int, targets: np.ndarray, rim: float = RIM) -> Posterior:
     """Posterior deviation from the mean at target rays (T,), of the outer table (axis 0) or the thickness (1)."""
     measured = np.isfinite(observation.outer) & np.isfinite(observation.thickness)
-    sites = choose_sites(observation.distance, measured)
+    clear = measured & (observation.distance > rim)
+    sites = choose_sites(observation.distance, clear)
     values = (observation.outer, observation.thickness)[axis] - prior.mean[axis]
     if axis == 1:
-        clear = measured & (observation.distance > RIM - 1)
         values = MAP.smoothed(np.where(clear, values, 0), SMOOTH, clear)
     modes = prior.modes[:, axis]
     directions = MAP.directions.astype(np.float32)

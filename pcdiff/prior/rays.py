@@ -18,6 +18,7 @@ PIXEL = 1.5  # mm of arc per pixel at the reference radius
 RADIUS = 85.0  # mm, a head's typical radius: chord distances between directions are taken there
 TILT = np.deg2rad(15.0)  # the pole leans back, so that the map holds the occiput and leaves out the face
 MAX_ANGLE = np.deg2rad(120.0)  # how far from the pole the map reaches
+INNER_REACH = 5.0  # mm around the expected inner table in which it is looked for
 RADII = np.arange(30.0, 125.25, 0.5, dtype=np.float32)  # mm, the samples along a ray
 
 
@@ -131,11 +132,31 @@ def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radi
 
     profile: (R, S). target: (R,) mm. outward=True: bone ends going outward (an outer table); False: bone begins.
     """
+    edge, place = _edges(profile, outward, radii)
+    cost = -place if target is None else np.abs(place - target[:, None])
+    return _cheapest(edge, place, cost)
+
+
+def inner_table(profile: np.ndarray, expected: np.ndarray, reach: float, radii: np.ndarray = RADII) -> np.ndarray:
+    """The deepest radius at which bone begins within `reach` mm of the expected one, (R,) mm; NaN where there is none.
+
+    The deepest, not the nearest: in a thresholded mask the diploe is full of holes, and their walls begin bone too.
+    """
+    edge, place = _edges(profile, False, radii)
+    with np.errstate(invalid="ignore"):
+        edge &= np.abs(place - expected[:, None]) <= reach
+    return _cheapest(edge, place, place)
+
+
+def _edges(profile: np.ndarray, outward: bool, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where along each ray the half level is crossed, (R, S - 1) bool, and at which radius."""
     a, b = profile[:, :-1], profile[:, 1:]
     edge = (a >= 0.5) & (b < 0.5) if outward else (a < 0.5) & (b >= 0.5)
     with np.errstate(divide="ignore", invalid="ignore"):
-        place = radii[:-1] + (radii[1:] - radii[:-1]) * (0.5 - a) / (b - a)
-    cost = -place if target is None else np.abs(place - target[:, None])
+        return edge, radii[:-1] + (radii[1:] - radii[:-1]) * (0.5 - a) / (b - a)
+
+
+def _cheapest(edge: np.ndarray, place: np.ndarray, cost: np.ndarray) -> np.ndarray:
     best = np.where(edge, cost, np.inf).argmin(1)
-    rows = np.arange(len(profile))
+    rows = np.arange(len(edge))
     return np.where(edge[rows, best], place[rows, best], np.nan)

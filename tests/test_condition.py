@@ -144,7 +144,6 @@ def test_normals_are_unit_and_face_out_of_the_bone(chosen, condition):
     assert outer.min() > 0.5 and inner.max() < -0.5
 
 
-@pytest.mark.xfail(strict=True, reason="training shows bone as measured, inference the band's posterior mean")
 def test_inference_shows_bone_as_training_does(prior, fitted, chosen, condition):
     anchors, bone = chosen
     as_in_training = complete(prior, fitted.pose, fitted.observation, fitted.residual, anchors)

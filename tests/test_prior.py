@@ -17,7 +17,7 @@ from pcdiff.errors import InputError
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.metrics import scores
 from pcdiff.points import PointCloud
-from pcdiff.prior.fit import RIM, choose_sites, fit
+from pcdiff.prior.fit import RIM, choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import assign_folds, load_population
 from pcdiff.prior.model import ShapePrior, see_walls
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
@@ -479,10 +479,29 @@ def test_an_observation_s_distances(fitted):
     assert np.all(RADIUS * np.arccos(np.clip(closest, -1, 1)) < 2 * 1.5 + 1e-6)
 
 
+def test_rays_that_the_saw_cut_partly_join_the_hole(fitted):
+    seen = fitted.observation
+    bevel = (seen.distance > 0) & (seen.distance <= 5)
+    apart = (seen.distance > 9) & (seen.distance <= 11)
+    cut = replace(seen, outer=np.where(bevel | apart, fitted.outer - 3, fitted.outer), thickness=fitted.thickness)
+    grown = with_bevel(cut, fitted)
+    assert np.array_equal(grown.hole > 0, (seen.hole > 0) | bevel)
+    assert np.isnan(grown.outer[bevel]).all() and set(np.unique(grown.hole)) == set(np.unique(seen.hole))
+
+
+def test_bone_along_the_rim_is_no_evidence(prior, fitted):
+    seen = fitted.observation
+    rim = (seen.distance > 0) & (seen.distance <= RIM)
+    bent = replace(seen, outer=np.where(rim, seen.outer - 4, seen.outer))
+    targets = np.flatnonzero(seen.hole > 0)[::20]
+    plain, other = (complete(prior, fitted.pose, o, 0.0, targets) for o in (seen, bent))
+    assert np.array_equal(plain.outer[targets], other.outer[targets])
+
+
 def test_sites_are_on_bone_and_denser_near_the_hole(fitted):
     seen = fitted.observation
     measured = np.isfinite(seen.outer) & np.isfinite(seen.thickness)
-    sites = choose_sites(seen.distance, measured)
+    sites = choose_sites(seen.distance, measured & (seen.distance > RIM))
     assert measured[sites].all() and len(np.unique(sites)) == len(sites) and 300 < len(sites) < 2000
     assert seen.distance[sites].min() >= RIM
     near, far = ((seen.distance >= low) & (seen.distance < high) & measured for low, high in ((5, 15), (60, 400)))

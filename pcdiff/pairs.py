@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 from safetensors.numpy import load_file, save
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,7 +16,7 @@ from pcdiff.config import PairsConfig
 from pcdiff.defects import Cranium, draw_outlines
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
-from pcdiff.prior.fit import Observation, PriorFit, complete
+from pcdiff.prior.fit import Observation, PriorFit, complete, open_rays
 from pcdiff.prior.folds import Population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.process import chord, matern
@@ -132,9 +131,7 @@ def cut_rays(walls: np.ndarray, kind: str, holes: int, rng: np.random.Generator)
 
 def hide(walls: np.ndarray, hole: np.ndarray) -> Observation:
     """What is left to see of (2, R) walls once the rays of `hole` (R,) are open."""
-    distance = distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
-    seen = np.where(hole > 0, np.nan, walls)
-    return Observation(seen[0], seen[1], hole, distance)
+    return open_rays(walls[0], walls[1], hole)
 
 
 def make_pair(fit: PriorFit, walls: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:

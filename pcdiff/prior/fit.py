@@ -135,10 +135,11 @@ def with_bevel(observation: Observation, first: PriorFit) -> Observation:
     grown = ndimage.binary_propagation(hole > 0, mask=(hole > 0) | MAP.to_image(lost, False))
     nearest = tuple(ndimage.distance_transform_edt(hole == 0, return_distances=False, return_indices=True))
     labels = np.where(grown, hole[nearest], 0)[MAP.inside]
-    return _observation(observation.outer, observation.thickness, labels)
+    return open_rays(observation.outer, observation.thickness, labels)
 
 
-def _observation(outer: np.ndarray, thickness: np.ndarray, hole: np.ndarray) -> Observation:
+def open_rays(outer: np.ndarray, thickness: np.ndarray, hole: np.ndarray) -> Observation:
+    """What is left to see of walls (R,) mm once the rays of `hole` (R,) int labels are open."""
     distance = ndimage.distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
     return Observation(np.where(hole > 0, np.nan, outer), np.where(hole > 0, np.nan, thickness), hole, distance)
 
@@ -163,7 +164,7 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     _check_view(in_view)
     absent = ~((profile >= 0.5) & wall).any(1) & in_view
     hole = _holes(absent, prior.present >= USUAL)
-    return _observation(outer, thickness, hole)
+    return open_rays(outer, thickness, hole)
 
 
 def complete(

@@ -113,7 +113,6 @@ class ShapePrior:
             directions = points[near] / radius[near, None]
             bone = radius[near] <= MAP.sample(MAP.to_image(outer), directions, 0.0)
             bone &= radius[near] >= MAP.sample(MAP.to_image(inner), directions, np.inf)
-            mask[:, :, k].ravel()[near] = False
             flat = np.zeros(size * size, bool)
             flat[near] = bone
             mask[:, :, k] = flat.reshape(size, size)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pcdiff.defects import KINDS
 from pcdiff.errors import InputError
 
 
@@ -21,17 +23,21 @@ class PairsConfig(_Strict):
     pool: int = Field(default=4096, gt=0, description="distinct pairs; each returns with fresh noise")
     kinds: dict[str, float] = Field(default={"skullfix": 1.0}, description="kinds of defect and their shares")
     two_holes: float = Field(default=0.0, ge=0, le=1)
-    mix: float = Field(default=0.6, ge=0, le=1, description="mix two heads of a fold")
-    deform: float = Field(default=0.7, ge=0, le=1, description="add a smooth random deformation")
+    mix: float = Field(default=0.3, ge=0, le=1, description="mix two heads of a fold")
+    deform: float = Field(default=0.3, ge=0, le=1, description="add a smooth random deformation")
     deform_mm: tuple[float, float] = Field(
-        default=(1.0, 0.7), description="its largest amplitude: outer table, thickness"
+        default=(0.6, 0.4), description="its largest amplitude: outer table, thickness"
     )
+    warp_mm: float = Field(default=4.0, ge=0, description="how far features of a head move along the map, at most")
+    pose_mm: float = Field(default=0.2, ge=0, description="what chips and bone seen through a hole do to real poses")
     folds: int = Field(default=5, ge=2)
     seed: int = 0
 
     @field_validator("kinds")
     @classmethod
     def _shares(cls, kinds: dict[str, float]) -> dict[str, float]:
+        if unknown := kinds.keys() - KINDS.keys():
+            raise ValueError(f"expected kinds out of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
         total = sum(kinds.values())
         if not total > 0 or min(kinds.values()) < 0:
             raise ValueError(f"shares must be positive, got {kinds}")
@@ -41,12 +47,18 @@ class PairsConfig(_Strict):
 class NetworkConfig(_Strict):
     """Size of the point-voxel network."""
 
-    width: int = Field(default=64, gt=0, multiple_of=8, description="channels of the point branch")
+    width: int = Field(default=64, gt=0, multiple_of=16, description="channels of the point branch")
     grid: int = Field(default=20, ge=8, multiple_of=4, description="cells along a side of the skull's voxel grid")
     step_grid: int = Field(default=12, ge=4, description="the same for the moving points")
     blocks: int = Field(default=3, gt=0, description="point-voxel blocks of the denoiser")
     heads: int = Field(default=4, gt=0, description="attention heads")
     dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+        return self
 
 
 class DiffusionConfig(_Strict):
@@ -57,7 +69,13 @@ class DiffusionConfig(_Strict):
     p_mean: float = 0.0
     p_std: float = Field(default=1.2, gt=0)
     steps: int = Field(default=6, gt=0)
-    sampler: str = "heun"
+    sampler: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "heun"
+
+    @model_validator(mode="after")
+    def _descends(self) -> Self:
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError(f"sigma_min must be less than sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        return self
 
 
 class OptimiserConfig(_Strict):
@@ -110,17 +128,44 @@ class TrainConfig(_Strict):
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
     """Reads a YAML recipe; overrides are {"optimiser.steps": 100}. Raises InputError naming every wrong key."""
     try:
-        values = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+        values = yaml.load(Path(path).read_text(), _Loader) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: expected a YAML recipe, got {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a YAML recipe with sections, got a {type(values).__name__}")
     for name, value in (overrides or {}).items():
-        *parents, last = name.split(".")
-        room = values
-        for parent in parents:
-            room = room.setdefault(parent, {})
-        room[last] = yaml.safe_load(value) if isinstance(value, str) else value
+        _override(values, name, value)
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InputError(f"{path}: {wrong}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 052 is a head's name, not an octal number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, re.compile(r"^[-+]?(0|[1-9][0-9]*)$") if tag == "tag:yaml.org,2002:int" else pattern)
+        for tag, pattern in resolvers
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _override(values: dict[str, Any], name: str, value: Any) -> None:
+    """Sets "section.key" in the recipe, a string as YAML reads it. Raises InputError where there is no such section."""
+    *parents, last = name.split(".")
+    room = values
+    for parent in parents:
+        room = room.setdefault(parent, {})
+        if not isinstance(room, dict):
+            raise InputError(
+                f"{name}: expected section.key, got {parent!r}, which is no section; see configs/default.yaml"
+            )
+    try:
+        room[last] = yaml.load(value, _Loader) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: expected a YAML value, got {value!r}; close its brackets and quotes") from error

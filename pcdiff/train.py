@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pcdiff import __version__
 from pcdiff.condition import Condition
-from pcdiff.config import PairsConfig, TrainConfig
+from pcdiff.config import TrainConfig
 from pcdiff.data import find_cases
 from pcdiff.design import design
 from pcdiff.diffusion.ema import Ema
@@ -147,34 +147,25 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
         multiprocessing_context="spawn" if run.workers else None,
         persistent_workers=False,
     )
-    stopped = _Stop()
     saved = began = time.monotonic()
     sums = np.zeros(3)
     bar = tqdm(total=options.steps, initial=state.step, disable=not (progress and accelerator.is_main_process))
     wrapped.train()
-    for batch in loader:
-        batch = {name: value.to(accelerator.device) for name, value in batch.items()}
-        loss, cosine = _step(config, state.step, accelerator, wrapped, prepared, batch)
-        state.step += 1
-        state.ema.update(model.denoiser, state.step)
-        sums += (loss, cosine, 1)
-        bar.update()
-        done = state.step == options.steps or stopped.asked
-        if accelerator.is_main_process:
-            if state.step % 50 == 0 or done:
-                _write(
-                    config,
-                    {
-                        "step": state.step,
-                        "loss": sums[0] / sums[2],
-                        "normals": sums[1] / sums[2],
-                        "rate": rate_at(config, state.step),
-                        "seconds": time.monotonic() - began,
-                    },
-                )
-                bar.set_postfix(loss=f"{sums[0] / sums[2]:.3f}")
+    with _Sigterm() as asked:
+        for batch in loader:
+            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+            loss, cosine = _step(config, state.step, accelerator, wrapped, prepared, batch)
+            state.step += 1
+            state.ema.update(model.denoiser, state.step)
+            sums += (loss, cosine, 1)
+            bar.update()
+            last = state.step == options.steps
+            if accelerator.is_main_process and (state.step % 50 == 0 or last or asked.stop):
+                done = {"step": state.step, "loss": sums[0] / sums[2], "normals": sums[1] / sums[2]}
+                _write(config, done | {"rate": rate_at(config, state.step), "seconds": time.monotonic() - began})
+                bar.set_postfix(loss=f"{done['loss']:.3f}")
                 sums[:] = 0
-            if state.step % run.validate_every == 0 or state.step == options.steps:
+            if accelerator.is_main_process and (state.step % run.validate_every == 0 or last):
                 method = averaged(config, state, prior)
                 scored = validate(config, method, validation)
                 _write(config, {"step": state.step} | scored)
@@ -182,11 +173,12 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
                     state.best = scored["val_mm"]
                     _save_weights(config, state, method)
                 wrapped.train()
-            if done or time.monotonic() - saved > 60 * run.checkpoint_minutes:
+            stop = last or _any(accelerator, asked.stop)
+            if accelerator.is_main_process and (stop or time.monotonic() - saved > 60 * run.checkpoint_minutes):
                 state.save(checkpoint, config)
                 saved = time.monotonic()
-        if stopped.asked:
-            break
+            if stop:
+                break
     bar.close()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -204,19 +196,20 @@ def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
     prior = _kept_prior(run.cache, people, np.ones(len(names), bool))
     held = [case.name.rsplit("/", 1)[-1] for case in find_cases(run.data, run.validation)]
     others = load_population(run.cache, list(dict.fromkeys(held)), max(run.workers, 1), prior)
-    plain = config.pairs.model_copy(update={"mix": 0.0, "deform": 0.0, "pool": 64, "seed": 1})
+    plain = config.pairs.model_copy(update={"mix": 0.0, "deform": 0.0, "warp_mm": 0.0, "pool": 64, "seed": 1})
     return (
-        Pairs(people, fold, priors, config.pairs, _store(run.cache, people, config.pairs)),
-        Pairs(others, np.zeros(len(others.names), int), [prior], plain, _store(run.cache, others, plain)),
+        _stored(run.cache, Pairs(people, fold, priors, config.pairs)),
+        _stored(run.cache, Pairs(others, np.zeros(len(others.names), int), [prior], plain)),
         prior,
     )
 
 
-def _store(cache: Path, people: Population, config: PairsConfig) -> Path:
-    """Where the pairs of these heads and this config are kept: another pool of the same begins with the same."""
-    folder = cache / "pairs" / _key(config.model_dump_json(exclude={"pool"}) + ",".join(people.names))
+def _stored(cache: Path, pairs: Pairs) -> Pairs:
+    """The pairs, kept once made, where only they are: another pool of the same begins with the same."""
+    made_of = [pairs.config.model_dump_json(exclude={"pool"}), *pairs.population.names, *map(str, pairs.fold)]
+    folder = cache / "pairs" / _key(",".join([*made_of, *(prior.digest for prior in pairs.priors)]))
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return replace(pairs, store=folder)
 
 
 def batches(config: TrainConfig, start: int, rank: int, world: int) -> Iterator[list[int]]:
@@ -308,15 +301,27 @@ def _save_weights(config: TrainConfig, state: State, method: DiffusionMethod) ->
     save_network(config.run.out / "denoiser.safetensors", method.network.state_dict(), recipe, notes)
 
 
-class _Stop:
-    """Set by SIGTERM, so that a run that is asked to end keeps what it has."""
+class _Sigterm:
+    """While entered, SIGTERM asks the run to stop instead of killing it, so that it keeps what it has."""
 
-    def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+    stop = False
+
+    def __enter__(self) -> _Sigterm:
+        self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.stop = True
+
+
+def _any(accelerator: Accelerator, flag: bool) -> bool:
+    """Does any process say so? All must leave the loop at one step, or the others wait for it for ever."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
 
 
 def _write(config: TrainConfig, row: dict[str, float]) -> None:

@@ -162,7 +162,6 @@ def test_samplers_agree_where_the_flow_is_known(silent, condition, sampler):
     assert torch.allclose(x0, heun.x0[1], rtol=0.15, atol=0.02)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the generator is not handed to the sampler")
 def test_the_ancestral_sampler_can_be_chosen(silent, condition):
     chosen = replace(silent, diffusion=DiffusionConfig(steps=2, sampler="ancestral"))
     assert chosen.sample(condition, 2, torch.Generator().manual_seed(0)).x0.isfinite().all()

@@ -163,11 +163,6 @@ def test_sizes_that_the_config_offers(width, skulls, x):
     assert network(x, SIGMA, network.encode(**skulls)).x0.shape == x.shape
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="half the width goes through eight groups: multiples of 16")
-def test_every_width_that_the_config_accepts_can_be_built():
-    AnchoredDenoiser(NetworkConfig(width=24, grid=8, blocks=1))
-
-
 # --- point-voxel blocks ---------------------------------------------------------------------------------------------
 
 

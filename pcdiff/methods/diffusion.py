@@ -99,7 +99,7 @@ class DiffusionMethod:
         sigmas = karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
         sampler = SAMPLERS[self.diffusion.sampler]
         start = (self.diffusion.sigma_max * noise).to(device)
-        x0 = sampler(partial(_denoise, network, skull), start, sigmas.to(device))
+        x0 = sampler(partial(_denoise, network, skull), start, sigmas.to(device), generator=generator)
         return Denoised(x0, network(x0, sigmas[-2].to(x0), skull).normals)
 
 

@@ -24,11 +24,17 @@ SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
 OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
 USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
 BAND = 12.0  # mm of bone around a hole that the slab covers
-RIM = 4.5  # mm from a hole within which bone is no evidence: chips, and half-filled voxels
+RIM = 1.6  # mm from a hole within which bone is no evidence: the rays next to it are often cut partly
 BEVEL = 9.0  # mm, the same before it is known how far the saw's slanting cut reaches beneath the bone
 LOST = 1.2  # mm of wall missing at its outer or inner face, for a ray beside the hole to count as cut
 STRANGE = 2.0  # mm, median misfit of the pose beyond which a skull is outside what the prior knows
-RINGS = ((0.0, 15.0, 3.0), (15.0, 30.0, 4.5), (30.0, 60.0, 7.5), (60.0, 400.0, 12.0))  # from, to, site spacing: mm
+RINGS = (
+    (0.0, 4.0, 1.5),
+    (4.0, 10.0, 3.0),
+    (10.0, 25.0, 6.0),
+    (25.0, 60.0, 12.0),
+    (60.0, 400.0, 24.0),
+)  # mm: from, to, site spacing
 
 
 @dataclass(frozen=True)

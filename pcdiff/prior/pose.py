@@ -10,6 +10,7 @@ from pcdiff.prior.rays import MAP, Pose, crossing, profiles
 
 VAULT = 75.0  # mm from the top of the head to the cranial centre
 EVERY = 3  # one ray in three is enough for a pose
+FEWEST = 500  # points of a vault that a pose needs
 
 
 def largest_piece(occupancy: np.ndarray) -> np.ndarray:
@@ -40,8 +41,6 @@ def fit_pose(
     Absent bone gives no point, or a far one that the trimming (85 %) and the Cauchy weights (2 mm) silence.
     """
     pose = initial_pose(occupancy, affine)
-    image, spread = MAP.to_image(mean), MAP.to_image(std, 10.0)
-    normals = _normals(mean)
     directions = MAP.directions[::EVERY]
     left = np.inf
     for round_ in range(rounds):
@@ -49,13 +48,16 @@ def fit_pose(
         target = None if round_ == 0 else mean[::EVERY]
         radius = crossing(profile, target, outward=True)
         points = pose.to_patient(directions * radius[:, None])[np.isfinite(radius)]
-        if len(points) < 500:
-            raise InputError(
-                f"no vault: expected a head's vault around the centre, found bone along {len(points)} of "
-                f"{len(directions)} rays; is this a head, upright, in patient axes?"
-            )
-        for _ in range(8):
-            pose, left = _step(pose, points, image, spread, normals)
+        pose, left = register(points, mean, std, pose)
+    return pose, left
+
+
+def register(points: np.ndarray, mean: np.ndarray, std: np.ndarray, pose: Pose, steps: int = 8) -> tuple[Pose, float]:
+    """Gauss-Newton steps that bring points (N, 3) of an outer table, patient mm, onto the mean: see `fit_pose`."""
+    image, spread, normals = MAP.to_image(mean), MAP.to_image(std, 10.0), _normals(mean)
+    left = np.inf
+    for _ in range(steps):
+        pose, left = _step(pose, points, image, spread, normals)
     return pose, left
 
 
@@ -66,6 +68,11 @@ def _step(pose: Pose, points: np.ndarray, mean: np.ndarray, std: np.ndarray, nor
     directions = model / radius[:, None]
     expected = MAP.sample(mean, directions, 0.0)
     known = expected > 30
+    if np.count_nonzero(known) < FEWEST:
+        raise InputError(
+            f"no vault: expected a head's vault around the centre, got {np.count_nonzero(known)} points of it; "
+            "is this a head, upright, in patient axes?"
+        )
     model, directions, radius, expected = model[known], directions[known], radius[known], expected[known]
     normal = np.stack([MAP.sample(normals[..., axis], directions, 0.0) for axis in range(3)], 1)
     error = (radius - expected) * np.einsum("ij,ij->i", directions, normal)

@@ -10,6 +10,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from pcdiff.prior.rays import RADIUS
 
 FLIP = np.array([-1, 1, 1], np.float32)
+BLOCK = 32_768  # elements of a covariance made at a time: a core's cache holds a few arrays of them
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,20 @@ class Kernel:
 
     def __call__(self, a: np.ndarray, b: np.ndarray, modes_a: np.ndarray, modes_b: np.ndarray) -> np.ndarray:
         """a (A, 3), b (B, 3) unit vectors; modes_a (M, A), modes_b (M, B) mm -> (A, B) mm^2."""
-        distance, mirrored = chord(a, b), chord(a, b * FLIP)
-        value = np.zeros_like(distance)
-        for amplitude, length in zip(self.amplitudes, self.lengths, strict=True):
-            value += amplitude**2 * (matern(distance, length) + self.mirrored * matern(mirrored, length))
-        if self.learned:
-            value *= 1 - self.learned
-            value += self.learned * np.exp(-0.5 * (distance / self.taper) ** 2) * (modes_a.T @ modes_b)
+        learned = (self.learned * modes_a.T) @ modes_b if self.learned else None
+        value = np.empty((len(a), len(b)), np.result_type(a, b))
+        rows = max(1, BLOCK // max(1, len(b)))
+        for first in range(0, len(a), rows):  # block by block, so that what is in between stays in the cache
+            block = slice(first, first + rows)
+            distance, mirrored = chord(a[block], b), chord(a[block], b * FLIP)
+            total = np.zeros_like(distance)
+            for amplitude, length in zip(self.amplitudes, self.lengths, strict=True):
+                variance = (1 - self.learned) * amplitude**2
+                total += variance * matern(distance, length)
+                total += variance * self.mirrored * matern(mirrored, length)
+            if learned is not None:
+                total += learned[block] * np.exp(-0.5 * (distance / self.taper) ** 2)
+            value[block] = total
         return value
 
     def variance(self, a: np.ndarray, modes: np.ndarray) -> np.ndarray:

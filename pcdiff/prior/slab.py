@@ -76,7 +76,9 @@ def _side(pose: Pose, region: np.ndarray, outer: np.ndarray, inner: np.ndarray) 
     border = np.argwhere(region & (depth < 1.5))
     away = -np.stack(np.gradient(ndimage.gaussian_filter(region.astype(float), 1.5)), -1)[tuple(border.T)]
     middle = MAP.from_pixel(border)
-    tangent = _unit((MAP.from_pixel(border + 0.5 * _unit(away)) - middle) @ pose.linear.T)
+    tangent = MAP.from_pixel(border + 0.5 * _unit(away)) - middle
+    tangent -= (tangent * middle).sum(1, keepdims=True) * middle  # the wall holds its rays
+    tangent = _unit(tangent @ np.linalg.inv(pose.linear))  # normals transform by the inverse transpose
     low, high = inner[tuple(border.T)], outer[tuple(border.T)]
     radius = low + np.linspace(0, 1, LEVELS)[:, None] * (high - low)
     points = pose.to_patient(radius[..., None] * middle)

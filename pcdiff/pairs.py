@@ -11,28 +11,22 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 from safetensors.numpy import load_file, save
-from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pcdiff.augment import ORIGIN, jittered, pose_without, seen_in, smooth_field, warped
 from pcdiff.condition import DIRECTION_X, NORMAL_X, Condition, choose_rays, make_condition, make_frame, wall_normals
 from pcdiff.config import PairsConfig
 from pcdiff.defects import Cranium, draw_outlines
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
-from pcdiff.prior.fit import Observation, PriorFit, complete, open_rays
+from pcdiff.prior.fit import PriorFit, complete, open_rays
 from pcdiff.prior.folds import Population
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.pose import EVERY, register
-from pcdiff.prior.process import chord, matern
-from pcdiff.prior.rays import MAP, PIXEL, RADIUS, SIZE, Pose
+from pcdiff.prior.rays import MAP, PIXEL, RADIUS
 
 STERADIAN = (PIXEL / RADIUS) ** 2  # of each ray: the map is equal-area
 THINNED = 3  # one ray in three is enough to place and size a hole
-KNOTS = 160  # directions that carry a smooth random field
-COARSE = 4  # pixels; a smooth field is made at every fourth and interpolated
-ORIGIN = Pose(np.eye(3), np.zeros(3))
-POSE_STEPS = 16  # from the pose of the whole head; further steps move it by less than 0.1 mm
 NORMAL_SMOOTH = 1.5  # pixels: true normals are those of the surface without its pores
 
 
@@ -96,7 +90,7 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         hole = cut_rays(walls, kind, holes, rng)
         pose = jittered(pose_without(prior, walls, hole), self.config.pose_mm, rng)
         walls, hole = seen_in(pose, walls, hole)
-        observation = hide(walls, hole)
+        observation = open_rays(*walls, hole)
         anchors, bone = choose_rays(observation)
         # completing the anchors alone, not all of hole and band, is what makes pairs cheap
         fit = complete(prior, ORIGIN, observation, 0.0, anchors)
@@ -119,11 +113,13 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         if rng.random() < 0.5:
             deviation = deviation[:, MAP.mirror]
         if rng.random() < self.config.deform:
-            deviation = deviation + np.stack([rng.uniform(0, mm) * _field(rng) for mm in self.config.deform_mm])
+            deviation = deviation + np.stack([rng.uniform(0, mm) * smooth_field(rng) for mm in self.config.deform_mm])
         walls = mean + deviation
         walls[1] = np.maximum(walls[1], 1.0)
         if self.config.warp_mm:
-            walls = warped(walls, rng.uniform(0, self.config.warp_mm) * np.stack([_field(rng), _field(rng)]))
+            walls = warped(
+                walls, rng.uniform(0, self.config.warp_mm) * np.stack([smooth_field(rng), smooth_field(rng)])
+            )
         return fold, walls
 
 
@@ -142,59 +138,6 @@ def cut_rays(walls: np.ndarray, kind: str, holes: int, rng: np.random.Generator)
     if np.count_nonzero(hole) < 100:
         raise InputError(f"{kind}: expected a hole of a hundred rays, got {np.count_nonzero(hole)}; draw another")
     return hole
-
-
-def pose_without(prior: ShapePrior, walls: np.ndarray, hole: np.ndarray) -> Pose:
-    """The pose that a head of (2, R) walls takes on the mean once the rays of `hole` (R,) show no bone.
-
-    Often millimetres from the whole head's. A network trained on whole heads' poses has seen the answer in them.
-    """
-    seen = np.flatnonzero(np.isfinite(walls[0]) & (hole == 0))[::EVERY]
-    points = walls[0, seen, None] * MAP.directions[seen]
-    return register(points, prior.mean[0], prior.std[0], ORIGIN, POSE_STEPS)[0]
-
-
-def jittered(pose: Pose, mm: float, rng: np.random.Generator) -> Pose:
-    """The pose with its twelve numbers perturbed by N(0, mm) each, measured at the reference radius."""
-    return Pose(pose.linear + rng.normal(0, mm / RADIUS, (3, 3)), pose.shift + rng.normal(0, mm, 3))
-
-
-def seen_in(pose: Pose, walls: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(2, R) walls and (R,) labels along the rays of another pose, model mm -> the same, NaN beyond the map's rim."""
-    radii = []
-    for radius in (walls[0], walls[0] - walls[1]):
-        known = MAP.to_image(np.isfinite(radius), False)
-        nearest = tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))
-        spline = ndimage.spline_filter(MAP.to_image(radius)[nearest].astype(float))
-        moved = MAP.to_image(radius)[nearest][MAP.inside].astype(float)
-        for _ in range(4):  # a point of the ray is scaled onto the surface until it lies on it
-            point = pose.to_patient(moved[:, None] * MAP.directions)
-            length = np.linalg.norm(point, axis=1)
-            pixels = MAP.to_pixel(point / length[:, None]).T
-            moved = moved * ndimage.map_coordinates(spline, pixels, order=3, prefilter=False, mode="nearest") / length
-        known = ndimage.map_coordinates(known.astype(np.uint8), pixels, order=0) > 0
-        radii.append(np.where(known, moved, np.nan))
-        labels = ndimage.map_coordinates(MAP.to_image(hole), pixels, order=0)
-    return np.stack([radii[0], radii[0] - radii[1]]), labels
-
-
-def warped(walls: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(2, R) walls with every feature moved along the map by shift (2, R) mm: a head whose landmarks lie elsewhere."""
-    pixels = np.argwhere(MAP.inside).T + shift / PIXEL
-    known = ndimage.map_coordinates(MAP.to_image(np.isfinite(walls).all(0)).astype(np.uint8), pixels, order=0) > 0
-    moved = []
-    for wall in walls:
-        gaps = ~MAP.to_image(np.isfinite(wall), False)
-        nearest = tuple(ndimage.distance_transform_edt(gaps, return_distances=False, return_indices=True))
-        moved.append(
-            ndimage.map_coordinates(MAP.to_image(wall)[nearest].astype(float), pixels, order=3, mode="nearest")
-        )
-    return np.where(known, np.stack(moved), np.nan)
-
-
-def hide(walls: np.ndarray, hole: np.ndarray) -> Observation:
-    """What is left to see of (2, R) walls once the rays of `hole` (R,) are open."""
-    return open_rays(walls[0], walls[1], hole)
 
 
 def make_pair(fit: PriorFit, walls: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:
@@ -235,16 +178,3 @@ def mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         for column in (NORMAL_X, DIRECTION_X):
             flipped[name][..., column] *= -1
     return flipped
-
-
-def _field(rng: np.random.Generator) -> np.ndarray:
-    """(R,) a smooth random field of unit variance, Matern correlation over 30 to 70 mm."""
-    knots = MAP.directions[rng.choice(len(MAP.directions), KNOTS, replace=False)].astype(np.float32)
-    length = rng.uniform(30, 70)
-    correlation = matern(chord(knots, knots), length) + 1e-3 * np.eye(KNOTS, dtype=np.float32)
-    weights = np.linalg.solve(correlation, np.linalg.cholesky(correlation) @ rng.standard_normal(KNOTS))
-    count = SIZE // COARSE + 2
-    pixels = COARSE * np.stack(np.meshgrid(np.arange(count), np.arange(count), indexing="ij"), -1)
-    coarse = matern(chord(MAP.from_pixel(pixels).reshape(-1, 3).astype(np.float32), knots), length) @ weights
-    inside = np.argwhere(MAP.inside).T / COARSE
-    return ndimage.map_coordinates(coarse.reshape(count, count), inside, order=1)

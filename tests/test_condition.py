@@ -11,8 +11,8 @@ import torch
 from pcdiff.condition import ANCHORS, BONE, FEATURES, REACH, Condition, choose_rays, make_condition, make_frame
 from pcdiff.config import PairsConfig
 from pcdiff.errors import InputError
-from pcdiff.pairs import Pairs, cut_rays, flatten, hide, make_pair, mirrored
-from pcdiff.prior.fit import Observation, PriorFit, complete
+from pcdiff.pairs import Pairs, cut_rays, flatten, make_pair, mirrored
+from pcdiff.prior.fit import Observation, PriorFit, complete, open_rays
 from pcdiff.prior.folds import assign_folds
 from pcdiff.prior.rays import MAP, PIXEL, Pose
 
@@ -46,7 +46,7 @@ def hole(walls) -> np.ndarray:
 
 
 def completed(prior, walls: np.ndarray, hole: np.ndarray) -> tuple[PriorFit, np.ndarray, np.ndarray]:
-    observation = hide(walls, hole)
+    observation = open_rays(*walls, hole)
     anchors, bone = choose_rays(observation)
     return complete(prior, ORIGIN, observation, 0.0, anchors), anchors, bone
 
@@ -78,7 +78,7 @@ def test_a_small_hole_is_filled_up_with_the_rays_next_to_it():
     middle = MAP.directions @ MAP.directions[len(MAP.directions) // 2]
     hole = np.where(middle > np.cos(0.12), 1, 0)
     assert 100 < hole.sum() < ANCHORS
-    observation = hide(np.stack([np.full(len(hole), 80.0), np.full(len(hole), 6.0)]), hole)
+    observation = open_rays(np.full(len(hole), 80.0), np.full(len(hole), 6.0), hole)
     anchors, _ = choose_rays(observation)
     assert np.isin(np.flatnonzero(hole), anchors).all()
     left = np.setdiff1d(np.arange(len(hole)), anchors)
@@ -168,7 +168,7 @@ def test_what_lay_in_the_hole_is_not_told(left_out, walls, hole):
 def test_bone_far_from_the_hole_is_told(left_out, walls, hole):
     fit, anchors, bone = completed(left_out, walls, hole)
     altered = walls.copy()
-    altered[0, hide(walls, hole).distance > 6] += 1.0
+    altered[0, open_rays(*walls, hole).distance > 6] += 1.0
     other, _, _ = completed(left_out, altered, hole)
     before, after = (make_condition(f, anchors, bone).anchors for f in (fit, other))
     assert np.linalg.norm(before - after, axis=1).mean() * 80 > 0.5  # mm: the guess follows the bone around it
@@ -203,7 +203,7 @@ def test_unknown_walls_do_not_count(left_out, walls, hole):
 def test_the_mirrored_batch_is_that_of_the_mirrored_head(left_out, walls, hole):
     fit, anchors, bone = completed(left_out, walls, hole)
     there = np.sort(MAP.mirror[anchors]), np.sort(MAP.mirror[bone])
-    other = complete(left_out, ORIGIN, hide(walls[:, MAP.mirror], hole[MAP.mirror]), 0.0, there[0])
+    other = complete(left_out, ORIGIN, open_rays(*walls[:, MAP.mirror], hole[MAP.mirror]), 0.0, there[0])
     order = [np.tile(np.searchsorted(t, MAP.mirror[r]), 2) for t, r in zip(there, (anchors, bone), strict=True)]
     for index, count in zip(order, (ANCHORS, BONE), strict=True):
         index[count:] += count
@@ -286,7 +286,7 @@ def test_holes_along_rays(walls):
 
 
 def test_hiding_shows_only_what_is_left(walls, hole):
-    seen = hide(walls, hole)
+    seen = open_rays(*walls, hole)
     assert np.isnan(seen.outer[hole > 0]).all() and np.isnan(seen.thickness[hole > 0]).all()
     assert np.array_equal(seen.outer[hole == 0], walls[0][hole == 0])
     assert (seen.distance[hole > 0] == 0).all() and seen.distance[hole == 0].min() == PIXEL

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from scipy import ndimage
 
 from pcdiff.data import Head
 from pcdiff.errors import InputError
@@ -189,8 +188,6 @@ def _average(values: np.ndarray, gross: float) -> tuple[np.ndarray, np.ndarray]:
     count = good.sum(0)
     mean = np.where(good, both, 0).sum(0) / np.maximum(count, 1)
     std = np.sqrt((np.where(good, both - mean, 0) ** 2).sum(0) / np.maximum(count, 1))
-    known = MAP.to_image(count >= 0.3 * len(both), False)
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    mean, std = (MAP.to_image(v)[tuple(nearest)][MAP.inside] for v in (mean, std))
-    far = MAP.to_image(count < 0.3 * len(both), False)[MAP.inside]
+    far = count < 0.3 * len(both)
+    mean, std = (MAP.filled(np.where(far, np.nan, v))[MAP.inside] for v in (mean, std))
     return mean, np.where(far, np.maximum(std, gross / 2), np.maximum(std, 0.3))

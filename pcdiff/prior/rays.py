@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 SIZE = 199  # pixels along a side of the map
 PIXEL = 1.5  # mm of arc per pixel at the reference radius
@@ -57,6 +57,12 @@ class DirectionMap:
         image = np.full((SIZE, SIZE, *values.shape[1:]), fill, values.dtype)
         image[self.inside] = values
         return image
+
+    def filled(self, values: np.ndarray) -> np.ndarray:
+        """(R,) -> (SIZE, SIZE); pixels off the map, and rays without a finite value, take that of the nearest ray."""
+        known = self.to_image(np.isfinite(values), False)
+        nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+        return self.to_image(values)[tuple(nearest)]
 
     def from_pixel(self, pixels: np.ndarray) -> np.ndarray:
         """(..., 2) continuous pixel coordinates -> (..., 3) unit vectors; undoes `to_pixel`."""

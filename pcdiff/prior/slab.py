@@ -26,9 +26,7 @@ def slab(
     std: (2, R) mm of outer radius and thickness. normals: see `PriorFit.slab`.
     """
     region = MAP.to_image(inside, False)
-    known = region & MAP.to_image(np.isfinite(walls).all(0), False)
-    nearest = tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))
-    images = [MAP.to_image(wall)[nearest] for wall in walls]
+    images = [MAP.filled(wall) for wall in np.where(inside & np.isfinite(walls).all(0), walls, np.nan)]
     size = np.array(region.shape)
     fine = np.argwhere(ndimage.zoom(region.astype(float), FINER, order=1, grid_mode=False) >= 0.5)
     pixels = fine * ((size - 1) / (FINER * size - 1))  # (N, 2), as `zoom` places its samples

@@ -27,7 +27,8 @@ from pcdiff.prior.rays import MAP, PIXEL, RADIUS
 
 STERADIAN = (PIXEL / RADIUS) ** 2  # of each ray: the map is equal-area
 THINNED = 3  # one ray in three is enough to place and size a hole
-NORMAL_SMOOTH = 1.5  # pixels: true normals are those of the surface without its pores
+PORE = 3.0  # mm from the smooth surface: a ray that ran into a pore, a suture or past the bone
+SMOOTH = 1.5  # pixels: the truth is the surface without its pores, which no one can know from the bone around
 
 
 @dataclass(frozen=True)
@@ -143,22 +144,31 @@ def cut_rays(walls: np.ndarray, kind: str, holes: int, rng: np.random.Generator)
 def make_pair(fit: PriorFit, walls: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:
     """The condition of a fitted defect and the truth at its anchors; walls: (2, R) of the complete head."""
     condition = make_condition(fit, anchors, bone)
-    true = np.stack([walls[0, anchors], walls[0, anchors] - walls[1, anchors]])
+    tables = np.stack([walls[0], walls[0] - walls[1]])
+    smooth, known = without_pores(tables)
     guess = np.stack([fit.outer[anchors], fit.outer[anchors] - fit.thickness[anchors]])
-    shift = (true - guess).reshape(-1)
-    # beyond a few deviations the ray met a pore, a suture or another bone, not the wall
-    valid = np.isfinite(shift) & (np.abs(shift) < 6)
+    shift = (smooth[:, anchors] - guess).reshape(-1)
+    # beyond a few millimetres the ray met another bone, not the wall
+    valid = known[:, anchors].reshape(-1) & (np.abs(shift) < 6)
     target = np.where(valid, shift, 0) / condition.unit
-    smooth = np.stack(
-        [MAP.smoothed(np.where(k, w, 0), NORMAL_SMOOTH, k) for w, k in zip(walls, np.isfinite(walls), strict=True)]
-    )
-    normals = make_frame(anchors).rotate_to_network(wall_normals(smooth)[:, anchors])
+    true_normals = wall_normals(np.stack([smooth[0], smooth[0] - smooth[1]]))[:, anchors]
+    normals = make_frame(anchors).rotate_to_network(true_normals)
     return Pair(
         condition,
         np.clip(target, -8, 8).astype(np.float32),
         rearrange(normals, "wall ray xyz -> (wall ray) xyz").astype(np.float32),
         valid.astype(np.float32),
     )
+
+
+def without_pores(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(2, R) radii of outer and inner table -> smoothed over the map, and (2, R) bool: measured, no pore, no spike."""
+    known = np.isfinite(tables)
+    for _ in range(2):
+        smooth = np.stack([MAP.smoothed(np.where(k, t, 0), SMOOTH, k) for t, k in zip(tables, known, strict=True)])
+        with np.errstate(invalid="ignore"):
+            known = np.abs(tables - smooth) < PORE
+    return smooth, known
 
 
 def flatten(pair: Pair) -> dict[str, np.ndarray]:

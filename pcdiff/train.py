@@ -58,8 +58,8 @@ class TrainingStep(nn.Module):
         repeated = {
             name: batch[name].repeat_interleave(self.noises, 0) for name in ("target", "valid", "unit", "true_normals")
         }
-        # an error counts by its millimetres, not by how sure the prior was
-        weight = repeated["valid"] * repeated["unit"] ** 2
+        # between squared millimetres, which a few wide holes would rule, and the prior's own units, which rims would
+        weight = repeated["valid"] * repeated["unit"]
         weight = weight / weight.mean()
         cosine = torch.zeros(())
 

@@ -53,6 +53,7 @@ class NetworkConfig(_Strict):
     blocks: int = Field(default=3, gt=0, description="point-voxel blocks of the denoiser")
     heads: int = Field(default=4, gt=0, description="attention heads")
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    hidden: float = Field(default=0.5, ge=0, le=1, description="share of skulls in training without surroundings")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -91,7 +91,7 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         hole = cut_rays(walls, kind, holes, rng)
         pose = jittered(pose_without(prior, walls, hole), self.config.pose_mm, rng)
         walls, hole = seen_in(pose, walls, hole)
-        observation = open_rays(*walls, hole)
+        observation = open_rays(walls[0], walls[1], hole)
         anchors, bone = choose_rays(observation)
         # completing the anchors alone, not all of hole and band, is what makes pairs cheap
         fit = complete(prior, ORIGIN, observation, 0.0, anchors)

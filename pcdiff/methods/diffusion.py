@@ -98,7 +98,9 @@ class DiffusionMethod:
         noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(ensemble)]
         sigmas = karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
         sampler = SAMPLERS[self.diffusion.sampler]
-        start = (self.diffusion.sigma_max * noise).to(device)
+        # noised data is spread around its mean, which at this level the network knows without seeing any
+        top = sigmas[0].to(device, torch.float32)
+        start = network(torch.zeros_like(noise).to(device), top, skull).x0 + top * noise.to(device)
         x0 = sampler(partial(_denoise, network, skull), start, sigmas.to(device), generator=generator)
         return Denoised(x0, network(x0, sigmas[-2].to(x0), skull).normals)
 

@@ -12,7 +12,15 @@ from torch.nn import functional
 from pcdiff.condition import FEATURES
 from pcdiff.config import NetworkConfig
 from pcdiff.diffusion.denoiser import per_sample, scaling
-from pcdiff.nets.point_voxel import Conv3dBlock, CrossAttention, NoiseEmbedding, PointVoxelBlock, group_norm, to_grid
+from pcdiff.nets.point_voxel import (
+    Conv3dBlock,
+    CrossAttention,
+    NoiseEmbedding,
+    PointNorm,
+    PointVoxelBlock,
+    silent,
+    to_grid,
+)
 from pcdiff.ops import devoxelize_trilinear, voxelize_mean
 
 
@@ -20,13 +28,14 @@ class Skull(NamedTuple):
     """A skull as the denoiser wants it, for P anchors.
 
     positions: (B, P, 3) network units. features: (B, C, P) of the anchors, with what the voxel grid says there.
-    tokens: (B, T, C). normals: (B, 3, P), the mean skull's.
+    tokens: (B, T, C). normals: (B, 3, P), the mean skull's. gate: (B, 1, 1), 0 hides from points what is around them.
     """
 
     positions: Tensor
     features: Tensor
     tokens: Tensor
     normals: Tensor
+    gate: Tensor
 
     def repeated(self, times: int) -> Skull:
         """The batch with each skull `times` in a row: one skull, several noises."""
@@ -46,19 +55,23 @@ class AnchoredDenoiser(nn.Module):
     If the prior were the whole truth, D(x; sigma) = x / (1 + sigma^2) would be exact. That is c_skip x with
     sigma_data = 1 (Karras et al. 2022, table 1), so a network that says nothing reproduces the prior, and what
     it learns is what the prior gets wrong.
+
+    Points learn first from what they know themselves; what voxels and tokens tell of the surroundings begins at zero
+    and is hidden from a share of the skulls in training: a few dozen heads are soon known by their surroundings.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         width, half = config.width, config.width // 2
         self.grid, self.step_grid = config.grid, config.step_grid
-        self.lift = nn.Sequential(nn.Conv1d(FEATURES + 3, width, 1), nn.SiLU(), nn.Conv1d(width, width, 1))
-        self.squeeze = nn.Conv1d(width, half - 1, 1)
+        self.hidden = config.hidden
+        self.lift = nn.Sequential(nn.Conv1d(FEATURES, width, 1), nn.SiLU(), nn.Conv1d(width, width, 1))
+        self.squeeze = nn.Conv1d(width + 3, half - 1, 1)
         self.fine = Conv3dBlock(half)
         self.down = nn.Sequential(nn.Conv3d(half, width, 2, stride=2), Conv3dBlock(width))
         self.bottom = nn.Sequential(nn.Conv3d(width, width, 2, stride=2), Conv3dBlock(width))
         self.place = nn.Parameter(0.02 * torch.randn((config.grid // 4) ** 3, width))
-        self.merge = nn.Conv1d(width + half + 2 * width, width, 1)
+        self.context = silent(nn.Conv1d(half + 2 * width, width, 1))
 
         self.embed = NoiseEmbedding(width)
         self.enter = nn.Conv1d(width + 1, width, 1)
@@ -66,26 +79,26 @@ class AnchoredDenoiser(nn.Module):
             PointVoxelBlock(width, config.step_grid, width, config.dropout) for _ in range(config.blocks)
         )
         self.attend = nn.ModuleList(CrossAttention(width, config.heads) for _ in range(config.blocks))
-        self.leave = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv1d(width, 4, 1))
-        for parameter in self.leave[-1].parameters():
-            nn.init.zeros_(parameter)
+        self.leave = nn.Sequential(PointNorm(width), nn.SiLU(), silent(nn.Conv1d(width, 4, 1)))
 
     def encode(
         self, anchors: Tensor, anchor_features: Tensor, bone: Tensor, bone_features: Tensor, normals: Tensor
     ) -> Skull:
         """Positions (B, P, 3), (B, Q, 3), features (B, P, F), (B, Q, F), normals (B, P, 3) -> the bound skull."""
         positions = torch.cat([anchors, bone], 1)
-        features = torch.cat([anchor_features, bone_features], 1)
-        lifted = self.lift(rearrange(torch.cat([positions, features], -1), "b n c -> b c n"))
-        squeezed = self.squeeze(lifted)
+        lifted = self.lift(rearrange(torch.cat([anchor_features, bone_features], 1), "b n c -> b c n"))
+        squeezed = self.squeeze(torch.cat([lifted, rearrange(positions, "b n xyz -> b xyz n")], 1))
         squeezed = torch.cat([squeezed, torch.ones_like(squeezed[:, :1])], 1)  # tells bone from empty cells
         fine = self.fine(voxelize_mean(squeezed, to_grid(positions, self.grid), self.grid))
         down = self.down(fine)
         bottom = self.bottom(down)
         tokens = rearrange(bottom, "b c i j k -> b (i j k) c") + self.place
-        own = lifted[..., : anchors.shape[1]]
         seen = [devoxelize_trilinear(level, to_grid(anchors, level.shape[-1])) for level in (fine, down, bottom)]
-        return Skull(anchors, self.merge(torch.cat([own, *seen], 1)), tokens, rearrange(normals, "b n xyz -> b xyz n"))
+        gate = torch.ones(len(anchors), 1, 1, device=anchors.device)
+        if self.training:
+            gate = (torch.rand_like(gate) >= self.hidden).to(gate)
+        features = lifted[..., : anchors.shape[1]] + gate * self.context(torch.cat(seen, 1))
+        return Skull(anchors, features, tokens, rearrange(normals, "b n xyz -> b xyz n"), gate)
 
     def forward(self, x: Tensor, sigma: Tensor, skull: Skull) -> Denoised:
         """Noisy x (B, P) at sigma, scalar or (B,), -> displacement and normals."""
@@ -93,8 +106,8 @@ class AnchoredDenoiser(nn.Module):
         modulation = self.embed(c_noise.flatten())
         points = self.enter(torch.cat([skull.features, (c_in * x)[:, None]], 1))
         for block, attend in zip(self.blocks, self.attend, strict=True):
-            points = block(points, to_grid(skull.positions, self.step_grid), modulation)
-            points = attend(points, skull.tokens)
+            points = block(points, to_grid(skull.positions, self.step_grid), modulation, skull.gate)
+            points = points + skull.gate * attend(points, skull.tokens)
         out = self.leave(points).float()
         normals = functional.normalize(skull.normals.float() + out[:, 1:], dim=1)
         return Denoised(c_skip * x + c_out * out[:, 0], normals)

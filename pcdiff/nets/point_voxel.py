@@ -22,6 +22,26 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(8, channels)
 
 
+def silent(layer: nn.Conv1d) -> nn.Conv1d:
+    """The layer with weights and biases of zero: what it adds begins as nothing."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PointNorm(nn.Module):
+    """Layer norm over the channels of each point, (B, C, N); a group norm would take away what all points share."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """See the class."""
+        return self.norm(points.transpose(1, 2)).transpose(1, 2)
+
+
 class Conv3dBlock(nn.Module):
     """Two 3 x 3 x 3 convolutions with a residual: (B, C, r, r, r) -> the same."""
 
@@ -47,46 +67,47 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = group_norm(channels)
+        self.norm = PointNorm(channels)
         self.query = nn.Conv1d(channels, channels, 1)
         self.key_value = nn.Linear(channels, 2 * channels)
-        self.out = nn.Conv1d(channels, channels, 1)
+        self.out = silent(nn.Conv1d(channels, channels, 1))
 
     def forward(self, points: Tensor, tokens: Tensor) -> Tensor:
-        """See the class; residual."""
+        """See the class."""
         query = rearrange(self.query(self.norm(points)), "b (h c) n -> b h n c", h=self.heads)
         key, value = rearrange(self.key_value(tokens), "b t (two h c) -> two b h t c", two=2, h=self.heads)
         attended = functional.scaled_dot_product_attention(query, key, value)
-        return points + self.out(rearrange(attended, "b h n c -> b (h c) n"))
+        return self.out(rearrange(attended, "b h n c -> b (h c) n"))
 
 
 class PointVoxelBlock(nn.Module):
     """Point branch (1 x 1 convolutions, modulated by the noise level) plus voxel branch (3D convolutions).
 
-    points (B, C, N), coordinates (B, N, 3) on a grid of `cells`, modulation (B, E) -> (B, C, N).
+    points (B, C, N), coordinates (B, N, 3) on a grid of `cells`, modulation (B, E), gate (B, 1, 1) of the voxel branch
+    -> (B, C, N).
     """
 
     def __init__(self, channels: int, cells: int, modulation: int, dropout: float) -> None:
         super().__init__()
         self.cells = cells
         half = channels // 2
-        self.norm = group_norm(channels)
+        self.norm = PointNorm(channels)
         self.modulate = nn.Linear(modulation, 2 * channels)
         self.point = nn.Sequential(
             nn.Conv1d(channels, 2 * channels, 1), nn.SiLU(), nn.Dropout(dropout), nn.Conv1d(2 * channels, channels, 1)
         )
         self.squeeze = nn.Conv1d(channels, half, 1)
         self.voxel = Conv3dBlock(half)
-        self.expand = nn.Conv1d(half, channels, 1)
+        self.expand = silent(nn.Conv1d(half, channels, 1))
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, points: Tensor, coordinates: Tensor, modulation: Tensor) -> Tensor:
+    def forward(self, points: Tensor, coordinates: Tensor, modulation: Tensor, gate: Tensor) -> Tensor:
         """See the class; residual."""
         scale, shift = rearrange(self.modulate(modulation), "b (two c) -> two b c 1", two=2)
         normed = self.norm(points) * (1 + scale) + shift
         grid = self.voxel(voxelize_mean(self.squeeze(normed), coordinates, self.cells))
-        return points + self.point(normed) + self.expand(devoxelize_trilinear(grid, coordinates))
+        return points + self.point(normed) + gate * self.expand(devoxelize_trilinear(grid, coordinates))
 
 
 class NoiseEmbedding(nn.Module):

@@ -30,7 +30,7 @@ from pcdiff.config import TrainConfig
 from pcdiff.data import find_cases
 from pcdiff.design import design
 from pcdiff.diffusion.ema import Ema
-from pcdiff.diffusion.loss import denoising_loss
+from pcdiff.diffusion.loss import denoising_loss, pseudo_huber
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.methods.diffusion import DiffusionMethod, bind, draw_noise, save_network
@@ -42,6 +42,8 @@ from pcdiff.prior.model import ShapePrior
 
 log = logging.getLogger(__name__)
 
+KNEE = 0.7  # mm: beyond, an error of the guide counts by its size, not by its square; scores count sizes
+
 
 class TrainingStep(nn.Module):
     """Everything of a step that needs gradients, in one forward, so that distributed wrappers see it."""
@@ -52,9 +54,11 @@ class TrainingStep(nn.Module):
         self.noises = config.optimiser.noises
         self.normals = config.optimiser.normals
 
-    def forward(self, batch: dict[str, Tensor], sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """sigma (B k,), noise (B k, P) -> denoising loss in squared millimetres of the prior's scale, normals' loss."""
-        skull = bind(self.denoiser, batch).repeated(self.noises)
+    def forward(self, batch: dict[str, Tensor], sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """sigma (B k,), noise (B k, P) -> losses: denoising, the guide's mean, normals."""
+        skull = bind(self.denoiser, batch)
+        guide = (batch["valid"] * pseudo_huber((skull.mean - batch["target"]) * batch["unit"], KNEE)).mean()
+        skull = skull.repeated(self.noises)
         repeated = {
             name: batch[name].repeat_interleave(self.noises, 0) for name in ("target", "valid", "unit", "true_normals")
         }
@@ -71,7 +75,7 @@ class TrainingStep(nn.Module):
             return denoised.x0[:, None]
 
         loss = denoising_loss(denoise, repeated["target"][:, None], sigma, noise[:, None], weight, sigma_data=1.0)
-        return loss, cosine
+        return loss, guide, cosine
 
 
 @dataclass
@@ -148,20 +152,20 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
         persistent_workers=False,
     )
     saved = began = time.monotonic()
-    sums = np.zeros(3)
+    sums = np.zeros(4)
     bar = tqdm(total=options.steps, initial=state.step, disable=not (progress and accelerator.is_main_process))
     wrapped.train()
     with _Sigterm() as asked:
         for batch in loader:
             batch = {name: value.to(accelerator.device) for name, value in batch.items()}
-            loss, cosine = _step(config, state.step, accelerator, wrapped, prepared, batch)
+            losses = _step(config, state.step, accelerator, wrapped, prepared, batch)
             state.step += 1
             state.ema.update(model.denoiser, state.step)
-            sums += (loss, cosine, 1)
+            sums += (*losses, 1)
             bar.update()
             last = state.step == options.steps
             if accelerator.is_main_process and (state.step % 50 == 0 or last or asked.stop):
-                done = {"step": state.step, "loss": sums[0] / sums[2], "normals": sums[1] / sums[2]}
+                done = {"step": state.step} | dict(zip(("loss", "guide", "normals"), sums[:3] / sums[3], strict=True))
                 _write(config, done | {"rate": rate_at(config, state.step), "seconds": time.monotonic() - began})
                 bar.set_postfix(loss=f"{done['loss']:.3f}")
                 sums[:] = 0
@@ -245,7 +249,7 @@ def _step(
     model: nn.Module,
     optimiser: Any,
     batch: dict[str, Tensor],
-) -> tuple[float, float]:
+) -> tuple[float, ...]:
     """One update. All its randomness comes from (seed, step, rank), so a run resumes bit for bit."""
     options, levels = config.optimiser, config.diffusion
     seed = int(np.random.SeedSequence([config.run.seed, step, accelerator.process_index]).generate_state(1)[0])
@@ -259,12 +263,12 @@ def _step(
     noise = draw_noise(batch["factors"].cpu(), batch["unit"].cpu(), options.noises, generator).to(accelerator.device)
     for group in optimiser.param_groups:
         group["lr"] = rate_at(config, step)
-    loss, cosine = model(batch, sigma, noise)
-    accelerator.backward(loss + options.normals * cosine)
+    losses = model(batch, sigma, noise)
+    accelerator.backward(losses[0] + losses[1] + options.normals * losses[2])
     accelerator.clip_grad_norm_(model.parameters(), options.clip)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return float(loss.detach()), float(cosine.detach())
+    return tuple(float(loss.detach()) for loss in losses)
 
 
 def averaged(config: TrainConfig, state: State, prior: ShapePrior) -> DiffusionMethod:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
-def opened(network: AnchoredDenoiser) -> AnchoredDenoiser:
+def opened(network: Any) -> Any:
     """The network with layers that begin at zero made random."""
     with torch.no_grad():
         for parameter in network.parameters():
@@ -105,6 +107,34 @@ def test_bone_around_the_hole_is_heard(network, skulls, x):
     assert (network(x, SIGMA, network.encode(**other)).x0 - straight).abs().max() > 1e-2
 
 
+def test_the_guide_knows_each_point_by_itself(network, skulls):
+    straight = network.encode(**skulls).mean
+    features = skulls["anchor_features"].clone()
+    features[:, 0] += 1
+    other = network.encode(**skulls | {"anchor_features": features, "bone_features": skulls["bone_features"] + 1}).mean
+    assert torch.equal(straight[:, 1:], other[:, 1:]) and (straight[:, 0] - other[:, 0]).abs().min() > 1e-3
+
+
+def test_what_is_around_can_be_hidden(network, skulls, x):
+    other = skulls | {"bone_features": skulls["bone_features"] + 1, "bone": skulls["bone"] + 0.2}
+    hidden = [network.encode(**each)._replace(gate=torch.zeros(BATCH, 1, 1)) for each in (skulls, other)]
+    hidden = [bound._replace(features=hidden[0].features) for bound in hidden]
+    assert torch.equal(network(x, SIGMA, hidden[0]).x0, network(x, SIGMA, hidden[1]).x0)
+    always = opened(AnchoredDenoiser(CONFIG.model_copy(update={"hidden": 1.0, "dropout": 0.0}))).train()
+    answers = [always(x, SIGMA, always.encode(**each)).x0 for each in (skulls, other)]
+    assert torch.equal(*answers)
+
+
+def test_at_the_guide_s_mean_there_is_no_noise_to_remove(fresh, skulls):
+    with torch.no_grad():
+        for layer in fresh.guide:
+            if isinstance(layer, nn.Conv1d) and not layer.weight.any():
+                layer.weight.normal_()
+    bound = fresh.encode(**skulls)
+    assert bound.mean.abs().max() > 0.01
+    assert torch.allclose(fresh(bound.mean, SIGMA, bound).x0, bound.mean, atol=1e-6)  # the rest says nothing yet
+
+
 def test_a_batch_is_a_loop(network, skulls, x):
     together = network(x, SIGMA, network.encode(**skulls))
     for k in range(BATCH):
@@ -135,9 +165,10 @@ def test_one_skull_under_several_noises(network, skulls, x):
 def test_gradients_reach_every_parameter(skulls, x):
     # with a width of 16 each group of the norms is a single channel, in which a bias before it is lost
     torch.manual_seed(0)
-    network = opened(AnchoredDenoiser(CONFIG.model_copy(update={"width": 32})))
-    out = network(x, SIGMA, network.encode(**skulls))
-    (out.x0.square().mean() + (out.normals - 1).square().mean()).backward()
+    network = opened(AnchoredDenoiser(CONFIG.model_copy(update={"width": 32, "hidden": 0.0})))
+    bound = network.encode(**skulls)
+    out = network(x, SIGMA, bound)
+    (out.x0.square().mean() + (out.normals - 1).square().mean() + bound.mean.square().mean()).backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-7]
     assert not silent
 
@@ -181,7 +212,7 @@ def test_residual_blocks_begin_as_what_they_were_given_plus_a_little():
 
 def test_attention_is_softmax_over_tokens():
     torch.manual_seed(1)
-    attend = CrossAttention(16, heads=2).eval()
+    attend = opened(CrossAttention(16, heads=2).eval())
     points, tokens = torch.randn(2, 16, 5), torch.randn(2, 7, 16)
     query = attend.query(attend.norm(points)).transpose(1, 2)  # (B, N, C)
     key, value = attend.key_value(tokens).chunk(2, -1)
@@ -189,19 +220,23 @@ def test_attention_is_softmax_over_tokens():
     for part in (slice(0, 8), slice(8, 16)):
         weight = (query[..., part] @ key[..., part].transpose(1, 2) / np.sqrt(8)).softmax(-1)
         heads.append(weight @ value[..., part])
-    expected = points + attend.out(torch.cat(heads, -1).transpose(1, 2))
+    expected = attend.out(torch.cat(heads, -1).transpose(1, 2))
     assert torch.allclose(attend(points, tokens), expected, atol=1e-5)
 
 
 def test_a_point_hears_its_neighbours_through_the_voxels():
     torch.manual_seed(2)
-    block = PointVoxelBlock(16, 8, 16, 0.0).eval()
-    points, modulation = torch.randn(1, 16, 3), torch.zeros(1, 16)
+    block = opened(PointVoxelBlock(16, 8, 16, 0.0).eval())
+    points, modulation, gate = torch.randn(1, 16, 3), torch.zeros(1, 16), torch.ones(1, 1, 1)
     coordinates = torch.tensor([[[1.0, 1, 1], [1, 2, 1], [6, 6, 6]]])
     moved = points.clone()
     moved[..., 0] = moved[..., 0].flip(1)  # the group norm's statistics stay nearly the same
-    change = (block(moved, coordinates, modulation) - block(points, coordinates, modulation)).abs().mean(1)[0]
+    change = (
+        (block(moved, coordinates, modulation, gate) - block(points, coordinates, modulation, gate)).abs().mean(1)[0]
+    )
     assert change[1] > 2 * change[2]
+    deaf = block(moved, coordinates, modulation, 0 * gate) - block(points, coordinates, modulation, 0 * gate)
+    assert torch.equal(deaf[..., 1:], torch.zeros_like(deaf[..., 1:]))  # points that did not move
 
 
 def test_noise_levels_are_told_apart():

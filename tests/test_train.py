@@ -226,7 +226,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """SIGTERM reaches the run within its step number `steps`."""
     taken = training._step
 
-    def step(config: TrainConfig, number: int, *rest: Any) -> tuple[float, float]:
+    def step(config: TrainConfig, number: int, *rest: Any) -> tuple[float, ...]:
         result = taken(config, number, *rest)
         if number + 1 == steps:
             signal.raise_signal(signal.SIGTERM)
@@ -370,7 +370,7 @@ def test_a_silent_network_s_loss_is_known(tmp_path, places):
     generator = torch.Generator().manual_seed(0)
     sigma = torch.tensor([0.3, 1.0, 2.0, 4.0])
     noise = torch.randn(4, 2 * ANCHORS, generator=generator)
-    loss, cosine = model(batch, sigma, noise)
+    loss, guide, cosine = model(batch, sigma, noise)
     target, valid, unit = (batch[name].repeat_interleave(2, 0) for name in ("target", "valid", "unit"))
     # D = (y + sigma n) / (1 + sigma^2), so that lambda |D - y|^2 = |n - sigma y|^2 / (1 + sigma^2)
     level = sigma[:, None]
@@ -378,4 +378,7 @@ def test_a_silent_network_s_loss_is_known(tmp_path, places):
     expected = (weight * (noise - level * target).square() / (1 + level**2)).sum() / weight.sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     turn = (batch["normals"] * batch["true_normals"]).sum(-1)
+    millimetres = target[::2] * unit[::2]  # the guide's error while it says nothing
+    wide = 2 * training.KNEE**2 * ((1 + (millimetres / training.KNEE) ** 2).sqrt() - 1)
+    assert guide.item() == pytest.approx((valid[::2] * wide).mean().item(), rel=1e-4)
     assert cosine.item() == pytest.approx(((1 - turn) * batch["valid"]).mean().item(), abs=1e-5)

@@ -26,3 +26,8 @@ def denoising_loss(
     error = (denoise(clean + sigmas * noise, sigma) - clean).square().mean(1)  # (B, N)
     each = weight * loss_weight(sigmas, sigma_data)[:, 0]  # (B, N)
     return (each * error).sum() / weight.sum()
+
+
+def pseudo_huber(error: Tensor, knee: float) -> Tensor:
+    """2 k^2 (sqrt(1 + (e / k)^2) - 1), of each element: about e^2 below the knee k, 2 k |e| far beyond."""
+    return 2 * knee**2 * ((1 + (error / knee).square()).sqrt() - 1)

@@ -40,8 +40,8 @@ NEIGHBOURS = 4  # anchors that a ray's normal is interpolated from
 class DiffusionMethod:
     """The prior and the network trained beside it.
 
-    Member 0 of an ensemble starts at the prior itself and is the likeliest; the others start at draws from the prior's
-    posterior, in pairs of opposite noise, so that their mean does not wander.
+    Member 0 of an ensemble starts at the guide's mean and is the likeliest; the others start around it, at draws
+    from the prior's posterior, in pairs of opposite noise, so that their mean does not wander.
     """
 
     prior: ShapePrior
@@ -98,9 +98,7 @@ class DiffusionMethod:
         noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(ensemble)]
         sigmas = karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
         sampler = SAMPLERS[self.diffusion.sampler]
-        # noised data is spread around its mean, which at this level the network knows without seeing any
-        top = sigmas[0].to(device, torch.float32)
-        start = network(torch.zeros_like(noise).to(device), top, skull).x0 + top * noise.to(device)
+        start = skull.mean + (self.diffusion.sigma_max * noise).to(device)  # noised data is spread around its mean
         x0 = sampler(partial(_denoise, network, skull), start, sigmas.to(device), generator=generator)
         return Denoised(x0, network(x0, sigmas[-2].to(x0), skull).normals)
 

@@ -29,6 +29,7 @@ class Skull(NamedTuple):
 
     positions: (B, P, 3) network units. features: (B, C, P) of the anchors, with what the voxel grid says there.
     tokens: (B, T, C). normals: (B, 3, P), the mean skull's. gate: (B, 1, 1), 0 hides from points what is around them.
+    mean: (B, P), the displacement that each point expects from what it knows by itself: the diffusion's anchor.
     """
 
     positions: Tensor
@@ -36,6 +37,7 @@ class Skull(NamedTuple):
     tokens: Tensor
     normals: Tensor
     gate: Tensor
+    mean: Tensor
 
     def repeated(self, times: int) -> Skull:
         """The batch with each skull `times` in a row: one skull, several noises."""
@@ -52,12 +54,13 @@ class Denoised(NamedTuple):
 class AnchoredDenoiser(nn.Module):
     """D(x; sigma) for displacements in units of the prior's standard deviation, noised by the prior's own covariance.
 
-    If the prior were the whole truth, D(x; sigma) = x / (1 + sigma^2) would be exact. That is c_skip x with
-    sigma_data = 1 (Karras et al. 2022, table 1), so a network that says nothing reproduces the prior, and what
-    it learns is what the prior gets wrong.
+    A guide first tells of each point, from what it knows by itself, the mean mu that the prior missed. If displacements
+    were spread around it as the prior says, D(x; sigma) = mu + (x - mu) / (1 + sigma^2) would be exact. That is
+    mu + c_skip (x - mu) with sigma_data = 1 (Karras et al. 2022, table 1), so what is left to learn is the rest. A
+    network that says nothing reproduces the prior.
 
-    Points learn first from what they know themselves; what voxels and tokens tell of the surroundings begins at zero
-    and is hidden from a share of the skulls in training: a few dozen heads are soon known by their surroundings.
+    What voxels and tokens tell of the surroundings begins at zero and is hidden from a share of the skulls in training:
+    a few dozen heads are soon known by their surroundings.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -65,6 +68,11 @@ class AnchoredDenoiser(nn.Module):
         width, half = config.width, config.width // 2
         self.grid, self.step_grid = config.grid, config.step_grid
         self.hidden = config.hidden
+        self.guide = nn.Sequential(
+            *(nn.Conv1d(FEATURES, 2 * width, 1), nn.SiLU(), nn.Dropout(config.dropout)),
+            *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), nn.Dropout(config.dropout)),
+            *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), silent(nn.Conv1d(2 * width, 1, 1))),
+        )
         self.lift = nn.Sequential(nn.Conv1d(FEATURES, width, 1), nn.SiLU(), nn.Conv1d(width, width, 1))
         self.squeeze = nn.Conv1d(width + 3, half - 1, 1)
         self.fine = Conv3dBlock(half)
@@ -98,16 +106,19 @@ class AnchoredDenoiser(nn.Module):
         if self.training:
             gate = (torch.rand_like(gate) >= self.hidden).to(gate)
         features = lifted[..., : anchors.shape[1]] + gate * self.context(torch.cat(seen, 1))
-        return Skull(anchors, features, tokens, rearrange(normals, "b n xyz -> b xyz n"), gate)
+        mean = self.guide(rearrange(anchor_features, "b n c -> b c n"))[:, 0].float()
+        return Skull(anchors, features, tokens, rearrange(normals, "b n xyz -> b xyz n"), gate, mean)
 
     def forward(self, x: Tensor, sigma: Tensor, skull: Skull) -> Denoised:
         """Noisy x (B, P) at sigma, scalar or (B,), -> displacement and normals."""
         c_skip, c_out, c_in, c_noise = scaling(per_sample(sigma, x), 1.0)
         modulation = self.embed(c_noise.flatten())
-        points = self.enter(torch.cat([skull.features, (c_in * x)[:, None]], 1))
+        mean = skull.mean.detach()  # the guide learns by its own loss
+        away = x - mean
+        points = self.enter(torch.cat([skull.features, (c_in * away)[:, None]], 1))
         for block, attend in zip(self.blocks, self.attend, strict=True):
             points = block(points, to_grid(skull.positions, self.step_grid), modulation, skull.gate)
             points = points + skull.gate * attend(points, skull.tokens)
         out = self.leave(points).float()
         normals = functional.normalize(skull.normals.float() + out[:, 1:], dim=1)
-        return Denoised(c_skip * x + c_out * out[:, 0], normals)
+        return Denoised(mean + c_skip * away + c_out * out[:, 0], normals)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from einops import rearrange
 
-from pcdiff.points import Frame
+from pcdiff.points import Frame, surface_normals
 from pcdiff.prior.fit import RIM, Observation, PriorFit
 from pcdiff.prior.rays import MAP
 
@@ -33,7 +33,7 @@ class Condition:
     unit: (P,) mm, the prior's standard deviation of each anchor along its ray: the unit of the diffused state.
     factors: (2, ANCHORS, ANCHORS) lower Cholesky factors in mm of the prior's posterior covariance, of outer table
     and thickness: the noise of this diffusion is the prior's own uncertainty.
-    normals: (P, 3) unit, network axes, outward: the mean skull's, which the network corrects.
+    normals: (P, 3) unit, network axes, outward: the completed surface's, which the network corrects.
     """
 
     anchors: np.ndarray
@@ -82,13 +82,24 @@ def make_condition(fit: PriorFit, anchors: np.ndarray, bone: np.ndarray) -> Cond
     # bone is shown as measured, but not along the rim, where the saw's bevel is no wall
     trusted = np.isfinite(measured).all(0) & (fit.observation.distance > RIM)
     shown = np.where(trusted, measured, guess)
+    at, anchor_features = _points(fit, guess, frame, anchors, unit, normals)
+    around, bone_features = _points(fit, shown, frame, bone, np.zeros(2 * len(bone), np.float32), normals)
     return Condition(
-        *_points(fit, guess, frame, anchors, unit, normals),
-        *_points(fit, shown, frame, bone, np.zeros(2 * len(bone), np.float32), normals),
+        at,
+        anchor_features,
+        around,
+        bone_features,
         unit,
         factors,
-        rearrange(frame.rotate_to_network(normals[:, anchors]), "wall ray xyz -> (wall ray) xyz").astype(np.float32),
+        completed_normals(at, around, frame.rotate_to_network(normals[:, anchors])),
     )
+
+
+def completed_normals(anchors: np.ndarray, bone: np.ndarray, towards: np.ndarray) -> np.ndarray:
+    """Anchors (P, 3), bone (Q, 3), rough normals (2, ANCHORS, 3) -> (P, 3) float32 normals of each wall's points."""
+    walls = zip(np.split(anchors, 2), np.split(bone, 2), towards, strict=True)
+    normals = [surface_normals(np.concatenate([at, around]), at, rough) for at, around, rough in walls]
+    return np.concatenate(normals).astype(np.float32)
 
 
 def wall_normals(walls: np.ndarray) -> np.ndarray:

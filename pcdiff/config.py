@@ -83,7 +83,8 @@ class OptimiserConfig(_Strict):
     """AdamW with a linear warm-up and a cosine decay."""
 
     steps: int = Field(default=20_000, gt=0)
-    batch: int = Field(default=16, gt=0)
+    batch: int = Field(default=48, gt=0, description="pairs a step; the guide learns from all of them")
+    encoded: int = Field(default=16, gt=0, description="how many of them the rest of the network learns from")
     noises: int = Field(
         default=2, gt=0, description="noise levels per pair and step: the skull is encoded once for all"
     )

@@ -63,15 +63,15 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         return self.config.pool
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Flat arrays of a pair, named as in `Condition` and `Pair` ("true_normals" for the latter's)."""
-        if self.store is None:
-            return flatten(self.make(index))
-        path = self.store / f"{index:07d}.safetensors"
-        if not path.exists():
-            half = {name: value.astype(np.float16) for name, value in flatten(self.make(index)).items()}
+        """Flat float16 arrays of a pair, named as in `Condition` and `Pair` ("true_normals" for the latter's)."""
+        path = self.store / f"{index:07d}.safetensors" if self.store else None
+        if path and path.exists():
+            return load_file(path)
+        pair = {name: value.astype(np.float16) for name, value in flatten(self.make(index)).items()}
+        if path:
             with written_beside(path) as beside:
-                beside.write_bytes(save(half))
-        return {name: value.astype(np.float32) for name, value in load_file(path).items()}
+                beside.write_bytes(save(pair))
+        return pair
 
     def make(self, index: int) -> Pair:
         """Draws head, deformation and defect; a defect that finds no room is drawn again."""

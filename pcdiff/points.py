@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
+
+NEIGHBOURS = 12  # points that a curved surface is fitted to
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,25 @@ class Frame:
     def rotate_to_patient(self, vectors: np.ndarray) -> np.ndarray:
         """Directions, unit length kept: (..., 3) network axes -> (..., 3) patient."""
         return vectors @ self.rotation
+
+
+def surface_normals(points: np.ndarray, at: np.ndarray, towards: np.ndarray) -> np.ndarray:
+    """(M, 3) unit normals at points (M, 3) of the surface that points (N, 3), N >= 12, are samples of.
+
+    towards: (M, 3) unit, roughly the normals: says which side is out. A paraboloid is fitted to the nearest points, as a
+    plane would tilt where they lie to one side of a curved surface.
+    """
+    _, index = cKDTree(points).query(at, NEIGHBOURS)
+    offset = points[index] - at[:, None]
+    across = np.cross(towards, np.eye(3)[np.abs(towards).argmin(1)])
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    along = np.cross(towards, across)
+    u, v, height = (np.einsum("mkc,mc->mk", offset, axis) for axis in (across, along, towards))
+    size = np.sqrt((u**2 + v**2).mean())
+    u, v = u / size, v / size
+    weight = np.exp(-0.5 * (u**2 + v**2))
+    terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], -1)
+    system = np.einsum("mka,mk,mkb->mab", terms, weight, terms) + 1e-4 * np.eye(6)
+    slopes = np.linalg.solve(system, np.einsum("mka,mk,mk->ma", terms, weight, height)[..., None])[:, 1:3] / size
+    normals = towards - slopes[:, 0] * across - slopes[:, 1] * along
+    return normals / np.linalg.norm(normals, axis=1, keepdims=True)

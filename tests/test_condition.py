@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from pcdiff.condition import ANCHORS, BONE, FEATURES, REACH, Condition, choose_rays, make_condition, make_frame
+from pcdiff.condition import (
+    ANCHORS,
+    BONE,
+    FEATURES,
+    REACH,
+    Condition,
+    choose_rays,
+    make_condition,
+    make_frame,
+    wall_normals,
+)
 from pcdiff.config import PairsConfig
 from pcdiff.errors import InputError
 from pcdiff.pairs import Pairs, cut_rays, flatten, make_pair, mirrored
+from pcdiff.points import surface_normals
 from pcdiff.prior.fit import Observation, PriorFit, complete, open_rays
 from pcdiff.prior.folds import assign_folds
 from pcdiff.prior.rays import MAP, PIXEL, Pose
@@ -144,6 +155,30 @@ def test_normals_are_unit_and_face_out_of_the_bone(chosen, condition):
     assert outer.min() > 0.5 and inner.max() < -0.5
 
 
+def test_normals_are_the_completed_surface_s(fitted, chosen, condition):
+    anchors, _ = chosen
+    found = make_frame(anchors).rotate_to_patient(condition.normals.astype(float)).reshape(2, ANCHORS, 3)
+    fine = wall_normals(np.stack([fitted.outer, fitted.thickness]))[:, anchors]
+    mean = wall_normals(fitted.prior.mean)[:, anchors]
+    off, mean_off = (np.nanmean(np.degrees(np.arccos(np.clip((n * fine).sum(-1), -1, 1)))) for n in (found, mean))
+    assert off < 1.5 and off < mean_off / 2
+
+
+@pytest.mark.parametrize("where", ["everywhere", "on one side"])
+def test_a_paraboloid_finds_a_sphere_s_normals(where):
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(6000, 3))
+    true = true[true[:, 2] > 0.6 * np.linalg.norm(true, axis=1)]
+    true /= np.linalg.norm(true, axis=1, keepdims=True)
+    edge = np.argsort(true[:, 2])[: 40 if where == "on one side" else None]
+    towards = true[edge] + 0.2 * rng.normal(size=(len(edge), 3))
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    for sign in (1, -1):
+        found = surface_normals(80 * true, 80 * true[edge], sign * towards)
+        assert np.allclose(np.linalg.norm(found, axis=1), 1)
+        assert np.degrees(np.arccos((found * sign * true[edge]).sum(1))).mean() < 0.5
+
+
 def test_inference_shows_bone_as_training_does(prior, fitted, chosen, condition):
     anchors, bone = chosen
     as_in_training = complete(prior, fitted.pose, fitted.observation, fitted.residual, anchors)
@@ -244,7 +279,7 @@ def test_a_stored_pair_is_the_pair_in_half_precision(pairs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0000003.safetensors"]
     assert made.keys() == written.keys() == read.keys()
     for name, value in made.items():
-        assert written[name].dtype == np.float32 and np.array_equal(written[name], read[name])
+        assert written[name].dtype == np.float16 and np.array_equal(written[name], read[name])
         assert np.allclose(written[name], value, rtol=1e-3, atol=1e-3), name
 
 

@@ -58,7 +58,7 @@ def test_a_silent_network_is_the_prior(silent, fitted, case):
     assert np.allclose(mine.points, theirs.points, atol=1e-4)
     assert np.array_equal(mine.hole, theirs.hole)
     same = (mine.normals * theirs.normals).sum(1)
-    assert same[theirs.hole == 0].min() > 0.99 and np.median(same[theirs.hole > 0]) > 0.97  # in the hole: the mean's
+    assert same.min() > 0.99 and np.median(same[theirs.hole > 0]) > 0.9995
 
 
 def test_candidates_are_slabs_of_one_layout(proposal):
@@ -191,6 +191,14 @@ def test_other_files_are_no_weights(prior, tmp_path):
     for name in ("text", "foreign", "missing"):
         with pytest.raises(InputError, match=r"expected (a denoiser's )?weights"):
             DiffusionMethod.load(tmp_path / name, prior)
+
+
+@pytest.mark.parametrize("other", [{"width": 32}, {"guides": 2}])
+def test_weights_of_another_network_are_refused(method, prior, tmp_path, other):
+    config = recipe()
+    save_network(tmp_path / "w", method.network.state_dict(), config | {"network": {**config["network"], **other}}, {})
+    with pytest.raises(InputError, match="weights of another version's network; train anew"):
+        DiffusionMethod.load(tmp_path / "w", prior)
 
 
 def test_methods_by_name():

@@ -365,7 +365,7 @@ def test_validation_compares_network_and_prior_on_the_same_pairs(tmp_path, place
 def test_a_silent_network_s_loss_is_known(tmp_path, places):
     config = tiny(tmp_path / "run", *places)
     pairs, _, _ = load_pairs(config)
-    batch = default_collate([pairs[0], pairs[1]])
+    batch = {name: value.float() for name, value in default_collate([pairs[0], pairs[1]]).items()}
     model = TrainingStep(config).eval()
     generator = torch.Generator().manual_seed(0)
     sigma = torch.tensor([0.3, 1.0, 2.0, 4.0])
@@ -382,3 +382,18 @@ def test_a_silent_network_s_loss_is_known(tmp_path, places):
     wide = 2 * training.KNEE**2 * ((1 + (millimetres / training.KNEE) ** 2).sqrt() - 1)
     assert guide.item() == pytest.approx((valid[::2] * wide).mean().item(), rel=1e-4)
     assert cosine.item() == pytest.approx(((1 - turn) * batch["valid"]).mean().item(), abs=1e-5)
+
+
+def test_the_guide_learns_from_pairs_that_the_denoiser_is_spared(tmp_path, places):
+    config = tiny(tmp_path / "run", *places, encoded=2, batch=3)
+    pairs, _, _ = load_pairs(config)
+    batch = {name: value.float() for name, value in default_collate([pairs[k] for k in range(3)]).items()}
+    model = TrainingStep(config).eval()
+    sigma, noise = torch.full((4,), 1.0), torch.randn(4, 2 * ANCHORS, generator=torch.Generator().manual_seed(0))
+    losses = model(batch, sigma, noise)
+    for changed, same in ((2, (0, 2)), (1, ())):
+        other = {name: value.clone() for name, value in batch.items()}
+        other["target"][changed] += 1
+        other["true_normals"][changed] *= -1
+        differ = [k for k in range(3) if not torch.equal(model(other, sigma, noise)[k], losses[k])]
+        assert differ == [k for k in range(3) if k not in same]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.linalg import cho_solve
@@ -67,10 +68,13 @@ class DiffusionMethod:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: expected a denoiser's weights, got {error}; train or choose others") from error
         config = json.loads(metadata["config"])
-        network = AnchoredDenoiser(NetworkConfig.model_validate(config["network"]))
-        network.load_state_dict(tensors)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        return cls(prior, network.eval(), DiffusionConfig.model_validate(config["diffusion"]), digest)
+        try:
+            network = AnchoredDenoiser(NetworkConfig.model_validate(config["network"]))
+            network.load_state_dict(tensors)
+            diffusion = DiffusionConfig.model_validate(config["diffusion"])
+        except (RuntimeError, ValidationError) as error:
+            raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
+        return cls(prior, network.eval(), diffusion, hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
     def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         """See `pcdiff.methods.Method`."""
@@ -161,12 +165,13 @@ def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shifts: n
 
 
 def _normals(found: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """(2, R, 3) model axes: the mean skull's normals, turned as the network says, inside the holes; NaN elsewhere."""
+    """(2, R, 3) model axes: the prior's normals, turned as the network says, inside the holes; NaN elsewhere."""
     rays = np.flatnonzero(found.hole > 0)
     distance, index = cKDTree(MAP.directions[anchors]).query(MAP.directions[rays], NEIGHBOURS)
     weight = 1 / (distance + 1e-3)
     weight /= weight.sum(1, keepdims=True)
     turns = make_frame(anchors).rotate_to_patient(turn.reshape(2, ANCHORS, 3))
     normals = np.full((2, len(found.hole), 3), np.nan)
-    normals[:, rays] = wall_normals(found.prior.mean)[:, rays] + np.einsum("rk,wrkc->wrc", weight, turns[:, index])
+    own = wall_normals(np.stack([found.outer, found.thickness]))
+    normals[:, rays] = own[:, rays] + np.einsum("rk,wrkc->wrc", weight, turns[:, index])
     return normals / np.linalg.norm(normals, axis=-1, keepdims=True)

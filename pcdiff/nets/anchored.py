@@ -28,8 +28,8 @@ class Skull(NamedTuple):
     """A skull as the denoiser wants it, for P anchors.
 
     positions: (B, P, 3) network units. features: (B, C, P) of the anchors, with what the voxel grid says there.
-    tokens: (B, T, C). normals: (B, 3, P), the mean skull's. gate: (B, 1, 1), 0 hides from points what is around them.
-    mean: (B, P), the displacement that each point expects from what it knows by itself: the diffusion's anchor.
+    tokens: (B, T, C). normals: (B, 3, P), the completed surface's. gate: (B, 1, 1), 0 hides from points what is around them.
+    mean: (B, P), the displacement that each ray expects from what it knows by itself: the diffusion's anchor.
     """
 
     positions: Tensor
@@ -54,7 +54,7 @@ class Denoised(NamedTuple):
 class AnchoredDenoiser(nn.Module):
     """D(x; sigma) for displacements in units of the prior's standard deviation, noised by the prior's own covariance.
 
-    A guide first tells of each point, from what it knows by itself, the mean mu that the prior missed. If displacements
+    A guide first tells of each ray, from what it knows by itself, the mean mu that the prior missed. If displacements
     were spread around it as the prior says, D(x; sigma) = mu + (x - mu) / (1 + sigma^2) would be exact. That is
     mu + c_skip (x - mu) with sigma_data = 1 (Karras et al. 2022, table 1), so what is left to learn is the rest. A
     network that says nothing reproduces the prior.
@@ -69,9 +69,9 @@ class AnchoredDenoiser(nn.Module):
         self.grid, self.step_grid = config.grid, config.step_grid
         self.hidden = config.hidden
         self.guide = nn.Sequential(
-            *(nn.Conv1d(FEATURES, 2 * width, 1), nn.SiLU(), nn.Dropout(config.dropout)),
+            *(nn.Conv1d(2 * FEATURES, 2 * width, 1), nn.SiLU(), nn.Dropout(config.dropout)),
             *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), nn.Dropout(config.dropout)),
-            *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), silent(nn.Conv1d(2 * width, 1, 1))),
+            *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), silent(nn.Conv1d(2 * width, 2, 1))),
         )
         self.lift = nn.Sequential(nn.Conv1d(FEATURES, width, 1), nn.SiLU(), nn.Conv1d(width, width, 1))
         self.squeeze = nn.Conv1d(width + 3, half - 1, 1)
@@ -106,8 +106,13 @@ class AnchoredDenoiser(nn.Module):
         if self.training:
             gate = (torch.rand_like(gate) >= self.hidden).to(gate)
         features = lifted[..., : anchors.shape[1]] + gate * self.context(torch.cat(seen, 1))
-        mean = self.guide(rearrange(anchor_features, "b n c -> b c n"))[:, 0].float()
+        mean = self.expect(anchor_features)
         return Skull(anchors, features, tokens, rearrange(normals, "b n xyz -> b xyz n"), gate, mean)
+
+    def expect(self, anchor_features: Tensor) -> Tensor:
+        """(B, P, F) -> (B, P) float32: the guide's mean, of each ray's two points at once."""
+        rays = rearrange(anchor_features, "b (wall ray) c -> b (wall c) ray", wall=2)
+        return rearrange(self.guide(rays), "b wall ray -> b (wall ray)").float()
 
     def forward(self, x: Tensor, sigma: Tensor, skull: Skull) -> Denoised:
         """Noisy x (B, P) at sigma, scalar or (B,), -> displacement and normals."""

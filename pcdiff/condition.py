@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from einops import rearrange
 
 from pcdiff.points import Frame, surface_normals
 from pcdiff.prior.fit import RIM, Observation, PriorFit

@@ -90,7 +90,7 @@ class Frame:
 def surface_normals(points: np.ndarray, at: np.ndarray, towards: np.ndarray) -> np.ndarray:
     """(M, 3) unit normals at points (M, 3) of the surface that points (N, 3), N >= 12, are samples of.
 
-    towards: (M, 3) unit, roughly the normals: says which side is out. A paraboloid is fitted to the nearest points, as a
+    towards: (M, 3) unit, roughly the normals: says which side is out. A paraboloid is fitted to the nearest points: a
     plane would tilt where they lie to one side of a curved surface.
     """
     _, index = cKDTree(points).query(at, NEIGHBOURS)

@@ -28,7 +28,7 @@ class Skull(NamedTuple):
     """A skull as the denoiser wants it, for P anchors.
 
     positions: (B, P, 3) network units. features: (B, C, P) of the anchors, with what the voxel grid says there.
-    tokens: (B, T, C). normals: (B, 3, P), the completed surface's. gate: (B, 1, 1), 0 hides from points what is around them.
+    tokens: (B, T, C). normals: (B, 3, P), the completed surface's. gate: (B, 1, 1), 0 hides from points what is around.
     mean: (B, P), the displacement that each ray expects from what it knows by itself: the diffusion's anchor.
     """
 

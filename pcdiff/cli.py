@@ -27,7 +27,7 @@ as a volume on the scan's own grid and as an STL in patient millimetres (LPS).
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
-DEFAULT_METHOD = "prior"  # until the shipped denoiser beats it on validation: see the table in README.md
+DEFAULT_METHOD = "diffusion"
 Method = Annotated[str, typer.Option(help="diffusion, or prior (the statistical shape prior alone).")]
 Weights = Annotated[Path | None, typer.Option(help="Weights of your own (.safetensors) in place of the shipped ones.")]
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than one gives an uncertainty map too.")]

@@ -82,7 +82,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_what_a_case_folder_holds(
     run: Run, stub: Stub, skull: Path, case: tuple[Volume, Volume], tmp_path: Path
 ) -> None:
-    code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--method", "diffusion", "--seed", 3)
+    code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
     assert code == 0 and "head: 1 hole" in said
     folder = tmp_path / "out" / "head"
     assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}

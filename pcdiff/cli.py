@@ -300,4 +300,8 @@ def _summary(record: dict[str, Any]) -> str:
     text = f"{holes} hole{'s' * (holes != 1)}, implant {volume:.1f} ml, {seconds:.1f} s"
     if pieces != holes:
         text += f" (the implant has {pieces} piece{'s' * (pieces != 1)}: look at it closely)"
+    from pcdiff.prior.fit import UNUSUAL
+
+    if record["prior_residual_mm"] > UNUSUAL:
+        text += f" (a head unlike those known, {record['prior_residual_mm']:.1f} mm off: is it in patient axes?)"
     return text

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcdiff.points import Frame, surface_normals
-from pcdiff.prior.fit import RIM, Observation, PriorFit
+from pcdiff.prior.fit import ANCHORS, RIM, Observation, PriorFit
 from pcdiff.prior.rays import MAP
 
-ANCHORS = 512  # rays; two points each
 BONE = 640  # rays of the surrounding bone; two points each
 FRAME_SCALE = 80.0  # mm per network unit: a hole of 150 ml and the bone around it lie within [-1.5, 1.5]
 REACH = 45.0  # mm of bone around the hole that the network is shown
@@ -154,10 +153,14 @@ def _points(
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor, with a jitter that keeps it one."""
+    """Lower Cholesky factor, with a jitter that keeps it one; over a small hole rounding may ask for more of it."""
     covariance = covariance.astype(np.float64)
     jitter = RELATIVE_JITTER * np.diag(covariance).mean() + 1e-6
-    return np.linalg.cholesky((covariance + covariance.T) / 2 + jitter * np.eye(len(covariance)))
+    while True:
+        try:
+            return np.linalg.cholesky((covariance + covariance.T) / 2 + jitter * np.eye(len(covariance)))
+        except np.linalg.LinAlgError:
+            jitter *= 3
 
 
 def _spread(rays: np.ndarray, count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import typer
 
@@ -18,6 +19,8 @@ def device_that_is_there(name: str) -> str:
     """The name of a device that is there. Raises InputError for any other; loads torch only where it must."""
     if name == "cpu":
         return name
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise InputError(f"device {name!r}: expected cpu, cuda or cuda:N; use --device cpu")
     import torch
 
     try:

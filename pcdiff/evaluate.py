@@ -30,6 +30,7 @@ from pcdiff.data import Case
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.metrics import scores
+from pcdiff.record import sha256
 from pcdiff.volume import read_volume, write_volume
 
 COMMAND = (
@@ -56,7 +57,7 @@ class Row:
     """One method on one case. A failure has an error, DSC and bDSC 0 and HD95 infinite.
 
     seconds: wall time of the process. peak_mb: its peak resident set, 10^6 bytes. ml_*: volume of the implants.
-    fingerprint: of the command, this package's files and the case's paths; rows of another one are not reused.
+    fingerprint: of the command, this package's files, the weights' and the case's; rows of another one are not reused.
     """
 
     case: str
@@ -129,7 +130,8 @@ def evaluate(
 
     command: what designs one implant; {skull}, {out}, {method} and {seed} are filled in. It must write
     `{out}/<stem of skull>/implant.nrrd`. A case that fails, or takes longer than `timeout_s`, is a row that says why.
-    Rows of an earlier run with the same method, case, seed and fingerprint are kept, so an interrupted run goes on.
+    Rows of an earlier run with the same method, case, seed and fingerprint are kept, so an interrupted run goes on;
+    what failed is tried again.
 
     Raises InputError for no method, no case, or an `out` that cannot be written.
     """
@@ -150,7 +152,7 @@ def evaluate(
                 bar.set_description(f"{method} {case.name}")
                 fingerprint = _fingerprint(command, code, case)
                 row = known.get((method, case.name, seed, fingerprint))
-                if row is None:
+                if row is None or row.error is not None:  # what failed may have been the machine
                     row = _run_case(method, case, seed, command, timeout_s, fingerprint)
                     journal.write(json.dumps(_strict(asdict(row)), allow_nan=False) + "\n")
                     journal.flush()
@@ -174,7 +176,7 @@ def _run_case(method: str, case: Case, seed: int, command: Sequence[str], timeou
                 skull = Path(folder) / f"{case.name.replace('/', '_')}.nrrd"
                 write_volume(truth.defective_skull, skull)
             made = Path(folder) / "out"
-            filled = [part.format(skull=skull, out=made, method=method, seed=seed) for part in command]
+            filled = [_filled(part, skull=skull, out=made, method=method, seed=seed) for part in command]
             row["seconds"], row["peak_mb"], error = _measure(filled, timeout_s)
             if error is None:
                 implant = read_volume(made / skull.stem / "implant.nrrd")
@@ -183,6 +185,13 @@ def _run_case(method: str, case: Case, seed: int, command: Sequence[str], timeou
     except InputError as wrong:
         error = str(wrong)
     return Row(**row, error=error)
+
+
+def _filled(part: str, **values: object) -> str:
+    """{skull} and the like in a part of a command; other braces may be a path's."""
+    for name, value in values.items():
+        part = part.replace(f"{{{name}}}", str(value))
+    return part
 
 
 def _measure(command: list[str], timeout_s: float) -> tuple[float, float, str | None]:
@@ -211,9 +220,12 @@ def _code_hash() -> str:
 
 
 def _fingerprint(command: Sequence[str], code: str, case: Case) -> str:
-    files = (case.complete_skull, case.defective_skull, case.implant)
-    paths = [str(path.resolve()) if path else None for path in files]
-    return hashlib.sha256(json.dumps([*command, code, *paths]).encode()).hexdigest()[:16]
+    files = [case.complete_skull, case.defective_skull, case.implant]
+    # a command may name weights; a prior beside them is read too
+    weights = [path for path in map(Path, command) if path.suffix == ".safetensors"]
+    files += [path for own in weights for path in (own, own.with_name("prior.safetensors"))]
+    bytes_of = [sha256(path) if path and path.is_file() else None for path in files]
+    return hashlib.sha256(json.dumps([*command, code, *bytes_of]).encode()).hexdigest()[:16]
 
 
 def _read_rows(path: Path) -> dict[tuple[str, str, int, str], Row]:

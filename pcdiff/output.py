@@ -90,7 +90,7 @@ def design_case(source: Path, folder: Path, method: Method, settings: Settings, 
     Raises InputError for a skull that cannot be used and a folder that cannot be written or holds other files,
     OutputError for a result that does not pass its check. Either way the folder stays as it was.
     """
-    with case_folder(folder, overwrite) as part:
+    with case_folder(folder, overwrite, source) as part:
         record = write_case(part, source, method, settings)
         write_record(part, record)
     return record
@@ -156,7 +156,7 @@ def write_simulation(source: Path, folder: Path, kind: str, holes: int, seed: in
     """
     from pcdiff.defects import cut
 
-    with case_folder(folder, overwrite) as part:
+    with case_folder(folder, overwrite, source) as part:
         skull = read_volume(source)
         defective_skull, implant = cut(skull, kind, np.random.default_rng(seed), holes)
         write_volume(defective_skull, part / "defective_skull.nrrd")

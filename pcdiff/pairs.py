@@ -30,6 +30,8 @@ THINNED = 3  # one ray in three is enough to place and size a hole
 PORE = 3.0  # mm from the smooth surface: a ray that ran into a pore, a suture or past the bone
 SMOOTH = 1.5  # pixels: the truth is the surface without its pores, which no one can know from the bone around
 
+VERSION = 1  # of how pairs are made: raised when the same config gives others, so that kept ones are not taken for them
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -104,8 +106,9 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         fold = int(self.fold[first])
         mean = self.priors[fold].mean
         deviation = np.stack([people.outer[first], people.thickness[first]]) - mean
-        if rng.random() < self.config.mix:
-            second = int(rng.choice(np.flatnonzero(self.fold == fold)))
+        others = np.setdiff1d(np.flatnonzero(self.fold == fold), first)
+        if len(others) and rng.random() < self.config.mix:
+            second = int(rng.choice(others))
             other = np.stack([people.outer[second], people.thickness[second]]) - mean
             if rng.random() < 0.5:
                 other = other[:, MAP.mirror]

@@ -66,12 +66,15 @@ def write_record(part: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def case_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+def case_folder(folder: Path, overwrite: bool = False, source: Path | None = None) -> Iterator[Path]:
     """An empty folder beside to write a case into; it becomes `folder` when the block succeeds, and vanishes when not.
 
     Where there is a folder already, only what an earlier run wrote is replaced; other files in it stay. Raises
-    InputError for a folder that cannot be written, and, unless `overwrite`, for one that is not an earlier result.
+    InputError for a folder that cannot be written, for one that the `source` is to be read from, and, unless
+    `overwrite`, for one that is not an earlier result.
     """
+    if source is not None and source.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder}: holds {source.name}, which is to be read; choose another output folder")
     if folder.is_dir() and any(folder.iterdir()) and read_record(folder) is None and not overwrite:
         raise InputError(
             f"{folder}: expected a new folder or an earlier result, found other files; "

@@ -36,7 +36,7 @@ from pcdiff.files import written_beside
 from pcdiff.methods.diffusion import DiffusionMethod, bind, draw_noise, save_network
 from pcdiff.metrics import scores
 from pcdiff.nets.anchored import AnchoredDenoiser
-from pcdiff.pairs import Pairs, mirrored
+from pcdiff.pairs import VERSION, Pairs, mirrored
 from pcdiff.prior.folds import Population, assign_folds, load_population
 from pcdiff.prior.model import ShapePrior
 
@@ -126,7 +126,7 @@ class State:
 
 
 def train(config: TrainConfig, progress: bool = True) -> Path:
-    """Runs a recipe to its end, or goes on with it; returns the weights' file.
+    """Runs a recipe to its end, or goes on with it; returns the weights' file, or the checkpoint if there is none yet.
 
     Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, prior.safetensors,
     denoiser.safetensors (the averaged weights that did best on the held-out heads so far).
@@ -136,10 +136,9 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
     run, options = config.run, config.optimiser
     # bf16 by autocast; no gradient scaler, so nothing but the step has to be remembered
     accelerator = Accelerator(mixed_precision=options.precision, cpu=not torch.cuda.is_available())
-    run.out.mkdir(parents=True, exist_ok=True)
-    _same_recipe(run.out / "config.json", config)
     with accelerator.main_process_first():
         pairs, validation, prior = load_pairs(config)
+        _same_recipe(run.out / "config.json", config)
     torch.manual_seed(run.seed)
     model = TrainingStep(config)
     optimiser = torch.optim.AdamW(model.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=options.decay)
@@ -153,6 +152,7 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
         pairs,
         batch_sampler=list(batches(config, state.step, accelerator.process_index, accelerator.num_processes)),
         num_workers=run.workers,
+        worker_init_fn=_deaf_to_sigterm,
         multiprocessing_context="spawn" if run.workers else None,
         persistent_workers=False,
     )
@@ -190,7 +190,7 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
     bar.close()
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return run.out / "denoiser.safetensors"
+    return run.out / ("denoiser.safetensors" if math.isfinite(state.best) else "checkpoint.safetensors")
 
 
 def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
@@ -214,8 +214,9 @@ def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
 
 def _stored(cache: Path, pairs: Pairs) -> Pairs:
     """The pairs, kept once made, where only they are: another pool of the same begins with the same."""
-    made_of = [pairs.config.model_dump_json(exclude={"pool"}), *pairs.population.names, *map(str, pairs.fold)]
-    folder = cache / "pairs" / _key(",".join([*made_of, *(prior.digest for prior in pairs.priors)]))
+    people, config = pairs.population, pairs.config.model_dump_json(exclude={"pool"})
+    made_of = [f"{VERSION}", config, *map(str, pairs.fold), *(prior.digest for prior in pairs.priors)]
+    folder = cache / "pairs" / _key(",".join(made_of).encode(), people.outer.tobytes(), people.thickness.tobytes())
     folder.mkdir(parents=True, exist_ok=True)
     return replace(pairs, store=folder)
 
@@ -309,6 +310,7 @@ def _save_weights(config: TrainConfig, state: State, method: DiffusionMethod) ->
     """The network and the prior it belongs to, side by side."""
     method.prior.save(config.run.out / "prior.safetensors")
     notes = {"step": str(state.step), "pcdiff": __version__, "cases": config.run.cases, "val_mm": f"{state.best:.4f}"}
+    notes["recipe"] = config.model_dump_json()
     recipe = {"network": config.network.model_dump(), "diffusion": config.diffusion.model_dump()}
     save_network(config.run.out / "denoiser.safetensors", method.network.state_dict(), recipe, notes)
 
@@ -327,6 +329,11 @@ class _Sigterm:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.stop = True
+
+
+def _deaf_to_sigterm(_: int = 0) -> None:
+    """A worker lives on when a whole process group is told to stop: the run decides, and keeps what it has."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _any(accelerator: Accelerator, flag: bool) -> bool:
@@ -349,27 +356,32 @@ def _write(config: TrainConfig, row: dict[str, float]) -> None:
 
 
 def _same_recipe(path: Path, config: TrainConfig) -> None:
-    """Keeps the resolved config beside the run; a run goes on only with the recipe it began with."""
-    free = {"run": {"workers", "checkpoint_minutes", "tensorboard", "validate_every", "validate_cases"}}
-    mine = config.model_dump_json(exclude=free, indent=2)
+    """Keeps the resolved config beside the run; a run goes on only with the recipe it began with, wherever its data."""
+    free = {"data", "cache", "out", "workers", "checkpoint_minutes", "tensorboard", "validate_every", "validate_cases"}
+    mine = config.model_dump_json(exclude={"run": free}, indent=2)
     if not path.exists():
-        path.write_text(mine)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(path) as beside:
+                beside.write_text(mine)
+        except OSError as error:
+            raise InputError(f"{path.parent}: expected a folder to write to, got {error.strerror}") from error
     elif path.read_text() != mine:
         raise InputError(f"{path}: the folder holds a run of another recipe; choose another `run.out` or remove it")
 
 
 def _kept_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
     """A prior of some heads, built once and kept in the cache."""
-    names = ",".join(name for name, keep in zip(people.names, chosen, strict=True) if keep)
-    path = cache / "priors" / f"{_key(names)}.safetensors"
+    walls = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
+    path = cache / "priors" / f"{_key(*(wall.tobytes() for wall in walls))}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         people.prior(chosen).save(path)
     return ShapePrior.load(path)
 
 
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _key(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

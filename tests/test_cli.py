@@ -198,7 +198,7 @@ def test_errors_are_one_line_and_a_code(
     [
         (("sample", "a.nrrd", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
         (("sample", "a.nrrd", "--weights", "none.safetensors", "-o", "out"), "found none"),
-        (("sample", "a.nrrd", "--device", "abacus", "-o", "out"), "device 'abacus' cannot be used"),
+        (("sample", "a.nrrd", "--device", "abacus", "-o", "out"), "device 'abacus': expected cpu, cuda"),
         (("demo", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
         (("evaluate", "--data", "none"), "none: expected complete_skull/"),
         (("evaluate", "--data", "none", "--weights", "a"), "--weights belong to one method"),
@@ -283,6 +283,17 @@ def test_pieces_are_counted_largest_first() -> None:
     mask = np.zeros((9, 9, 9), bool)
     mask[1:3, 1:3, 1:3] = mask[5:8, 5:8, 5:8] = True
     assert pieces_ml(Volume(mask, np.diag([10.0, 10.0, 5.0, 1.0]))) == [13.5, 4.0]
+
+
+def test_a_skull_is_not_cut_into_the_folder_it_lies_in(run: Run, healthy: Volume, tmp_path: Path) -> None:
+    skull = tmp_path / "head" / "skull.nrrd"
+    skull.parent.mkdir()
+    write_volume(healthy, skull)
+    assert run("simulate", skull, "-o", tmp_path / "other")[0] == 0
+    (tmp_path / "other" / "run.json").rename(tmp_path / "head" / "run.json")  # an earlier result, as it seems
+    before = files(tmp_path / "head")
+    code, _, error = run("simulate", skull, "-o", tmp_path / "head", "--overwrite")
+    assert code == 2 and "holds skull.nrrd, which is to be read" in error and files(tmp_path / "head") == before
 
 
 def test_simulate_cuts_an_exact_complement(run: Run, healthy: Volume, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pcdiff.condition import (
     FEATURES,
     REACH,
     Condition,
+    _factor,
     choose_rays,
     make_condition,
     make_frame,
@@ -94,6 +95,27 @@ def test_a_small_hole_is_filled_up_with_the_rays_next_to_it():
     assert np.isin(np.flatnonzero(hole), anchors).all()
     left = np.setdiff1d(np.arange(len(hole)), anchors)
     assert observation.distance[left].min() >= observation.distance[anchors].max()
+
+
+@pytest.mark.parametrize("place", [(0, 0.9, -0.2), (0, 0.8, 0.6), (0, -1, 0.5), (0.9, 0, 0.4), (0, 0.97, -0.24)])
+@pytest.mark.parametrize("radius", [10.0, 14.0])
+def test_a_small_hole_has_a_condition_wherever_it_lies(prior, walls, place, radius):
+    direction = np.array(place) / np.linalg.norm(place)
+    hole = np.where(np.arccos(np.clip(MAP.directions @ direction, -1, 1)) * 85 < radius, 1, 0)
+    fit = complete(prior, ORIGIN, open_rays(*walls, hole), 0.0)
+    anchors, bone = choose_rays(fit.observation)
+    assert np.isin(anchors, fit.targets).all()
+    condition = make_condition(fit, anchors, bone)
+    assert all(np.isfinite(value).all() for value in vars(condition).values())
+
+
+def test_a_factor_of_what_rounding_made_indefinite():
+    direction = np.linspace(0, 1, ANCHORS)
+    covariance = np.outer(direction, direction) - 1e-5 * np.eye(ANCHORS)
+    factor = _factor(covariance)
+    assert np.isfinite(factor).all() and np.abs(factor @ factor.T - covariance).max() < 1e-3
+    fine = np.eye(ANCHORS) + np.outer(direction, direction)
+    assert np.abs(_factor(fine) @ _factor(fine).T - fine).max() < 2.1e-3  # the usual jitter
 
 
 def test_too_little_bone_is_our_own_mistake():

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +25,13 @@ from torch.utils.data import default_collate
 from pcdiff import train as training
 from pcdiff.condition import ANCHORS
 from pcdiff.config import TrainConfig, load_config
+from pcdiff.data import LoadedCase
 from pcdiff.errors import InputError
 from pcdiff.methods.diffusion import DiffusionMethod
 from pcdiff.prior.folds import Population
 from pcdiff.prior.model import ShapePrior
-from pcdiff.train import TrainingStep, batches, load_pairs, rate_at, train, validate
+from pcdiff.train import TrainingStep, _kept_prior, batches, load_pairs, rate_at, train, validate
+from pcdiff.volume import Volume
 
 STEPS = 6
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -284,6 +290,69 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, places, monkeypatch):
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
+def test_a_process_group_told_to_stop_keeps_its_steps(tmp_path, places, monkeypatch):
+    config = tiny(tmp_path / "run", *places)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"workers": 1})})
+    taken = training._step
+
+    def step(*given: Any) -> tuple[float, ...]:
+        workers = multiprocessing.active_children()
+        assert workers
+        for worker in workers:  # the workers too, as `timeout` and schedulers do
+            subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # torch forgives what the parent sends
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(1)  # the time to die in
+        return taken(*given)
+
+    monkeypatch.setattr(training, "_step", step)
+    kept = train(config, progress=False)
+    assert kept == config.run.out / "checkpoint.safetensors"  # no weights yet
+    with safe_open(kept, "pt") as file:
+        assert file.metadata()["step"] == "1"
+
+
+def test_a_run_that_found_no_data_can_be_begun_again(tmp_path, places):
+    cache, data = places
+    wrong = tiny(tmp_path / "run", cache, tmp_path / "nowhere", steps=1)
+    with pytest.raises(InputError, match="no such folder"):
+        train(wrong, progress=False)
+    train(tiny(tmp_path / "run", cache, data, steps=1), progress=False)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(InputError, match="expected a folder to write to"):
+        train(tiny(blocked, cache, data, steps=1), progress=False)
+
+
+def test_weights_hold_their_whole_recipe(tmp_path, places):
+    config = tiny(tmp_path / "run", *places, steps=1)
+    train(config, progress=False)
+    with safe_open(config.run.out / "denoiser.safetensors", "pt") as file:
+        assert TrainConfig.model_validate_json(file.metadata()["recipe"]) == config
+
+
+def test_validation_runs_the_whole_pipeline(tmp_path, places, monkeypatch):
+    config = tiny(tmp_path / "run", *places)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"validate_cases": 1})})
+    truth = np.zeros((20, 20, 20), bool)
+    truth[5:10, 5:10, 5:10] = True
+    bone, implant = Volume(~truth, np.eye(4)), Volume(truth, np.eye(4))
+    shifted = implant.with_mask(np.roll(truth, 1, 0))
+    designed = []
+
+    def made(skull: Volume, method: object) -> Any:
+        designed.append((skull, method))
+        return SimpleNamespace(implant=shifted)
+
+    pairs, _, prior = load_pairs(config)
+    silent = DiffusionMethod(prior, training.AnchoredDenoiser(config.network).eval(), config.diffusion)
+    case = SimpleNamespace(load=lambda: LoadedCase("004", bone, implant))
+    monkeypatch.setattr(training, "find_cases", lambda *_: [case, case])
+    monkeypatch.setattr(training, "design", made)
+    found = validate(config, silent, replace(pairs, config=pairs.config.model_copy(update={"pool": 1})))
+    assert [(skull is bone, method is silent) for skull, method in designed] == [(True, True)]
+    assert found["val_dsc"] == pytest.approx(0.8) and found["val_hd95"] == pytest.approx(1.0) and "val_bdsc" in found
+
+
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path, places):
     config = tiny(tmp_path / "run", *places, steps=1)
     train(config, progress=False)
@@ -339,6 +408,16 @@ def test_heads_of_training_and_validation_stay_apart(tmp_path, places):
     assert prior.heads == 4 and [p.heads for p in pairs.priors] == [2, 2] and sorted(pairs.fold) == [0, 0, 1, 1]
     assert held_out.priors[0].digest == prior.digest
     assert len(held_out) == 64 and held_out.config.mix == held_out.config.deform == 0
+
+
+def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, places, population):
+    other = replace(population, outer=population.outer + 3)
+    every = np.ones(len(population.names), bool)
+    first, second = (_kept_prior(tmp_path, people, every) for people in (population, other))
+    assert not np.array_equal(first.mean, second.mean)
+    pairs = load_pairs(tiny(tmp_path / "run", *places))[0]
+    stores = [training._stored(tmp_path, replace(pairs, population=people)).store for people in (population, other)]
+    assert stores[0] != stores[1]
 
 
 def test_pairs_of_other_folds_are_kept_elsewhere(tmp_path, places):

@@ -24,9 +24,11 @@ SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
 OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
 USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
 BAND = 12.0  # mm of bone around a hole that the slab covers
+ANCHORS = 512  # rays that a completion tells of at least: those that the network moves; two points each
 RIM = 1.6  # mm from a hole within which bone is no evidence: the rays next to it are often cut partly
 BEVEL = 9.0  # mm, the same before it is known how far the saw's slanting cut reaches beneath the bone
 LOST = 1.2  # mm of wall missing at its outer or inner face, for a ray beside the hole to count as cut
+UNUSUAL = 1.2  # mm, more than the misfit of any head that the prior was built from: worth a second look
 STRANGE = 2.0  # mm, median misfit of the pose beyond which a skull is outside what the prior knows
 RINGS = (
     (0.0, 4.0, 1.5),
@@ -63,7 +65,7 @@ class PriorFit:
     outer, thickness: (R,) mm, posterior mean over holes and band, the measured values elsewhere (NaN without).
     std: (2, R) mm of outer and thickness over holes and band, else 0.
     residual: mm, median misfit of the pose; above `STRANGE` the skull is unlike what the prior was built from.
-    targets: (T,) rays over holes and band. posteriors: of outer and thickness there, for covariances.
+    targets: (T,) rays over holes and band, ascending. posteriors: of outer and thickness there, for covariances.
     """
 
     prior: ShapePrior
@@ -183,10 +185,12 @@ def complete(
 ) -> PriorFit:
     """Gaussian-process regression of outer table and thickness from the bone around the holes.
 
-    targets: (T,) rays to complete; by default all of holes and band. rim: mm from a hole where bone is no evidence.
+    targets: (T,) rays to complete; by default all of holes and band, `ANCHORS` at least. rim: mm from a hole where bone
+    is no evidence.
     """
     if targets is None:
-        targets = np.flatnonzero(observation.distance <= BAND)
+        nearest = np.argsort(observation.distance, kind="stable")[:ANCHORS]
+        targets = np.union1d(np.flatnonzero(observation.distance <= BAND), nearest)
     posteriors = (process(prior, observation, 0, targets, rim), process(prior, observation, 1, targets, rim))
     mean = np.stack([observation.outer, observation.thickness])
     std = np.zeros_like(mean)

@@ -18,6 +18,7 @@ from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.prior.model import ShapePrior, Walls, average, build, population_mean, see_walls
 from pcdiff.prior.rays import Pose
+from pcdiff.record import sha256
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
     paths = [Path(cache) / "heads" / f"{name}.safetensors" for name in names]
     if missing := [path.stem for path in paths if not path.exists()]:
         raise InputError(f"{cache}: expected heads {', '.join(missing[:5])}, got none; run `pcdiff prepare` first")
-    key = hashlib.sha256(",".join(f"{p.stem}:{p.stat().st_size}" for p in paths).encode())
+    key = hashlib.sha256(",".join(f"{path.stem}:{sha256(path)}" for path in paths).encode())
     key.update(b"" if prior is None else prior.mean.tobytes())
     kept = Path(cache) / f"walls-{key.hexdigest()[:12]}.safetensors"
     if not kept.exists():

@@ -44,10 +44,16 @@ class Settings:
     weights: Path | None = None
 
     def load(self) -> Method:
-        """The method with its weights; once for many cases. Raises InputError for an unknown one, or other files."""
+        """The method with its weights; once for many cases.
+
+        Raises InputError for an unknown method or backend, or other files.
+        """
         from pcdiff.methods import load_method
         from pcdiff.methods.prior import PriorMethod
         from pcdiff.prior.model import ShapePrior
+        from pcdiff.reconstruct import backend_named
+
+        backend_named(self.backend)
 
         if self.weights is None:
             return load_method(self.method)

@@ -72,10 +72,16 @@ def indicator(
 
     InputError: unknown backend, or points outside the grid.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}; choose one of them")
+    solve = backend_named(backend)
     low, high = region(points, skull) if box is None else box
-    return Indicator(BACKENDS[backend](points, skull, low, high), low)
+    return Indicator(solve(points, skull, low, high), low)
+
+
+def backend_named(name: str) -> Callable[[PointCloud, Volume, np.ndarray, np.ndarray], np.ndarray]:
+    """One of `BACKENDS`. Raises InputError for another name."""
+    if name not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}; choose one of them")
+    return BACKENDS[name]
 
 
 def reconstruct(points: PointCloud | Sequence[PointCloud], skull: Volume, backend: str = "spectral") -> Volume:

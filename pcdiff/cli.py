@@ -236,6 +236,9 @@ def evaluate(
     out: Out = Path("out/evaluation"),
     cases: Cases = None,
     method: Annotated[str, typer.Option(help="One or more, with commas.")] = "prior,diffusion",
+    suite: Annotated[
+        str | None, typer.Option(help="Harder cases made of these: full, skullbreak, or variants with commas.")
+    ] = None,
     ensemble: Ensemble = None,
     weights: Weights = None,
     seed: Seed = 0,
@@ -248,7 +251,10 @@ def evaluate(
     from pcdiff.evaluate import COMMAND
     from pcdiff.evaluate import evaluate as run
     from pcdiff.record import weights_files
+    from pcdiff.suite import variants_named, write_suite
 
+    if suite is not None:
+        variants_named(suite)
     methods = [name.strip() for name in method.split(",")]
     if weights is not None and len(methods) > 1:
         raise InputError(f"--weights belong to one method, got {method}; name it with --method")
@@ -259,7 +265,10 @@ def evaluate(
         command += ["--ensemble", str(ensemble)]
     if weights is not None:
         command += ["--weights", str(weights.resolve())]
-    results = run(methods, find_cases(data, cases), out, seed, command, timeout, progress=not quiet)
+    found = find_cases(data, cases)
+    if suite is not None:
+        found = write_suite(suite, found, out, seed, progress=not quiet)
+    results = run(methods, found, out, seed, command, timeout, progress=not quiet)
     if not quiet:
         typer.echo(results.table())
     if any(row.error for row in results.rows):

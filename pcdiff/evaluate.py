@@ -73,6 +73,11 @@ class Row:
     error: str | None = None
     fingerprint: str = field(default="", repr=False)
 
+    @property
+    def kind(self) -> str:
+        """`bilateral` of the case `bilateral/003`, empty for `003`."""
+        return self.case.rpartition("/")[0]
+
 
 FIGURES = ("dsc", "bdsc", "hd95", "seconds", "peak_mb")
 _HIGHER_IS_BETTER = {"dsc", "bdsc"}
@@ -85,14 +90,15 @@ class Results:
     rows: list[Row]
     measured_on: dict[str, Any]
 
-    def summary(self) -> dict[str, dict[str, Any]]:
+    def summary(self, kind: str | None = None) -> dict[str, dict[str, Any]]:
         """method -> number of cases, names of the failed ones, and mean, median and worst of each figure.
 
-        Failures count: DSC and bDSC 0, HD95 infinite. Seconds and memory are of what ran.
+        kind: of the cases `<kind>/...` alone. Failures count: DSC and bDSC 0, HD95 infinite. Seconds and memory are of
+        what ran.
         """
         result: dict[str, dict[str, Any]] = {}
         for method in dict.fromkeys(row.method for row in self.rows):
-            rows = [row for row in self.rows if row.method == method]
+            rows = [row for row in self.rows if row.method == method and kind in (None, row.kind)]
             result[method] = {"cases": len(rows), "failed": [row.case for row in rows if row.error is not None]}
             for statistic in ("mean", "median", "worst"):
                 result[method][statistic] = {
@@ -101,8 +107,16 @@ class Results:
                 }
         return result
 
+    @property
+    def kinds(self) -> list[str]:
+        """The classes of a data set's cases, or the variants of a suite; empty where there are none."""
+        return list(dict.fromkeys(row.kind for row in self.rows if row.kind))
+
     def table(self) -> str:
-        """The rows, then mean, median and worst of each method, as a Markdown table; failures are named below."""
+        """The rows, the means of each kind, and mean, median and worst of each method, as a Markdown table.
+
+        Failures are named below.
+        """
         lines = [
             "| method | case | DSC | bDSC | HD95 mm | seconds | peak MB | true ml | implant ml |",
             "|---|---|---|---|---|---|---|---|---|",
@@ -110,6 +124,9 @@ class Results:
         for row in self.rows:
             volumes = f"{_number(row.ml_true, 1)} | {_number(row.ml_predicted, 1)}"
             lines.append(f"| {row.method} | {row.case} | {_figures(asdict(row))} | {volumes} |")
+        for kind in self.kinds:
+            for method, result in self.summary(kind).items():
+                lines.append(f"| {method} | **{kind}**, mean of {result['cases']} | {_figures(result['mean'])} | | |")
         for method, result in self.summary().items():
             for name in ("mean", "median", "worst"):
                 lines.append(f"| **{method}** | **{name}** of {result['cases']} | {_figures(result[name])} | | |")
@@ -277,7 +294,12 @@ def _write(out: Path, results: Results) -> None:
         writer = csv.DictWriter(file, [item.name for item in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in results.rows)
-    report = results.measured_on | {"summary": results.summary(), "rows": [asdict(row) for row in results.rows]}
+    kinds = {kind: results.summary(kind) for kind in results.kinds}
+    report = results.measured_on | {
+        "summary": results.summary(),
+        "kinds": kinds,
+        "rows": [asdict(row) for row in results.rows],
+    }
     with written_beside(out / "results.json") as path:
         path.write_text(json.dumps(_strict(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -201,6 +201,7 @@ def test_errors_are_one_line_and_a_code(
         (("sample", "a.nrrd", "--device", "abacus", "-o", "out"), "device 'abacus': expected cpu, cuda"),
         (("demo", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
         (("evaluate", "--data", "none"), "none: expected complete_skull/"),
+        (("evaluate", "--data", "none", "--suite", "odd"), "unknown variant 'odd'"),
         (("evaluate", "--data", "none", "--weights", "a"), "--weights belong to one method"),
         (("evaluate", "--data", "none", "--method", "prior,guess"), "unknown method 'guess'"),
         (("train", "none.yaml"), "expected a YAML recipe"),

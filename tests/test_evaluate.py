@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,6 +168,17 @@ def test_figures_do_not_outlive_their_weights(tmp_path, cases, program, asked):
         path.write_bytes(content)
         evaluate(["exact"], cases[:1], tmp_path / "out", command=command, progress=False)
     assert len(asked()) == 4
+
+
+def test_kinds_of_cases_are_summed_up_by_themselves(tmp_path, cases, program):
+    kinds = [replace(case, name=f"{kind}/{case.name}") for kind, case in zip(("a", "a", "b"), cases, strict=True)]
+    results = evaluate(["exact", "fails"], kinds, tmp_path / "out", command=program, progress=False)
+    assert results.kinds == ["a", "b"]
+    assert results.summary("a")["fails"]["mean"]["dsc"] == 0.5 and results.summary("b")["fails"]["mean"]["dsc"] == 1
+    assert any(line.startswith("| fails | **a**, mean of 2 | 0.5000 |") for line in results.table().splitlines())
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["kinds"]["a"]["fails"]["mean"]["dsc"] == 0.5
+    assert not evaluate(["exact"], cases, tmp_path / "plain", command=program, progress=False).kinds
 
 
 def test_braces_in_a_path_are_the_path_s(tmp_path, cases, program):

@@ -222,6 +222,17 @@ def test_what_lay_in_the_hole_is_not_told(left_out, walls, hole):
     assert np.abs(pair.target - changed.target).mean() > 0.1
 
 
+def test_an_outer_table_counts_where_the_inner_is_not_known(left_out, walls, hole):
+    fit, anchors, _ = completed(left_out, walls, hole)
+    near = (open_rays(*walls, hole).distance < 20) & (MAP.directions[:, 2] < np.median(MAP.directions[anchors, 2]))
+    sinus, gone = walls.copy(), walls.copy()
+    sinus[1, near & (hole == 0)] = np.nan
+    gone[:, near & (hole == 0)] = np.nan
+    other, less = (completed(left_out, changed, hole)[0] for changed in (sinus, gone))
+    assert np.array_equal(other.outer[anchors], fit.outer[anchors])
+    assert np.abs(less.outer - fit.outer)[anchors].max() > 0.02 < np.abs(other.thickness - fit.thickness)[anchors].max()
+
+
 def test_bone_far_from_the_hole_is_told(left_out, walls, hole):
     fit, anchors, bone = completed(left_out, walls, hole)
     altered = walls.copy()

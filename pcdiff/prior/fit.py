@@ -202,7 +202,8 @@ def complete(
 
 def process(prior: ShapePrior, observation: Observation, axis: int, targets: np.ndarray, rim: float = RIM) -> Posterior:
     """Posterior deviation from the mean at target rays (T,), of the outer table (axis 0) or the thickness (1)."""
-    measured = np.isfinite(observation.outer) & np.isfinite(observation.thickness)
+    # over a frontal sinus the inner table is not found, and yet the outer says where the forehead goes on
+    measured = np.isfinite(observation.outer if axis == 0 else observation.thickness)
     clear = measured & (observation.distance > rim)
     sites = choose_sites(observation.distance, clear)
     values = (observation.outer, observation.thickness)[axis] - prior.mean[axis]

@@ -253,8 +253,7 @@ def evaluate(
     from pcdiff.record import weights_files
     from pcdiff.suite import variants_named, write_suite
 
-    if suite is not None:
-        variants_named(suite)
+    variants = None if suite is None else variants_named(suite)
     methods = [name.strip() for name in method.split(",")]
     if weights is not None and len(methods) > 1:
         raise InputError(f"--weights belong to one method, got {method}; name it with --method")
@@ -266,8 +265,8 @@ def evaluate(
     if weights is not None:
         command += ["--weights", str(weights.resolve())]
     found = find_cases(data, cases)
-    if suite is not None:
-        found = write_suite(suite, found, out, seed, progress=not quiet)
+    if variants is not None:
+        found = write_suite(variants, found, out, seed, progress=not quiet)
     results = run(methods, found, out, seed, command, timeout, progress=not quiet)
     if not quiet:
         typer.echo(results.table())
@@ -304,13 +303,13 @@ def view(
 
 def _summary(record: dict[str, Any]) -> str:
     """One line on a result."""
+    from pcdiff.prior.fit import UNUSUAL
+
     holes, pieces = record["holes"], len(record["pieces_ml"])
     volume, seconds = record["implant_ml"], record["seconds"]["total"]
     text = f"{holes} hole{'s' * (holes != 1)}, implant {volume:.1f} ml, {seconds:.1f} s"
     if pieces != holes:
         text += f" (the implant has {pieces} piece{'s' * (pieces != 1)}: look at it closely)"
-    from pcdiff.prior.fit import UNUSUAL
-
     if record["prior_residual_mm"] > UNUSUAL:
         text += f" (a head unlike those known, {record['prior_residual_mm']:.1f} mm off: is it in patient axes?)"
     return text

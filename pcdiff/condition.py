@@ -153,13 +153,19 @@ def _points(
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor, with a jitter that keeps it one; over a small hole rounding may ask for more of it."""
+    """Lower Cholesky factor, with a jitter that keeps it one; over a small hole rounding may ask for more of it.
+
+    Raises LinAlgError for what is no covariance: jitter as large as the variance does not help either.
+    """
     covariance = covariance.astype(np.float64)
-    jitter = RELATIVE_JITTER * np.diag(covariance).mean() + 1e-6
+    variance = np.diag(covariance).mean()
+    jitter = RELATIVE_JITTER * variance + 1e-6
     while True:
         try:
             return np.linalg.cholesky((covariance + covariance.T) / 2 + jitter * np.eye(len(covariance)))
         except np.linalg.LinAlgError:
+            if jitter >= variance:
+                raise
             jitter *= 3
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from pcdiff import __version__
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import sha256, written_beside
 from pcdiff.metrics import bounding_box
 from pcdiff.volume import Volume, read_volume
 
@@ -247,9 +246,7 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
 
 
 def _prepare_head(source: Path, target: Path) -> None:
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": digest, "source": source.name}
+    origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": sha256(source), "source": source.name}
     if target.exists():
         try:
             with safe_open(target, "np") as existing:

@@ -28,9 +28,9 @@ from tqdm import tqdm
 from pcdiff import __version__
 from pcdiff.data import Case
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import sha256, written_beside
 from pcdiff.metrics import scores
-from pcdiff.record import sha256
+from pcdiff.record import weights_files
 from pcdiff.volume import read_volume, write_volume
 
 COMMAND = (
@@ -161,7 +161,7 @@ def evaluate(
         journal = (out / "rows.jsonl").open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out}: expected a folder to write to, got {error.strerror}; choose another") from error
-    code = _code_hash()
+    code = _code_hash(command)
     rows = []
     with journal, tqdm(total=len(methods) * len(cases), unit="case", disable=not progress) as bar:
         for method in dict.fromkeys(methods):
@@ -227,20 +227,20 @@ def _measure(command: list[str], timeout_s: float) -> tuple[float, float, str | 
     return seconds, rss / _RSS_PER_MB, last if code else None
 
 
-def _code_hash() -> str:
-    """Of this package's code and weights: a figure must never outlive what it was measured on."""
+def _code_hash(command: Sequence[str]) -> str:
+    """Of this package's code and weights, and those a command names: a figure must never outlive what it came from."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
     for path in sorted(path for kind in ("*.py", "*.safetensors") for path in package.rglob(kind)):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    for own in (path for path in map(Path, command) if path.suffix == ".safetensors"):
+        for path in weights_files("diffusion", own):  # the prior beside them too
+            digest.update(sha256(path).encode() if path.is_file() else b"none")
     return digest.hexdigest()
 
 
 def _fingerprint(command: Sequence[str], code: str, case: Case) -> str:
-    files = [case.complete_skull, case.defective_skull, case.implant]
-    # a command may name weights; a prior beside them is read too
-    weights = [path for path in map(Path, command) if path.suffix == ".safetensors"]
-    files += [path for own in weights for path in (own, own.with_name("prior.safetensors"))]
+    files = (case.complete_skull, case.defective_skull, case.implant)
     bytes_of = [sha256(path) if path and path.is_file() else None for path in files]
     return hashlib.sha256(json.dumps([*command, code, *bytes_of]).encode()).hexdigest()[:16]
 

@@ -1,13 +1,22 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what their bytes are known by."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pcdiff.errors import InputError
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes. Raises InputError where there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file, found none; check the path")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

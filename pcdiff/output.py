@@ -12,10 +12,11 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff import __version__
+from pcdiff.files import sha256
 from pcdiff.formats import suffix_of
 from pcdiff.mesh import mesh_to_mask, read_stl, write_stl
 from pcdiff.metrics import bounding_box, dice
-from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, sha256, weights_files, write_record
+from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, weights_files, write_record
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume, read_volume, write_map, write_volume
 

@@ -5,7 +5,6 @@ A case folder appears whole or not at all; the record is its last file, so a fol
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -19,17 +18,9 @@ from tempfile import mkdtemp
 from typing import Any
 
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import sha256, written_beside
 
 RECORD = "run.json"
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes. Raises InputError where there is no such file."""
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file, found none; check the path")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_files(method: str, weights: Path | None = None) -> list[Path]:

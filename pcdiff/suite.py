@@ -112,20 +112,21 @@ def variants_named(suite: str) -> tuple[str, ...]:
     return names
 
 
-def write_suite(suite: str, cases: Sequence[Case], folder: Path, seed: int = 0, progress: bool = True) -> list[Case]:
-    """Makes each variant of each case, `<variant>/<case>`, once, in a folder of its own for each seed and code.
+def write_suite(
+    variants: Sequence[str], cases: Sequence[Case], folder: Path, seed: int = 0, progress: bool = True
+) -> list[Case]:
+    """Makes each of the variants of each case, `<variant>/<case>`, once, in a folder of its own for each seed and code.
 
-    The same seed gives the same files, whichever cases and variants are asked for. Raises InputError for an unknown
-    variant, a case that cannot be read, and a head in which a defect finds no room.
+    The same seed gives the same files, whichever cases and variants are asked for. Raises InputError for a case that
+    cannot be read, and a head in which a defect finds no room.
     """
     code = b"".join(Path(str(module)).read_bytes() for module in (__file__, defects.__file__))
     room = Path(folder) / f"cases-{hashlib.sha256(code + str(seed).encode()).hexdigest()[:12]}"
     made = []
-    names = variants_named(suite)
-    with tqdm(total=len(names) * len(cases), unit="case", disable=not progress, desc="suite") as bar:
+    with tqdm(total=len(variants) * len(cases), unit="case", disable=not progress, desc="suite") as bar:
         for case in cases:
             loaded = None
-            for name in names:
+            for name in variants:
                 whole = f"{name}/{case.name.replace('/', '_')}"
                 skull, implant = (room / part / f"{whole}.nrrd" for part in ("defective_skull", "implant"))
                 if not implant.exists():
@@ -137,4 +138,4 @@ def write_suite(suite: str, cases: Sequence[Case], folder: Path, seed: int = 0, 
                         write_volume(volume, path)
                 made.append(Case(whole, None, skull, implant))
                 bar.update()
-    return sorted(made, key=lambda case: (names.index(case.name.split("/")[0]), case.name))
+    return sorted(made, key=lambda case: (variants.index(case.name.split("/")[0]), case.name))

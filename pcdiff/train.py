@@ -260,15 +260,14 @@ def _step(
     seed = int(np.random.SeedSequence([config.run.seed, step, accelerator.process_index]).generate_state(1)[0])
     torch.manual_seed(seed)  # dropout
     generator = torch.Generator().manual_seed(seed)
-    encoded = min(options.encoded, options.batch)
-    batch["factors"] = batch["factors"][:encoded]  # by far the most bytes, and the guide needs none
+    factors = batch.pop("factors")[: options.encoded].float()  # by far the most bytes, and only noise needs them
     batch = {name: value.to(accelerator.device, torch.float32) for name, value in batch.items()}
     if torch.rand((), generator=generator) < 0.5:
         batch = mirrored(batch)
-    count = encoded * options.noises
+    count = len(factors) * options.noises
     sigma = (torch.randn(count, generator=generator) * levels.p_std + levels.p_mean).exp()
     sigma = sigma.clamp(levels.sigma_min, 2 * levels.sigma_max).to(accelerator.device)
-    factors, unit = batch["factors"].cpu(), batch["unit"][:encoded].cpu()
+    unit = batch["unit"][: len(factors)].cpu()
     noise = draw_noise(factors, unit, options.noises, generator).to(accelerator.device)
     for group in optimiser.param_groups:
         group["lr"] = rate_at(config, step)

@@ -114,6 +114,8 @@ def test_a_factor_of_what_rounding_made_indefinite():
     covariance = np.outer(direction, direction) - 1e-5 * np.eye(ANCHORS)
     factor = _factor(covariance)
     assert np.isfinite(factor).all() and np.abs(factor @ factor.T - covariance).max() < 1e-3
+    with pytest.raises(np.linalg.LinAlgError):
+        _factor(-np.eye(3))
     fine = np.eye(ANCHORS) + np.outer(direction, direction)
     assert np.abs(_factor(fine) @ _factor(fine).T - fine).max() < 2.1e-3  # the usual jitter
 

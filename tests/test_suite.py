@@ -110,16 +110,16 @@ def test_a_scan_that_ends_above_the_base(loaded, grid):
 
 def test_a_suite_is_made_once_and_the_same_in_parts(folder, tmp_path):
     cases = find_cases(folder)
-    made = write_suite("random_1,tilted", cases, tmp_path / "out", seed=2, progress=False)
+    made = write_suite(variants_named("random_1,tilted"), cases, tmp_path / "out", seed=2, progress=False)
     assert [case.name for case in made] == ["random_1/001", "tilted/001"]
     (room,) = (tmp_path / "out").iterdir()
     assert [case.name for case in find_cases(room)] == ["random_1/001", "tilted/001"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in room.rglob("*.nrrd")}
-    write_suite("tilted,random_1", cases, tmp_path / "out", seed=2, progress=False)
+    write_suite(variants_named("tilted,random_1"), cases, tmp_path / "out", seed=2, progress=False)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in room.rglob("*.nrrd")} == before
-    (alone,) = write_suite("random_1", cases, tmp_path / "alone", seed=2, progress=False)
+    (alone,) = write_suite(variants_named("random_1"), cases, tmp_path / "alone", seed=2, progress=False)
     assert alone.implant.read_bytes() == before[made[0].implant][1]
-    (other,) = write_suite("random_1", cases, tmp_path / "out", seed=3, progress=False)
+    (other,) = write_suite(variants_named("random_1"), cases, tmp_path / "out", seed=3, progress=False)
     assert other.implant != made[0].implant and other.implant.read_bytes() != before[made[0].implant][1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pcdiff.config import DiffusionConfig, NetworkConfig
 from pcdiff.diffusion.samplers import SAMPLERS
 from pcdiff.diffusion.schedule import karras_sigmas
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import sha256, written_beside
 from pcdiff.methods import Proposal
 from pcdiff.nets.anchored import AnchoredDenoiser, Denoised, Skull
 from pcdiff.prior.fit import PriorFit, fit
@@ -74,7 +73,7 @@ class DiffusionMethod:
             diffusion = DiffusionConfig.model_validate(config["diffusion"])
         except (RuntimeError, ValidationError) as error:
             raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
-        return cls(prior, network.eval(), diffusion, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+        return cls(prior, network.eval(), diffusion, sha256(Path(path)))
 
     def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         """See `pcdiff.methods.Method`."""

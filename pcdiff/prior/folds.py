@@ -15,10 +15,9 @@ from safetensors.numpy import load_file, save
 
 from pcdiff.data import load_head
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import sha256, written_beside
 from pcdiff.prior.model import ShapePrior, Walls, average, build, population_mean, see_walls
 from pcdiff.prior.rays import Pose
-from pcdiff.record import sha256
 
 
 @dataclass(frozen=True)

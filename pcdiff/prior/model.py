@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from safetensors.numpy import save
 
 from pcdiff.data import Head
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import sha256, written_beside
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
 from pcdiff.prior.rays import MAP, RADII, Pose, crossing, profiles
 from pcdiff.volume import Volume
@@ -78,8 +77,7 @@ class ShapePrior:
             raise InputError(
                 f"{path}: expected a shape prior, got {error}; build one with tools/build_prior.py"
             ) from error
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        return cls(**values, present=present, heads=int(metadata["heads"]), digest=digest)
+        return cls(**values, present=present, heads=int(metadata["heads"]), digest=sha256(Path(path)))
 
     def save(self, path: Path) -> None:
         """The mean in single precision, what deviates from it in half precision."""

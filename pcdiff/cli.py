@@ -244,12 +244,20 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "cpu",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a case has failed.")] = 900,
+    workers: Annotated[int, typer.Option(min=1, help="Cases at once; seconds can be compared with 1 only.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Score methods on cases, from file to file: DSC, border DSC, HD95, seconds, memory; as table, CSV and JSON."""
+    """Score methods on cases, from file to file: DSC, border DSC, HD95, seconds, memory; as table, CSV and JSON.
+
+    Of an ensemble also how well its spread tells its error. OUT keeps the implants, and pictures of the error of the
+    best, the median and the worst case. The exit code is 1 where a case failed, or an implant was made where there is
+    nothing to close.
+    """
     from pcdiff.data import find_cases
     from pcdiff.evaluate import COMMAND
     from pcdiff.evaluate import evaluate as run
+    from pcdiff.files import sha256
+    from pcdiff.output import DEFAULT_ENSEMBLE
     from pcdiff.record import weights_files
     from pcdiff.suite import variants_named, write_suite
 
@@ -257,8 +265,11 @@ def evaluate(
     methods = [name.strip() for name in method.split(",")]
     if weights is not None and len(methods) > 1:
         raise InputError(f"--weights belong to one method, got {method}; name it with --method")
-    for name in methods:
-        weights_files(name, weights)
+    notes = {
+        "suite": suite,
+        "ensemble": ensemble or DEFAULT_ENSEMBLE,
+        "weights": {name: {path.name: sha256(path) for path in weights_files(name, weights)} for name in methods},
+    }
     command = [*COMMAND, "--device", device_that_is_there(device)]
     if ensemble is not None:
         command += ["--ensemble", str(ensemble)]
@@ -267,7 +278,7 @@ def evaluate(
     found = find_cases(data, cases)
     if variants is not None:
         found = write_suite(variants, found, out, seed, progress=not quiet)
-    results = run(methods, found, out, seed, command, timeout, progress=not quiet)
+    results = run(methods, found, out, seed, command, timeout, workers, notes, progress=not quiet)
     if not quiet:
         typer.echo(results.table())
     if any(row.error for row in results.rows):

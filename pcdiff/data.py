@@ -41,18 +41,27 @@ class LoadedCase:
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one case; None for what the folder does not hold. name: `NNN`, or `<class>/NNN` in SkullBreak."""
+    """The files of one case; None for what the folder does not hold. name: `NNN`, or `<class>/NNN` in SkullBreak.
+
+    refusal: there is nothing to close in `defective_skull`, and no implant: the right answer is to say so.
+    """
 
     name: str
     complete_skull: Path | None
     defective_skull: Path | None
     implant: Path | None
+    refusal: bool = False
 
     def load(self) -> LoadedCase:
         """Reads the case; of complete skull, defective skull and implant, any two give the third.
 
+        Where an implant is to be refused it is empty.
+
         Raises InputError if a file cannot be read, if two are missing, or if the grids differ.
         """
+        if self.defective_skull and self.refusal:
+            skull = read_volume(self.defective_skull)
+            return LoadedCase(self.name, skull, skull.with_mask(np.zeros_like(skull.mask)))
         if self.defective_skull and self.implant:
             defective_skull, implant = read_volume(self.defective_skull), read_volume(self.implant)
             self._check_grids(defective_skull, implant)

@@ -6,12 +6,16 @@ computational efficiency in automatic cranial implant design", MedIA 2023. Every
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.stats import spearmanr
 
 from pcdiff.errors import InputError
+from pcdiff.mesh import Mesh
+from pcdiff.surface import distance_to, volume_to_mesh
 from pcdiff.volume import Volume
 
 # An oblique grid's column norms carry rounding; a voxel exactly on the border must not hang on it.
@@ -107,6 +111,28 @@ def scores(prediction: Volume, truth: Volume, defective_skull: Volume) -> Scores
             )
     a, b, grid = prediction.mask, truth.mask, truth.affine[:3, :3]
     return Scores(dice(a, b), border_dice(a, b, defective_skull.mask, grid), hd95(a, b, grid))
+
+
+def spread_error(implant: Volume, members: Sequence[Mesh], truth: Volume, defective_skull: Volume) -> float:
+    """Does an ensemble know where it errs? Spearman's rho over points of the implant's surface; NaN where undefined.
+
+    Between the standard deviation of the members' surfaces there, mm along the normal, and the distance to the true
+    implant's surface, mm. The points are the vertices of the outer and the inner surface: within a millimetre and a
+    voxel of the bone is the cut rim, which the skull decides and no method.
+    """
+    if len(members) < 2:
+        return float("nan")
+    points = volume_to_mesh(implant).vertices
+    reach = 1 + float(implant.spacing.max())
+    margin = np.ceil(reach / implant.spacing).astype(int) + 1
+    low, high = bounding_box(implant.mask)
+    bone = defective_skull.crop(low - margin, high + margin)
+    points = points[~_within(points, bone.to_mm(np.argwhere(_surface(bone.mask))), reach)]
+    spread = np.std([distance_to(member, points) for member in members], axis=0)
+    error = np.abs(distance_to(volume_to_mesh(truth), points))
+    if min(np.ptp(values) if len(values) else 0.0 for values in (spread, error)) == 0:
+        return float("nan")
+    return float(spearmanr(spread, error).statistic)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 from scipy.sparse import coo_array
 
 from pcdiff.data import head_occupancy
 from pcdiff.files import written_beside
+from pcdiff.metrics import bounding_box
+from pcdiff.surface import distance_to, vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume
 
 BONE = (0.87, 0.80, 0.67)  # linear RGB
 IMPLANT = (0.06, 0.40, 0.55)
+GREY = (0.55, 0.55, 0.55)
+MISSING = (0.35, 0.02, 0.45)
+ERROR_MM = 3.0  # where the scale of errors ends
+# Linear RGB at equal steps from 0 to ERROR_MM: blue to yellow to red, which the colour-blind can tell apart too.
+ERRORS = np.array([(0.03, 0.17, 0.50), (0.22, 0.55, 0.65), (0.95, 0.80, 0.25), (0.85, 0.22, 0.03), (0.35, 0.0, 0.02)])
 # Where the viewer stands, LPS: +x left, +y posterior, +z superior.
 VIEWS = {
     "front": (0.0, -1.0, 0.0),
@@ -30,6 +37,7 @@ SMOOTHING = 0.9  # voxels of about 0.9 mm
 SMOOTH_ROUNDS = 8
 SUPERSAMPLING = 2  # samples per pixel and axis
 MARGIN_MM = 6.0
+INSIDE_MM = 8.0  # mm beneath a piece of an implant at which all is cut to look at it from within
 PAIRS = 2**20  # (triangle, sample) pairs tested at a time
 # Directions towards the lights in view axes (right, up, viewer), and how strong they are.
 LIGHTS = (((-0.55, 0.70, 0.60), 0.78), ((0.7, 0.0, 0.5), 0.20))
@@ -40,12 +48,15 @@ HOLLOW_MM = (2.5, 12.0)  # widths over which ground lower than its surroundings 
 
 @dataclass(frozen=True)
 class Shape:
-    """A surface to draw. vertices, normals: (V, 3) mm, LPS; faces: (F, 3), wound outward; colour: linear RGB 0 to 1."""
+    """A surface to draw. vertices, normals: (V, 3) mm, LPS; faces: (F, 3), wound outward.
+
+    colour: linear RGB 0 to 1, one for all, or (V, 3).
+    """
 
     vertices: np.ndarray
     normals: np.ndarray
     faces: np.ndarray
-    colour: tuple[float, float, float]
+    colour: tuple[float, float, float] | np.ndarray
 
 
 def shape_of(volume: Volume, colour: tuple[float, float, float]) -> Shape:
@@ -71,7 +82,7 @@ def shape_of(volume: Volume, colour: tuple[float, float, float]) -> Shape:
     return Shape(vertices, _smooth(normals, faces), faces, colour)
 
 
-def render(shapes: Sequence[Shape], view: str | Sequence[float], mm_per_pixel: float = 0.5) -> np.ndarray:
+def render(shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm_per_pixel: float = 0.5) -> np.ndarray:
     """(H, W, 3) uint8: the shapes on white, seen from a name in VIEWS or from a direction (LPS), to scale.
 
     Antialiased by SUPERSAMPLING, shaded per sample; hollows are darkened by the depth buffer's unsharp mask
@@ -92,7 +103,8 @@ def render(shapes: Sequence[Shape], view: str | Sequence[float], mm_per_pixel: f
         here = nearest > depth
         depth[here] = nearest[here]
         normal[here] = np.einsum("nc,ncx->nx", weights[here], (shape.normals @ axes.T)[corners[here]])
-        colour[here] = shape.colour
+        each = np.broadcast_to(shape.colour, shape.vertices.shape)
+        colour[here] = np.einsum("nc,ncx->nx", weights[here], each[corners[here]])
     seen = np.isfinite(depth)
     normal[seen] /= np.maximum(np.linalg.norm(normal[seen], axis=1, keepdims=True), 1e-9)
     light = _light(normal) * _hollows(depth, seen, step)
@@ -130,6 +142,45 @@ def case_picture(skull: Volume, implant: Volume, mm_per_pixel: float = 0.5) -> n
     )
 
 
+def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_per_pixel: float = 0.5) -> np.ndarray:
+    """(H, W, 3) uint8: how far an implant's surface lies from the true one's, from outside and from within.
+
+    A row for each piece of the implant, at most two. Bone is grey; what is left open, the true surface more than
+    ERROR_MM from the implant's, is MISSING. One scale for all pictures, drawn beneath them.
+    """
+    mesh, true = volume_to_mesh(implant), volume_to_mesh(truth)
+    error = np.abs(distance_to(true, mesh.vertices))
+    piece = Shape(mesh.vertices, _smooth(vertex_normals(mesh), mesh.faces), mesh.faces, error_colours(error))
+    lost = np.abs(distance_to(mesh, true.vertices)) > ERROR_MM
+    missing = _part(Shape(true.vertices, vertex_normals(true), true.faces, MISSING), lost)
+    bone = shape_of(skull, GREY)
+    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
+    rows = []
+    for points in _pieces(implant):
+        # The direction in which the piece is thinnest looks at it squarely; a little from the side shows its relief.
+        outward = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][2]
+        outward *= np.sign(outward @ (points.mean(axis=0) - middle)) or 1.0
+        beside = 0.25 * np.cross([0.0, 0.0, 1.0], outward)
+        floor = (points @ outward).min() - INSIDE_MM
+        shapes = [bone, piece, missing]
+        views = {
+            "from outside": (outward + beside, shapes),
+            "from within": (beside - outward, [_part(shape, shape.vertices @ outward > floor) for shape in shapes]),
+        }
+        pictures = []
+        for caption, (view, seen) in views.items():
+            drawn = render([shape for shape in seen if len(shape.faces)], view, mm_per_pixel)
+            pictures.append(_captioned(drawn, view, caption))
+        rows.append(sheet(pictures))
+    return _lettered(rows, title)
+
+
+def error_colours(mm: np.ndarray) -> np.ndarray:
+    """(N,) mm -> (N, 3) linear RGB on the scale of errors, the same beyond its end."""
+    steps = np.linspace(0, ERROR_MM, len(ERRORS))
+    return np.stack([np.interp(mm, steps, channel) for channel in ERRORS.T], axis=-1)
+
+
 def write_png(picture: np.ndarray, path: Path) -> None:
     """(H, W, 3) uint8 -> PNG; raises InputError where it cannot be written."""
     from PIL import Image
@@ -152,7 +203,69 @@ def _smooth(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return normals
 
 
-def _axes(view: str | Sequence[float]) -> np.ndarray:
+def _part(shape: Shape, keep: np.ndarray) -> Shape:
+    """The triangles of which every corner is kept, (V,) bool."""
+    used, index = np.unique(shape.faces[keep[shape.faces].all(axis=1)], return_inverse=True)
+    colour = np.broadcast_to(shape.colour, shape.vertices.shape)[used]
+    return Shape(shape.vertices[used], shape.normals[used], index.reshape(-1, 3), colour)
+
+
+def _pieces(implant: Volume) -> list[np.ndarray]:
+    """Voxels of the two largest pieces, (N, 3) mm, the largest first."""
+    part = implant.crop(*bounding_box(implant.mask))
+    labels, _ = label(part.mask, np.ones((3, 3, 3)))
+    largest = np.argsort(-np.bincount(labels.ravel())[1:])[:2] + 1
+    return [part.to_mm(np.argwhere(labels == number)) for number in largest]
+
+
+def _captioned(picture: np.ndarray, view: np.ndarray, caption: str) -> np.ndarray:
+    """A picture with white around it: a caption above, and at its sides which way they lie on the patient."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    right, up, _ = _axes(view)
+    image = Image.fromarray(np.pad(picture, ((44, 0), (24, 24), (0, 0)), constant_values=255))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
+    middle, centre = 44 + picture.shape[0] / 2, image.width / 2
+    draw.text((centre, 4), caption, "black", font, "ma")
+    draw.text((centre, 26), _towards(up), "dimgray", font, "ma")
+    draw.text((4, middle), _towards(-right), "dimgray", font, "lm")
+    draw.text((image.width - 4, middle), _towards(right), "dimgray", font, "rm")
+    return np.asarray(image)
+
+
+def _towards(way: np.ndarray) -> str:
+    """Left, right, anterior, posterior, superior or inferior: where a direction (LPS) points mostly."""
+    axis = int(np.abs(way).argmax())
+    return ("RL", "AP", "IS")[axis][int(way[axis] > 0)]
+
+
+def _lettered(rows: Sequence[np.ndarray], title: str) -> np.ndarray:
+    """Rows of pictures on white, a title above them and the scale of errors beneath."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    width = max(520, *(row.shape[1] for row in rows))
+    above, beneath = 40, 90
+    canvas = np.full((above + sum(row.shape[0] for row in rows) + beneath, width, 3), 255, np.uint8)
+    top = above
+    for row in rows:
+        left = (width - row.shape[1]) // 2
+        canvas[top : top + row.shape[0], left : left + row.shape[1]] = row
+        top += row.shape[0]
+    bar = slice(20, 320)
+    canvas[top + 34 : top + 52, bar] = np.round(255 * _srgb(error_colours(np.linspace(0, ERROR_MM, 300))))
+    canvas[top + 34 : top + 52, 400:420] = np.round(255 * _srgb(np.array(MISSING)))
+    image = Image.fromarray(canvas)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
+    draw.text((20, 12), title, "black", font)
+    draw.text((20, top + 10), "distance to the true implant's surface, mm", "black", font)
+    draw.text((428, top + 34), "left open", "black", font)
+    for mm in range(int(ERROR_MM) + 1):
+        text = f"{mm}" if mm < ERROR_MM else f"{mm} or more"
+        draw.text((20 + 300 * mm / ERROR_MM, top + 56), text, "black", font, "ma")
+    return np.asarray(image)
+
+
+def _axes(view: str | Sequence[float] | np.ndarray) -> np.ndarray:
     """(3, 3) rows right, up, towards the viewer, in LPS."""
     towards = np.array(VIEWS[view] if isinstance(view, str) else view, float)
     towards /= np.linalg.norm(towards)

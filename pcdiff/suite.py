@@ -1,4 +1,7 @@
-"""Harder cases out of a data set's own: other defects in the same heads, other scans of the same defects; seeded."""
+"""Harder cases out of a data set's own: other defects in the same heads, other scans of the same defects; seeded.
+
+And some for which an implant would be an invention: a whole skull, and bones that are none.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,14 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from pcdiff import defects
+from pcdiff import bones, defects
 from pcdiff.data import Case, LoadedCase
 from pcdiff.defects import Cranium, cut
 from pcdiff.errors import InputError
 from pcdiff.volume import Volume, write_volume
 
 Variant = Callable[[LoadedCase, np.random.Generator], LoadedCase]
+Bone = Callable[[Volume, np.random.Generator], Volume]
 
 
 def recut(case: LoadedCase, rng: np.random.Generator, kind: str, holes: int = 1) -> LoadedCase:
@@ -81,6 +85,12 @@ def without_base(case: LoadedCase, rng: np.random.Generator, beneath: float = 30
     return LoadedCase(case.name, case.defective_skull.crop(low, high), case.implant.crop(low, high))
 
 
+def refused(case: LoadedCase, rng: np.random.Generator, bone: Bone | None = None) -> LoadedCase:
+    """Nothing to close: the whole skull, or another bone on the same grid; the implant is empty."""
+    skull = case.complete_skull if bone is None else bone(case.implant, rng)
+    return LoadedCase(case.name, skull, skull.with_mask(np.zeros_like(skull.mask)))
+
+
 def _turned(degrees: float) -> np.ndarray:
     """(3, 3) about the patient's x: the chin towards the chest."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -98,7 +108,11 @@ VARIANTS: dict[str, Variant] = {
     "without_base": without_base,
     "tilted": partial(placed, linear=_turned(20)),
     "mirrored": partial(placed, linear=np.diag([-1.0, 1, 1])),
+    "no_hole": refused,
+    "jaw": partial(refused, bone=bones.jaw),
+    "knee": partial(refused, bone=bones.knee),
 }
+REFUSALS = ("no_hole", "jaw", "knee")
 SUITES = {"full": tuple(VARIANTS), "skullbreak": SKULLBREAK}
 
 
@@ -117,10 +131,11 @@ def write_suite(
 ) -> list[Case]:
     """Makes each of the variants of each case, `<variant>/<case>`, once, in a folder of its own for each seed and code.
 
-    The same seed gives the same files, whichever cases and variants are asked for. Raises InputError for a case that
+    The same seed gives the same files, whichever cases and variants are asked for. What is to be refused has no implant
+    on disk. Raises InputError for a case that
     cannot be read, and a head in which a defect finds no room.
     """
-    code = b"".join(Path(str(module)).read_bytes() for module in (__file__, defects.__file__))
+    code = b"".join(Path(str(module)).read_bytes() for module in (__file__, defects.__file__, bones.__file__))
     room = Path(folder) / f"cases-{hashlib.sha256(code + str(seed).encode()).hexdigest()[:12]}"
     made = []
     with tqdm(total=len(variants) * len(cases), unit="case", disable=not progress, desc="suite") as bar:
@@ -129,13 +144,15 @@ def write_suite(
             for name in variants:
                 whole = f"{name}/{case.name.replace('/', '_')}"
                 skull, implant = (room / part / f"{whole}.nrrd" for part in ("defective_skull", "implant"))
-                if not implant.exists():
+                refusal = name in REFUSALS
+                if not skull.exists():  # written last
                     loaded = loaded or case.load()
                     rng = np.random.default_rng([seed, *f"{name}/{case.name}".encode()])
                     varied = VARIANTS[name](loaded, rng)
-                    for path, volume in ((skull, varied.defective_skull), (implant, varied.implant)):
+                    parts = [(implant, varied.implant), (skull, varied.defective_skull)]
+                    for path, volume in parts[1:] if refusal else parts:
                         path.parent.mkdir(parents=True, exist_ok=True)
                         write_volume(volume, path)
-                made.append(Case(whole, None, skull, implant))
+                made.append(Case(whole, None, skull, None if refusal else implant, refusal))
                 bar.update()
     return sorted(made, key=lambda case: (variants.index(case.name.split("/")[0]), case.name))

@@ -28,7 +28,7 @@ def measure(arguments: Sequence[str], folder: Path, repeats: int) -> str:
     """A row of the table. folder: where the command leaves its run.json."""
     seconds, peaks, stages = [], [], []
     for _ in range(repeats):
-        wall, peak, error = _measure([sys.executable, "-m", "pcdiff", *arguments, "--overwrite", "-q"], 900)
+        wall, peak, _, error = _measure([sys.executable, "-m", "pcdiff", *arguments, "--overwrite", "-q"], 900)
         if error:
             sys.exit(f"{' '.join(arguments)}: {error}")
         recorded = json.loads((folder / "run.json").read_text())["seconds"]

@@ -95,6 +95,7 @@ class Row:
 FIGURES = ("dsc", "bdsc", "hd95", "spread_error", "seconds", "peak_mb")
 _HIGHER_IS_BETTER = {"dsc", "bdsc", "spread_error"}
 REFUSED = 2  # exit code
+SILENT = "nothing on stderr"
 
 
 @dataclass(frozen=True)
@@ -282,10 +283,12 @@ def _run_case(
             row["seconds"], row["peak_mb"], code, error = _measure(filled, timeout_s)
             written = made / skull.stem
             if case.refusal:
-                if code == REFUSED and not (written / "implant.nrrd").exists():
+                designed = (written / "implant.nrrd").exists()
+                if code == REFUSED and error != SILENT and not designed:
                     row["reason"], error = error, None
                 else:
-                    error = f"expected a refusal, got {error or 'an implant'}"
+                    got = f"exit code {code}{' and an implant' if designed else ''}: {error or SILENT}"
+                    error = f"expected a refusal (exit code {REFUSED}, a reason, no implant), got {got}"
             else:
                 row["ml_true"] = truth.implant.ml
                 if error is None:
@@ -323,7 +326,7 @@ def _measure(command: list[str], timeout_s: float) -> tuple[float, float, int, s
     bare = [sys.executable, "-I", "-S", "-c", _MEASURE, str(timeout_s), *command]
     done = subprocess.run(bare, capture_output=True, text=True, errors="replace", check=False)
     said = done.stderr.strip().splitlines()
-    last = said[-1].strip() if said else "nothing on stderr"
+    last = said[-1].strip() if said else SILENT
     if done.returncode != 0:
         return math.nan, math.nan, done.returncode, f"could not start {command[0]}: {last}"
     seconds, rss, code = json.loads(done.stdout)

@@ -5,7 +5,9 @@ import json
 import math
 import re
 import sys
+import tempfile
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +15,15 @@ import pytest
 from pcdiff.data import Case, find_cases
 from pcdiff.errors import InputError
 from pcdiff.evaluate import COMMAND, _measure, evaluate
-from pcdiff.volume import Volume, write_volume
+from pcdiff.files import sha256
+from pcdiff.mesh import Mesh, write_stl
+from pcdiff.surface import volume_to_mesh
+from pcdiff.volume import Volume, read_volume, write_volume
 
 AFFINE = np.diag([1.0, 2.0, 0.5, 1.0])
 
 # What `pcdiff sample` is to the evaluation: SKULL OUT METHOD SEED. The implant of these cases fills i = 4 ... 7 of a
-# slab; "shifted" writes it one voxel further along i, "exact" in place.
+# slab; "shifted" writes it one voxel further along i, "graded" as many as the case's number, the others in place.
 PROGRAM = r"""
 import pathlib, sys, time
 skull, out, method, seed = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -28,6 +33,17 @@ if method == "fails" and skull.stem.endswith("001"):
     sys.exit("Traceback ...\n  somewhere\nInputError: no hole found; is it a defective skull?\n")
 if method == "silent":
     sys.exit(0)
+if method == "refuses":
+    print("pcdiff: no hole found", file=sys.stderr)
+if method in ("refuses", "sulks"):
+    sys.exit(2)
+if method == "meets":  # waits for another process to be there at the same time
+    for _ in range(600):
+        time.sleep(0.05)
+        if len(open({log!r}).read().splitlines()) > 1:
+            break
+    else:
+        sys.exit("alone")
 if method == "sleeps":
     time.sleep(0.4)
 if method == "hangs":
@@ -37,13 +53,19 @@ import gzip
 size = [int(n) for n in header.split(b"sizes:")[1].split(b"\n")[0].split()]
 mask = bytearray(size[0] * size[1] * size[2])
 assert len(gzip.decompress(data)) == len(mask)
-first = 5 if method == "shifted" else 4
+first = 4 + {{"shifted": 1, "graded": int(skull.stem[-1])}}.get(method, 0)
 for k in range(2, 6):
     for j in range(2, 6):
         for i in range(first, first + 4):
             mask[i + size[0] * (j + size[1] * k)] = 1
 (out / skull.stem).mkdir(parents=True)
 (out / skull.stem / "implant.nrrd").write_bytes(header + b"\n\n" + gzip.compress(bytes(mask)))
+if method == "ensemble":
+    import shutil
+    shutil.copytree({members!r}, out / skull.stem / "candidates")
+if method == "regrets":
+    print("on second thoughts", file=sys.stderr)
+    sys.exit(2)
 """
 
 
@@ -51,7 +73,7 @@ for k in range(2, 6):
 def program(tmp_path):
     """The command with its placeholders; what it was asked for is logged in `asked`."""
     path = tmp_path / "program.py"
-    path.write_text(PROGRAM.format(log=str(tmp_path / "asked")))
+    path.write_text(PROGRAM.format(log=str(tmp_path / "asked"), members=str(tmp_path / "members")))
     return [sys.executable, "-S", str(path), "{skull}", "{out}", "{method}", "{seed}"]
 
 
@@ -130,16 +152,16 @@ def test_seconds_are_of_the_process(tmp_path, cases, program):
 
 def test_memory_is_of_the_command_alone():
     here = np.ones(300_000_000, np.uint8)  # what this process holds must not be counted
-    _, small, error = _measure([sys.executable, "-S", "-c", "pass"], 60)
+    _, small, _, error = _measure([sys.executable, "-S", "-c", "pass"], 60)
     assert error is None and 2 < small < 100
-    _, large, error = _measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
+    _, large, _, error = _measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
     assert error is None and 190 < large - small < 230
     assert here[-1] == 1
 
 
 def test_a_killed_command_says_so():
-    _, _, error = _measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
-    assert error == "killed by SIGTERM: nothing on stderr"
+    _, _, code, error = _measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
+    assert code == -15 and error == "killed by SIGTERM: nothing on stderr"
 
 
 def test_rows_are_kept_and_only_what_is_missing_runs(tmp_path, cases, program, asked):
@@ -147,7 +169,7 @@ def test_rows_are_kept_and_only_what_is_missing_runs(tmp_path, cases, program, a
     first = evaluate(["exact"], cases[:2], out, command=program, progress=False)
     again = evaluate(["exact", "fails"], cases, out, command=program, progress=False)
     assert asked()[2:] == ["exact 002 0", "fails 000 0", "fails 001 0", "fails 002 0"]
-    assert again.rows[:2] == first.rows
+    assert [row.seconds for row in again.rows[:2]] == [row.seconds for row in first.rows]
     evaluate(["exact", "fails"], cases, out, command=program, progress=False)
     assert asked()[6:] == ["fails 001 0"]  # what failed is tried again
     # Another seed, another command, other files: measured anew.
@@ -208,9 +230,109 @@ def test_written_results(tmp_path, cases, program):
     assert [row["case"] for row in rows] == ["000", "001", "000", "001"]
     assert float(rows[0]["dsc"]) == results.rows[0].dsc and float(rows[3]["hd95"]) == math.inf
     table = results.table().splitlines()
-    assert {line.count("|") for line in table if line.startswith("|")} == {10}
-    assert re.match(r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|", table[2])
+    assert {line.count("|") for line in table if line.startswith("|")} == {11}
+    assert re.match(
+        r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \|  \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|", table[2]
+    )
     assert any(re.match(r"\| \*\*fails\*\* \| \*\*mean\*\* of 2 \| 0\.5000 \| 0\.5000 \| inf ", line) for line in table)
+
+
+@pytest.fixture
+def whole(tmp_path, cases) -> Case:
+    """A skull without a hole."""
+    (tmp_path / "whole").mkdir()
+    write_volume(cases[0].load().complete_skull, tmp_path / "whole" / "001.nrrd")
+    return Case("no_hole/001", None, tmp_path / "whole" / "001.nrrd", None, refusal=True)
+
+
+def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, program, asked, whole):
+    run = partial(evaluate, ["refuses"], [whole], tmp_path / "out", command=program, progress=False)
+    results = run()
+    (row,) = results.rows
+    assert row.refusal and row.error is None and row.reason == "pcdiff: no hole found"
+    assert all(math.isnan(value) for value in (row.dsc, row.bdsc, row.hd95, row.ml_predicted)) and row.seconds > 0
+    assert results.summary()["refuses"].items() >= {"cases": 0, "failed": [], "refusals": 1, "refused": 1}.items()
+    assert "refused, rightly: refuses on no_hole: 1 of 1" in results.table()
+    (again,) = run().rows
+    assert len(asked()) == 1 and math.isnan(again.hd95)  # kept, and as it was
+    (refused,) = evaluate(["refuses"], cases[:1], tmp_path / "hole", command=program, progress=False).rows
+    assert not refused.refusal and refused.error == "pcdiff: no hole found" and refused.dsc == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "got"),
+    [
+        ("exact", "exit code 0 and an implant: nothing"),
+        ("silent", "exit code 0: nothing"),
+        ("fails", "exit code 1: InputError: no hole found"),
+        ("regrets", "exit code 2 and an implant: on second thoughts"),
+        ("sulks", "exit code 2: nothing"),
+    ],
+)
+def test_anything_else_there_is_a_failure(tmp_path, cases, program, whole, method, got):
+    results = evaluate([method], [cases[0], whole], tmp_path / "out", command=program, progress=False)
+    assert f"no implant), got {got}" in results.rows[1].error and results.rows[1].reason is None
+    summary = results.summary()[method]
+    assert summary["cases"] == 1 and summary["refusals"] == 1 and summary["refused"] == 0
+    table = results.table()
+    assert f"failed: {method} on no_hole/001: " in table and f"refused, rightly: {method} on no_hole: 0 of 1" in table
+
+
+def test_implants_are_kept_and_rows_with_them(tmp_path, cases, program, asked):
+    run = partial(evaluate, ["exact"], cases[:1], tmp_path / "out", command=program, progress=False)
+    (row,) = run().rows
+    kept = tmp_path / "out" / "implants" / "exact" / "000.nrrd"
+    assert row.implant == sha256(kept)
+    assert np.array_equal(read_volume(kept).mask, cases[0].load().implant.mask)
+    kept.write_bytes(b"of another run")
+    run()
+    assert len(asked()) == 2 and row.implant == sha256(kept)
+
+
+def test_maps_of_best_median_and_worst(tmp_path, cases, program):
+    kinds = [replace(case, name=f"own/{case.name}") for case in reversed(cases)]
+    evaluate(["graded"], kinds, tmp_path / "out", command=program, progress=False)
+    maps = tmp_path / "out" / "error_maps"
+    names = {"graded-best-own-000.png", "graded-median-own-001.png", "graded-worst-own-002.png"}
+    assert {path.name for path in maps.iterdir()} == names
+    assert len({path.read_bytes() for path in maps.iterdir()}) == 3
+    evaluate(["silent"], kinds, tmp_path / "out", command=program, progress=False)
+    assert not list(maps.iterdir())  # of what was not designed there are none
+
+
+def test_the_members_on_disk_are_asked_where_they_err(tmp_path, cases, program, monkeypatch):
+    implant = cases[0].load().implant
+    (tmp_path / "members").mkdir()
+    for k, longer in enumerate((0, 1, 2), 1):
+        mask = implant.mask.copy()
+        mask[8 : 8 + longer] = mask[7]
+        write_stl(volume_to_mesh(implant.with_mask(mask), 0.0), tmp_path / "members" / f"implant_{k}.stl")
+
+    def longest(implant: Volume, members: list[Mesh], truth: Volume, skull: Volume) -> float:
+        return float(sum(np.ptp(member.vertices[:, 0]) for member in members))
+
+    monkeypatch.setattr("pcdiff.evaluate.spread_error", longest)  # these implants are rim all over
+    results = evaluate(["exact", "ensemble"], cases[:1], tmp_path / "out", command=program, progress=False)
+    assert [row.spread_error for row in results.rows] == [0, pytest.approx(4 + 5 + 6)]
+    assert results.summary()["ensemble"]["mean"]["spread_error"] == pytest.approx(15)
+
+
+def test_cases_run_side_by_side(tmp_path, cases, program, asked):
+    results = evaluate(["meets"], cases[:2], tmp_path / "out", command=program, workers=2, progress=False)
+    assert [(row.case, row.error) for row in results.rows] == [("000", None), ("001", None)]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["workers"] == 2
+
+
+def test_results_name_no_place_on_this_machine(tmp_path, cases, program):
+    command = [*program, "--weights", str(tmp_path / "mine.safetensors")]
+    notes = {"ensemble": 5}
+    evaluate(["silent"], cases[:1], tmp_path / "out", command=command, notes=notes, progress=False)
+    text = (tmp_path / "out" / "results.json").read_text()
+    assert json.loads(text)["ensemble"] == 5 and "mine.safetensors" in text and "found none" in text
+    assert str(tmp_path) not in text and tempfile.gettempdir() not in text and sys.prefix not in text
+    evaluate(["silent"], cases[:1], tmp_path / "out", command=[*COMMAND, "--odd"], progress=False)
+    command = json.loads((tmp_path / "out" / "results.json").read_text())["command"]
+    assert command == "pcdiff sample {skull} -o {out} --method {method} --seed {seed} -q --odd"
 
 
 def test_nothing_to_evaluate_is_refused(tmp_path, cases):

@@ -69,7 +69,8 @@ def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     """(N, 3) mm -> (N,) mm to the nearest place of the surface, negative inside the solid.
 
     Within an edge's length of the nearest vertex the surface is the plane that touches it there: finer than the
-    vertices lie apart, which matters where two surfaces are some tenths of a millimetre from each other.
+    vertices lie apart, which matters where two surfaces are some tenths of a millimetre from each other. A few per cent
+    short where they are many edges apart.
     """
     normals = vertex_normals(mesh)
     edge = float(np.median(np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1)))

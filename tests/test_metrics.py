@@ -5,7 +5,8 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from pcdiff.errors import InputError
-from pcdiff.metrics import border_dice, dice, hd95, scores, surface_distances
+from pcdiff.metrics import border_dice, dice, hd95, scores, spread_error, surface_distances
+from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume
 
 
@@ -186,3 +187,40 @@ def test_scores_refuse_another_grid():
         scores(elsewhere, here, here)
     with pytest.raises(InputError, match="defective skull must lie on the true implant's grid"):
         scores(here, here, Volume(np.ones((3, 3, 4), bool), np.eye(4)))
+
+
+def plate(top: np.ndarray, margin: int = 0) -> Volume:
+    """60 x 24 mm at half a millimetre, from z = 6 mm up to (120,) heights along x, mm, less a margin in voxels."""
+    mask = np.zeros((120, 48, 40), bool)
+    for i in range(margin, 120 - margin):
+        mask[i, margin : 48 - margin, 12 : round(2 * top[i])] = True
+    return Volume(mask, np.diag([0.5, 0.5, 0.5, 1.0]))
+
+
+X = np.arange(120) / 2  # mm
+FLAT = plate(np.full(120, 10.0), margin=3)
+NO_BONE = FLAT.with_mask(np.zeros_like(FLAT.mask))
+
+
+def test_spread_is_set_against_error_point_by_point():
+    truth = plate(10 + X / 20)  # the error is large where x is large, on the upper side
+    there = [volume_to_mesh(plate(10 + k * X / 15)) for k in (-1, 0, 1)]
+    elsewhere = [volume_to_mesh(plate(10 + k * (60 - X) / 15)) for k in (-1, 0, 1)]
+    assert spread_error(FLAT, there, truth, NO_BONE) > 0.6
+    assert spread_error(FLAT, elsewhere, truth, NO_BONE) < 0.4
+
+
+def test_the_rim_takes_no_part_in_spread_against_error():
+    truth = plate(10 + X / 20)
+    members = [volume_to_mesh(plate(10 + k * X / 15)) for k in (-1, 0, 1)]
+    assert np.isnan(spread_error(FLAT, members, truth, FLAT.with_mask(~FLAT.mask)))  # nothing but rim
+    half = np.zeros_like(FLAT.mask)
+    half[60:] = True
+    there = spread_error(FLAT, members, truth, FLAT.with_mask(half & ~FLAT.mask))
+    assert there == pytest.approx(spread_error(FLAT.with_mask(FLAT.mask & ~half), members, truth, NO_BONE), abs=0.1)
+
+
+def test_one_candidate_has_no_spread():
+    one = volume_to_mesh(FLAT)
+    assert np.isnan(spread_error(FLAT, [one], plate(10 + X / 20), NO_BONE))
+    assert np.isnan(spread_error(FLAT, [one, one], plate(10 + X / 20), NO_BONE))  # nor have two that are the same

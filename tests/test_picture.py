@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,20 @@ import pytest
 from PIL import Image
 
 from pcdiff.errors import InputError
-from pcdiff.picture import BONE, IMPLANT, MARGIN_MM, case_picture, render, shape_of, sheet, write_png
+from pcdiff.picture import (
+    BONE,
+    ERROR_MM,
+    ERRORS,
+    IMPLANT,
+    MARGIN_MM,
+    case_picture,
+    error_colours,
+    error_picture,
+    render,
+    shape_of,
+    sheet,
+    write_png,
+)
 from pcdiff.volume import Volume
 
 
@@ -75,6 +89,47 @@ def test_a_sheet_centres_pictures_on_white() -> None:
     joined = sheet([tall, low])
     assert joined.shape == (9, 6, 3)
     assert (joined[3:6, 4:] == 0).all() and (joined[:3, 4:] == 255).all() and (joined[6:, 4:] == 255).all()
+
+
+def test_each_vertex_may_have_a_colour_of_its_own() -> None:
+    shape = shape_of(ball((0, 0, 0), 20), BONE)
+    halves = np.where(shape.vertices[:, :1] > 0, [[1.0, 0, 0]], [[0, 0, 1.0]])
+    picture = render([replace(shape, colour=halves)], "front").astype(int)
+    reddish, bluish = (drawn(picture) & (picture[..., a] > picture[..., b] + 30) for a, b in ((0, 2), (2, 0)))
+    # who looks the patient in the face sees +x, the patient's left, on the right
+    assert np.nonzero(reddish)[1].min() >= np.nonzero(bluish)[1].max() - 4
+    assert reddish.sum() == pytest.approx(bluish.sum(), rel=0.05)
+
+
+def test_the_scale_of_errors_ends_where_it_says() -> None:
+    colours = error_colours(np.array([0.0, ERROR_MM / 4, ERROR_MM, 10.0]))
+    assert np.allclose(colours, ERRORS[[0, 1, -1, -1]])
+
+
+def count(picture: np.ndarray, colour: str) -> int:
+    """Pixels above the scale that are strongly red, blue or violet."""
+    r, g, b = np.moveaxis(picture[: picture.shape[0] - 90].astype(int), -1, 0)
+    here = {"red": (r > b + 60) & (r > g + 60), "blue": b > r + 40, "violet": (r > g + 50) & (b > g + 50)}[colour]
+    return int(here.sum())
+
+
+def test_an_error_map_is_blue_where_it_fits_and_red_where_it_does_not() -> None:
+    bone, truth = ball((0, 0, 0), 20), ball((0, -15, 8), 8)
+    bone = bone.with_mask(bone.mask & ~truth.mask)
+    fits = error_picture(bone, truth, truth, "fits", mm_per_pixel=1.0)
+    assert count(fits, "blue") > 100 and count(fits, "red") == 0 and count(fits, "violet") == 0
+    proud = error_picture(bone, ball((0, -15, 8), 13), truth, "proud", mm_per_pixel=1.0)
+    assert count(proud, "red") > 100 and count(proud, "blue") == 0 and count(proud, "violet") == 0
+    small = error_picture(bone, ball((0, -15, 8), 3), truth, "small", mm_per_pixel=1.0)
+    assert count(small, "violet") > 100  # what is left open is drawn
+
+
+def test_an_error_map_has_a_row_for_each_of_two_pieces() -> None:
+    bone, one = ball((0, 0, 0), 20), ball((0, -18, 0), 6)
+    two = one.with_mask(one.mask | ball((0, 18, 0), 6).mask)
+    single, double = (error_picture(bone, truth, truth, "", mm_per_pixel=1.0) for truth in (one, two))
+    scale = 40 + 90
+    assert double.shape[0] - scale == pytest.approx(2 * (single.shape[0] - scale), rel=0.2)
 
 
 def test_nothing_to_draw_is_the_users_to_mend(tmp_path: Path) -> None:

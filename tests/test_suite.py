@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pcdiff.bones import jaw, knee
 from pcdiff.data import LoadedCase, find_cases
 from pcdiff.errors import InputError
+from pcdiff.metrics import dice
+from pcdiff.prior.fit import fit
 from pcdiff.suite import (
+    REFUSALS,
     SKULLBREAK,
     SUITES,
     VARIANTS,
@@ -121,6 +125,35 @@ def test_a_suite_is_made_once_and_the_same_in_parts(folder, tmp_path):
     assert alone.implant.read_bytes() == before[made[0].implant][1]
     (other,) = write_suite(variants_named("random_1"), cases, tmp_path / "out", seed=3, progress=False)
     assert other.implant != made[0].implant and other.implant.read_bytes() != before[made[0].implant][1]
+
+
+@pytest.mark.parametrize(("bone", "ml"), [(jaw, (30, 90)), (knee, (120, 400))])
+def test_bones_that_are_no_skull(loaded, prior, bone, ml):
+    made = bone(loaded.implant, np.random.default_rng(4))
+    assert made.mask.shape == loaded.implant.mask.shape and np.array_equal(made.affine, loaded.implant.affine)
+    assert ml[0] < made.ml < ml[1]
+    assert np.array_equal(made.mask, bone(loaded.implant, np.random.default_rng(4)).mask)
+    other = bone(loaded.implant, np.random.default_rng(5))
+    assert dice(made.mask, other.mask) < 0.95
+    # on another grid it is the same bone
+    turned = bone(turned_grid(loaded.implant), np.random.default_rng(4))
+    assert turned.ml == pytest.approx(made.ml, rel=0.02)
+    assert np.allclose(bone_mm(turned).mean(0), bone_mm(made).mean(0), atol=0.5)
+    with pytest.raises(InputError):
+        fit(prior, made)
+
+
+def test_what_is_to_be_refused_has_no_implant(folder, tmp_path, loaded):
+    made = write_suite([*REFUSALS, "own"], find_cases(folder), tmp_path / "out", progress=False)
+    assert [case.name for case in made] == ["no_hole/001", "jaw/001", "knee/001", "own/001"]
+    assert [case.refusal for case in made] == [True, True, True, False]
+    assert [case.implant is None for case in made] == [True, True, True, False]
+    assert len(list((tmp_path / "out").rglob("*.nrrd"))) == 5
+    whole = made[0].load()
+    assert np.array_equal(whole.defective_skull.mask, loaded.complete_skull.mask) and not whole.implant.mask.any()
+    before = made[1].defective_skull.stat().st_mtime_ns
+    write_suite(["jaw"], find_cases(folder), tmp_path / "out", progress=False)
+    assert made[1].defective_skull.stat().st_mtime_ns == before  # made once
 
 
 def test_suites_and_variants_by_name():

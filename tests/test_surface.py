@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh
-from pcdiff.surface import sample_surface, volume_to_mesh
+from pcdiff.surface import distance_to, sample_surface, vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume
 
 RADIUS = 17.0  # mm
@@ -182,3 +182,22 @@ def test_sampling_refuses() -> None:
         sample_surface(Mesh(np.zeros((0, 3)), np.zeros((0, 3), int)), 5, np.random.default_rng(0), "poisson_disk")
     with pytest.raises(ValueError, match="poisson_disk"):
         sample_surface(octahedron(), 5, np.random.default_rng(0), "grid")  # type: ignore[arg-type]
+
+
+def test_distances_to_a_ball_are_finer_than_its_triangles():
+    volume = ball(grid((0.9, 0.9, 0.9), 0.0, (1, 1, 1)))
+    mesh = volume_to_mesh(volume)
+    directions = np.random.default_rng(0).normal(size=(500, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    for offset in (-3.0, -0.2, 0.0, 0.2, 3.0):
+        found = distance_to(mesh, middle(volume) + (RADIUS + offset) * directions)
+        assert np.median(found) == pytest.approx(offset, abs=0.05 + 0.03 * abs(offset))
+        assert np.percentile(np.abs(found - np.median(found)), 95) < 0.3  # a third of an edge
+
+
+def test_beside_a_surface_the_distance_is_to_its_edge():
+    sheet = Mesh(np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0.0]]), np.array([[0, 1, 2], [1, 3, 2]]))
+    assert np.allclose(vertex_normals(sheet), [0, 0, 1])
+    height, beside = distance_to(sheet, np.array([[0.3, 0.4, 0.25], [11.0, 0, -0.25]]))
+    assert height == pytest.approx(0.25)
+    assert beside == pytest.approx(-np.hypot(0.25, 9))  # 10 mm from the corner, an edge of 1 mm counts as the surface

@@ -17,6 +17,7 @@ from PIL import Image
 from pcdiff import __version__, cli
 from pcdiff.defects import KINDS
 from pcdiff.errors import InputError
+from pcdiff.files import sha256
 from pcdiff.mesh import read_stl, write_stl
 from pcdiff.methods import METHODS, Proposal
 from pcdiff.output import OutputError, check_stl, pieces_ml
@@ -236,6 +237,24 @@ def test_a_fresh_process_says_it_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("pcdiff: none.nrrd: expected") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("program", "code"), [("print('no', file=sys.stderr); sys.exit(2)", 0), ("pass", 1)])
+def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
+    run: Run, case: tuple[Volume, Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, code: int
+) -> None:
+    for part, volume in zip(("defective_skull", "implant"), case, strict=True):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        write_volume(volume, tmp_path / "data" / part / "001.nrrd")
+    monkeypatch.setattr("pcdiff.evaluate.COMMAND", (sys.executable, "-S", "-c", f"import sys; {program}"))
+    where = ("--data", tmp_path / "data", "-o", tmp_path / "out", "--suite", "no_hole,jaw")
+    got, said, _ = run("evaluate", *where, "--method", "prior,diffusion", "--ensemble", 3, "--workers", 2)
+    assert got == code and f"refused, rightly: diffusion on jaw: {1 - code} of 1" in said
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["suite"], results["ensemble"], results["workers"]) == ("no_hole,jaw", 3, 2)
+    shipped = {name: sha256(Path(cli.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]}
+    assert results["weights"]["diffusion"] == shipped and len(shipped) == 2
+    assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 
 def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:

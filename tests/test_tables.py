@@ -1,0 +1,101 @@
+"""The documents' tables say what is in the results, and nothing else of the documents changes."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pcdiff.evaluate import Results, Row, _write
+
+TOOL = Path(__file__).parents[1] / "tools" / "write_tables.py"
+DOCUMENT = "before\n<!-- results -->\nold\n<!-- /results -->\nbetween\n<!-- variants -->\n<!-- /variants -->\nafter\n"
+CLASSES = ("bilateral", "frontoorbital", "parietotemporal", "random_1", "random_2")
+
+
+@pytest.fixture(scope="module")
+def tool() -> dict[str, Callable]:
+    return runpy.run_path(str(TOOL))
+
+
+def results(folder: Path, rows: list[Row], ensemble: int = 1, workers: int = 1) -> dict:
+    """As `pcdiff evaluate` leaves them."""
+    weights = {row.method: {f"{row.method}.safetensors": "0123456789abcdef"} for row in rows}
+    notes = {"pcdiff": "1.2", "ensemble": ensemble, "workers": workers, "weights": weights}
+    _write(folder, Results(rows, notes))
+    return json.loads((folder / "results.json").read_text())
+
+
+def row(case: str, dsc: float, method: str = "prior", spread: float = math.nan) -> Row:
+    return Row(case, method, 0, dsc, dsc + 0.01, 1.5, spread, seconds=7.25, peak_mb=500)
+
+
+def lines(tool: dict[str, Callable], files: list[dict], folder: Path) -> list[str]:
+    document = folder / "README.md"
+    document.write_text(DOCUMENT)
+    tool["write"](files, [document])
+    text = document.read_text()
+    assert text.startswith("before\n<!-- results -->\n| method") and text.endswith("<!-- /variants -->\nafter\n")
+    tool["write"](files, [document])
+    assert document.read_text() == text and "old" not in text
+    return text.splitlines()
+
+
+def test_the_table_of_a_data_set_s_own_defects(tool, tmp_path):
+    one = results(tmp_path, [row("000", 0.9), row("001", 0.8), row("000", 0.95, "diffusion")])
+    five = results(tmp_path, [row("000", 0.96, "diffusion", 0.3), row("000", 0.9)], ensemble=5, workers=2)
+    written = lines(tool, [one, five], tmp_path)
+    assert "| prior | 0.850 | 0.860 | 1.50 | 7.2 | 500 | 0.800 | 0 of 2 |" in written
+    assert "| diffusion, 5 candidates | 0.960 | 0.970 | 1.50 |  | 500 | 0.960 | 0 of 1 |" in written  # no seconds
+    assert sum(line.startswith("| prior") for line in written) == 1  # all members of the prior are one
+    assert any("pcdiff 1.2" in line and "`diffusion.safetensors` 0123456789ab" in line for line in written)
+    assert written[written.index("<!-- variants -->") + 1] == ""
+
+
+def test_the_table_of_a_suite(tool, tmp_path):
+    rows = [row(f"own/{n}", 0.94) for n in (0, 1)]
+    rows += [row(f"{kind}/{n}", 0.8 + 0.01 * k) for k, kind in enumerate(CLASSES) for n in (0, 1)]
+    rows += [row("irregular/0", 0.9), row("irregular/1", 0.9), row("two_holes/0", 0.8, spread=0.25)]
+    rows.append(Row("two_holes/1", "prior", 0, error="why", seconds=1.0, peak_mb=1.0))
+    nothing = dict.fromkeys(("dsc", "bdsc", "hd95"), math.nan)
+    rows += [Row(f"jaw/{n}", "prior", 0, refusal=True, error=error, **nothing) for n, error in ((0, None), (1, "made"))]
+    written = lines(tool, [results(tmp_path, rows)], tmp_path)
+    assert "| prior | 0.940 | 0.950 | 1.50 | 7.2 | 500 | 0.940 | 0 of 2 |" in written
+    table = [line for line in written if line.count("|") == 3 and "/" in line]
+    assert [line.split(" | ")[0][2:] for line in table][1:9] == ["own", *CLASSES, "irregular", "two_holes"]
+    assert "| bilateral | 0.800 / 0.810 / 1.50 / 0.800 |" in table
+    assert "| two_holes | 0.400 / 0.405 / inf / 0.000 (1 failed) |" in table
+    assert "| SkullBreak's five classes, mean of classes | 0.820 / 0.830 / 1.50 / 0.800 |" in table
+    assert "| irregular and two_holes | 0.650 / 0.657 / inf / 0.000 (1 failed) |" in table
+    assert not any(line.startswith("| jaw") for line in written)
+    assert "Refused with a reason, as it should be: prior: jaw 1 of 2." in written
+    assert any("Spearman's rho" in line and line.endswith("prior: 0.25.") for line in written)
+
+
+def test_harder_cases_alone_are_not_taken_for_the_data_set_s_own(tool, tmp_path):
+    written = lines(tool, [results(tmp_path, [row("bilateral/0", 0.8)])], tmp_path)
+    assert not any(line.startswith("| prior") for line in written) and any("| bilateral" in line for line in written)
+
+
+def test_a_group_that_was_not_measured_has_no_row(tool, tmp_path):
+    written = lines(tool, [results(tmp_path, [row("own/0", 0.94), row("bilateral/0", 0.8)])], tmp_path)
+    assert any(line.startswith("| bilateral") for line in written)
+    assert not any("five classes" in line or line.startswith("Refused") for line in written)
+
+
+def test_documents_without_markers_are_told(tool, tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("nothing")
+    with pytest.raises(SystemExit, match=r"README\.md: expected one pair of results markers, found 0"):
+        tool["write"]([results(tmp_path, [row("000", 0.9)])], [document])
+
+
+def test_the_documents_have_their_markers(tool):
+    for document in tool["DOCUMENTS"]:
+        text = document.read_text()
+        for name in ("results", "variants"):
+            assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class Row:
     """One method on one case. A failure has an error, DSC and bDSC 0 and HD95 infinite.
 
     spread_error: see `metrics.spread_error`; not a number for a single candidate.
-    seconds: wall time of the process. peak_mb: its peak resident set, 10^6 bytes. ml_*: volume of the implants.
+    seconds: wall time of the process, one of `workers` at once. peak_mb: its peak resident set, 10^6 bytes.
+    ml_*: volume of the implants.
     refusal: was an implant to be refused? Then there are no scores, and `reason` is what was said, if it was refused.
     implant: sha256 of the implant's file. fingerprint: of the command, this package's files, the weights' and the
     case's; rows of another one are not reused.
@@ -81,6 +82,7 @@ class Row:
     ml_true: float = math.nan
     ml_predicted: float = math.nan
     error: str | None = None
+    workers: int = 1
     refusal: bool = False
     reason: str | None = None
     implant: str = field(default="", repr=False)
@@ -203,7 +205,8 @@ def evaluate(
         kept = _kept(out, method, case.name)
         # What failed may have been the machine; an implant may have been replaced by that of another run.
         if row is None or row.error is not None or (row.implant and not _is(kept, row.implant)):
-            return _run_case(method, case, seed, command, timeout_s, fingerprint, kept)
+            row = _run_case(method, case, seed, command, timeout_s, fingerprint, kept)
+            return replace(row, workers=workers)
         return row
 
     jobs = [(method, case) for method in dict.fromkeys(methods) for case in cases]
@@ -224,7 +227,8 @@ def evaluate(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    results = Results(rows, {**_measured_on(command), "workers": workers, **(notes or {})})
+    at_once = max(row.workers for row in rows)  # rows of an earlier run among them
+    results = Results(rows, {**_measured_on(command), "workers": at_once, **(notes or {})})
     _write(out, results)
     write_error_maps(out, results, cases, progress)
     return results
@@ -236,8 +240,9 @@ def write_error_maps(out: Path, results: Results, cases: Sequence[Case], progres
     See `picture.error_picture`; the maps of an earlier run are removed.
     """
     folder = out / "error_maps"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
     by_name = {case.name: case for case in cases}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in results.rows:

@@ -320,7 +320,11 @@ def test_the_members_on_disk_are_asked_where_they_err(tmp_path, cases, program, 
 def test_cases_run_side_by_side(tmp_path, cases, program, asked):
     results = evaluate(["meets"], cases[:2], tmp_path / "out", command=program, workers=2, progress=False)
     assert [(row.case, row.error) for row in results.rows] == [("000", None), ("001", None)]
+    evaluate(["meets"], cases[:2], tmp_path / "out", command=program, workers=1, progress=False)
+    assert len(asked()) == 2  # the rows are kept, and with them what their seconds are worth
     assert json.loads((tmp_path / "out" / "results.json").read_text())["workers"] == 2
+    evaluate(["exact"], cases[:2], tmp_path / "out", command=program, workers=1, progress=False)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["workers"] == 1
 
 
 def test_results_name_no_place_on_this_machine(tmp_path, cases, program):

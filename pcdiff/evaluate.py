@@ -153,7 +153,7 @@ class Results:
                     mean = f"**{kind}**, mean of {result['cases']}"
                     lines.append(f"| {method} | {mean} | {_figures(result['mean'])} | | |")
         for method, result in self.summary().items():
-            for name in ("mean", "median", "worst"):
+            for name in ("mean", "median", "worst") if result["cases"] else ():
                 lines.append(f"| **{method}** | **{name}** of {result['cases']} | {_figures(result[name])} | | |")
         lines.append("")
         for kind in self.kinds:

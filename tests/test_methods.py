@@ -134,6 +134,14 @@ def test_an_untrained_ensemble_is_as_uncertain_as_the_prior(prior, silent, condi
     assert inner_follows > 0.1  # the inner table is the outer minus a thickness
 
 
+def test_four_members_spread_as_the_posterior_everywhere(silent, condition):
+    fine = replace(silent, diffusion=DiffusionConfig(steps=8))
+    x0 = fine.sample(condition, 5, torch.Generator().manual_seed(0)).x0
+    spread = x0[1:].pow(2).mean(0).sqrt()  # in the prior's standard deviations
+    # of two independent draws a tenth of the points would lie below a third, and a tenth above one and a half
+    assert spread.quantile(0.1) > 0.6 and spread.quantile(0.9) < 1.1
+
+
 def test_noise_has_the_prior_s_covariance():
     generator = torch.Generator().manual_seed(0)
     factors = torch.tril(torch.rand(1, 2, 3, 3, generator=generator)) + 0.5 * torch.eye(3)

@@ -33,6 +33,7 @@ from pcdiff.prior.rays import MAP
 from pcdiff.volume import Volume
 
 FORMAT = "pcdiff-denoiser-1"
+SOFT = 0.1  # of the variance
 NEIGHBOURS = 4  # anchors that a ray's normal is interpolated from
 
 
@@ -41,7 +42,8 @@ class DiffusionMethod:
     """The prior and the network trained beside it.
 
     Member 0 of an ensemble starts at the guide's mean and is the likeliest; the others start around it, at draws
-    from the prior's posterior, in pairs of opposite noise, so that their mean does not wander.
+    from the prior's posterior, in pairs of opposite noise, so that their mean does not wander, and two pairs in
+    quadrature, so that four members spread as wide as the posterior everywhere: see `in_quadrature`.
     """
 
     prior: ShapePrior
@@ -95,10 +97,12 @@ class DiffusionMethod:
         """Runs the truncated diffusion for all members at once -> x0 (K, P), normals (K, 3, P)."""
         network = self.network.to(device)
         skull = bind(network, batch(condition, device)).repeated(ensemble)
+        count = ensemble + ensemble % 2
         noise = draw_noise(
-            torch.from_numpy(condition.factors)[None], torch.from_numpy(condition.unit)[None], ensemble, generator
+            torch.from_numpy(condition.factors)[None], torch.from_numpy(condition.unit)[None], count, generator
         )
-        noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(ensemble)]
+        noise = in_quadrature(noise)
+        noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(count)[:ensemble]]
         sigmas = karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
         sampler = SAMPLERS[self.diffusion.sampler]
         start = skull.mean + (self.diffusion.sigma_max * noise).to(device)  # noised data is spread around its mean
@@ -126,6 +130,18 @@ def draw_noise(factors: Tensor, unit: Tensor, count: int, generator: torch.Gener
     outer, thickness = (factors @ rearrange(white.to(factors), "k b wall a -> b wall a k")).unbind(1)  # (B, A, k) each
     both = torch.cat([outer, outer - thickness], 1) / unit[..., None]
     return rearrange(both, "b p k -> (b k) p")
+
+
+def in_quadrature(noise: Tensor) -> Tensor:
+    """(2 k, P) draws of unit variance -> the same, each two in turn scaled so that their squares add up to two.
+
+    Two draws alone say little of where the posterior is wide: by chance both are small at one point and large at
+    another. Like a sine and a cosine of one random phase, these are as large together at every point. Where both
+    vanish the phase is undefined; `SOFT` keeps the fields smooth there.
+    """
+    pairs = rearrange(noise, "(k two) p -> k two p", two=2)
+    size = (pairs**2).mean(1, keepdim=True)
+    return rearrange(pairs * ((1 + SOFT) / (size + SOFT)).sqrt(), "k two p -> (k two) p")
 
 
 def save_network(

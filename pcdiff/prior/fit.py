@@ -113,12 +113,12 @@ def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
     head = head_occupancy(skull)
     occupancy = largest_piece(head.occupancy)
     pose, residual = fit_pose(occupancy, head.affine, prior.mean[0], prior.std[0])
-    observation = observe(prior, occupancy, head.affine, pose, skull)
     if residual > STRANGE:
         raise InputError(
             f"not a head the prior knows: expected a vault within {STRANGE} mm of the mean skull, got a median misfit "
             f"of {residual:.1f} mm; check that this is a head in patient axes"
         )
+    observation = observe(prior, occupancy, head.affine, pose, skull)
     if observation.hole.max(initial=0) == 0:
         raise InputError(
             f"no hole found: expected bone to be absent over at least {SMALLEST_HOLE:g} cm2 of the vault, got none; "

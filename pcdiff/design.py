@@ -10,7 +10,7 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh
 from pcdiff.methods import Method, Proposal
-from pcdiff.reconstruct import reconstruct
+from pcdiff.reconstruct import reconstruct, reconstruct_ensemble
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -52,8 +52,11 @@ def design(
     started = time.perf_counter()
     proposal = method(skull, ensemble, seed, device)
     generated = time.perf_counter()
-    implant = reconstruct(proposal.candidates, skull, backend)
-    members = [reconstruct(c, skull, backend) for c in proposal.candidates] if keep_members else []
+    members: list[Volume] = []
+    if keep_members:
+        implant, members = reconstruct_ensemble(proposal.candidates, skull, backend)
+    else:
+        implant = reconstruct(proposal.candidates, skull, backend)
     if not implant.mask.any():
         raise InputError("no implant: the hole found is thinner than the scan's voxels; is the skull really defective?")
     solid = time.perf_counter()

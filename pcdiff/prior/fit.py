@@ -31,8 +31,8 @@ LOST = 1.2  # mm of wall missing at its outer or inner face, for a ray beside th
 UNUSUAL = 1.2  # mm, more than the misfit of any head that the prior was built from: worth a second look
 STRANGE = 2.0  # mm, median misfit of the pose beyond which a skull is outside what the prior knows
 RINGS = (
-    (0.0, 4.0, 1.5),
-    (4.0, 10.0, 3.0),
+    (0.0, 8.0, 1.5),
+    (8.0, 10.0, 3.0),
     (10.0, 25.0, 6.0),
     (25.0, 60.0, 12.0),
     (60.0, 400.0, 24.0),

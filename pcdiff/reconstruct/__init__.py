@@ -13,7 +13,7 @@ from pcdiff.reconstruct import screened, spectral
 from pcdiff.reconstruct.finish import finish
 from pcdiff.volume import Volume
 
-__all__ = ["BACKENDS", "Indicator", "finish", "indicator", "reconstruct", "region"]
+__all__ = ["BACKENDS", "Indicator", "finish", "indicator", "reconstruct", "reconstruct_ensemble", "region"]
 
 # points, skull, low, high -> (high - low) float32; one contract, see `spectral.solve`.
 BACKENDS: dict[str, Callable[[PointCloud, Volume, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -92,6 +92,19 @@ def reconstruct(points: PointCloud | Sequence[PointCloud], skull: Volume, backen
 
     InputError: as `indicator`.
     """
+    return _solids(points, skull, backend, each=False)[0]
+
+
+def reconstruct_ensemble(
+    candidates: Sequence[PointCloud], skull: Volume, backend: str = "spectral"
+) -> tuple[Volume, list[Volume]]:
+    """The implant, as `reconstruct` makes it, and each candidate as an implant of its own; each is solved for once."""
+    return _solids(candidates, skull, backend, each=True)
+
+
+def _solids(
+    points: PointCloud | Sequence[PointCloud], skull: Volume, backend: str, each: bool
+) -> tuple[Volume, list[Volume]]:
     candidates = [points] if isinstance(points, PointCloud) else list(points)
     if not candidates:
         raise ValueError("reconstruct needs at least one candidate, got none")
@@ -102,8 +115,12 @@ def reconstruct(points: PointCloud | Sequence[PointCloud], skull: Volume, backen
         np.concatenate([c.normals for c in candidates]),
         np.concatenate([c.hole for c in candidates if c.hole is not None]),
     )
-    box = region(joined, skull)
-    values = indicator(candidates[0], skull, backend, box).values
-    for candidate in candidates[1:]:
-        values = values + indicator(candidate, skull, backend, box).values
-    return finish(values / np.float32(len(candidates)), box[0], skull, joined)
+    low, high = region(joined, skull)
+    total = np.zeros(tuple(high - low), np.float32)
+    members = []
+    for candidate in candidates:
+        values = indicator(candidate, skull, backend, (low, high)).values
+        total += values
+        if each:
+            members.append(finish(values, low, skull, candidate))
+    return finish(total / np.float32(len(candidates)), low, skull, joined), members

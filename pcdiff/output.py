@@ -50,21 +50,10 @@ class Settings:
         Raises InputError for an unknown method or backend, or other files.
         """
         from pcdiff.methods import load_method
-        from pcdiff.methods.prior import PriorMethod
-        from pcdiff.prior.model import ShapePrior
         from pcdiff.reconstruct import backend_named
 
         backend_named(self.backend)
-
-        if self.weights is None:
-            return load_method(self.method)
-        files = weights_files(self.method, self.weights)
-        prior = ShapePrior.load(files[-1])
-        if self.method == "prior":
-            return PriorMethod(prior)
-        from pcdiff.methods.diffusion import DiffusionMethod
-
-        return DiffusionMethod.load(files[0], prior)
+        return load_method(self.method, self.weights)
 
     def record(self) -> dict[str, Any]:
         """For `run.json`: version, settings, and the sha256 of each weights file."""

@@ -24,9 +24,11 @@ RECORD = "run.json"
 
 
 def weights_files(method: str, weights: Path | None = None) -> list[Path]:
-    """What a method reads: its own weights (by default those shipped) and, unless it is the prior, a prior.
+    """What a method reads: its own weights (by default those shipped); then, unless it is the prior, a prior and, where
+    there is one, a network of places.
 
-    A prior that lies beside other weights was made with them, and wins over the shipped one.
+    What lies beside other weights was made with them: their prior wins over the shipped one, and no other network of
+    places fits them.
     Raises InputError for an unknown method.
     """
     own = {"prior": "prior.safetensors", "diffusion": "denoiser.safetensors"}
@@ -37,6 +39,7 @@ def weights_files(method: str, weights: Path | None = None) -> list[Path]:
         if method != "prior":
             beside = files[0].with_name("prior.safetensors")
             files.append(beside if beside.is_file() else shipped / "prior.safetensors")
+            files += [path for path in [files[0].with_name("places.safetensors")] if path.is_file()]
     return files
 
 

@@ -37,7 +37,7 @@ from pcdiff.methods.diffusion import DiffusionMethod, bind, draw_noise, save_net
 from pcdiff.metrics import scores
 from pcdiff.nets.anchored import AnchoredDenoiser
 from pcdiff.pairs import VERSION, Pairs, mirrored
-from pcdiff.prior.folds import Population, assign_folds, load_population
+from pcdiff.prior.folds import assign_folds, kept_prior, load_population
 from pcdiff.prior.model import ShapePrior
 
 log = logging.getLogger(__name__)
@@ -200,8 +200,8 @@ def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
     names = [name for name in dict.fromkeys(names) if name not in run.skip]
     people = load_population(run.cache, names, max(run.workers, 1))
     fold = assign_folds(names, config.pairs.folds, run.same)
-    priors = [_kept_prior(run.cache, people, fold != k) for k in range(config.pairs.folds)]
-    prior = _kept_prior(run.cache, people, np.ones(len(names), bool))
+    priors = [kept_prior(run.cache, people, fold != k) for k in range(config.pairs.folds)]
+    prior = kept_prior(run.cache, people, np.ones(len(names), bool))
     held = [case.name.rsplit("/", 1)[-1] for case in find_cases(run.data, run.validation)]
     others = load_population(run.cache, list(dict.fromkeys(held)), max(run.workers, 1), prior)
     plain = config.pairs.model_copy(update={"mix": 0.0, "deform": 0.0, "warp_mm": 0.0, "pool": 64, "seed": 1})
@@ -367,16 +367,6 @@ def _same_recipe(path: Path, config: TrainConfig) -> None:
             raise InputError(f"{path.parent}: expected a folder to write to, got {error.strerror}") from error
     elif path.read_text() != mine:
         raise InputError(f"{path}: the folder holds a run of another recipe; choose another `run.out` or remove it")
-
-
-def _kept_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
-    """A prior of some heads, built once and kept in the cache."""
-    walls = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
-    path = cache / "priors" / f"{_key(*(wall.tobytes() for wall in walls))}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        people.prior(chosen).save(path)
-    return ShapePrior.load(path)
 
 
 def _key(*parts: bytes) -> str:

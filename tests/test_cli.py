@@ -50,7 +50,7 @@ class Stub:
 @pytest.fixture
 def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
     method = Stub(fitted)
-    monkeypatch.setattr("pcdiff.methods.load_method", lambda name: method)
+    monkeypatch.setattr("pcdiff.methods.load_method", lambda name, weights=None: method)
     return method
 
 

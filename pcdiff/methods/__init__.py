@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from pcdiff.errors import InputError
 from pcdiff.points import PointCloud
 from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.model import ShapePrior
+from pcdiff.record import weights_files
 from pcdiff.volume import Volume
 
 
@@ -30,17 +32,21 @@ class Method(Protocol):
     def __call__(self, skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal: ...
 
 
-def load_method(name: str) -> Method:
-    """`prior` or `diffusion`, with the weights that the package ships. Loads torch only where the method needs it."""
+def load_method(name: str, weights: Path | None = None) -> Method:
+    """`prior` or `diffusion`; weights: of your own, None for those shipped. Loads torch only where the method needs it.
+
+    Raises InputError for an unknown method, or other files.
+    """
+    own, *beside = weights_files(name, weights)
     if name == "prior":
         from pcdiff.methods.prior import PriorMethod
 
-        return PriorMethod.shipped()
-    if name == "diffusion":
-        from pcdiff.methods.diffusion import DiffusionMethod
+        return PriorMethod(ShapePrior.load(own))
+    from pcdiff.methods.diffusion import DiffusionMethod
+    from pcdiff.methods.places import PlaceModel
 
-        return DiffusionMethod.shipped()
-    raise InputError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
+    prior, *places = beside
+    return DiffusionMethod.load(own, ShapePrior.load(prior), PlaceModel.load(places[0]) if places else None)
 
 
 METHODS = ("diffusion", "prior")

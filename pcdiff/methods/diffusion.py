@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from pcdiff.diffusion.schedule import karras_sigmas
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 from pcdiff.methods import Proposal
+from pcdiff.methods.places import PlaceModel, solids
 from pcdiff.nets.anchored import AnchoredDenoiser, Denoised, Skull
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.model import ShapePrior
@@ -39,7 +39,7 @@ NEIGHBOURS = 4  # anchors that a ray's normal is interpolated from
 
 @dataclass(frozen=True)
 class DiffusionMethod:
-    """The prior and the network trained beside it.
+    """The prior and the network trained beside it; places: for bone that rays do not describe, None for rays alone.
 
     Member 0 of an ensemble starts at the guide's mean and is the likeliest; the others start around it, at draws
     from the prior's posterior, in pairs of opposite noise, so that their mean does not wander, and two pairs in
@@ -50,15 +50,10 @@ class DiffusionMethod:
     network: AnchoredDenoiser
     diffusion: DiffusionConfig
     digest: str = ""
+    places: PlaceModel | None = None
 
     @classmethod
-    def shipped(cls) -> DiffusionMethod:
-        """With the weights that the package ships."""
-        with resources.as_file(resources.files("pcdiff") / "weights" / "denoiser.safetensors") as path:
-            return cls.load(path, ShapePrior.shipped())
-
-    @classmethod
-    def load(cls, path: Path, prior: ShapePrior) -> DiffusionMethod:
+    def load(cls, path: Path, prior: ShapePrior, places: PlaceModel | None = None) -> DiffusionMethod:
         """Reads what `save_network` wrote. Raises InputError for any other file."""
         try:
             with safe_open(path, "pt") as file:
@@ -75,7 +70,7 @@ class DiffusionMethod:
             diffusion = DiffusionConfig.model_validate(config["diffusion"])
         except (RuntimeError, ValidationError) as error:
             raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
-        return cls(prior, network.eval(), diffusion, sha256(Path(path)))
+        return cls(prior, network.eval(), diffusion, sha256(Path(path)), places)
 
     def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         """See `pcdiff.methods.Method`."""
@@ -87,6 +82,9 @@ class DiffusionMethod:
         shifts = denoised.x0.cpu().double().numpy() * condition.unit
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
         walls = _moved(found, condition, anchors, shifts)
+        verdict = self.places.judge(found, skull, device) if self.places else None
+        if verdict is not None:
+            return Proposal(solids(found, [(outer, thickness) for outer, thickness in walls], verdict), found)
         normals = [_normals(found, anchors, turn) for turn in turned]
         return Proposal(
             [found.slab(outer, thickness, n) for (outer, thickness), n in zip(walls, normals, strict=True)], found

@@ -16,11 +16,6 @@ class PriorMethod:
 
     prior: ShapePrior
 
-    @classmethod
-    def shipped(cls) -> PriorMethod:
-        """With the prior that the package ships."""
-        return cls(ShapePrior.shipped())
-
     def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         """See `pcdiff.methods.Method`."""
         found = fit(self.prior, skull)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from pcdiff.data import head_occupancy
+from pcdiff.data import Head, head_occupancy
 from pcdiff.errors import InputError
 from pcdiff.points import PointCloud
 from pcdiff.prior.model import GROSS_OUTER, GROSS_THICKNESS, SMOOTH, ShapePrior
@@ -110,7 +110,11 @@ def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
 
     Raises InputError when the skull is cut off at the vault, is not a head, or has no hole.
     """
-    head = head_occupancy(skull)
+    return fit_head(prior, head_occupancy(skull), skull)
+
+
+def fit_head(prior: ShapePrior, head: Head, field: Volume) -> PriorFit:
+    """The same for a skull at about 0.9 mm; only the grid of `field` is used: what of the place the scan shows."""
     occupancy = largest_piece(head.occupancy)
     pose, residual = fit_pose(occupancy, head.affine, prior.mean[0], prior.std[0])
     if residual > STRANGE:
@@ -118,7 +122,7 @@ def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
             f"not a head the prior knows: expected a vault within {STRANGE} mm of the mean skull, got a median misfit "
             f"of {residual:.1f} mm; check that this is a head in patient axes"
         )
-    observation = observe(prior, occupancy, head.affine, pose, skull)
+    observation = observe(prior, occupancy, head.affine, pose, field)
     if observation.hole.max(initial=0) == 0:
         raise InputError(
             f"no hole found: expected bone to be absent over at least {SMALLEST_HOLE:g} cm2 of the vault, got none; "

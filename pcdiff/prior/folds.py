@@ -69,3 +69,14 @@ def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]]
     alias = {name: group[0] for group in same for name in group}
     place = {name: number % folds for number, name in enumerate(sorted({alias.get(name, name) for name in names}))}
     return np.array([place[alias.get(name, name)] for name in names])
+
+
+def kept_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
+    """A prior of some heads, (H,) bool, built once and kept in the cache."""
+    walls = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
+    key = hashlib.sha256(b"".join(wall.tobytes() for wall in walls)).hexdigest()[:12]
+    path = Path(cache) / "priors" / f"{key}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        people.prior(chosen).save(path)
+    return ShapePrior.load(path)

@@ -1,0 +1,151 @@
+"""Where rays do not describe the bone, places do: the walls of a completion, overruled by the network of places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from scipy import ndimage
+from scipy.ndimage import map_coordinates
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+from pcdiff.data import head_occupancy
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.nets.places import PlaceNetwork
+from pcdiff.places import CERTAIN, MEAN_SHAPE, Lattice, Places, Rays, logit, look
+from pcdiff.points import PointCloud
+from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.rays import MAP
+from pcdiff.volume import Volume
+
+FORMAT = "pcdiff-places-1"
+BATCH = 16_384  # places judged at a time
+ADD, REMOVE = 0.0, -1.0  # log-odds from which the network overrules the rays; taking away asks for more
+SMALLEST = 40  # places that hang together: fewer are a matter of tenths of a millimetre, which rays know better
+FINER = 2  # of the lattice, for the surface
+SMOOTH = 0.7  # steps of the finer lattice, for the normals
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the places say against the rays: log-odds to add to theirs, (I, J, K), 0 where both agree."""
+
+    lattice: Lattice
+    correction: np.ndarray
+
+
+@dataclass(frozen=True)
+class PlaceModel:
+    """The network of places and the mean head it compares with: MEAN_SHAPE uint8, 255 where every head has bone."""
+
+    network: PlaceNetwork
+    mean: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path) -> PlaceModel:
+        """Reads what `save` wrote. Raises InputError for any other file."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path}: expected weights of format {FORMAT}, got another file")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: expected a network of places, got {error}; train or choose others") from error
+        mean = tensors.pop("mean").numpy()
+        network = PlaceNetwork(tensors["enter.weight"].shape[0])
+        try:
+            network.load_state_dict({name: value.float() for name, value in tensors.items()})
+        except RuntimeError as error:
+            raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
+        if mean.shape != MEAN_SHAPE:
+            raise InputError(f"{path}: expected a mean head of {MEAN_SHAPE}, got {mean.shape}; train anew")
+        return cls(network.eval(), mean)
+
+    def save(self, path: Path, notes: dict[str, str] | None = None) -> None:
+        """Half precision, with the mean head."""
+        tensors = {name: value.to(torch.float16).contiguous() for name, value in self.network.state_dict().items()}
+        tensors["mean"] = torch.from_numpy(self.mean)
+        metadata = {"format": FORMAT, "license": "CC-BY-NC-SA-4.0", **(notes or {})}
+        with written_beside(path) as beside:
+            beside.write_bytes(save(tensors, metadata))
+
+    def judge(self, fit: PriorFit, skull: Volume, device: str = "cpu") -> Verdict | None:
+        """Where bone is missing that the rays do not know of, or is not although they say so; None where nowhere."""
+        places = look(fit, head_occupancy(skull), self.mean)
+        odds = places.logit.copy()
+        odds[tuple(places.index.T)] = self.odds(places, device)
+        add = (places.logit <= 0) & (odds > ADD)
+        remove = (places.logit > 0) & (odds < REMOVE) & (places.bone < 0.5)
+        overruled = _regions(add) | _regions(remove)
+        if not overruled.any():
+            return None
+        return Verdict(places.lattice, np.where(overruled, odds - places.logit, 0).astype(np.float32))
+
+    @torch.inference_mode()
+    def odds(self, places: Places, device: str = "cpu") -> np.ndarray:
+        """(N,) log-odds of missing bone at the places to be judged."""
+        network = self.network.to(device)
+        said: list[Tensor] = []
+        for first in range(0, len(places.index), BATCH):
+            some = slice(first, first + BATCH)
+            features = torch.from_numpy(places.features(some)).to(device).float()
+            rays = torch.from_numpy(places.logit[tuple(places.index[some].T)]).to(device)
+            said.append(network(features, rays).cpu())
+        return torch.cat(said).numpy() if said else np.zeros(0, np.float32)
+
+
+def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdict: Verdict) -> list[PointCloud]:
+    """The surface of what rays and places say together, for each pair of walls: (R,) outer radius and thickness.
+
+    Labelled like `PriorFit.slab`: in a hole's rays, or where the places overruled them, a point is of that hole.
+    """
+    lattice = verdict.lattice.finer(FINER)
+    points = lattice.points
+    radius = np.linalg.norm(points, axis=-1)
+    index = np.argwhere(np.ones(lattice.shape, bool)).T / FINER
+    correction = map_coordinates(verdict.correction, index, order=1).reshape(lattice.shape)
+    clouds = []
+    for outer, thickness in walls:
+        rays = Rays.of(fit, outer, np.maximum(thickness, 1.0))
+        top, bottom, edge = rays.at(points, "outer", "inner", "edge")
+        odds = np.pad(logit(top - radius, radius - bottom, edge) + correction, 1, constant_values=-CERTAIN)
+        vertices = marching_cubes(odds.astype(np.float32), 0.0)[0]
+        slope = np.stack(np.gradient(ndimage.gaussian_filter(odds, SMOOTH)), -1)
+        normals = -np.stack([map_coordinates(slope[..., axis], vertices.T, order=1) for axis in range(3)], -1)
+        normals = normals @ np.linalg.inv(fit.pose.linear)  # normals transform by the inverse transpose
+        place = vertices - 1  # the padding
+        at = lattice.low + lattice.step * place
+        own = map_coordinates(edge, place.T, order=1, mode="nearest") > 0
+        own |= np.abs(map_coordinates(correction, place.T, order=1, mode="nearest")) > 0
+        clouds.append(
+            PointCloud(
+                fit.pose.to_patient(at),
+                normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9),
+                np.where(own, _nearest_hole(fit, at), 0),
+            )
+        )
+    return clouds
+
+
+def _regions(overruled: np.ndarray) -> np.ndarray:
+    """What of (I, J, K) bool hangs together, corners too, in `SMALLEST` places at least."""
+    labels, _ = ndimage.label(overruled, np.ones((3, 3, 3)))
+    large = np.bincount(labels.ravel()) >= SMALLEST
+    large[0] = False
+    return large[labels]
+
+
+def _nearest_hole(fit: PriorFit, points: np.ndarray) -> np.ndarray:
+    """(N,) label of the hole nearest to points (N, 3) model mm along the map."""
+    image = MAP.to_image(fit.hole)
+    nearest = ndimage.distance_transform_edt(image == 0, return_distances=False, return_indices=True)
+    pixels = MAP.to_pixel(points / np.linalg.norm(points, axis=1, keepdims=True)).T
+    return map_coordinates(image[tuple(nearest)], pixels, order=0, mode="nearest")

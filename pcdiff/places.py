@@ -156,11 +156,16 @@ class Places:
         )
 
 
-def lattice_around(fit: PriorFit, shift: np.ndarray | float = 0.0) -> Lattice:
-    """The lattice that holds the missing walls and a margin; shift: (3,) mm."""
+def missing_walls(fit: PriorFit) -> np.ndarray:
+    """(N, 3) model mm: points of the walls that the holes lack, of the outer table and, roughly, of the inner."""
     rays = np.flatnonzero((fit.hole > 0) & np.isfinite(fit.outer))
     walls = MAP.directions[rays] * fit.outer[rays, None]
-    points = np.concatenate([walls, 0.9 * walls])  # the inner table, roughly
+    return np.concatenate([walls, 0.9 * walls])
+
+
+def lattice_around(fit: PriorFit, shift: np.ndarray | float = 0.0) -> Lattice:
+    """The lattice that holds the missing walls and a margin; shift: (3,) mm."""
+    points = missing_walls(fit)
     low = np.floor((points.min(0) - MARGIN) / STEP) * STEP + shift
     i, j, k = np.ceil((points.max(0) + MARGIN - low) / STEP).astype(int).tolist()
     return Lattice(low, (i, j, k))
@@ -230,7 +235,11 @@ def look(
     padded = {name: np.pad(values, PAD).astype(np.float16) for name, values in maps.items()}
     for name, values in (("outer", below), ("inner", above)):
         padded[name] = np.pad(np.clip(values / 4, -2, 2), PAD, mode="edge").astype(np.float16)
-    worth = (bone < 0.5) & ((depth > -NEAR) | (mirrored > MIRRORED) | (usual > USUAL))
+    index = np.round((missing_walls(fit) - lattice.low) / lattice.step).astype(int)
+    wall = np.zeros(lattice.shape, bool)
+    wall[tuple(index[((index >= 0) & (index < lattice.shape)).all(1)].T)] = True
+    close = ndimage.distance_transform_edt(~wall) * lattice.step < MARGIN  # two holes share a lattice as wide as a head
+    worth = (bone < 0.5) & close & ((depth > -NEAR) | (mirrored > MIRRORED) | (usual > USUAL))
     return Places(
         lattice,
         odds.astype(np.float32),

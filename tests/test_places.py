@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 from safetensors.torch import save_file
+from scipy.spatial import cKDTree
 
 from pcdiff.data import HEAD_FORMAT, head_occupancy
 from pcdiff.errors import InputError
@@ -20,6 +21,7 @@ from pcdiff.nets.places import PlaceNetwork
 from pcdiff.places import (
     CERTAIN,
     FEATURES,
+    MARGIN,
     MEAN_LOW,
     MEAN_SHAPE,
     OWN,
@@ -31,6 +33,7 @@ from pcdiff.places import (
     lattice_around,
     logit,
     look,
+    missing_walls,
     occupancy_at,
 )
 from pcdiff.prior.rays import MAP
@@ -106,6 +109,13 @@ def test_the_mean_head_is_read_where_it_lies(fitted, case):
     usual = seen._maps["mean"][PAD:-PAD, PAD:-PAD, PAD:-PAD]
     inside = ((seen.lattice.points - MEAN_LOW) / STEP < np.array(MEAN_SHAPE) - 1).all(-1)
     assert (usual[(height > 60) & inside] == 1).all() and (usual[height < 59] == 0).all()
+
+
+def test_only_what_lies_near_the_hole_is_judged(fitted, case):
+    everywhere = np.full(MEAN_SHAPE, 255, np.uint8)
+    seen = look(fitted, head_occupancy(case[0]), everywhere)
+    distance = cKDTree(missing_walls(fitted)).query(seen.lattice.low + STEP * seen.index)[0]
+    assert MARGIN - STEP < distance.max() < MARGIN + STEP
 
 
 def test_mirrored_places_are_the_mirror_image(places):
@@ -201,7 +211,7 @@ def test_training_learns_what_features_tell(tmp_path, tool):
     network, loss = tool["train"](files, 20, 0)
     with torch.inference_mode():
         said = network(torch.from_numpy(features).float(), torch.zeros(4000)).numpy() > 0
-    assert loss < 0.3 and (said == cut["missing"]).mean() > 0.95
+    assert loss < 0.3 and (said == cut["missing"]).mean() > 0.85  # nothing learned: 0.69
 
 
 def test_a_cut_asks_about_what_is_missing(tmp_path, tool, prior, healthy):

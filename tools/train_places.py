@@ -141,7 +141,7 @@ def train(files: list[Path], passes: int, seed: int) -> tuple[PlaceNetwork, floa
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, steps, pct_start=0.03, div_factor=100)
     for number in range(passes):
         losses = []
-        for some in tqdm(torch.randperm(len(features))[: len(features) // BATCH * BATCH].split(BATCH), leave=False):
+        for some in torch.randperm(len(features))[: len(features) // BATCH * BATCH].split(BATCH):
             said = network(features[some].float(), logit[some])
             loss = functional.binary_cross_entropy_with_logits(said, missing[some].float(), weight[some])
             optimiser.zero_grad()

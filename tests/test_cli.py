@@ -98,7 +98,7 @@ def test_what_a_case_folder_holds(
     record = json.loads((folder / "run.json").read_text())
     assert record["pcdiff"] == __version__ and "Not a medical device" in record["notice"]
     assert record["settings"]["seed"] == 3 and record["settings"]["method"] == "diffusion"
-    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors"}
+    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "places.safetensors"}
     assert Path(record["input"]["path"]) == skull and len(record["input"]["sha256"]) == 64
     assert record["holes"] == 1 and record["pieces_ml"] == [record["implant_ml"]]
     assert record["implant_ml"] == pytest.approx(implant.ml, abs=1e-3)

@@ -183,13 +183,13 @@ def test_rows_are_kept_and_only_what_is_missing_runs(tmp_path, cases, program, a
 
 
 def test_figures_do_not_outlive_their_weights(tmp_path, cases, program, asked):
-    own, prior = tmp_path / "own" / "denoiser.safetensors", tmp_path / "own" / "prior.safetensors"
+    own, prior, places = (tmp_path / "own" / f"{name}.safetensors" for name in ("denoiser", "prior", "places"))
     own.parent.mkdir()
     command = [*program, "--weights", str(own)]
-    for path, content in ((own, b"1"), (own, b"1"), (own, b"2"), (prior, b"1"), (prior, b"2")):
+    for path, content in ((own, b"1"), (own, b"1"), (own, b"2"), (prior, b"1"), (prior, b"2"), (places, b"1")):
         path.write_bytes(content)
         evaluate(["exact"], cases[:1], tmp_path / "out", command=command, progress=False)
-    assert len(asked()) == 4
+    assert len(asked()) == 5
 
 
 def test_kinds_of_cases_are_summed_up_by_themselves(tmp_path, cases, program):

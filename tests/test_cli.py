@@ -253,7 +253,7 @@ def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["suite"], results["ensemble"], results["workers"]) == ("no_hole,jaw", 3, 2)
     shipped = {name: sha256(Path(cli.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]}
-    assert results["weights"]["diffusion"] == shipped and len(shipped) == 2
+    assert results["weights"]["diffusion"] == shipped and len(shipped) == 3
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 

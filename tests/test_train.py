@@ -28,9 +28,9 @@ from pcdiff.config import TrainConfig, load_config
 from pcdiff.data import LoadedCase
 from pcdiff.errors import InputError
 from pcdiff.methods.diffusion import DiffusionMethod
-from pcdiff.prior.folds import Population
+from pcdiff.prior.folds import Population, kept_prior
 from pcdiff.prior.model import ShapePrior
-from pcdiff.train import TrainingStep, _kept_prior, batches, load_pairs, rate_at, train, validate
+from pcdiff.train import TrainingStep, batches, load_pairs, rate_at, train, validate
 from pcdiff.volume import Volume
 
 STEPS = 6
@@ -413,7 +413,7 @@ def test_heads_of_training_and_validation_stay_apart(tmp_path, places):
 def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, places, population):
     other = replace(population, outer=population.outer + 3)
     every = np.ones(len(population.names), bool)
-    first, second = (_kept_prior(tmp_path, people, every) for people in (population, other))
+    first, second = (kept_prior(tmp_path, people, every) for people in (population, other))
     assert not np.array_equal(first.mean, second.mean)
     pairs = load_pairs(tiny(tmp_path / "run", *places))[0]
     stores = [training._stored(tmp_path, replace(pairs, population=people)).store for people in (population, other)]

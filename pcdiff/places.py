@@ -100,14 +100,15 @@ class Rays:
             (edge * PIXEL).astype(np.float32),
         )
 
-    def at(self, points: np.ndarray, *names: str) -> list[np.ndarray]:
-        """Maps, by name, in the directions of points (..., 3)."""
-        radius = np.linalg.norm(points, axis=-1)
-        pixels = MAP.to_pixel(points / np.maximum(radius, 1e-6)[..., None]).reshape(-1, 2).T
-        return [
-            map_coordinates(getattr(self, name), pixels, order=1, mode="nearest").reshape(radius.shape)
-            for name in names
-        ]
+    def at(self, pixels: np.ndarray, *names: str) -> list[np.ndarray]:
+        """(...) values of maps, by name, at pixels (2, ...)."""
+        return [map_coordinates(getattr(self, name), pixels, order=1, mode="nearest") for name in names]
+
+
+def along_rays(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (..., 3) model mm -> (2, ...) pixels of the map and (...) mm from the centre."""
+    radius = np.linalg.norm(points, axis=-1)
+    return np.moveaxis(MAP.to_pixel(points / np.maximum(radius, 1e-6)[..., None]), -1, 0), radius
 
 
 def logit(below_outer: np.ndarray, above_inner: np.ndarray, edge: np.ndarray) -> np.ndarray:
@@ -196,9 +197,9 @@ def look(
     usual = map_coordinates(mean, ((places - MEAN_LOW) / STEP).reshape(-1, 3).T, order=1, output=np.float32)
     usual = usual.reshape(lattice.shape) / 255
 
-    radius = np.linalg.norm(here, axis=-1)
+    pixels, radius = along_rays(here)
     outer, inner, outer_std, thickness_std, edge = Rays.of(fit).at(
-        here, "outer", "inner", "outer_std", "thickness_std", "edge"
+        pixels, "outer", "inner", "outer_std", "thickness_std", "edge"
     )
     below, above = np.clip(outer - radius, -10, 10), np.clip(radius - inner, -10, 10)
     edge = np.clip(edge, -16, 16)

@@ -30,6 +30,7 @@ from pcdiff.places import (
     Lattice,
     Rays,
     X,
+    along_rays,
     lattice_around,
     logit,
     look,
@@ -73,8 +74,8 @@ def test_rays_say_bone_between_their_walls_and_nowhere_else(fitted):
     middle = fitted.outer[ray] - fitted.thickness[ray] / 2
     beyond = 2 + fitted.thickness[ray]
     points = MAP.directions[ray] * np.array([[middle], [middle + beyond], [middle - beyond]])
-    outer, inner, edge = Rays.of(fitted).at(points, "outer", "inner", "edge")
-    radius = np.linalg.norm(points, axis=1)
+    pixels, radius = along_rays(points)
+    outer, inner, edge = Rays.of(fitted).at(pixels, "outer", "inner", "edge")
     odds = logit(outer - radius, radius - inner, edge)
     assert odds[0] > 2 and (odds[1:] < -2).all() and np.abs(odds).max() <= CERTAIN
     assert edge[0] == pytest.approx(fitted.observation.depth[ray], abs=1.5)

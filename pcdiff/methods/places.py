@@ -19,7 +19,7 @@ from pcdiff.data import head_occupancy
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.nets.places import PlaceNetwork
-from pcdiff.places import CERTAIN, MEAN_SHAPE, Lattice, Places, Rays, logit, look
+from pcdiff.places import CERTAIN, MEAN_SHAPE, Lattice, Places, Rays, along_rays, logit, look
 from pcdiff.points import PointCloud
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.rays import MAP
@@ -108,14 +108,13 @@ def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdic
     Labelled like `PriorFit.slab`: in a hole's rays, or where the places overruled them, a point is of that hole.
     """
     lattice = verdict.lattice.finer(FINER)
-    points = lattice.points
-    radius = np.linalg.norm(points, axis=-1)
+    pixels, radius = along_rays(lattice.points)
     index = np.argwhere(np.ones(lattice.shape, bool)).T / FINER
     correction = map_coordinates(verdict.correction, index, order=1).reshape(lattice.shape)
     clouds = []
     for outer, thickness in walls:
         rays = Rays.of(fit, outer, np.maximum(thickness, 1.0))
-        top, bottom, edge = rays.at(points, "outer", "inner", "edge")
+        top, bottom, edge = rays.at(pixels, "outer", "inner", "edge")
         odds = np.pad(logit(top - radius, radius - bottom, edge) + correction, 1, constant_values=-CERTAIN)
         vertices = marching_cubes(odds.astype(np.float32), 0.0)[0]
         slope = np.stack(np.gradient(ndimage.gaussian_filter(odds, SMOOTH)), -1)

@@ -6,7 +6,7 @@ place of a lattice in model space is judged by the bone around it, the mirrored 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -80,29 +80,32 @@ class Rays:
     edge: np.ndarray
 
     @classmethod
-    def of(cls, fit: PriorFit, outer: np.ndarray | None = None, thickness: np.ndarray | None = None) -> Rays:
-        """outer, thickness: (R,) model mm; by default the prior's own."""
-        outer = fit.outer if outer is None else outer
-        thickness = fit.thickness if thickness is None else thickness
-
-        def image(values: np.ndarray) -> np.ndarray:
-            known = np.full(len(values), np.nan)
-            known[fit.targets] = values[fit.targets]
-            return MAP.filled(known).astype(np.float32)
-
+    def of(cls, fit: PriorFit) -> Rays:
+        """By the prior's own walls."""
         hole = MAP.to_image(fit.hole > 0, False)
         edge = ndimage.distance_transform_edt(hole) - ndimage.distance_transform_edt(~hole)
         return cls(
-            image(outer),
-            image(outer - thickness),
-            image(fit.std[0]),
-            image(fit.std[1]),
+            _filled(fit, fit.outer),
+            _filled(fit, fit.outer - fit.thickness),
+            _filled(fit, fit.std[0]),
+            _filled(fit, fit.std[1]),
             (edge * PIXEL).astype(np.float32),
         )
+
+    def moved(self, fit: PriorFit, outer: np.ndarray, thickness: np.ndarray) -> Rays:
+        """The same with other walls: (R,) model mm."""
+        return replace(self, outer=_filled(fit, outer), inner=_filled(fit, outer - thickness))
 
     def at(self, pixels: np.ndarray, *names: str) -> list[np.ndarray]:
         """(...) values of maps, by name, at pixels (2, ...)."""
         return [map_coordinates(getattr(self, name), pixels, order=1, mode="nearest") for name in names]
+
+
+def _filled(fit: PriorFit, values: np.ndarray) -> np.ndarray:
+    """(R,) -> (SIZE, SIZE) float32: the values over holes and band, the nearest of them elsewhere."""
+    known = np.full(len(values), np.nan)
+    known[fit.targets] = values[fit.targets]
+    return MAP.filled(known).astype(np.float32)
 
 
 def along_rays(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -133,13 +133,13 @@ def test_mirrored_places_are_the_mirror_image(places):
 
 
 def test_a_silent_network_overrules_no_ray(fitted, case):
-    assert PlaceModel(PlaceNetwork(16).eval(), NO_HEAD).judge(fitted, case[0]) is None
+    assert PlaceModel(PlaceNetwork(16).eval(), NO_HEAD).judge(fitted, head_occupancy(case[0])) is None
 
 
 def test_a_network_that_knows_better_is_heard_but_not_where_bone_stands(fitted, case, places):
     network = PlaceNetwork(16).eval()
     torch.nn.init.constant_(network.leave.bias, 10.0)
-    verdict = PlaceModel(network, NO_HEAD).judge(fitted, case[0])
+    verdict = PlaceModel(network, NO_HEAD).judge(fitted, head_occupancy(case[0]))
     assert verdict is not None
     overruled = np.argwhere(verdict.correction != 0)
     judged = {tuple(index) for index in places.index.tolist()}

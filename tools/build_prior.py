@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pcdiff.prior.folds import load_population
+from pcdiff.prior.folds import cached_heads, load_population
 
 
 def main() -> None:
@@ -19,9 +19,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
-    first, last = args.cases.split("-")
-    names = [path.stem for path in sorted((args.cache / "heads").glob("*.safetensors"))]
-    names = [name for name in names if first <= name <= last and name not in args.skip]
+    names = cached_heads(args.cache, args.cases, args.skip)
     population = load_population(args.cache, names, args.workers)
     prior = population.prior([True] * len(names))
     prior.save(args.out)

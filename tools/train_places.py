@@ -32,7 +32,7 @@ from pcdiff.methods.places import PlaceModel
 from pcdiff.nets.places import PlaceNetwork
 from pcdiff.places import MEAN_LOW, MEAN_SHAPE, Lattice, lattice_around, look, occupancy_at
 from pcdiff.prior.fit import fit_head
-from pcdiff.prior.folds import assign_folds, kept_prior, load_population
+from pcdiff.prior.folds import assign_folds, cached_heads, kept_prior, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
 from pcdiff.volume import Volume
@@ -166,9 +166,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
-    first, last = args.cases.split("-")
-    names = [path.stem for path in sorted((args.cache / "heads").glob("*.safetensors"))]
-    names = [name for name in names if first <= name <= last and name not in args.skip]
+    names = cached_heads(args.cache, args.cases, args.skip)
     people = load_population(args.cache, names, args.workers)
     fold = assign_folds(names, args.folds, [group.split(",") for group in args.same])
     priors = [kept_prior(args.cache, people, fold != k) for k in range(args.folds)]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pcdiff.condition import ANCHORS, Condition, choose_rays, make_condition, make_frame, wall_normals
 from pcdiff.config import DiffusionConfig, NetworkConfig
+from pcdiff.data import head_occupancy
 from pcdiff.diffusion.samplers import SAMPLERS
 from pcdiff.diffusion.schedule import karras_sigmas
 from pcdiff.errors import InputError
@@ -27,7 +28,7 @@ from pcdiff.files import sha256, written_beside
 from pcdiff.methods import Proposal
 from pcdiff.methods.places import PlaceModel, solids
 from pcdiff.nets.anchored import AnchoredDenoiser, Denoised, Skull
-from pcdiff.prior.fit import PriorFit, fit
+from pcdiff.prior.fit import PriorFit, fit_head
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.rays import MAP
 from pcdiff.volume import Volume
@@ -74,7 +75,8 @@ class DiffusionMethod:
 
     def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         """See `pcdiff.methods.Method`."""
-        found = fit(self.prior, skull)
+        head = head_occupancy(skull)
+        found = fit_head(self.prior, head, skull)
         anchors, bone = choose_rays(found.observation)
         condition = make_condition(found, anchors, bone)
         generator = torch.Generator().manual_seed(seed)
@@ -82,7 +84,7 @@ class DiffusionMethod:
         shifts = denoised.x0.cpu().double().numpy() * condition.unit
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
         walls = _moved(found, condition, anchors, shifts)
-        verdict = self.places.judge(found, skull, device) if self.places else None
+        verdict = self.places.judge(found, head, device) if self.places else None
         if verdict is not None:
             return Proposal(solids(found, [(outer, thickness) for outer, thickness in walls], verdict), found)
         normals = [_normals(found, anchors, turn) for turn in turned]

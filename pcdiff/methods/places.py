@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from pcdiff.data import head_occupancy
+from pcdiff.data import Head
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.nets.places import PlaceNetwork
@@ -23,7 +23,6 @@ from pcdiff.places import CERTAIN, MEAN_SHAPE, Lattice, Places, Rays, along_rays
 from pcdiff.points import PointCloud
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.rays import MAP
-from pcdiff.volume import Volume
 
 FORMAT = "pcdiff-places-1"
 BATCH = 16_384  # places judged at a time
@@ -77,9 +76,9 @@ class PlaceModel:
         with written_beside(path) as beside:
             beside.write_bytes(save(tensors, metadata))
 
-    def judge(self, fit: PriorFit, skull: Volume, device: str = "cpu") -> Verdict | None:
+    def judge(self, fit: PriorFit, head: Head, device: str = "cpu") -> Verdict | None:
         """Where bone is missing that the rays do not know of, or is not although they say so; None where nowhere."""
-        places = look(fit, head_occupancy(skull), self.mean)
+        places = look(fit, head, self.mean)
         odds = places.logit.copy()
         odds[tuple(places.index.T)] = self.odds(places, device)
         add = (places.logit <= 0) & (odds > ADD)
@@ -111,10 +110,13 @@ def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdic
     pixels, radius = along_rays(lattice.points)
     index = np.argwhere(np.ones(lattice.shape, bool)).T / FINER
     correction = map_coordinates(verdict.correction, index, order=1).reshape(lattice.shape)
+    rays = Rays.of(fit)
+    (edge,) = rays.at(pixels, "edge")
+    hole = MAP.to_image(fit.hole)
+    hole = hole[tuple(ndimage.distance_transform_edt(hole == 0, return_distances=False, return_indices=True))]
     clouds = []
     for outer, thickness in walls:
-        rays = Rays.of(fit, outer, np.maximum(thickness, 1.0))
-        top, bottom, edge = rays.at(pixels, "outer", "inner", "edge")
+        top, bottom = rays.moved(fit, outer, np.maximum(thickness, 1.0)).at(pixels, "outer", "inner")
         odds = np.pad(logit(top - radius, radius - bottom, edge) + correction, 1, constant_values=-CERTAIN)
         vertices = marching_cubes(odds.astype(np.float32), 0.0)[0]
         slope = np.stack(np.gradient(ndimage.gaussian_filter(odds, SMOOTH)), -1)
@@ -128,7 +130,7 @@ def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdic
             PointCloud(
                 fit.pose.to_patient(at),
                 normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9),
-                np.where(own, _nearest_hole(fit, at), 0),
+                np.where(own, map_coordinates(hole, along_rays(at)[0], order=0, mode="nearest"), 0),
             )
         )
     return clouds
@@ -140,11 +142,3 @@ def _regions(overruled: np.ndarray) -> np.ndarray:
     large = np.bincount(labels.ravel()) >= SMALLEST
     large[0] = False
     return large[labels]
-
-
-def _nearest_hole(fit: PriorFit, points: np.ndarray) -> np.ndarray:
-    """(N,) label of the hole nearest to points (N, 3) model mm along the map."""
-    image = MAP.to_image(fit.hole)
-    nearest = ndimage.distance_transform_edt(image == 0, return_distances=False, return_indices=True)
-    pixels = MAP.to_pixel(points / np.linalg.norm(points, axis=1, keepdims=True)).T
-    return map_coordinates(image[tuple(nearest)], pixels, order=0, mode="nearest")

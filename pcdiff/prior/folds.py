@@ -64,6 +64,13 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
     return Population(tuple(names), **load_file(kept))
 
 
+def cached_heads(cache: Path, cases: str, skip: Sequence[str] = ()) -> list[str]:
+    """Names of the heads in a cache within a range, first and last as in 000-059, but for those to be left out."""
+    first, last = cases.split("-")
+    names = [path.stem for path in sorted((Path(cache) / "heads").glob("*.safetensors"))]
+    return [name for name in names if first <= name <= last and name not in skip]
+
+
 def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]] = ()) -> np.ndarray:
     """(H,) int: the fold of each head, by turns in order of name; `same` lists names of one head, kept together."""
     alias = {name: group[0] for group in same for name in group}

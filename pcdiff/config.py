@@ -97,6 +97,32 @@ class OptimiserConfig(_Strict):
     precision: str = Field(default="no", pattern="^(no|bf16)$")
 
 
+class PaperNetworkConfig(_Strict):
+    """The noise network of Friedrich et al. (2023); defaults are the paper's."""
+
+    width: float = Field(default=1.0, gt=0, description="multiplies all channels; a multiple of 1 / 4")
+    skull_points: int = Field(default=27_648, gt=0)
+    implant_points: int = Field(default=3_072, gt=0)
+    centres: tuple[int, int, int, int] = Field(default=(10_240, 2_560, 640, 160), description="of each stage")
+    radii: tuple[float, float, float, float] = Field(default=(0.1, 0.2, 0.4, 0.8), description="network units")
+    neighbours: int = Field(default=128, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @property
+    def points(self) -> int:
+        """Of skull and implant together."""
+        return self.skull_points + self.implant_points
+
+    @model_validator(mode="after")
+    def _shrinks(self) -> Self:
+        sizes = (self.points, *self.centres)
+        if any(not 3 <= fewer < more for more, fewer in zip(sizes, sizes[1:], strict=False)):
+            raise ValueError(f"each stage must have fewer centres than points, 3 at least, got {sizes}")
+        if self.width * 4 != round(self.width * 4):
+            raise ValueError(f"width must be a multiple of 0.25, got {self.width}")
+        return self
+
+
 class RunConfig(_Strict):
     """Where a training run reads and writes, and how often."""
 

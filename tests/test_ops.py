@@ -14,7 +14,7 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from pcdiff import ops
-from pcdiff.ops import neighbours, plain
+from pcdiff.ops import neighbours, plain, tree
 
 SIZES = [(1, 1, 3, 3), (2, 5, 17, 4), (3, 2, 64, 8)]  # (B, C, N, r)
 
@@ -154,9 +154,9 @@ def test_ball_query_leaves_out_the_sphere_itself() -> None:
 
 def test_searches_do_not_depend_on_the_chunk(monkeypatch: MonkeyPatch) -> None:
     query, points = rand(2, 23, 3), rand(2, 31, 3, seed=1)
-    whole = *ops.knn(query, points, 3), ops.ball_query(query, points, 0.3, 5)
+    whole = *plain.knn(query, points, 3), plain.ball_query(query, points, 0.3, 5)
     monkeypatch.setattr(plain, "PAIRS_AT_ONCE", 200)
-    parts = *ops.knn(query, points, 3), ops.ball_query(query, points, 0.3, 5)
+    parts = *plain.knn(query, points, 3), plain.ball_query(query, points, 0.3, 5)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
@@ -258,7 +258,7 @@ def test_gradients() -> None:
     assert check(lambda f: ops.gather(f, index), features)
 
 
-# --- the fast twin --------------------------------------------------------------------------------------------------
+# --- the fast twins -------------------------------------------------------------------------------------------------
 
 
 def assert_twins_agree(fast: ModuleType, m: int, n: int, k: int, device: str = "cpu") -> None:
@@ -278,6 +278,21 @@ def assert_twins_agree(fast: ModuleType, m: int, n: int, k: int, device: str = "
 
 
 TWIN_SIZES = [(1, 5, 1), (40, 70, 8), (200, 300, 32)]
+
+
+@pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
+def test_trees_agree_with_plain(m: int, n: int, k: int) -> None:
+    assert_twins_agree(tree, m, n, k)
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 50])
+def test_trees_choose_the_same_furthest_points_with_ties_and_copies(candidates: int, monkeypatch: MonkeyPatch) -> None:
+    """On a lattice nearly all distances are equal; the second half of the cloud repeats points of the first."""
+    monkeypatch.setattr(tree, "CANDIDATES", candidates)
+    monkeypatch.setattr(tree, "BRUTE", 0.05)  # the search by the tree too, in so small a cloud
+    lattice = torch.cartesian_prod(*[torch.arange(5.0)] * 3)
+    points = torch.stack([torch.cat([lattice, lattice.flip(0)]), torch.cat([rand(125, 3), rand(125, 3)])])
+    assert torch.equal(tree.furthest_point_sample(points, 200), plain.furthest_point_sample(points, 200))
 
 
 @pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Geometry:
             Neighbourhoods.within(fine.points, coarse.points, radius, config.neighbours)
             for coarse, fine, radius in zip(clouds, clouds[1:], config.radii, strict=False)
         ]
-        nearest = [Nearest.of(fine.points, coarse.points) for fine, coarse in zip(clouds, clouds[1:], strict=False)]
+        nearest = [Nearest.of(fine.points, coarse.points) for fine, coarse in itertools.pairwise(clouds)]
         return cls(clouds, around, nearest)
 
 

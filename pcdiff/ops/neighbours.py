@@ -1,4 +1,4 @@
-"""Neighbour searches by their public names: k-d trees on the CPU; on CUDA pytorch3d where it is installed, else plain."""
+"""Neighbour searches by their public names: k-d trees on the CPU; on CUDA pytorch3d, or plain torch without it."""
 
 from __future__ import annotations
 

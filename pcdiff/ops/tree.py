@@ -1,4 +1,4 @@
-"""The neighbour searches of `pcdiff.ops.plain` for the CPU, on k-d trees: the same results in a small part of the time."""
+"""The neighbour searches of `pcdiff.ops.plain` for the CPU, on k-d trees: the same results in a part of the time."""
 
 from __future__ import annotations
 

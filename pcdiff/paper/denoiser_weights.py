@@ -1,10 +1,15 @@
-"""The explicit weight map of the noise network: the original's names beside ours, in one order."""
+"""Weights of the noise network: the original's names and ours, one map for both directions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from pcdiff.nets.paper import ATTENTION, DOWN, UP
+import torch
+from torch import Tensor
+
+from pcdiff.config import PaperNetworkConfig
+from pcdiff.errors import InputError
+from pcdiff.nets.paper import ATTENTION, DOWN, UP, PaperDenoiser
 
 Pair = tuple[str, str]  # (theirs, ours)
 
@@ -27,6 +32,46 @@ def denoiser_names() -> dict[str, str]:
     pairs += _point_layers("classifier.0.layers", "head", 1)
     pairs += [*_affine("classifier.2", "out"), *_affine("embedf.0", "time_1"), *_affine("embedf.2", "time_2")]
     return {f"model.{theirs}": ours for theirs, ours in pairs}
+
+
+def denoiser_state_from(foreign: Mapping[str, Tensor], config: PaperNetworkConfig) -> dict[str, Tensor]:
+    """The original's tensors by our names and in our shapes. Raises InputError that names what does not fit."""
+    if not any(name.startswith("model.") for name in foreign):  # the network without its wrapper
+        foreign = {f"model.{name}": value for name, value in foreign.items()}
+    names = denoiser_names()
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in PaperDenoiser(config).state_dict().items()}
+    if missing := sorted(names.keys() - foreign.keys()):
+        raise InputError(f"expected the paper's noise network, got one without {_some(missing)}")
+    if unexpected := sorted(foreign.keys() - names.keys()):
+        raise InputError(f"expected the paper's noise network, got one with an unknown {_some(unexpected)}")
+    state = {}
+    for theirs, ours in names.items():
+        value, shape = foreign[theirs], shapes[ours]
+        if tuple(value.shape) != tuple(_as_convolution(theirs, torch.empty(shape, device="meta")).shape):
+            raise InputError(f"{theirs}: expected the values of {tuple(shape)}, got shape {tuple(value.shape)}")
+        state[ours] = value.float().reshape(shape)
+    return state
+
+
+def denoiser_state_to(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our `state_dict` by the original's names and in its shapes; undoes `denoiser_state_from`."""
+    return {theirs: _as_convolution(theirs, state[ours]) for theirs, ours in denoiser_names().items()}
+
+
+def _as_convolution(theirs: str, value: Tensor) -> Tensor:
+    """A matrix in the shape that the original keeps it in: its products over points are convolutions of size 1."""
+    if value.ndim != 2 or "embedf" in theirs or ".fc." in theirs:
+        return value
+    if ".mlps." in theirs:
+        return value[:, :, None, None]
+    if ".voxel_layers.6." in theirs:
+        return value[:, :, None, None, None]
+    return value[:, :, None]
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _affine(theirs: str, ours: str) -> Iterator[Pair]:

@@ -202,7 +202,9 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         raise InputError(f"{path}: expected a YAML recipe with sections, got a {type(values).__name__}")
     for name, value in (overrides or {}).items():
         _override(values, name, value)
-    return _validated(PaperTrainConfig if "method" in values else TrainConfig, values, str(path))
+    if "method" in values:
+        return _validated(PaperTrainConfig, values, str(path))
+    return _validated(TrainConfig, values, str(path))
 
 
 def parse_paper_config(changes: dict[str, Any]) -> PaperConfig:

@@ -28,7 +28,7 @@ class State:
     """What a run goes on from: everything else is a function of the config and the step."""
 
     model: nn.Module
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     ema: Ema | None = None
     step: int = 0
     best: float = math.inf

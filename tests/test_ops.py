@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -333,7 +335,28 @@ def test_the_adapter_mends_what_pytorch3d_does_differently(m: int, n: int, k: in
     assert_twins_agree(adapter, m, n, k)
 
 
-def test_without_pytorch3d_cuda_tensors_take_plain_torch(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pytorch3d", None)  # importing it now fails
-    monkeypatch.delitem(sys.modules, "pcdiff.ops.fast", raising=False)
+def test_kernels_agree_with_plain() -> None:
+    """On a GPU where there is one; else by Triton's interpreter, which shows the logic and not the compiler."""
+    pytest.importorskip("triton")
+    on_gpu = torch.cuda.is_available()
+    code = f"""
+from test_ops import TWIN_SIZES, assert_twins_agree, plain, rand, torch
+from pcdiff.ops import kernels
+device = {"cuda" if on_gpu else "cpu"!r}
+for m, n, k in TWIN_SIZES:
+    assert_twins_agree(kernels, m, n, k, device)
+    query, points = rand(2, m, 3).to(device), rand(2, n, 3, seed=1).to(device)
+    assert torch.equal(kernels.knn(query, points, 3)[1], plain.knn(query, points, 3)[1])
+"""
+    environment = os.environ | ({} if on_gpu else {"TRITON_INTERPRET": "1"})  # read when triton is imported
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_without_pytorch3d_and_triton_cuda_tensors_take_plain_torch(monkeypatch: MonkeyPatch) -> None:
+    for package, twin in (("pytorch3d", "fast"), ("triton", "kernels")):
+        monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
+        monkeypatch.delitem(sys.modules, f"pcdiff.ops.{twin}", raising=False)
     assert neighbours._on_cuda.__wrapped__() is plain

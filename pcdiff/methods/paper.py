@@ -61,7 +61,7 @@ class PaperMethod:
                 frame = PaperFrame.of(seen, skull.affine, config.faithful)
                 points = torch.from_numpy(frame.to_network(seen)).float()[None].to(device)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + member)
-                found = sample_points(network, points, config, generator, lambda *_: bar.update() and None)
+                found = sample_points(network, points, config, generator, lambda *_: bar.update())
                 mm = frame.to_mm(found[0].cpu().double().numpy())
                 candidates.append(PointCloud(mm, np.zeros_like(mm)))
         return PaperProposal(candidates, None, self.model, device)

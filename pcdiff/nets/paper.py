@@ -60,7 +60,7 @@ class SetAbstraction(nn.Module):
         """features (B, N, C) of the cloud -> (B, M, C') of the centres."""
         for conv in self.convs:
             features = conv(features, cloud)
-        first = self.point.linears[0]
+        first = self.point.first
         place, said = first.weight[:, :3], first.weight[:, 3:]
         # the first product, of [neighbour - centre, features], made of each point once and not of each pair
         of_points = cloud.points @ place.T + functional.linear(features, said, first.bias)
@@ -84,7 +84,7 @@ class FeaturePropagation(nn.Module):
 
     def forward(self, features: Tensor, skipped: Tensor | None, cloud: Cloud, nearest: Nearest) -> Tensor:
         """features (B, M, C) of the centres, skipped (B, N, S) of the points -> (B, N, C')."""
-        first = self.point.linears[0]
+        first = self.point.first
         x = rows_mixed(functional.linear(features, first.weight[:, : self.coarse]), nearest.index, nearest.weight)
         if skipped is not None:
             x = x + functional.linear(skipped, first.weight[:, self.coarse :])
@@ -130,7 +130,7 @@ class PaperDenoiser(nn.Module):
             channels = own
         self.head = PointLayers(channels, scaled(128))
         self.head_dropout = nn.Dropout(0.5)
-        self.out = nn.Linear(*scaled(128), 3)
+        self.out = nn.Linear(scaled(128)[0], 3)
         self.time_1, self.time_2 = nn.Linear(TIME, TIME), nn.Linear(TIME, TIME)
         half = TIME // 2
         steps = torch.arange(half, dtype=torch.float64)

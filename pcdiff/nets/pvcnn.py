@@ -150,9 +150,16 @@ class PointLayers(nn.Module):
             self.norms.append(Norm(width))
             channels = width
 
+    @property
+    def first(self) -> nn.Linear:
+        """The first product."""
+        layer = self.linears[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.after_first(self.linears[0](x))
+        return self.after_first(self.first(x))
 
     def after_first(self, x: Tensor, count: Tensor | None = None) -> Tensor:
         """All but the first product, which callers may have made of fewer rows: products and weighted sums commute."""

@@ -1,8 +1,9 @@
-"""Neighbour searches by their public names: k-d trees on the CPU; on CUDA pytorch3d, or plain torch without it."""
+"""Neighbour searches by their public names: k-d trees on the CPU; on CUDA pytorch3d, else Triton, else plain torch."""
 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 from torch import Tensor
@@ -13,11 +14,12 @@ from pcdiff.ops import plain, tree
 @cache
 def _on_cuda() -> ModuleType:
     """The twin for CUDA tensors, looked up at the first one: importing pytorch3d takes seconds."""
-    try:
-        from pcdiff.ops import fast
-    except ImportError:  # absent, or built for another torch
-        return plain
-    return fast
+    for name in ("fast", "kernels"):
+        try:
+            return import_module(f"pcdiff.ops.{name}")
+        except ImportError:  # absent, or built for another torch
+            continue
+    return plain
 
 
 def _twin(points: Tensor) -> ModuleType:

@@ -48,7 +48,7 @@ def keep_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool 
             rng = np.random.default_rng([pool, *case.name.encode()])
             skull = sample_surface(outer_mesh(loaded.defective_skull), pool, rng)
             implant = sample_surface(outer_mesh(loaded.implant), pool, rng)
-            tensors = {
+            tensors: dict[str, np.ndarray] = {
                 "skull": skull.points.astype(np.float32),
                 "implant": implant.points.astype(np.float32),
                 "normals": implant.normals.astype(np.float32),

@@ -68,7 +68,7 @@ class Samples(Dataset):
     def __init__(self, paths: list[Path], config: PaperTrainConfig) -> None:
         self.paths, self.config = paths, config
 
-    def __getitem__(self, place: int) -> tuple[np.ndarray, ...]:
+    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray, np.integer]:
         epoch, number = divmod(place, len(self.paths))
         order = np.random.default_rng([self.config.run.seed, epoch]).permutation(len(self.paths))
         surfaces = load_surfaces(self.paths[order[number]])

@@ -1,7 +1,7 @@
 """From implant points to oriented surface points: the point-to-volume network of Friedrich et al. (MICCAI 2023).
 
-It is the learned part of Shape As Points (Peng et al., NeurIPS 2021): a PointNet with local pooling, a 3D U-Net over its
-cells, and two decoders that read the grid at the points. `pcdiff.reconstruct.dpsr` makes the solid.
+It is the learned part of Shape As Points (Peng et al., NeurIPS 2021): a PointNet with local pooling, a 3D U-Net over
+its cells, and two decoders that read the grid at the points. `pcdiff.reconstruct.dpsr` makes the solid.
 
 Positions are in network units: the unit cube, one unit = 512 voxels.
 """
@@ -9,6 +9,7 @@ Positions are in network units: the unit cube, one unit = 512 voxels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -148,11 +149,9 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
         first = ConvPair(width, width, width)
-        downs = [ConvPair(a, max(b // 2, a), b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        downs = [ConvPair(a, max(b // 2, a), b) for a, b in pairwise(widths)]
         self.down = nn.ModuleList([first, *downs])
-        self.up = nn.ModuleList(
-            ConvPair(a + b, a, a) for a, b in reversed(list(zip(widths[:-1], widths[1:], strict=True)))
-        )
+        self.up = nn.ModuleList(ConvPair(a + b, a, a) for b, a in pairwise(reversed(widths)))
         self.leave = nn.Conv3d(width, width, 1)
 
     def forward(self, grid: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ MEDIAN_OF_27 = 14
 
 
 def within_reach(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
-    """Mask of the given shape: the ball around the mean of points (N, 3), in voxels, that reaches 1.1 times their extent."""
+    """Mask of the given shape: the ball around the mean of points (N, 3), in voxels, and 1.1 times their reach."""
     centre, reach = ball(points)
     axes = np.ogrid[tuple(slice(n) for n in shape)]
     square = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
@@ -33,7 +33,7 @@ def ball(points: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def smoothed(mask: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Opening, `keep`, median, closing, each in 3^3 voxels, and voids filled. The mask must not touch its array's border."""
+    """Opening, `keep`, median and closing in 3^3 voxels, voids filled. The mask must not touch its array's border."""
     mask = keep(_dilated(_eroded(mask)))
     mask = _window(mask.view(np.uint8), np.add) >= MEDIAN_OF_27
     return filled(_eroded(_dilated(mask)))
@@ -52,7 +52,8 @@ def filled(mask: np.ndarray) -> np.ndarray:
 
 def largest(mask: np.ndarray) -> np.ndarray:
     """The largest face-connected piece."""
-    return one_piece_per_hole(mask, np.ones(mask.shape, np.int16))
+    pieces, count = ndimage.label(mask)
+    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count else mask
 
 
 def holes_of(points: np.ndarray) -> np.ndarray:
@@ -73,11 +74,12 @@ def holes_of(points: np.ndarray) -> np.ndarray:
 
 def piece_per_hole(mask: np.ndarray, points: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """For each hole the largest piece of the voxels that are nearest to its points; points (N, 3) in voxels."""
-    owner = np.ones(mask.shape, np.int16)
-    if hole.max() > 1:
-        where = np.nonzero(mask)
-        _, nearest = cKDTree(points[hole > 0]).query(np.stack(where, axis=1))
-        owner[where] = hole[hole > 0][nearest]
+    if hole.max() == 1:
+        return largest(mask)
+    owner = np.zeros(mask.shape, np.int16)
+    where = np.nonzero(mask)
+    _, nearest = cKDTree(points[hole > 0]).query(np.stack(where, axis=1))
+    owner[where] = hole[hole > 0][nearest]
     return one_piece_per_hole(mask, owner)
 
 

@@ -46,9 +46,10 @@ def lattice_over(
 ) -> Lattice:
     """The lattice for a skull and points (N, 3) mm on it; both have the same middle.
 
-    Its voxels are cubes of `spacing_mm` along the scan's axes (the nearest perpendicular ones of a tilted gantry); where
-    points would lie outside it is moved as little as it takes. faithful: the scan's spacing is what the diagonal of its
-    directions says, right or wrong, and nothing is moved. On a 512^3 scan of this spacing the lattice is the scan's grid.
+    Its voxels are cubes of `spacing_mm` along the scan's axes (of a tilted gantry: the nearest perpendicular ones).
+    Where points would lie outside, it is moved as little as it takes. faithful: the scan's spacing is what the diagonal
+    of its directions says, right or wrong, and nothing is moved; that crop and padding are in the middle is our
+    reading. On a 512^3 scan of this spacing the lattice is the scan's grid.
 
     InputError: points that do not fit into the cube, or, if faithful, a diagonal with a zero.
     """
@@ -75,8 +76,8 @@ def lattice_over(
     if np.any(high - low > resolution - 1) or (faithful and shift.any()):
         raise InputError(
             f"expected points within the paper's cube of {resolution * spacing_mm:.0f} mm, got voxels "
-            f"{index.min(0).round().tolist()} to {index.max(0).round().tolist()} of {resolution}; are they the implant's, "
-            "in mm, on this skull?"
+            f"{index.min(0).round().tolist()} to {index.max(0).round().tolist()} of {resolution}; are they the "
+            "implant's, in mm, on this skull?"
         )
     affine[:3, 3] += linear @ shift
     return Lattice(affine, resolution)

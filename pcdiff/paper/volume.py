@@ -32,9 +32,10 @@ def volume_from_points(
     samples: (N, 3) mm, LPS, or several of them. network: in evaluation mode, on the device to compute on. spacing_mm,
     resolution: of the cube that the network was trained in; 0.4 for SkullBreak's weights.
 
-    Corrected, the default: the scan's true affine; no dilation; skull voxels are taken off as sets, before and after the
-    clean-up; each hole keeps one piece. faithful: the original's frame; one dilation; its difference of 0/1 integers,
-    whose -1 its next test takes for implant; the largest piece only. Either way Poisson is solved around the points, not in the whole cube.
+    Corrected, the default: the scan's true affine; no dilation; skull voxels are taken off as sets, before and after
+    the clean-up; each hole keeps one piece. faithful: the original's frame; one dilation; its difference of 0/1
+    integers, whose -1 its next test takes for implant; the largest piece only. Either way Poisson is solved around the
+    points, not in the whole cube.
 
     InputError: points of another shape, not finite or outside the cube, or points that enclose no solid.
     """
@@ -50,18 +51,21 @@ def volume_from_points(
     solid, low = _majority([solid_of(lattice.to_network(cloud), network, resolution, faithful) for cloud in clouds])
     if faithful:
         implant, low = _published(solid, low, index, skull, lattice)
-        return _onto(implant, low, skull, lattice, order=0)
-    # away from strays: they must neither widen the ball nor claim a piece
-    hole = holes_of(points)
-    at = index - low
-    bone = _skull_on(lattice, skull, low, solid.shape)
-    implant = solid & ~bone & within_reach(solid.shape, at[hole > 0])
-    implant = smoothed(implant, lambda mask: piece_per_hole(mask, at, hole))
-    result = _onto(implant, low, skull, lattice, order=1)
-    result = skull.with_mask(_in_box(result.mask & ~skull.mask, skull.to_index(points), hole))
-    if not result.mask.any():
+        implant, low = _on_grid_of(skull, lattice, implant, low, order=0)
+    else:
+        hole = holes_of(points)  # strays, 0, must neither widen the ball nor claim a piece
+        at = index - low
+        implant = solid & ~_skull_on(lattice, skull, low, solid.shape) & within_reach(solid.shape, at[hole > 0])
+        implant = smoothed(implant, lambda mask: piece_per_hole(mask, at, hole))
+        implant, low = _on_grid_of(skull, lattice, implant, low, order=1)
+        implant = piece_per_hole(
+            implant & ~skull.crop(low, low + implant.shape).mask, skull.to_index(points) - low, hole
+        )
+    if not implant.any():
         raise InputError("expected points that enclose a solid in the hole, got none; are the weights trained?")
-    return result
+    result = np.zeros_like(skull.mask)
+    result[tuple(slice(a, a + n) for a, n in zip(low, implant.shape, strict=True))] = implant
+    return skull.with_mask(result)
 
 
 @torch.no_grad()
@@ -92,7 +96,7 @@ def _majority(solids: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
 def _published(
     solid: np.ndarray, low: np.ndarray, index: np.ndarray, skull: Volume, lattice: Lattice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mask, low) on the lattice by the original's steps, its mistake included: bone within the ball counts as implant."""
+    """(mask, low) on the lattice by the original's steps, its mistake too: bone within the ball counts as implant."""
     centre, reach = ball(index)
     start = np.minimum(low, np.floor(centre - reach).astype(int) - PADDING)
     stop = np.maximum(low + solid.shape, np.ceil(centre + reach).astype(int) + 1 + PADDING)
@@ -103,24 +107,26 @@ def _published(
 
 
 def _skull_on(lattice: Lattice, skull: Volume, low: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The skull's nearest voxel for each of the lattice's in low <= index < low + shape; beyond the scan there is air."""
+    """For each voxel low <= index < low + shape of the lattice the skull's nearest; beyond the scan there is air."""
     there = np.linalg.inv(lattice.from_index_of(skull))  # lattice index -> scan index
     return _resampled(skull.mask, there, low, shape, order=0) > 0
 
 
-def _onto(mask: np.ndarray, low: np.ndarray, skull: Volume, lattice: Lattice, order: int) -> Volume:
-    """A mask on a box of the lattice -> on the skull's grid; order 0: nearest voxel, 1: half of the trilinear value."""
-    result = np.zeros_like(skull.mask)
+def _on_grid_of(
+    skull: Volume, lattice: Lattice, mask: np.ndarray, low: np.ndarray, order: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A mask on a box of the lattice -> (mask, low) on a box of the skull's grid.
+
+    order 0: the nearest voxel's. 1: where the trilinear value is over a half.
+    """
     there = lattice.from_index_of(skull)  # scan index -> lattice index
     back = np.linalg.inv(there)
     corners = low + np.array(list(np.ndindex(2, 2, 2))) * np.array(mask.shape)
     reached = corners @ back[:3, :3].T + back[:3, 3]
-    start = np.clip(np.floor(reached.min(0)), 0, result.shape).astype(int)
-    stop = np.clip(np.ceil(reached.max(0)) + 1, start, result.shape).astype(int)
+    start = np.clip(np.floor(reached.min(0)), 0, skull.mask.shape).astype(int)
+    stop = np.clip(np.ceil(reached.max(0)) + 1, start, skull.mask.shape).astype(int)
     there[:3, 3] -= low
-    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    result[box] = _resampled(mask, there, start, tuple(stop - start), order) > 0.5
-    return skull.with_mask(result)
+    return _resampled(mask, there, start, tuple(stop - start), order) > 0.5, start
 
 
 def _resampled(mask: np.ndarray, there: np.ndarray, low: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
@@ -128,13 +134,3 @@ def _resampled(mask: np.ndarray, there: np.ndarray, low: np.ndarray, shape: tupl
     offset = there[:3, :3] @ low + there[:3, 3]
     values = mask.view(np.uint8) if order == 0 else mask.astype(np.float32)
     return ndimage.affine_transform(values, there[:3, :3], offset, shape, order=order, prefilter=False)
-
-
-def _in_box(mask: np.ndarray, index: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """`piece_per_hole` of a mask that is empty but for a small part."""
-    kept = np.zeros_like(mask)
-    found = ndimage.find_objects(mask.view(np.uint8))
-    if found and found[0] is not None:
-        box = found[0]
-        kept[box] = piece_per_hole(mask[box], index - [side.start for side in box], hole)
-    return kept

@@ -34,8 +34,8 @@ def poisson_grid(points: Tensor, normals: Tensor, resolution: int, sigma: float 
     points: (B, N, 3) in [0, 1), where cell i is at i / r. normals: (B, N, 3) outward, of any length. Differentiable in
     both; float32 or float64, on the points' device.
 
-    With w = 2 pi k and the splatted normals V: phi^ = g(k) i w . V^ / (|w|^2 - 1e-6), g = exp(-(2 sigma |k| / r)^2 / 2),
-    then phi minus its mean at the points, then scaled to 0.5 at cell (0, 0, 0), which is outside.
+    With w = 2 pi k and the splatted normals V: phi^ = i w . V^ g / (|w|^2 - 1e-6), g = exp(-(2 sigma |k| / r)^2 / 2).
+    Then the mean at the points is taken off, and cell (0, 0, 0), which is outside, scaled to 0.5.
     """
     place = points * resolution
     fields = []
@@ -54,6 +54,8 @@ def poisson_region(points: Tensor, normals: Tensor, resolution: int, sigma: floa
     harmonic where the points are, therefore smooth, and known from two solves on a grid four times coarser: full cube
     minus box. Added, it also brings back the constant and the far field, which the scale needs.
     """
+    if resolution % COARSENING:
+        raise ValueError(f"resolution must be a multiple of {COARSENING}, got {resolution}")
     place = points * resolution
     low, shape = _box(place, resolution)
     coarse = resolution // COARSENING
@@ -69,7 +71,9 @@ def poisson_region(points: Tensor, normals: Tensor, resolution: int, sigma: floa
     here = torch.meshgrid(*[k % n for k, n in zip(nodes, few.tolist(), strict=True)], indexing="ij")
     missing = cube[there] - box[here]
     size = [int(n) + 1 for n in shape]
-    field += functional.interpolate(missing[None, None], size, mode="trilinear", align_corners=True)[0, 0, :-1, :-1, :-1]
+    field += functional.interpolate(missing[None, None], size, mode="trilinear", align_corners=True)[
+        0, 0, :-1, :-1, :-1
+    ]
     level = _interpolate(field, place - place.new_tensor(low)).mean()
     return Region((level - field) * (0.5 / (cube[0, 0, 0] - level).abs()), low)
 
@@ -91,17 +95,17 @@ def _potential(index: Tensor, normals: Tensor, shape: tuple[int, ...], resolutio
     flat, weight = _corners(index, shape)
     frequency = [torch.fft.fftfreq(n, 1 / resolution, dtype=index.dtype, device=index.device) for n in shape[:2]]
     frequency.append(torch.fft.rfftfreq(shape[2], 1 / resolution, dtype=index.dtype, device=index.device))
-    x, y, z = frequency[0][:, None, None], frequency[1][:, None], frequency[2]
-    square = x**2 + y**2 + z**2
-    blur = torch.exp(-0.5 * (2 * sigma / resolution) ** 2 * square)
+    k = (frequency[0][:, None, None], frequency[1][:, None], frequency[2])
+    w = [2 * torch.pi * f for f in k]
+    blur = torch.exp(-0.5 * (2 * sigma * (k[0] ** 2 + k[1] ** 2 + k[2] ** 2).sqrt() / resolution) ** 2)
     divergence: Tensor | None = None  # sum over the axes of w V^ g, in the original's order: rounding is amplified
-    for axis, k in enumerate((x, y, z)):
+    for axis in range(3):
         splat = index.new_zeros(shape).view(-1).index_add_(0, flat, (weight * normals[:, None, axis]).view(-1))
-        term = torch.fft.rfftn(splat.view(shape)).mul_(blur).mul_(2 * torch.pi * k)
+        term = torch.fft.rfftn(splat.view(shape)).mul_(blur).mul_(w[axis])
         divergence = term if divergence is None else divergence.add_(term)
         del splat, term
     assert divergence is not None
-    spectrum = divergence.mul_(-1j).div_(square.mul_(-((2 * torch.pi) ** 2)).add_(EPSILON))
+    spectrum = divergence.mul_(-1j).div_(EPSILON - (w[0] ** 2 + w[1] ** 2 + w[2] ** 2))
     spectrum[0, 0, 0] = 0
     return torch.fft.irfftn(spectrum, s=shape)
 

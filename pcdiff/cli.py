@@ -28,7 +28,9 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 DEFAULT_METHOD = "diffusion"
-Method = Annotated[str, typer.Option(help="diffusion, or prior (the statistical shape prior alone).")]
+Method = Annotated[
+    str, typer.Option(help="diffusion; prior (the statistical shape prior alone); or paper (with --weights).")
+]
 Weights = Annotated[Path | None, typer.Option(help="Weights of your own (.safetensors) in place of the shipped ones.")]
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than one gives an uncertainty map too.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same bytes.")]
@@ -211,23 +213,57 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model by a recipe, or go on with it; on the GPU where there is one, on many by `accelerate launch`."""
-    from pcdiff.config import load_config
+    from pcdiff.config import PaperTrainConfig, load_config
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
-    overrides = {}
-    for change in changes or []:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"--set: expected KEY=VALUE, got {change!r}; for example optimiser.steps=100")
-        overrides[key.strip()] = value.strip()
-    recipe = load_config(config, overrides)
+    recipe = load_config(config, _changes(changes))
     try:
+        from pcdiff.paper.train import train as run_paper
         from pcdiff.train import train as run
     except ModuleNotFoundError as error:
         if error.name in (None, "pcdiff") or str(error.name).startswith("pcdiff."):
             raise
         raise InputError(f"training needs {error.name}, which is missing; run pip install 'pcdiff[train]'") from error
-    typer.echo(run(recipe, progress=not quiet))
+    if isinstance(recipe, PaperTrainConfig):
+        typer.echo(run_paper(recipe, progress=not quiet))
+    else:
+        typer.echo(run(recipe, progress=not quiet))
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="denoiser .pth, voxelisation .pt, or both.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Weights to write (.safetensors).")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="How they are used: steps=50, sampler=euler.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Bring checkpoints of the paper's original code, or of its forks, into `pcdiff sample --method paper`.
+
+    Both networks' files together give what `sample` needs. Nothing in a file is run: tensors are read, names and shapes
+    compared, and what does not fit is named. Keys for --set are those of `paper:` in configs/paper_skullfix.yaml.
+    """
+    from pcdiff.config import parse_paper_config
+    from pcdiff.files import sha256
+    from pcdiff.paper.checkpoints import import_checkpoints
+
+    model = import_checkpoints(files, parse_paper_config(_changes(changes)))
+    model.save(out, {f"sha256 {path.name}": sha256(path) for path in files})
+    if not quiet:
+        found = " and ".join(name for name in ("denoiser", "voxelisation") if getattr(model, name) is not None)
+        typer.echo(f"{found} -> {out}\nNow use it:  pcdiff sample SKULL.nrrd -o out --method paper --weights {out}")
+
+
+@app.command("export-checkpoint")
+def export_checkpoint(
+    weights: Annotated[Path, typer.Argument(help="Weights of the paper's networks (.safetensors).")], out: Out
+) -> None:
+    """Write the paper's networks back as its original code saves them: OUT/denoiser.pth, OUT/voxelisation.pt."""
+    from pcdiff.paper.checkpoints import PaperModel, export_checkpoints
+
+    for path in export_checkpoints(PaperModel.load(weights), out):
+        typer.echo(path)
 
 
 @app.command()
@@ -312,13 +348,27 @@ def view(
     typer.echo(png)
 
 
+def _changes(changes: list[str] | None) -> dict[str, str]:
+    """What --set says. Raises InputError where that is no KEY=VALUE."""
+    found = {}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected KEY=VALUE, got {change!r}; for example optimiser.steps=100")
+        found[key.strip()] = value.strip()
+    return found
+
+
 def _summary(record: dict[str, Any]) -> str:
     """One line on a result."""
     from pcdiff.prior.fit import UNUSUAL
 
     holes, pieces = record["holes"], len(record["pieces_ml"])
     volume, seconds = record["implant_ml"], record["seconds"]["total"]
-    text = f"{holes} hole{'s' * (holes != 1)}, implant {volume:.1f} ml, {seconds:.1f} s"
+    text = f"implant {volume:.1f} ml, {seconds:.1f} s"
+    if holes is None:  # a method that asks no prior
+        return text
+    text = f"{holes} hole{'s' * (holes != 1)}, {text}"
     if pieces != holes:
         text += f" (the implant has {pieces} piece{'s' * (pieces != 1)}: look at it closely)"
     if record["prior_residual_mm"] > UNUSUAL:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pcdiff.defects import KINDS
 from pcdiff.errors import InputError
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -97,6 +100,52 @@ class OptimiserConfig(_Strict):
     precision: str = Field(default="no", pattern="^(no|bf16)$")
 
 
+class PaperNetworkConfig(_Strict):
+    """The noise network of Friedrich et al. (2023); defaults are the paper's."""
+
+    width: float = Field(default=1.0, gt=0, description="multiplies all channels; a multiple of 1 / 4")
+    skull_points: int = Field(default=27_648, gt=0)
+    implant_points: int = Field(default=3_072, gt=0)
+    centres: tuple[int, int, int, int] = Field(default=(10_240, 2_560, 640, 160), description="of each stage")
+    radii: tuple[float, float, float, float] = Field(default=(0.1, 0.2, 0.4, 0.8), description="network units")
+    neighbours: int = Field(default=128, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @property
+    def points(self) -> int:
+        """Of skull and implant together."""
+        return self.skull_points + self.implant_points
+
+    @model_validator(mode="after")
+    def _shrinks(self) -> Self:
+        sizes = (self.points, *self.centres)
+        if any(not 3 <= fewer < more for more, fewer in itertools.pairwise(sizes)):
+            raise ValueError(f"each stage must have fewer centres than points, 3 at least, got {sizes}")
+        if self.width * 4 != round(self.width * 4):
+            raise ValueError(f"width must be a multiple of 0.25, got {self.width}")
+        return self
+
+
+class PaperConfig(_Strict):
+    """The method of Friedrich et al. (2023): what travels with its weights."""
+
+    network: PaperNetworkConfig = PaperNetworkConfig()
+    steps: int = Field(default=1000, ge=1, le=1000, description="of sampling, evenly spread over the 1,000 of training")
+    sampler: Literal["ancestral", "euler", "heun", "dpmpp_2m"] = Field(
+        default="ancestral", description="ancestral is DDPM, euler DDIM"
+    )
+    faithful: bool = Field(default=False, description="repeat the original's mistakes, as docs/paper.md lists them")
+
+
+class PaperOptimiserConfig(_Strict):
+    """Adam by epochs over the training cases, a constant rate; defaults are the noise network's."""
+
+    epochs: int = Field(default=15_000, gt=0)
+    batch: int = Field(default=8, gt=0)
+    rate: float = Field(default=2e-4, gt=0)
+    beta1: float = Field(default=0.5, ge=0, lt=1)
+
+
 class RunConfig(_Strict):
     """Where a training run reads and writes, and how often."""
 
@@ -117,6 +166,19 @@ class RunConfig(_Strict):
     tensorboard: bool = False
 
 
+class PaperTrainConfig(_Strict):
+    """A whole recipe of the paper's, as in configs/paper_*.yaml; `stage` says which of the two networks is trained."""
+
+    method: Literal["paper"]
+    run: RunConfig
+    stage: Literal["denoiser", "voxelisation"] = "denoiser"
+    paper: PaperConfig = PaperConfig()
+    denoiser: PaperOptimiserConfig = PaperOptimiserConfig()
+    voxelisation: PaperOptimiserConfig = PaperOptimiserConfig(epochs=1_000, batch=2, rate=5e-4, beta1=0.9)
+    pool: int = Field(default=100_000, gt=0, description="points kept of each surface, to draw from at each step")
+    resolution: int = Field(default=512, ge=16, description="of the grids that the point-to-volume network is taught")
+
+
 class TrainConfig(_Strict):
     """A whole recipe, as in configs/*.yaml."""
 
@@ -127,8 +189,11 @@ class TrainConfig(_Strict):
     optimiser: OptimiserConfig = OptimiserConfig()
 
 
-def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Reads a YAML recipe; overrides are {"optimiser.steps": 100}. Raises InputError naming every wrong key."""
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig | PaperTrainConfig:
+    """Reads a YAML recipe; overrides are {"optimiser.steps": 100}. `method: paper` makes it one of the paper's.
+
+    Raises InputError naming every wrong key.
+    """
     try:
         values = yaml.load(Path(path).read_text(), _Loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -137,11 +202,25 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         raise InputError(f"{path}: expected a YAML recipe with sections, got a {type(values).__name__}")
     for name, value in (overrides or {}).items():
         _override(values, name, value)
+    if "method" in values:
+        return _validated(PaperTrainConfig, values, str(path))
+    return _validated(TrainConfig, values, str(path))
+
+
+def parse_paper_config(changes: dict[str, Any]) -> PaperConfig:
+    """The paper's settings but for some, {"network.neighbours": 32}. Raises InputError naming every wrong key."""
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        _override(values, name, value)
+    return _validated(PaperConfig, values, "--set")
+
+
+def _validated(kind: type[Config], values: dict[str, Any], where: str) -> Config:
     try:
-        return TrainConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{path}: {wrong}") from error
+        raise InputError(f"{where}: {wrong}") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,7 +10,6 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh
 from pcdiff.methods import Method, Proposal
-from pcdiff.reconstruct import reconstruct, reconstruct_ensemble
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -52,11 +51,7 @@ def design(
     started = time.perf_counter()
     proposal = method(skull, ensemble, seed, device)
     generated = time.perf_counter()
-    members: list[Volume] = []
-    if keep_members:
-        implant, members = reconstruct_ensemble(proposal.candidates, skull, backend)
-    else:
-        implant = reconstruct(proposal.candidates, skull, backend)
+    implant, members = proposal.implants(skull, backend, keep_members)
     if not implant.mask.any():
         raise InputError("no implant: the hole found is thinner than the scan's voxels; is the skull really defective?")
     solid = time.perf_counter()

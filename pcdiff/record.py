@@ -24,18 +24,25 @@ RECORD = "run.json"
 
 
 def weights_files(method: str, weights: Path | None = None) -> list[Path]:
-    """What a method reads: its own weights (by default those shipped); then, unless it is the prior, a prior and, where
-    there is one, a network of places.
+    """What a method reads: its own weights (by default those shipped); then, for diffusion, a prior and, where there is
+    one, a network of places.
 
     What lies beside other weights was made with them: their prior wins over the shipped one, and no other network of
     places fits them.
-    Raises InputError for an unknown method.
+    Raises InputError for an unknown method, and for the paper's, of which none are shipped, without weights.
     """
-    own = {"prior": "prior.safetensors", "diffusion": "denoiser.safetensors"}
+    own = {"prior": "prior.safetensors", "diffusion": "denoiser.safetensors", "paper": None}
     if method not in own:
         raise InputError(f"unknown method {method!r}: expected one of {', '.join(sorted(own))}")
+    if method == "paper":
+        if weights is None:
+            raise InputError(
+                "method paper: expected --weights, got none; its authors published none, so import a checkpoint of "
+                "your own with pcdiff import-checkpoint, or train one by configs/paper_skullfix.yaml"
+            )
+        return [weights]
     with resources.as_file(resources.files("pcdiff") / "weights") as shipped:
-        files = [weights or shipped / own[method]]
+        files = [weights or shipped / str(own[method])]
         if method != "prior":
             beside = files[0].with_name("prior.safetensors")
             files.append(beside if beside.is_file() else shipped / "prior.safetensors")

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from einops import rearrange
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -31,14 +26,13 @@ from pcdiff.data import find_cases
 from pcdiff.design import design
 from pcdiff.diffusion.ema import Ema
 from pcdiff.diffusion.loss import denoising_loss, pseudo_huber
-from pcdiff.errors import InputError
-from pcdiff.files import written_beside
 from pcdiff.methods.diffusion import DiffusionMethod, bind, draw_noise, save_network
 from pcdiff.metrics import scores
 from pcdiff.nets.anchored import AnchoredDenoiser
 from pcdiff.pairs import VERSION, Pairs, mirrored
 from pcdiff.prior.folds import assign_folds, kept_prior, load_population
 from pcdiff.prior.model import ShapePrior
+from pcdiff.runs import Sigterm, State, any_process, deaf_to_sigterm, same_recipe, write_row
 
 log = logging.getLogger(__name__)
 
@@ -83,48 +77,6 @@ class TrainingStep(nn.Module):
         return loss, guide, cosine
 
 
-@dataclass
-class State:
-    """What a run goes on from: everything else is a function of the config and the step."""
-
-    model: TrainingStep
-    optimiser: torch.optim.AdamW
-    ema: Ema
-    step: int = 0
-    best: float = math.inf
-
-    def save(self, path: Path, config: TrainConfig) -> None:
-        """One safetensors file: weights, averages, moments; written whole or not at all."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
-        for number, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in moments.items()}
-        metadata = {
-            "step": str(self.step),
-            "best": repr(self.best),
-            "config": config.model_dump_json(),
-            "pcdiff": __version__,
-        }
-        with written_beside(path) as beside:
-            beside.write_bytes(save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
-
-    def load(self, path: Path) -> None:
-        """Goes on from `save`. Raises InputError where the file is of another network."""
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.step, self.best = int(file.metadata()["step"]), float(file.metadata()["best"])
-        try:
-            self.model.load_state_dict(_part(tensors, "model."))
-            self.ema.load_state_dict(_part(tensors, "ema."))
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"{path}: checkpoint of another network; choose another `run.out` ({error})") from error
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "optimiser.").items():
-            number, field = name.split(".", 1)
-            moments.setdefault(int(number), {})[field] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
-
-
 def train(config: TrainConfig, progress: bool = True) -> Path:
     """Runs a recipe to its end, or goes on with it; returns the weights' file, or the checkpoint if there is none yet.
 
@@ -138,11 +90,12 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
     accelerator = Accelerator(mixed_precision=options.precision, cpu=not torch.cuda.is_available())
     with accelerator.main_process_first():
         pairs, validation, prior = load_pairs(config)
-        _same_recipe(run.out / "config.json", config)
+        same_recipe(run.out / "config.json", config)
     torch.manual_seed(run.seed)
     model = TrainingStep(config)
     optimiser = torch.optim.AdamW(model.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=options.decay)
-    state = State(model.to(accelerator.device), optimiser, Ema(model.denoiser, options.ema))
+    average = Ema(model.denoiser, options.ema)
+    state = State(model.to(accelerator.device), optimiser, average)
     checkpoint = run.out / "checkpoint.safetensors"
     if checkpoint.exists():
         state.load(checkpoint)
@@ -152,7 +105,7 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
         pairs,
         batch_sampler=list(batches(config, state.step, accelerator.process_index, accelerator.num_processes)),
         num_workers=run.workers,
-        worker_init_fn=_deaf_to_sigterm,
+        worker_init_fn=deaf_to_sigterm,
         multiprocessing_context="spawn" if run.workers else None,
         persistent_workers=False,
     )
@@ -160,28 +113,28 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
     sums = np.zeros(4)
     bar = tqdm(total=options.steps, initial=state.step, disable=not (progress and accelerator.is_main_process))
     wrapped.train()
-    with _Sigterm() as asked:
+    with Sigterm() as asked:
         for batch in loader:
             losses = _step(config, state.step, accelerator, wrapped, prepared, batch)
             state.step += 1
-            state.ema.update(model.denoiser, state.step)
+            average.update(model.denoiser, state.step)
             sums += (*losses, 1)
             bar.update()
             last = state.step == options.steps
             if accelerator.is_main_process and (state.step % 50 == 0 or last or asked.stop):
                 done = {"step": state.step} | dict(zip(("loss", "guide", "normals"), sums[:3] / sums[3], strict=True))
-                _write(config, done | {"rate": rate_at(config, state.step), "seconds": time.monotonic() - began})
+                write_row(run, done | {"rate": rate_at(config, state.step), "seconds": time.monotonic() - began})
                 bar.set_postfix(loss=f"{done['loss']:.3f}")
                 sums[:] = 0
             if accelerator.is_main_process and (state.step % run.validate_every == 0 or last):
                 method = averaged(config, state, prior)
                 scored = validate(config, method, validation)
-                _write(config, {"step": state.step} | scored)
+                write_row(run, {"step": state.step} | scored)
                 if scored["val_mm"] < state.best:
                     state.best = scored["val_mm"]
                     _save_weights(config, state, method)
                 wrapped.train()
-            stop = last or _any(accelerator, asked.stop)
+            stop = last or any_process(accelerator, asked.stop)
             if accelerator.is_main_process and (stop or time.monotonic() - saved > 60 * run.checkpoint_minutes):
                 state.save(checkpoint, config)
                 saved = time.monotonic()
@@ -282,6 +235,7 @@ def _step(
 def averaged(config: TrainConfig, state: State, prior: ShapePrior) -> DiffusionMethod:
     """The method with the averaged weights as they stand."""
     network = AnchoredDenoiser(config.network)
+    assert state.ema is not None
     state.ema.copy_to(network)
     return DiffusionMethod(prior, network.eval(), config.diffusion)
 
@@ -314,64 +268,5 @@ def _save_weights(config: TrainConfig, state: State, method: DiffusionMethod) ->
     save_network(config.run.out / "denoiser.safetensors", method.network.state_dict(), recipe, notes)
 
 
-class _Sigterm:
-    """While entered, SIGTERM asks the run to stop instead of killing it, so that it keeps what it has."""
-
-    stop = False
-
-    def __enter__(self) -> _Sigterm:
-        self._before = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.stop = True
-
-
-def _deaf_to_sigterm(_: int = 0) -> None:
-    """A worker lives on when a whole process group is told to stop: the run decides, and keeps what it has."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _any(accelerator: Accelerator, flag: bool) -> bool:
-    """Does any process say so? All must leave the loop at one step, or the others wait for it for ever."""
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
-
-
-def _write(config: TrainConfig, row: dict[str, float]) -> None:
-    """Appends to log.jsonl and, if asked for, to TensorBoard's files beside it."""
-    with (config.run.out / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    if config.run.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(config.run.out)) as writer:
-            for name, value in row.items():
-                writer.add_scalar(name, value, int(row["step"]))
-
-
-def _same_recipe(path: Path, config: TrainConfig) -> None:
-    """Keeps the resolved config beside the run; a run goes on only with the recipe it began with, wherever its data."""
-    free = {"data", "cache", "out", "workers", "checkpoint_minutes", "tensorboard", "validate_every", "validate_cases"}
-    mine = config.model_dump_json(exclude={"run": free}, indent=2)
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_beside(path) as beside:
-                beside.write_text(mine)
-        except OSError as error:
-            raise InputError(f"{path.parent}: expected a folder to write to, got {error.strerror}") from error
-    elif path.read_text() != mine:
-        raise InputError(f"{path}: the folder holds a run of another recipe; choose another `run.out` or remove it")
-
-
 def _key(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,7 +16,7 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from pcdiff import ops
-from pcdiff.ops import neighbours, plain
+from pcdiff.ops import neighbours, plain, tree
 
 SIZES = [(1, 1, 3, 3), (2, 5, 17, 4), (3, 2, 64, 8)]  # (B, C, N, r)
 
@@ -154,9 +156,9 @@ def test_ball_query_leaves_out_the_sphere_itself() -> None:
 
 def test_searches_do_not_depend_on_the_chunk(monkeypatch: MonkeyPatch) -> None:
     query, points = rand(2, 23, 3), rand(2, 31, 3, seed=1)
-    whole = *ops.knn(query, points, 3), ops.ball_query(query, points, 0.3, 5)
+    whole = *plain.knn(query, points, 3), plain.ball_query(query, points, 0.3, 5)
     monkeypatch.setattr(plain, "PAIRS_AT_ONCE", 200)
-    parts = *ops.knn(query, points, 3), ops.ball_query(query, points, 0.3, 5)
+    parts = *plain.knn(query, points, 3), plain.ball_query(query, points, 0.3, 5)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
@@ -258,7 +260,7 @@ def test_gradients() -> None:
     assert check(lambda f: ops.gather(f, index), features)
 
 
-# --- the fast twin --------------------------------------------------------------------------------------------------
+# --- the fast twins -------------------------------------------------------------------------------------------------
 
 
 def assert_twins_agree(fast: ModuleType, m: int, n: int, k: int, device: str = "cpu") -> None:
@@ -278,6 +280,21 @@ def assert_twins_agree(fast: ModuleType, m: int, n: int, k: int, device: str = "
 
 
 TWIN_SIZES = [(1, 5, 1), (40, 70, 8), (200, 300, 32)]
+
+
+@pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
+def test_trees_agree_with_plain(m: int, n: int, k: int) -> None:
+    assert_twins_agree(tree, m, n, k)
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 50])
+def test_trees_choose_the_same_furthest_points_with_ties_and_copies(candidates: int, monkeypatch: MonkeyPatch) -> None:
+    """On a lattice nearly all distances are equal; the second half of the cloud repeats points of the first."""
+    monkeypatch.setattr(tree, "CANDIDATES", candidates)
+    monkeypatch.setattr(tree, "BRUTE", 0.05)  # the search by the tree too, in so small a cloud
+    lattice = torch.cartesian_prod(*[torch.arange(5.0)] * 3)
+    points = torch.stack([torch.cat([lattice, lattice.flip(0)]), torch.cat([rand(125, 3), rand(125, 3)])])
+    assert torch.equal(tree.furthest_point_sample(points, 200), plain.furthest_point_sample(points, 200))
 
 
 @pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
@@ -318,7 +335,28 @@ def test_the_adapter_mends_what_pytorch3d_does_differently(m: int, n: int, k: in
     assert_twins_agree(adapter, m, n, k)
 
 
-def test_without_pytorch3d_cuda_tensors_take_plain_torch(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pytorch3d", None)  # importing it now fails
-    monkeypatch.delitem(sys.modules, "pcdiff.ops.fast", raising=False)
+def test_kernels_agree_with_plain() -> None:
+    """On a GPU where there is one; else by Triton's interpreter, which shows the logic and not the compiler."""
+    pytest.importorskip("triton")
+    on_gpu = torch.cuda.is_available()
+    code = f"""
+from test_ops import TWIN_SIZES, assert_twins_agree, plain, rand, torch
+from pcdiff.ops import kernels
+device = {"cuda" if on_gpu else "cpu"!r}
+for m, n, k in TWIN_SIZES:
+    assert_twins_agree(kernels, m, n, k, device)
+    query, points = rand(2, m, 3).to(device), rand(2, n, 3, seed=1).to(device)
+    assert torch.equal(kernels.knn(query, points, 3)[1], plain.knn(query, points, 3)[1])
+"""
+    environment = os.environ | ({} if on_gpu else {"TRITON_INTERPRET": "1"})  # read when triton is imported
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_without_pytorch3d_and_triton_cuda_tensors_take_plain_torch(monkeypatch: MonkeyPatch) -> None:
+    for package, twin in (("pytorch3d", "fast"), ("triton", "kernels")):
+        monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
+        monkeypatch.delitem(sys.modules, f"pcdiff.ops.{twin}", raising=False)
     assert neighbours._on_cuda.__wrapped__() is plain

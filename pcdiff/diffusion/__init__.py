@@ -4,7 +4,7 @@ from pcdiff.diffusion.denoiser import Preconditioned
 from pcdiff.diffusion.ema import Ema
 from pcdiff.diffusion.loss import denoising_loss
 from pcdiff.diffusion.samplers import SAMPLERS
-from pcdiff.diffusion.schedule import karras_sigmas, log_normal_sigmas, log_uniform_sigmas
+from pcdiff.diffusion.schedule import karras_sigmas, linear_sigmas, log_normal_sigmas, log_uniform_sigmas
 
 __all__ = [
     "SAMPLERS",
@@ -12,6 +12,7 @@ __all__ = [
     "Preconditioned",
     "denoising_loss",
     "karras_sigmas",
+    "linear_sigmas",
     "log_normal_sigmas",
     "log_uniform_sigmas",
 ]

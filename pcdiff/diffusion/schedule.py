@@ -45,6 +45,16 @@ def log_uniform_sigmas(
     return (low + (high - low) * uniform).exp()
 
 
+def linear_sigmas(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Tensor:
+    """(steps,) float64, ascending: the noise levels of DDPM's linear betas (Ho et al. 2020, section 4).
+
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) n with a_t the product of (1 - beta): divided by sqrt(a_t), the data stay as
+    they are and sigma_t = sqrt((1 - a_t) / a_t).
+    """
+    kept = (1 - torch.linspace(beta_first, beta_last, steps, dtype=torch.float64)).cumprod(0)
+    return ((1 - kept) / kept).sqrt()
+
+
 def _check_range(sigma_min: float, sigma_max: float) -> None:
     if not 0 < sigma_min <= sigma_max:
         raise ValueError(f"0 < sigma_min <= sigma_max must hold, got {sigma_min} and {sigma_max}")

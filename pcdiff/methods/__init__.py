@@ -9,6 +9,7 @@ from typing import Protocol
 from pcdiff.points import PointCloud
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
+from pcdiff.reconstruct import reconstruct, reconstruct_ensemble
 from pcdiff.record import weights_files
 from pcdiff.volume import Volume
 
@@ -19,11 +20,17 @@ class Proposal:
 
     candidates: one closed slab of oriented points (mm) per ensemble member: both tables of the completed bone over
     each hole and a band of bone around it, and the band's side wall; see `PriorFit.slab`.
-    fit: where the shape prior found the holes, and what it knew there.
+    fit: where the shape prior found the holes, and what it knew there; None of a method that asks no prior.
     """
 
     candidates: list[PointCloud]
-    fit: PriorFit
+    fit: PriorFit | None
+
+    def implants(self, skull: Volume, backend: str, each: bool) -> tuple[Volume, list[Volume]]:
+        """Stage 2: the implant, and with `each` every candidate as an implant of its own. Errors as `reconstruct`."""
+        if each:
+            return reconstruct_ensemble(self.candidates, skull, backend)
+        return reconstruct(self.candidates, skull, backend), []
 
 
 class Method(Protocol):
@@ -33,7 +40,7 @@ class Method(Protocol):
 
 
 def load_method(name: str, weights: Path | None = None) -> Method:
-    """`prior` or `diffusion`; weights: of your own, None for those shipped. Loads torch only where the method needs it.
+    """One of `METHODS`; weights: of your own, None for those shipped. Loads torch only where the method needs it.
 
     Raises InputError for an unknown method, or other files.
     """
@@ -42,6 +49,10 @@ def load_method(name: str, weights: Path | None = None) -> Method:
         from pcdiff.methods.prior import PriorMethod
 
         return PriorMethod(ShapePrior.load(own))
+    if name == "paper":
+        from pcdiff.methods.paper import PaperMethod
+
+        return PaperMethod.load(own)
     from pcdiff.methods.diffusion import DiffusionMethod
     from pcdiff.methods.places import PlaceModel
 
@@ -49,4 +60,4 @@ def load_method(name: str, weights: Path | None = None) -> Method:
     return DiffusionMethod.load(own, ShapePrior.load(prior), PlaceModel.load(places[0]) if places else None)
 
 
-METHODS = ("diffusion", "prior")
+METHODS = ("diffusion", "prior", "paper")

@@ -1,34 +1,38 @@
-"""Neighbour searches by their public names: pytorch3d on CUDA tensors where it is installed, plain torch elsewhere."""
+"""Neighbour searches by their public names: k-d trees on the CPU; on CUDA pytorch3d, else Triton, else plain torch."""
 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 from torch import Tensor
 
-from pcdiff.ops import plain
+from pcdiff.ops import plain, tree
 
 
 @cache
 def _on_cuda() -> ModuleType:
     """The twin for CUDA tensors, looked up at the first one: importing pytorch3d takes seconds."""
-    try:
-        from pcdiff.ops import fast
-    except ImportError:  # absent, or built for another torch
-        return plain
-    return fast
+    for name in ("fast", "kernels"):
+        try:
+            return import_module(f"pcdiff.ops.{name}")
+        except ImportError:  # absent, or built for another torch
+            continue
+    return plain
 
 
 def _twin(points: Tensor) -> ModuleType:
-    return _on_cuda() if points.is_cuda else plain
+    if points.is_cuda:
+        return _on_cuda()
+    return tree if points.device.type == "cpu" else plain
 
 
 def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest points of each query, nearest first; equally near ones in any order.
 
     query (B, M, 3), points (B, N, 3) -> squared distances (B, M, k), float32 at least, and index (B, M, k) int64.
-    The distances are differentiable in both clouds. Memory stays bounded: the query goes through in chunks.
+    The distances are differentiable in both clouds. Memory stays bounded.
     Raises ValueError for k beyond N.
     """
     if not 1 <= k <= points.shape[1]:
@@ -46,7 +50,7 @@ def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor
 
 
 def furthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
-    """m indices, each the point furthest from all chosen before; ties go to the lowest index (plain torch).
+    """m indices, each the point furthest from all chosen before; ties go to the lowest index (not on pytorch3d).
 
     points (B, N, 3) -> index (B, m) int64, the first of which is `start`. A smaller m gives a prefix of a larger one.
     Raises ValueError for m beyond N or start outside the cloud.

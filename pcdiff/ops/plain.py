@@ -51,14 +51,19 @@ def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor
     for part in _chunks(centres, points):
         inside = (_all_distances(part, points) < radius2).flatten(0, 1)  # (B m, N)
         row, column = inside.nonzero(as_tuple=True)  # row by row, columns ascending: index order comes free
-        hits = inside.sum(1)
-        rank = torch.arange(len(row), device=row.device) - (hits.cumsum(0) - hits)[row]
-        slots = torch.zeros(len(hits), k, dtype=torch.int64, device=row.device)
-        kept = rank < k
-        slots[row[kept], rank[kept]] = column[kept]
-        spare = torch.arange(k, device=row.device) >= hits[:, None]
-        parts.append(torch.where(spare, slots[:, :1], slots).unflatten(0, part.shape[:2]))
+        parts.append(slots(row, column, len(inside), k).unflatten(0, part.shape[:2]))
     return torch.cat(parts, dim=1)
+
+
+def slots(row: Tensor, column: Tensor, rows: int, k: int) -> Tensor:
+    """Hits (E,) of each row, in order -> (rows, k): the first k of a row, spare slots its first, 0 in a row without."""
+    hits = torch.bincount(row, minlength=rows)
+    rank = torch.arange(len(row), device=row.device) - (hits.cumsum(0) - hits)[row]
+    out = torch.zeros(rows, k, dtype=torch.int64, device=row.device)
+    kept = rank < k
+    out[row[kept], rank[kept]] = column[kept]
+    spare = torch.arange(k, device=row.device) >= hits[:, None]
+    return torch.where(spare, out[:, :1], out)
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""The model of Friedrich et al. (MICCAI 2023): its checkpoints in, its numbers out."""
+"""The method of Friedrich et al. (MICCAI 2023), faithful enough to load its checkpoints."""

@@ -1,0 +1,67 @@
+"""The method of Friedrich et al. (MICCAI 2023) on its own weights: a baseline in the same evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pcdiff.errors import InputError
+from pcdiff.methods import Proposal
+from pcdiff.paper.checkpoints import PaperModel
+from pcdiff.paper.points import PaperFrame, outer_mesh
+from pcdiff.paper.sampling import sample_points
+from pcdiff.points import PointCloud
+from pcdiff.surface import sample_surface
+from pcdiff.volume import Volume
+
+
+@dataclass(frozen=True)
+class PaperProposal(Proposal):
+    """Implant points without normals; the point-to-volume network makes the solid, whatever the backend."""
+
+    model: PaperModel
+    device: str
+
+    def implants(self, skull: Volume, backend: str, each: bool) -> tuple[Volume, list[Volume]]:
+        """See `pcdiff.methods.Proposal`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PaperMethod:
+    """Both networks of the paper. Every member draws skull points of its own, and takes its own noise."""
+
+    model: PaperModel
+
+    @classmethod
+    def load(cls, path: Path) -> PaperMethod:
+        """Reads what `pcdiff import-checkpoint` or `pcdiff train` wrote. Raises InputError for half a model."""
+        model = PaperModel.load(path)
+        for name in ("denoiser", "voxelisation"):
+            if getattr(model, name) is None:
+                raise InputError(
+                    f"{path}: expected both of the paper's networks, found no {name}; import both together"
+                )
+        return cls(model)
+
+    def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
+        """See `pcdiff.methods.Method`. Finds no holes: a whole skull gets an implant all the same."""
+        config = self.model.config
+        assert self.model.denoiser is not None
+        network = self.model.denoiser.to(device)
+        mesh = outer_mesh(skull)
+        candidates = []
+        with tqdm(total=ensemble * config.steps, unit="step", disable=None, leave=False) as bar:
+            for member in range(ensemble):
+                seen = sample_surface(mesh, config.network.skull_points, np.random.default_rng([seed, member])).points
+                frame = PaperFrame.of(seen, skull.affine, config.faithful)
+                points = torch.from_numpy(frame.to_network(seen)).float()[None].to(device)
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + member)
+                found = sample_points(network, points, config, generator, lambda *_: bar.update())
+                mm = frame.to_mm(found[0].cpu().double().numpy())
+                candidates.append(PointCloud(mm, np.zeros_like(mm)))
+        return PaperProposal(candidates, None, self.model, device)

@@ -1,0 +1,81 @@
+"""Writes tests/parity/*.npz: what the paper's networks say to seeded inputs with seeded weights, at a small size.
+
+Run it when our networks agree with the original's (see tests/test_paper.py) and not merely with themselves:
+
+    python tools/make_parity_vectors.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pcdiff.config import PaperNetworkConfig
+from pcdiff.nets.paper import PaperDenoiser
+from pcdiff.paper.denoiser_weights import denoiser_state_from, denoiser_state_to
+
+FOLDER = Path(__file__).parents[1] / "tests" / "parity"
+DENOISER = PaperNetworkConfig(
+    width=0.25, skull_points=448, implant_points=64, centres=(256, 64, 16, 8), radii=(0.6, 1.0, 1.6, 2.4), neighbours=16
+)
+
+
+def seeded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by name and shape alone, the same wherever numpy runs; of a size that keeps activations about 1."""
+    drawn = {}
+    for name, value in state.items():
+        rng = np.random.default_rng(list(name.encode()))
+        scale = 1.0 if value.ndim == 1 else np.sqrt(value[0].numel())
+        drawn[name] = torch.from_numpy(rng.normal(size=tuple(value.shape)) / scale).float()
+    return drawn
+
+
+def seeded_denoiser() -> PaperDenoiser:
+    """The small noise network, its weights through the importer."""
+    network = PaperDenoiser(DENOISER)
+    foreign = seeded(denoiser_state_to(network.state_dict()))
+    network.load_state_dict(denoiser_state_from(foreign, DENOISER))
+    return network.eval()
+
+
+def denoiser_vectors() -> dict[str, np.ndarray]:
+    """Input, output, and what each stage says."""
+    network = seeded_denoiser()
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=(2, DENOISER.points, 3))
+    points = 3 * direction / np.linalg.norm(direction, axis=-1, keepdims=True) + 0.1 * rng.normal(size=direction.shape)
+    points = torch.from_numpy(points).float()
+    t = torch.tensor([700, 3])
+    taps = stages(network)
+    with torch.inference_mode():
+        out = network(points, t)
+    return {"points": points.numpy(), "t": t.numpy(), "out": out.numpy(), **{k: v.numpy() for k, v in taps.items()}}
+
+
+def stages(network: PaperDenoiser) -> dict[str, Tensor]:
+    """A dictionary that the network's next pass fills: down0 to down3, attention, up0 to up3."""
+    taps: dict[str, Tensor] = {}
+
+    def listen(name: str, module: nn.Module) -> None:
+        module.register_forward_hook(lambda *args: taps.__setitem__(name, args[2]) and None)
+
+    for k in range(4):
+        listen(f"down{k}", network.down[k])
+        listen(f"up{k}", network.up[k])
+    listen("attention", network.attention)
+    return taps
+
+
+def main() -> None:
+    """See the module."""
+    FOLDER.mkdir(exist_ok=True)
+    np.savez_compressed(FOLDER / "denoiser.npz", **denoiser_vectors())
+    for path in sorted(FOLDER.glob("*.npz")):
+        print(f"{path.relative_to(FOLDER.parents[1])}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,13 +38,14 @@ class Lattice:
 
 
 def lattice_over(
-    skull: Volume,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
     points: np.ndarray,
     spacing_mm: float = SPACING_MM,
     resolution: int = RESOLUTION,
     faithful: bool = False,
 ) -> Lattice:
-    """The lattice for a skull and points (N, 3) mm on it; both have the same middle.
+    """The lattice over a scan, of this shape and affine (4, 4), and points (N, 3) mm on it; both have the same middle.
 
     Its voxels are cubes of `spacing_mm` along the scan's axes (of a tilted gantry: the nearest perpendicular ones).
     Where points would lie outside, it is moved as little as it takes. faithful: the scan's spacing is what the diagonal
@@ -54,23 +55,23 @@ def lattice_over(
     InputError: points that do not fit into the cube, or, if faithful, a diagonal with a zero.
     """
     if faithful:
-        diagonal = np.abs(np.diag(skull.affine)[:3])
+        diagonal = np.abs(np.diag(affine)[:3])
         if not np.all(diagonal > 0):
             raise InputError(
                 "faithful: expected directions with a diagonal to take for the spacing, as the original does, got "
                 f"{diagonal.tolist()}; use the corrected frame"
             )
-        linear = skull.affine[:3, :3] * (spacing_mm / diagonal)
+        linear = affine[:3, :3] * (spacing_mm / diagonal)
     else:
         # the rotation (or reflection) nearest to the axes
-        left, _, right = np.linalg.svd(skull.affine[:3, :3] / skull.spacing)
+        left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
         linear = spacing_mm * left @ right
-    middle = skull.to_mm((np.array(skull.mask.shape) - 1) / 2)
-    affine = np.eye(4)
-    affine[:3, :3] = linear
-    affine[:3, 3] = middle - linear @ np.full(3, (resolution - 1) / 2)
+    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
+    own = np.eye(4)
+    own[:3, :3] = linear
+    own[:3, 3] = middle - linear @ np.full(3, (resolution - 1) / 2)
 
-    index = resolution * Lattice(affine, resolution).to_network(points)
+    index = resolution * Lattice(own, resolution).to_network(points)
     low, high = index.min(axis=0) - BORDER, index.max(axis=0) + BORDER
     shift = np.round(np.minimum(low, 0) + np.maximum(high - (resolution - 1), 0))
     if np.any(high - low > resolution - 1) or (faithful and shift.any()):
@@ -79,5 +80,5 @@ def lattice_over(
             f"{index.min(0).round().tolist()} to {index.max(0).round().tolist()} of {resolution}; are they the "
             "implant's, in mm, on this skull?"
         )
-    affine[:3, 3] += linear @ shift
-    return Lattice(affine, resolution)
+    own[:3, 3] += linear @ shift
+    return Lattice(own, resolution)

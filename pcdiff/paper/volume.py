@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
 from pcdiff.errors import InputError
 from pcdiff.nets.voxelisation import VoxelisationNetwork
@@ -16,6 +17,7 @@ from pcdiff.reconstruct.dpsr import poisson_region
 from pcdiff.volume import Volume
 
 CROSS = ndimage.generate_binary_structure(3, 1)
+OUTSIDE = 0.5  # voxels from the bone's surface to the points
 PADDING = 3  # voxels around a mask: more than the clean-up's windows reach
 
 
@@ -32,10 +34,10 @@ def volume_from_points(
     samples: (N, 3) mm, LPS, or several of them. network: in evaluation mode, on the device to compute on. spacing_mm,
     resolution: of the cube that the network was trained in; 0.4 for SkullBreak's weights.
 
-    Corrected, the default: the scan's true affine; no dilation; skull voxels are taken off as sets, before and after
-    the clean-up; each hole keeps one piece. faithful: the original's frame; one dilation; its difference of 0/1
-    integers, whose -1 its next test takes for implant; the largest piece only. Either way Poisson is solved around the
-    points, not in the whole cube.
+    Corrected, the default: the scan's true affine; points half a voxel further in, no dilation; skull voxels are taken
+    off as sets, before and after the clean-up; each hole keeps one piece. faithful: the original's frame; one dilation;
+    its difference of 0/1 integers, whose -1 its next test takes for implant; the largest piece only. Either way Poisson
+    is solved around the points, not in the whole cube.
 
     InputError: points of another shape, not finite or outside the cube, or points that enclose no solid.
     """
@@ -46,7 +48,7 @@ def volume_from_points(
     if not clouds:
         raise InputError("expected at least one sample of implant points, got none")
     points = np.concatenate(clouds)
-    lattice = lattice_over(skull, points, spacing_mm, resolution, faithful)
+    lattice = lattice_over(skull.mask.shape, skull.affine, points, spacing_mm, resolution, faithful)
     index = resolution * lattice.to_network(points)
     solid, low = _majority([solid_of(lattice.to_network(cloud), network, resolution, faithful) for cloud in clouds])
     if faithful:
@@ -70,17 +72,20 @@ def volume_from_points(
 
 @torch.no_grad()
 def solid_of(
-    units: np.ndarray, network: VoxelisationNetwork, resolution: int, dilate: bool
+    units: np.ndarray, network: VoxelisationNetwork, resolution: int, faithful: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) in network units -> (mask, low): phi <= 0 on the box around them of the lattice.
 
-    dilate: by one voxel, as the original does. Its points lie half a voxel outside of the mask already.
+    The paper's points lie half a voxel outside of the bone (marching cubes at 0 of a 0/1 mask): they are moved back
+    along the normals. faithful: they stay, and the mask is dilated by one voxel more.
     """
     parameter = next(network.parameters())
     oriented, normals = network(torch.as_tensor(units, dtype=parameter.dtype, device=parameter.device)[None])
+    if not faithful:
+        oriented = oriented - functional.normalize(normals, dim=-1) * (OUTSIDE / resolution)
     region = poisson_region(oriented[0], normals[0], resolution)
     mask = (region.values <= 0).cpu().numpy()
-    return (ndimage.binary_dilation(mask, CROSS) if dilate else mask), region.low
+    return (ndimage.binary_dilation(mask, CROSS) if faithful else mask), region.low
 
 
 def _majority(solids: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

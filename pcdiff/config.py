@@ -134,6 +134,8 @@ class PaperConfig(_Strict):
     sampler: Literal["ancestral", "euler", "heun", "dpmpp_2m"] = Field(
         default="ancestral", description="ancestral is DDPM, euler DDIM"
     )
+    spacing_mm: float = Field(default=0.45, gt=0, description="of the cube that becomes the solid; SkullBreak: 0.4")
+    resolution: int = Field(default=512, ge=16, description="voxels along its sides")
     faithful: bool = Field(default=False, description="repeat the original's mistakes, as docs/paper.md lists them")
 
 
@@ -176,7 +178,6 @@ class PaperTrainConfig(_Strict):
     denoiser: PaperOptimiserConfig = PaperOptimiserConfig()
     voxelisation: PaperOptimiserConfig = PaperOptimiserConfig(epochs=1_000, batch=2, rate=5e-4, beta1=0.9)
     pool: int = Field(default=100_000, gt=0, description="points kept of each surface, to draw from at each step")
-    resolution: int = Field(default=512, ge=16, description="of the grids that the point-to-volume network is taught")
 
 
 class TrainConfig(_Strict):

@@ -27,8 +27,15 @@ class PaperProposal(Proposal):
     device: str
 
     def implants(self, skull: Volume, backend: str, each: bool) -> tuple[Volume, list[Volume]]:
-        """See `pcdiff.methods.Proposal`."""
-        raise NotImplementedError
+        """See `pcdiff.methods.Proposal`. Of several members the implant is their majority, as published."""
+        assert self.model.voxelisation is not None
+        network, config = self.model.voxelisation.to(self.device), self.model.config
+        clouds = [candidate.points for candidate in self.candidates]
+
+        def solid(samples: list[np.ndarray]) -> Volume:
+            return volume_from_points(samples, skull, network, config.spacing_mm, config.resolution, config.faithful)
+
+        return solid(clouds), [solid([cloud]) for cloud in clouds] if each else []
 
 
 @dataclass(frozen=True)

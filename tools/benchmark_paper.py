@@ -1,0 +1,117 @@
+"""Time and memory of the paper's networks at full size, on random weights and a head drawn from the shipped prior.
+
+    python tools/benchmark_paper.py               # add --steps 50 to measure another number of steps
+
+Every figure comes from a process of its own: CPU-seconds of all threads, and the peak resident set, 10^6 bytes;
+`before` is what was there when networks and points were ready. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from pcdiff.config import PaperConfig
+from pcdiff.defects import cut
+from pcdiff.nets.paper import Geometry, PaperDenoiser
+from pcdiff.output import machine
+from pcdiff.paper.points import PaperFrame, surface_points
+from pcdiff.paper.sampling import sample_points
+from pcdiff.prior.model import ShapePrior
+from pcdiff.record import peak_memory_mb
+
+
+def denoiser(config: PaperConfig) -> tuple[PaperDenoiser, torch.Tensor]:
+    """The full-size network, and a skull's points for it."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    skull, _ = cut(ShapePrior.shipped().draw(rng), "skullfix", rng)
+    points = surface_points(skull, config.network.skull_points, np.random.default_rng(0))
+    seen = PaperFrame.of(points, skull.affine).to_network(points)
+    return PaperDenoiser(config.network).eval(), torch.from_numpy(seen).float()[None]
+
+
+def a_step(batch: int) -> Callable[[], object]:
+    """One call of the noise network, at the noisiest level."""
+    config = PaperConfig()
+    network, skull = denoiser(config)
+    noisy = torch.randn(1, config.network.implant_points, 3, generator=torch.Generator().manual_seed(0))
+    points = torch.cat([skull, noisy], 1).expand(batch, -1, -1).contiguous()
+    return lambda: network(points, torch.full((batch,), 999))
+
+
+def geometry() -> Callable[[], object]:
+    """Of which: furthest points, neighbours and nearest centres."""
+    config = PaperConfig()
+    _, skull = denoiser(config)
+    noisy = torch.randn(1, config.network.implant_points, 3, generator=torch.Generator().manual_seed(0))
+    return lambda: Geometry.of(torch.cat([skull, noisy], 1), config.network)
+
+
+def implant_points(steps: int, sampler: str) -> Callable[[], object]:
+    """Stage 1 of one implant."""
+    config = PaperConfig(steps=steps, sampler=sampler)
+    network, skull = denoiser(config)
+    return lambda: sample_points(network, skull, config, torch.Generator().manual_seed(0))
+
+
+TASKS: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
+    "noise network, one step": (lambda: a_step(1), 5),
+    "of which geometry": (geometry, 5),
+    "noise network, one step, batch 5": (lambda: a_step(5), 2),
+}
+
+
+def measure(name: str, steps: int) -> dict[str, float]:
+    """In this process: the median over the repeats after a first call, and the peak memory."""
+    if name.startswith("implant"):
+        make, repeats, first = (lambda: implant_points(steps, "euler")), 1, False
+    else:
+        (make, repeats), first = TASKS[name], True
+    task = make()
+    before = peak_memory_mb()
+    seconds, walls = [], []
+    with torch.inference_mode():
+        if first:
+            task()
+        for _ in range(repeats):
+            cpu, wall = time.process_time(), time.perf_counter()
+            task()
+            seconds.append(time.process_time() - cpu)
+            walls.append(time.perf_counter() - wall)
+    return {
+        "cpu": float(np.median(seconds)),
+        "wall": float(np.median(walls)),
+        "peak": peak_memory_mb(),
+        "before": before,
+    }
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.steps)))
+        return
+    print(" ".join(f"{name} {value}," for name, value in machine().items()) + f" threads {torch.get_num_threads()}")
+    print("\n| what | CPU-s | s | peak MB | before |\n|---|---|---|---|---|")
+    for name in (*TASKS, f"implant's points, {options.steps} steps"):
+        command = [sys.executable, __file__, "--only", name, "--steps", str(options.steps)]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(
+            f"| {name} | {row['cpu']:.2f} | {row['wall']:.2f} | {row['peak']:.0f} | {row['before']:.0f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

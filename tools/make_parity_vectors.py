@@ -1,6 +1,6 @@
 """Writes tests/parity/*.npz: what the paper's networks say to seeded inputs with seeded weights, at a small size.
 
-Run it when our networks agree with the original's (see tests/test_paper.py) and not merely with themselves:
+Run it when our networks agree with the original's (see tests/test_paper*.py) and not merely with themselves:
 
     python tools/make_parity_vectors.py
 """
@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from pcdiff.config import PaperNetworkConfig
 from pcdiff.nets.paper import PaperDenoiser
+from pcdiff.nets.voxelisation import VoxelisationConfig, VoxelisationNetwork
 from pcdiff.paper.denoiser_weights import denoiser_state_from, denoiser_state_to
+from pcdiff.paper.voxelisation_weights import voxelisation_state_from, voxelisation_state_to
+from pcdiff.reconstruct.dpsr import poisson_grid
 
 FOLDER = Path(__file__).parents[1] / "tests" / "parity"
 DENOISER = PaperNetworkConfig(
     width=0.25, skull_points=448, implant_points=64, centres=(256, 64, 16, 8), radii=(0.6, 1.0, 1.6, 2.4), neighbours=16
 )
+VOXELISATION = VoxelisationConfig(width=8, cells=8, blocks=3, levels=2, copies=3)
 
 
 def seeded(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -55,6 +59,32 @@ def denoiser_vectors() -> dict[str, np.ndarray]:
     return {"points": points.numpy(), "t": t.numpy(), "out": out.numpy(), **{k: v.numpy() for k, v in taps.items()}}
 
 
+def seeded_voxelisation() -> VoxelisationNetwork:
+    """The small point-to-volume network, its weights through the importer."""
+    network = VoxelisationNetwork(VOXELISATION)
+    foreign = seeded(voxelisation_state_to(network.state_dict(), VOXELISATION))
+    network.load_state_dict(voxelisation_state_from(foreign, VOXELISATION))
+    return network.eval()
+
+
+def voxelisation_vectors() -> dict[str, np.ndarray]:
+    """Input, encoder's grid, oriented points, and a sphere's Poisson field."""
+    network = seeded_voxelisation()
+    rng = np.random.default_rng(0)
+    normals = rng.normal(size=(1, 300, 3))
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    points = torch.from_numpy(0.5 + 0.3 * normals).float()
+    with torch.inference_mode():
+        oriented, directions = network(points)
+        return {
+            "points": points.numpy(),
+            "grid": network.encoder(points).numpy(),
+            "oriented": oriented.numpy(),
+            "normals": directions.numpy(),
+            "field": poisson_grid(points, torch.from_numpy(normals).float(), 24).numpy(),
+        }
+
+
 def stages(network: PaperDenoiser) -> dict[str, Tensor]:
     """A dictionary that the network's next pass fills: down0 to down3, attention, up0 to up3."""
     taps: dict[str, Tensor] = {}
@@ -73,6 +103,7 @@ def main() -> None:
     """See the module."""
     FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(FOLDER / "denoiser.npz", **denoiser_vectors())
+    np.savez_compressed(FOLDER / "voxelisation.npz", **voxelisation_vectors())
     for path in sorted(FOLDER.glob("*.npz")):
         print(f"{path.relative_to(FOLDER.parents[1])}: {path.stat().st_size / 1e3:.0f} kB")
 

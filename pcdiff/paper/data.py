@@ -18,20 +18,22 @@ from pcdiff.files import written_beside
 from pcdiff.paper.points import PaperFrame, outer_mesh
 from pcdiff.surface import sample_surface
 
-FORMAT = "pcdiff-surfaces-1"
+FORMAT = "pcdiff-surfaces-2"
 
 
 @dataclass(frozen=True)
 class Surfaces:
     """Points of a case's two surfaces, mm, LPS.
 
-    skull, implant: (P, 3) float32. normals: (P, 3) float32, outward, of the implant. affine: (4, 4) of their scan.
+    skull, implant: (P, 3) float32. normals: (P, 3) float32, outward, of the implant. affine: (4, 4), shape: (3,)
+    of their scan.
     """
 
     skull: np.ndarray
     implant: np.ndarray
     normals: np.ndarray
     affine: np.ndarray
+    shape: np.ndarray
 
 
 def keep_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool = True) -> list[Path]:
@@ -53,6 +55,7 @@ def keep_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool 
                 "implant": implant.points.astype(np.float32),
                 "normals": implant.normals.astype(np.float32),
                 "affine": loaded.implant.affine.astype(np.float64),
+                "shape": np.array(loaded.implant.mask.shape),
             }
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(path) as beside:
@@ -67,7 +70,7 @@ def load_surfaces(path: Path) -> Surfaces:
         with safe_open(path, "np") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
                 raise InputError(f"{path}: expected surfaces of format {FORMAT}; remove the file to make them anew")
-            return Surfaces(*(file.get_tensor(name) for name in ("skull", "implant", "normals", "affine")))
+            return Surfaces(*(file.get_tensor(name) for name in ("skull", "implant", "normals", "affine", "shape")))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: expected surfaces of a case, got {error}; remove the file") from error
 

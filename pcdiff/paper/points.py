@@ -69,7 +69,8 @@ def outer_mesh(volume: Volume) -> Mesh:
     low, high = bounding_box(volume.mask)
     crop = volume.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     vertices, faces, _, _ = marching_cubes(np.pad(crop, 1).astype(np.float32), ISO, allow_degenerate=False)
-    return Mesh(volume.to_mm(vertices.astype(np.float64) + low - 1), faces)
+    mesh = Mesh(volume.to_mm(vertices.astype(np.float64) + low - 1), faces)
+    return mesh if mesh.volume_ml > 0 else Mesh(mesh.vertices, faces[:, ::-1])  # outward, whatever det(affine)
 
 
 def surface_points(volume: Volume, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -24,7 +24,7 @@ from pcdiff.nets.voxelisation import VoxelisationNetwork
 from pcdiff.paper.checkpoints import PaperModel
 from pcdiff.paper.data import denoiser_sample, keep_surfaces, load_surfaces
 from pcdiff.paper.sampling import T
-from pcdiff.paper.volume import training_loss, voxelisation_sample
+from pcdiff.paper.voxelisation_training import training_loss, voxelisation_sample
 from pcdiff.runs import Sigterm, State, any_process, deaf_to_sigterm, same_recipe, write_row
 
 log = logging.getLogger(__name__)

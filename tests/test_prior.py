@@ -17,7 +17,7 @@ from pcdiff.errors import InputError
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.metrics import scores
 from pcdiff.points import PointCloud
-from pcdiff.prior.fit import RIM, choose_sites, complete, fit, with_bevel
+from pcdiff.prior.fit import RIM, _holes, choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import assign_folds, load_population
 from pcdiff.prior.model import ShapePrior, see_walls
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
@@ -620,3 +620,12 @@ def test_given_normals_win_where_they_are_known():
     outer = np.linalg.norm(points.points, axis=1) > 79
     assert turned[outer & (angle < 13)].all() and not turned[(angle > 17) | ~outer].any()
     assert np.allclose(np.linalg.norm(points.normals, axis=1), 1)
+
+
+@pytest.mark.parametrize(("share", "found"), [(1.0, 1), (0.7, 1), (0.3, 0)])
+def test_a_hole_has_bone_around_it(share: float, found: int) -> None:
+    """Else it is where the skull ends, or the scan of it: a face cut off leaves such places beneath the forehead."""
+    x, y, z = MAP.directions.T
+    absent = z > 0.9
+    bone = ~absent & ((np.arctan2(y, x) / (2 * np.pi)) % 1 < share)
+    assert _holes(absent, np.ones(len(z), bool), bone).max() == found

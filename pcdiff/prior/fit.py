@@ -23,6 +23,7 @@ ABSENT_SLACK = 3.0  # mm beyond the expected wall in which bone still counts as 
 SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
 OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
 USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
+BONE_RIM = 0.5  # share of a hole's rim that is bone, at least: else it is where the skull, or the scan of it, ends
 BAND = 12.0  # mm of bone around a hole that the slab covers
 ANCHORS = 512  # rays that a completion tells of at least: those that the network moves; two points each
 RIM = 1.6  # mm from a hole within which bone is no evidence: the rays next to it are often cut partly
@@ -175,7 +176,7 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     in_view = np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
     _check_view(in_view)
     absent = ~((profile >= 0.5) & wall).any(1) & in_view
-    hole = _holes(absent, prior.present >= USUAL)
+    hole = _holes(absent, prior.present >= USUAL, np.isfinite(outer))
     return open_rays(outer, thickness, hole)
 
 
@@ -258,8 +259,8 @@ def _screen(prior: ShapePrior, outer: np.ndarray, inner: np.ndarray) -> np.ndarr
     return expected
 
 
-def _holes(absent: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """(R,) int labels of the regions of absent bone that are holes."""
+def _holes(absent: np.ndarray, usual: np.ndarray, bone: np.ndarray) -> np.ndarray:
+    """(R,) int labels of the regions of absent bone that are holes: large enough, and with bone around them."""
     image = MAP.to_image(absent, False)
     radius = int(np.ceil(OPENING / PIXEL))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -271,12 +272,15 @@ def _holes(absent: np.ndarray, usual: np.ndarray) -> np.ndarray:
         ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius]
     )
     labels, count = ndimage.label(closed & MAP.inside)
-    ground = MAP.to_image(usual, False)
+    ground, stands = MAP.to_image(usual, False), np.pad(MAP.to_image(bone, False), 1)
     kept = np.zeros(labels.shape, int)
     number = 0
     for label in range(1, count + 1):
         region = labels == label
-        if np.count_nonzero(region & ground) * PIXEL**2 / 100 >= SMALLEST_HOLE:
+        whole = np.pad(region, 1)
+        rim = ndimage.binary_dilation(whole) & ~whole
+        large = np.count_nonzero(region & ground) * PIXEL**2 / 100 >= SMALLEST_HOLE
+        if large and np.count_nonzero(rim & stands) >= BONE_RIM * np.count_nonzero(rim):
             number += 1
             kept[region] = number
     return kept[MAP.inside]

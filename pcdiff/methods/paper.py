@@ -14,6 +14,7 @@ from pcdiff.methods import Proposal
 from pcdiff.paper.checkpoints import PaperModel
 from pcdiff.paper.points import PaperFrame, outer_mesh
 from pcdiff.paper.sampling import sample_points
+from pcdiff.paper.volume import volume_from_points
 from pcdiff.points import PointCloud
 from pcdiff.surface import sample_surface
 from pcdiff.volume import Volume

@@ -37,10 +37,10 @@ def row(case: str, dsc: float, method: str = "prior", spread: float = math.nan) 
 def lines(tool: dict[str, Callable], files: list[dict], folder: Path) -> list[str]:
     document = folder / "README.md"
     document.write_text(DOCUMENT)
-    tool["write"](files, [document])
+    tool["write"]({"results": tool["own_table"](files), "variants": tool["variants_table"](files)}, [document])
     text = document.read_text()
     assert text.startswith("before\n<!-- results -->\n| method") and text.endswith("<!-- /variants -->\nafter\n")
-    tool["write"](files, [document])
+    tool["write"]({"results": tool["own_table"](files), "variants": tool["variants_table"](files)}, [document])
     assert document.read_text() == text and "old" not in text
     return text.splitlines()
 
@@ -91,7 +91,7 @@ def test_documents_without_markers_are_told(tool, tmp_path):
     document = tmp_path / "README.md"
     document.write_text("nothing")
     with pytest.raises(SystemExit, match=r"README\.md: expected one pair of results markers, found 0"):
-        tool["write"]([results(tmp_path, [row("000", 0.9)])], [document])
+        tool["write"]({"results": ""}, [document])
 
 
 def test_the_documents_have_their_markers(tool):
@@ -99,3 +99,18 @@ def test_the_documents_have_their_markers(tool):
         text = document.read_text()
         for name in ("results", "variants"):
             assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
+
+
+def test_an_ablation_has_a_row_a_part(tool: dict[str, Callable]) -> None:
+    row = {
+        "variant": "4 steps",
+        "cases": 15,
+        "dsc": 0.94,
+        "bdsc": 0.96,
+        "hd95": None,
+        "seconds": 7.25,
+        "worst_dsc": 0.9,
+    }
+    table = tool["ablation_table"]({"workers": 1, "rows": [row]})
+    assert table.splitlines()[-1] == "| 4 steps | 0.940 | 0.960 | inf | 0.900 | 7.2 |"
+    assert tool["ablation_table"]({"workers": 2, "rows": [row]}).endswith("| 0.900 |  |")

@@ -86,12 +86,8 @@ def measure(name: str, steps: int) -> dict[str, float]:
             task()
             seconds.append(time.process_time() - cpu)
             walls.append(time.perf_counter() - wall)
-    return {
-        "cpu": float(np.median(seconds)),
-        "wall": float(np.median(walls)),
-        "peak": peak_memory_mb(),
-        "before": before,
-    }
+    found = {"cpu": np.median(seconds), "wall": np.median(walls), "peak": peak_memory_mb(), "before": before}
+    return {name: float(value) for name, value in found.items()}
 
 
 def main() -> None:

@@ -120,11 +120,21 @@ def number(value: float | None, figure: str) -> str:
     return "inf" if value is None else f"{value:.{DIGITS[figure]}f}"
 
 
-def write(files: Sequence[Mapping[str, Any]], documents: Sequence[Path]) -> None:
-    """Puts both tables into each document."""
+def ablation_table(results: Mapping[str, Any]) -> str:
+    """What `tools/ablate.py` measured, one row each; seconds of one case at a time only."""
+    lines = ["| | DSC | bDSC | HD95 mm | worst DSC | seconds |", "|---|---|---|---|---|---|"]
+    for row in results["rows"]:
+        figures = [number(row[name], name) for name in ("dsc", "bdsc", "hd95")]
+        seconds = number(row["seconds"], "seconds") if results["workers"] == 1 else ""
+        lines.append(f"| {row['variant']} | {' | '.join(figures)} | {number(row['worst_dsc'], 'dsc')} | {seconds} |")
+    return "\n".join(lines)
+
+
+def write(tables: Mapping[str, str], documents: Sequence[Path]) -> None:
+    """Puts each table between its markers in each document."""
     for document in documents:
         text = document.read_text(encoding="utf-8")
-        for name, table in (("results", own_table(files)), ("variants", variants_table(files))):
+        for name, table in tables.items():
             marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
             text, count = marked.subn(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
             if count != 1:
@@ -138,7 +148,12 @@ def main() -> None:
     paths = parser.parse_args().results or sorted((ROOT / "docs" / "results").glob("*.json"))
     if not paths:
         raise SystemExit("expected docs/results/*.json or files by name, found none; run `pcdiff evaluate` first")
-    write([json.loads(path.read_text(encoding="utf-8")) for path in paths], DOCUMENTS)
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    measured = [results for results in files if "summary" in results]
+    write({"results": own_table(measured), "variants": variants_table(measured)}, DOCUMENTS)
+    for results in files:
+        if "rows" in results and "summary" not in results:
+            write({"ablation": ablation_table(results)}, [ROOT / "docs" / "experiments.md"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,212 @@
+"""The paper's checkpoints through the command line, its training, and its method from a skull to an implant."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pcdiff.cli import main
+from pcdiff.config import PaperConfig, PaperNetworkConfig, load_config
+from pcdiff.errors import InputError
+from pcdiff.methods import load_method
+from pcdiff.methods.paper import PaperMethod
+from pcdiff.nets.paper import PaperDenoiser
+from pcdiff.nets.voxelisation import VoxelisationNetwork
+from pcdiff.paper import train as training
+from pcdiff.paper.checkpoints import PaperModel, import_checkpoints, read_foreign
+from pcdiff.paper.denoiser_weights import denoiser_state_to
+from pcdiff.paper.points import PaperFrame, outer_mesh, surface_points
+from pcdiff.paper.voxelisation_weights import voxelisation_state_to
+from pcdiff.volume import write_volume
+
+QUARTER = PaperNetworkConfig(width=0.25)
+TINY = PaperNetworkConfig(
+    width=0.25, skull_points=448, implant_points=64, centres=(128, 48, 16, 8), radii=(0.6, 1.0, 1.6, 2.4), neighbours=8
+)
+
+
+@pytest.fixture(scope="module")
+def foreign() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return denoiser_state_to(PaperDenoiser(QUARTER).state_dict())
+
+
+@pytest.fixture(scope="module")
+def foreign_voxelisation() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return voxelisation_state_to(VoxelisationNetwork().state_dict())
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_both_networks_go_in_and_come_out_again(foreign, foreign_voxelisation, tmp_path, capsys):
+    first, second = tmp_path / "ckpt.pth", tmp_path / "model_best.pt"
+    wrapped = {name.replace("model.", "model.module.", 1): value for name, value in foreign.items()}
+    torch.save({"epoch": 3, "model_state": wrapped, "optimizer_state": {"lr": 0.1}}, first)
+    torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in foreign_voxelisation.items()}}, second)
+    out = tmp_path / "weights.safetensors"
+    assert run("import-checkpoint", second, first, "-o", out, "--set", "steps=20", "--set", "sampler=dpmpp_2m") == 0
+    assert "denoiser and voxelisation" in capsys.readouterr().out
+    model = PaperModel.load(out)
+    assert (model.config.steps, model.config.sampler, model.config.network.width) == (20, "dpmpp_2m", 0.25)
+    assert run("export-checkpoint", out, "-o", tmp_path / "back") == 0
+    for name, known in (("denoiser.pth", foreign), ("voxelisation.pt", foreign_voxelisation)):
+        back = read_foreign(tmp_path / "back" / name)
+        assert back.keys() == known.keys() and all(torch.equal(back[key], known[key]) for key in known)
+
+
+@pytest.mark.parametrize("room", ["ema", "state_dict", None])
+def test_what_forks_make_of_the_file(foreign, room, tmp_path):
+    path = tmp_path / "fork.pth"
+    good = {name.replace("model.", "_orig_mod.model.", 1): value + 1 for name, value in foreign.items()}
+    content = good if room is None else {room: good, "epoch": 1}
+    if room == "ema":
+        content["model_state"] = foreign  # the last step's, which averaged weights win over
+    torch.save(content, path)
+    state = import_checkpoints([path]).denoiser.state_dict()
+    torch.testing.assert_close(state["out.bias"], foreign["model.classifier.2.bias"] + 1)
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "exploded",)
+
+    path = tmp_path / "bomb.pth"
+    torch.save({"model_state": {"a": Bomb()}}, path, pickle_module=pickle)
+    with pytest.raises(InputError, match="tensors and plain values"):
+        read_foreign(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04half a zip"])
+def test_what_is_no_checkpoint_is_told_in_a_line(content, tmp_path, capsys):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    assert run("import-checkpoint", path, "-o", tmp_path / "w.safetensors") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "x.pth" in error
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_two_of_one_network_and_half_a_model_are_refused(foreign, tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"model_state": foreign}, path)
+    with pytest.raises(InputError, match="second denoiser"):
+        import_checkpoints([path, path])
+    import_checkpoints([path]).save(tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="no voxelisation"):
+        load_method("paper", tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="--weights"):
+        load_method("paper")
+    with pytest.raises(InputError, match="pcdiff-paper-1"):
+        from importlib import resources
+
+        load_method("paper", Path(str(resources.files("pcdiff"))) / "weights" / "places.safetensors")
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(case, tmp_path):
+    """Two copies of one small case in SkullFix's layout, and a recipe of seconds."""
+    for name in ("000", "001"):
+        for part, volume in zip(("defective_skull", "implant"), case, strict=True):
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            write_volume(volume, tmp_path / "data" / part / f"{name}.nrrd")
+    text = f"""
+method: paper
+run: {{data: {tmp_path / "data"}, cache: {tmp_path / "cache"}, out: {tmp_path / "run"}, cases: "000", validation: "001",
+  validate_every: 15, validate_cases: 1, workers: 0}}
+paper: {{network: {TINY.model_dump_json()}, resolution: 32, spacing_mm: 7.2}}
+denoiser: {{epochs: 45, batch: 1, rate: 3.0e-3}}
+voxelisation: {{epochs: 8, batch: 1, rate: 1.0e-3}}
+pool: 2000
+"""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_losses_fall_and_both_networks_make_a_method(recipe, tmp_path):
+    for stage in ("denoiser", "voxelisation"):
+        changes = {"stage": stage, "run.validate_every": 15 if stage == "denoiser" else 4}
+        assert training.train(load_config(recipe, changes), progress=False) == tmp_path / "run" / f"{stage}.safetensors"
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [row["val_loss"] for row in rows if "val_loss" in row]
+    assert losses[2] < losses[0]  # of the noise network
+    assert losses[-1] < losses[3]  # of the other
+    assert isinstance(load_method("paper", tmp_path / "run" / "paper.safetensors"), PaperMethod)
+
+
+def test_a_run_that_was_stopped_ends_in_the_same_bits(recipe, tmp_path, monkeypatch):
+    changes = {"denoiser.epochs": 6}
+    training.train(load_config(recipe, changes | {"run.out": str(tmp_path / "whole")}), progress=False)
+    steps = iter(range(100))
+
+    class Impatient(training.Sigterm):
+        stop = property(lambda self: next(steps) == 2)
+
+    config = load_config(recipe, changes | {"run.out": str(tmp_path / "halves")})
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "Sigterm", Impatient)
+        assert training.train(config, progress=False).name == "denoiser-checkpoint.safetensors"
+    training.train(config, progress=False)
+    one, two = (PaperModel.load(tmp_path / part / "denoiser.safetensors").denoiser for part in ("whole", "halves"))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+# --- the method ------------------------------------------------------------------------------------------------------
+
+
+class Oracle(nn.Module):
+    """A noise network that knows where the implant is: at any level, its noise is what separates the points from it."""
+
+    def __init__(self, config: PaperNetworkConfig, truth: torch.Tensor) -> None:
+        super().__init__()
+        self.config, self.truth = config, truth
+        self.levels = training.linear_sigmas(training.T)
+
+    def forward(self, points: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        sigma = self.levels[t].float()[:, None, None]
+        noisy = points[:, -self.config.implant_points :] * (1 + sigma**2).sqrt()
+        return (noisy - self.truth) / sigma
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "dpmpp_2m"])
+def test_points_come_back_where_the_implant_is(sampler, case):
+    """The frame, the noise and the sampler of use: with a network that is right, the points are, in millimetres."""
+    skull, implant = case
+    config = PaperConfig(network=PaperNetworkConfig(implant_points=512), steps=20, sampler=sampler)
+    truth = surface_points(implant, 512, np.random.default_rng(3))
+    seen = surface_points(skull, config.network.skull_points, np.random.default_rng([7, 0]))
+    frame = PaperFrame.of(seen, skull.affine)
+    oracle = Oracle(config.network, torch.from_numpy(frame.to_network(truth)).float()[None])
+    found = PaperMethod(PaperModel(config, oracle, None))(skull, seed=7).candidates[0].points
+    np.testing.assert_allclose(found, truth, atol=0.02)
+    assert outer_mesh(implant).volume_ml > implant.ml  # half a voxel outside
+
+
+def test_the_command_line_says_what_a_recipe_lacks(tmp_path, capsys):
+    path = tmp_path / "r.yaml"
+    path.write_text("method: paper\nrun: {data: d, cache: c, out: o}\npaper: {network: {centres: [10, 20, 5, 4]}}\n")
+    assert run("train", path) == 2
+    assert "fewer centres" in capsys.readouterr().err
+    assert run("import-checkpoint", path, "-o", tmp_path / "w", "--set", "step=3") == 2
+    assert "step" in capsys.readouterr().err
+
+

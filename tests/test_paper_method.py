@@ -208,5 +208,3 @@ def test_the_command_line_says_what_a_recipe_lacks(tmp_path, capsys):
     assert "fewer centres" in capsys.readouterr().err
     assert run("import-checkpoint", path, "-o", tmp_path / "w", "--set", "step=3") == 2
     assert "step" in capsys.readouterr().err
-
-

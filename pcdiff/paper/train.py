@@ -76,9 +76,9 @@ class Samples(Dataset):
         seed = rng.integers(2**31)
         if self.config.stage == "denoiser":
             return *denoiser_sample(surfaces, self.config.paper, rng), seed
-        implant_points = self.config.paper.network.implant_points
+        paper = self.config.paper
         made = voxelisation_sample(
-            surfaces, implant_points, self.config.resolution, rng, faithful=self.config.paper.faithful
+            surfaces, paper.network.implant_points, rng, paper.spacing_mm, paper.resolution, paper.faithful
         )
         return *made, seed
 
@@ -98,7 +98,7 @@ def train(config: PaperTrainConfig, progress: bool = True) -> Path:
         paths, held = (_surfaces(config, cases, progress) for cases in (run.cases, run.validation))
         same_recipe(run.out / f"{stage}.json", config)
     torch.manual_seed(run.seed)
-    model: Any = DenoiserStep(config.paper) if stage == "denoiser" else VoxelisationStep(config.resolution)
+    model: Any = DenoiserStep(config.paper) if stage == "denoiser" else VoxelisationStep(config.paper.resolution)
     optimiser = torch.optim.Adam(model.parameters(), options.rate, betas=(options.beta1, 0.999))
     state = State(model.to(accelerator.device), optimiser)
     checkpoint = run.out / f"{stage}-checkpoint.safetensors"

@@ -378,7 +378,7 @@ def surfaces(case: tuple[Volume, Volume]) -> Surfaces:
 
 @pytest.mark.parametrize("faithful", [False, True])
 def test_a_sample_is_the_implant_in_the_cube(surfaces: Surfaces, case: tuple[Volume, Volume], faithful: bool) -> None:
-    points, field = voxelisation_sample(surfaces, 300, np.random.default_rng(0), 3.6, 64, faithful)
+    points, field = voxelisation_sample(surfaces, 300, 64, np.random.default_rng(0), 3.6, faithful)
     assert points.shape == (300, 3) and points.dtype == field.dtype == np.float32
     at = np.clip(np.round(points * 64).astype(int), 0, 63)
     assert np.abs(field[tuple(at.T)]).mean() < 0.25 < field[0, 0, 0] == pytest.approx(0.5)
@@ -388,7 +388,7 @@ def test_a_sample_is_the_implant_in_the_cube(surfaces: Surfaces, case: tuple[Vol
 
 def test_the_loss_falls(surfaces: Surfaces) -> None:
     torch.manual_seed(0)
-    made = [voxelisation_sample(surfaces, 200, np.random.default_rng(k), 9.6, 24) for k in range(2)]
+    made = [voxelisation_sample(surfaces, 200, 24, np.random.default_rng(k), 9.6) for k in range(2)]
     points, truth = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
     network = VoxelisationNetwork(VoxelisationConfig(width=8, cells=8, blocks=2, levels=2))
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)

@@ -78,7 +78,7 @@ class Samples(Dataset):
             return *denoiser_sample(surfaces, self.config.paper, rng), seed
         paper = self.config.paper
         made = voxelisation_sample(
-            surfaces, paper.network.implant_points, rng, paper.spacing_mm, paper.resolution, paper.faithful
+            surfaces, paper.network.implant_points, paper.resolution, rng, paper.spacing_mm, paper.faithful
         )
         return *made, seed
 

@@ -9,16 +9,16 @@ from torch.nn import functional
 
 from pcdiff.nets.voxelisation import VoxelisationNetwork
 from pcdiff.paper.data import Surfaces
-from pcdiff.paper.lattice import RESOLUTION, SPACING_MM, lattice_over
+from pcdiff.paper.lattice import lattice_over
 from pcdiff.reconstruct.dpsr import poisson_grid
 
 
 def voxelisation_sample(
     surfaces: Surfaces,
     points: int,
+    resolution: int,
     rng: np.random.Generator,
-    spacing_mm: float = SPACING_MM,
-    resolution: int = RESOLUTION,
+    spacing_mm: float,
     faithful: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(points (N, 3) in network units, `poisson_grid` (r, r, r) of the true surface), float32, for one case.

@@ -135,7 +135,7 @@ class PaperConfig(_Strict):
         default="ancestral", description="ancestral is DDPM, euler DDIM"
     )
     spacing_mm: float = Field(default=0.45, gt=0, description="of the cube that becomes the solid; SkullBreak: 0.4")
-    resolution: int = Field(default=512, ge=16, description="voxels along its sides")
+    resolution: int = Field(default=512, ge=16, multiple_of=4, description="voxels along its sides")
     faithful: bool = Field(default=False, description="repeat the original's mistakes, as docs/paper.md lists them")
 
 

@@ -21,11 +21,17 @@ import torch
 from pcdiff.config import PaperConfig
 from pcdiff.defects import cut
 from pcdiff.nets.paper import Geometry, PaperDenoiser
+from pcdiff.nets.voxelisation import VoxelisationNetwork
 from pcdiff.output import machine
-from pcdiff.paper.points import PaperFrame, surface_points
+from pcdiff.paper.lattice import SPACING_MM, lattice_over
+from pcdiff.paper.points import PaperFrame, outer_mesh, surface_points
 from pcdiff.paper.sampling import sample_points
+from pcdiff.paper.volume import volume_from_points
 from pcdiff.prior.model import ShapePrior
+from pcdiff.reconstruct.dpsr import poisson_grid, poisson_region
 from pcdiff.record import peak_memory_mb
+from pcdiff.surface import sample_surface
+from pcdiff.volume import Volume
 
 
 def denoiser(config: PaperConfig) -> tuple[PaperDenoiser, torch.Tensor]:
@@ -62,10 +68,68 @@ def implant_points(steps: int, sampler: str) -> Callable[[], object]:
     return lambda: sample_points(network, skull, config, torch.Generator().manual_seed(0))
 
 
+def case(spacing: float) -> tuple[Volume, Volume]:
+    """A defective skull and its implant, voxels of `spacing` mm."""
+    rng = np.random.default_rng(0)
+    return cut(ShapePrior.shipped().draw(rng, spacing=spacing), "skullfix", rng)
+
+
+def oriented(skull: Volume, implant: Volume) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a trained network would say of an implant: its surface with normals, seven points for each of 3,072."""
+    count = 7 * PaperConfig().network.implant_points
+    cloud = sample_surface(outer_mesh(implant), count, np.random.default_rng(0))
+    lattice = lattice_over(skull.mask.shape, skull.affine, cloud.points)
+    axes = lattice.affine[:3, :3] / SPACING_MM
+    return torch.from_numpy(lattice.to_network(cloud.points)).float(), torch.from_numpy(cloud.normals @ axes).float()
+
+
+def point_to_volume() -> Callable[[], object]:
+    """The network alone, on the implant points of one sample."""
+    network, points = VoxelisationNetwork().eval(), oriented(*case(0.9))[0][::7]
+    return lambda: network(points[None])
+
+
+def poisson(resolution: int, region: bool = False) -> Callable[[], object]:
+    """The solve in the whole cube, or around the points only."""
+    points, normals = oriented(*case(0.9))
+    if region:
+        return lambda: poisson_region(points, normals, resolution)
+    return lambda: poisson_grid(points[None], normals[None], resolution)
+
+
+class Known(VoxelisationNetwork):
+    """The untrained network's cost, and the true surface for its answer."""
+
+    def __init__(self, answer: tuple[torch.Tensor, torch.Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the class."""
+        super().forward(points)
+        return self.answer[0][None], self.answer[1][None]
+
+
+def stage_2(samples: int) -> Callable[[], object]:
+    """From implant points to the implant on a scan of 0.45 mm: network, Poisson, clean-up."""
+    skull, implant = case(SPACING_MM)
+    count = PaperConfig().network.implant_points
+    clouds = [surface_points(implant, count, np.random.default_rng(k)) for k in range(samples)]
+    network = Known(oriented(skull, implant)).eval()
+    return lambda: volume_from_points(clouds, skull, network)
+
+
 TASKS: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
     "noise network, one step": (lambda: a_step(1), 5),
     "of which geometry": (geometry, 5),
     "noise network, one step, batch 5": (lambda: a_step(5), 2),
+    "point-to-volume network": (point_to_volume, 3),
+    "Poisson in the cube, 128": (lambda: poisson(128), 3),
+    "Poisson in the cube, 256": (lambda: poisson(256), 2),
+    "Poisson in the cube, 512": (lambda: poisson(512), 1),
+    "Poisson around the points, 512": (lambda: poisson(512, region=True), 3),
+    "stage 2, one sample": (lambda: stage_2(1), 2),
+    "stage 2, five samples": (lambda: stage_2(5), 1),
 }
 
 

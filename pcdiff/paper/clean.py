@@ -14,6 +14,7 @@ from pcdiff.reconstruct.finish import one_piece_per_hole
 
 REACH = 1.1  # of the points' largest distance from their centre: what lies further away is no implant
 LINK_MM = 6.0  # points nearer than this fill the same hole
+LINKED = 4096  # points at most that are compared pair by pair; the others join the nearest
 STRAY = 0.05  # a group with a smaller share of the points fills no hole
 MEDIAN_OF_27 = 14
 
@@ -62,14 +63,17 @@ def holes_of(points: np.ndarray) -> np.ndarray:
     Groups of points that hang together within `LINK_MM`: the paper's points know no holes. All are one where none is a
     group.
     """
-    pairs = cKDTree(points).query_pairs(LINK_MM, output_type="ndarray")
-    links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(len(points), len(points)))
+    tree = cKDTree(points[:: -(-len(points) // LINKED)])
+    pairs = tree.query_pairs(LINK_MM, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(tree.n, tree.n))
     count, group = connected_components(links, directed=False)
-    size = np.bincount(group, minlength=count)
     label = np.zeros(count, np.int16)
-    large = np.flatnonzero(size >= STRAY * len(points))
+    large = np.flatnonzero(np.bincount(group) >= STRAY * tree.n)
+    if not len(large):
+        return np.ones(len(points), np.int16)
     label[large] = np.arange(1, len(large) + 1)
-    return label[group] if len(large) else np.ones(len(points), np.int16)
+    _, nearest = tree.query(points, distance_upper_bound=LINK_MM)
+    return np.append(label[group], np.int16(0))[nearest]
 
 
 def piece_per_hole(mask: np.ndarray, points: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pcdiff.nets.voxelisation import VoxelisationNetwork
 from pcdiff.paper.data import Surfaces
-from pcdiff.paper.lattice import SPACING_MM, lattice_over
+from pcdiff.paper.lattice import lattice_over
 from pcdiff.reconstruct.dpsr import poisson_grid
 
 
@@ -18,17 +18,15 @@ def voxelisation_sample(
     points: int,
     resolution: int,
     rng: np.random.Generator,
-    spacing_mm: float | None = None,
+    spacing_mm: float,
     faithful: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(points (N, 3) in network units, `poisson_grid` (r, r, r) of the true surface), float32, for one case.
 
-    The frame is the one in which `volume_from_points` uses the network. spacing_mm: of the lattice's voxels; None for
-    the paper's cube in as many voxels as `resolution` says.
+    The frame is the one in which `volume_from_points` uses the network with the same arguments.
 
     InputError: an implant that does not fit into the cube.
     """
-    spacing_mm = SPACING_MM * 512 / resolution if spacing_mm is None else spacing_mm
     shape = tuple(int(n) for n in surfaces.shape)
     lattice = lattice_over(shape, surfaces.affine, surfaces.implant, spacing_mm, resolution, faithful)
     place = lattice.to_network(surfaces.implant)

@@ -89,13 +89,12 @@ def read_volume(path: str | Path) -> Volume:
     """
     path = Path(path)
     image = open_image(path)
-    return Volume(_mask(path, image), image.affine, image.header)
+    return Volume(mask_values(path, image), image.affine, image.header)
 
 
 def open_image(path: Path) -> Image:
     """The header of an image file, its geometry found sound; values come when asked for. Errors as `read_volume`."""
     if not path.is_file():
-        suffix_of(path)
         raise InputError(f"{path}: expected an image file, found none; check the path")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); export or copy it again")
@@ -133,7 +132,8 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
         raise InputError(f"{path}: the image axes lie in one plane (degenerate directions); mend the header")
 
 
-def _mask(path: Path, image: Image) -> np.ndarray:
+def mask_values(path: Path, image: Image) -> np.ndarray:
+    """(I, J, K) bool of an image's values 0 and one other. Raises NotAMask for more, InputError for no bone."""
     flat = np.empty(math.prod(image.shape), bool)
     value, start = None, 0
     for run in image.runs:

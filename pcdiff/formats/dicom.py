@@ -227,7 +227,7 @@ def _affine(folder: Path, series: Series) -> np.ndarray:
         where = f"between slice {k + 1} and {k + 2} of {len(positions)}, "
         where += f"{'xyz'[axis]} = {positions[k, axis]:.1f} and {positions[k + 1, axis]:.1f} mm"
         if step < 0.01:
-            raise InputError(f"{folder}: two slices lie at one place {where}; export one reconstruction of the CT alone")
+            raise InputError(f"{folder}: two slices at one place {where}; export one reconstruction of the CT alone")
         if abs(step - usual) > EVEN * usual:
             missing = round(step / usual) - 1
             if missing >= 1 and abs(step / usual - missing - 1) < 2 * EVEN:

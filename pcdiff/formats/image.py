@@ -23,7 +23,7 @@ RUN = 2**22  # values handled at a time
 class Image:
     """A file whose header was read: values come as flat runs, first index fastest, when they are asked for.
 
-    slice_thickness: mm, where the file tells of more than the distance between slices. notes: how it was read, in words.
+    slice_thickness: mm, where the file tells of it beside the slices' distance. notes: how it was read, in words.
     """
 
     shape: tuple[int, int, int]

@@ -27,7 +27,7 @@ OPENING = 8.0  # mm: a shell thinner than twice this is no head
 REACH = 8.0  # mm beyond the opened head in which bone counts: nose and ears; a holder's shell there is loose
 SMALLEST_HEAD = 300.0  # ml; an opened body that has less is bone without soft tissue
 ISLAND = 1.0  # ml, the smallest loose piece of bone that is kept
-DEEP = 25.0  # mm beneath the skin: a loose piece deeper than this is no vault; contrast medium, an electrode
+DEPTH = (4.0, 25.0)  # mm beneath the skin: loose pieces above are a holder's shell, below contrast medium or a neck
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
     removed = np.count_nonzero(dense) - np.count_nonzero(skull)
     return Segmentation(
         Volume(skull, ct.affine, ct.header),
-        removed * volume.voxel_ml,
-        metal * volume.voxel_ml,
+        float(removed * volume.voxel_ml),
+        float(metal * volume.voxel_ml),
         None if body is None else _noise(ct, body, threshold),
     )
 
@@ -97,9 +97,9 @@ class _Body:
         return (self.outside <= REACH)[np.ix_(*at)]
 
     def is_island(self, index: np.ndarray) -> bool:
-        """Do most of these voxels (N, 3) lie in the head, and not deep in it?"""
+        """Do most of these voxels (N, 3) lie where the vault does?"""
         depth = np.median(self.depth[tuple((index // self.step).T)])
-        return bool(0 < depth <= DEEP)
+        return bool(DEPTH[0] <= depth <= DEPTH[1])
 
 
 def _body(ct: Scan) -> _Body | None:
@@ -125,7 +125,7 @@ def _body(ct: Scan) -> _Body | None:
 
 def _noise(ct: Scan, body: _Body, threshold: int) -> float | None:
     """Robust standard deviation of the difference of neighbours within soft tissue deep in the head."""
-    deep = np.argwhere(body.depth > DEEP) * body.step
+    deep = np.argwhere(body.depth > DEPTH[1]) * body.step
     deep = deep[(deep[:, 0] + 1 < ct.values.shape[0])][:: max(1, len(deep) // 50_000)]
     if len(deep) < 1000:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Slice:
     path: Path
     instance: str
     position: tuple[float, ...]  # (3,) mm, LPS
+    directions: tuple[float, ...]  # (6,) along a row, along a column, LPS
     thickness: float | None  # mm, as the scanner says
 
 
@@ -44,10 +45,20 @@ class Series:
     number: int
     size: tuple[int, int]  # columns, rows
     spacing: tuple[float, float]  # mm between columns, between rows
-    directions: tuple[float, ...]  # (6,) along a row, along a column, LPS
     kernel: str
     problem: str | None
     slices: list[Slice]
+
+    @property
+    def directions(self) -> np.ndarray:
+        """(3, 3) unit vectors, rows: along a row, along a column, the normal. Of a series without a problem."""
+        row, column = np.reshape(self.slices[0].directions, (2, 3))
+        return np.stack([row, column, np.cross(row, column)])
+
+    @property
+    def heights(self) -> np.ndarray:
+        """(N,) mm of each slice along the normal."""
+        return np.array([part.position for part in self.slices]) @ self.directions[2]
 
     def __str__(self) -> str:
         words = f"{len(self.slices)} slices of {self.size[0]}x{self.size[1]}"
@@ -113,12 +124,13 @@ def find_series(folder: Path) -> list[Series]:
             groups.setdefault(read[0], {}).setdefault(read[1].instance, read[1])
     series = []
     for key, parts in groups.items():
-        number, uid, size, spacing, directions, kernel, problem = key
-        if problem is None and len(parts) < FEWEST:
-            problem = "too few for a head"
-        slices = sorted(parts.values(), key=lambda part: _along(part.position, directions) if directions else 0)
-        series.append(Series(uid, number, size, spacing, directions, kernel, problem, slices))
-    return sorted(series, key=lambda one: (one.number, one.uid, one.size, one.spacing, one.directions, one.kernel))
+        number, uid, size, spacing, _, kernel, problem = key
+        one = Series(uid, number, size, spacing, kernel, problem, list(parts.values()))
+        if problem is None:
+            ascending = [one.slices[k] for k in np.argsort(one.heights, kind="stable")]
+            one = replace(one, slices=ascending, problem="too few for a head" if len(parts) < FEWEST else None)
+        series.append(((*key[:-1], problem or ""), one))
+    return [one for _, one in sorted(series, key=lambda pair: pair[0])]
 
 
 def _slice(path: Path) -> tuple[tuple[Any, ...], Slice] | None:
@@ -168,12 +180,13 @@ def _slice(path: Path) -> tuple[tuple[Any, ...], Slice] | None:
         text("0020|000e"),
         size,
         spacing[::-1],  # DICOM gives that between rows first
-        tuple(round(value, 3) + 0.0 for value in directions),
+        tuple(round(value, 2) + 0.0 for value in directions),  # as written they may differ in the last digits
         _word(text("0018|1210")),
         problem,
     )
     instance = text("0008|0018") or str(path)
-    return key, Slice(path, instance, position, thickness[0] if thickness and 0 < thickness[0] < 50 else None)
+    nominal = thickness[0] if thickness and 0 < thickness[0] < 50 else None
+    return key, Slice(path, instance, position, directions, nominal)
 
 
 def _word(text: str) -> str:
@@ -184,11 +197,6 @@ def _word(text: str) -> str:
 def _perpendicular(directions: tuple[float, ...]) -> bool:
     row, column = np.array(directions[:3]), np.array(directions[3:])
     return abs(row @ column) < 0.01 and abs(row @ row - 1) < 0.01 and abs(column @ column - 1) < 0.01
-
-
-def _along(position: tuple[float, ...], directions: tuple[float, ...]) -> float:
-    """mm along the slices' normal."""
-    return float(np.dot(np.cross(directions[:3], directions[3:]), position))
 
 
 def _choose(folder: Path, found: list[Series], wanted: str | None) -> tuple[Series, tuple[str, ...]]:
@@ -219,9 +227,8 @@ def _choose(folder: Path, found: list[Series], wanted: str | None) -> tuple[Seri
 def _affine(folder: Path, series: Series) -> np.ndarray:
     """(4, 4) index -> LPS mm. Raises InputError where the slices are not one stack in equal steps."""
     positions = np.array([part.position for part in series.slices])
-    row, column = np.array(series.directions[:3]), np.array(series.directions[3:])
-    axis = int(np.abs(np.cross(row, column)).argmax())
-    steps = np.diff([_along(part.position, series.directions) for part in series.slices])
+    row, column, normal = series.directions
+    axis, steps = int(np.abs(normal).argmax()), np.diff(series.heights)
     usual = float(np.median(steps))
     for k, step in enumerate(steps):
         where = f"between slice {k + 1} and {k + 2} of {len(positions)}, "

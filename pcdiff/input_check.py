@@ -17,6 +17,7 @@ from pcdiff.volume import Volume
 THICK = 1.5  # mm: thicker slices round off a hole's rim
 TILTED = 0.5  # degrees
 SOME_METAL = 0.1  # ml
+STREAKS = 40.0  # HU
 NOISY = 80.0  # HU, a third of the way from brain to the threshold
 LITTLE = 100.0  # ml of bone; a vault alone has three times as much
 NARROW = 120.0  # mm; no head is narrower
@@ -27,8 +28,9 @@ class InputCheck:
     """An input, described; as JSON in `run.json`.
 
     kind: ct or mask. format: DICOM, NRRD, NIfTI or MetaImage. spacing_mm, field_of_view_mm: along the index axes.
-    slice_thickness_mm: see `Scan`. tilt_deg: of the gantry. threshold_hu, metal_ml, noise_hu: None for a mask.
-    removed_ml: as dense as bone, but table, holder or a loose piece. holes: of the prior's fit, none before it.
+    slice_thickness_mm: see `Scan`. tilt_deg: of the gantry. threshold_hu, metal_ml, noise_hu, streaks_hu: see
+    `Segmentation`, None for a mask. removed_ml: as dense as bone, but table, holder or a loose piece.
+    holes: of the prior's fit, none before it.
     warnings: each a line for the user.
     """
 
@@ -42,6 +44,7 @@ class InputCheck:
     threshold_hu: int | None
     metal_ml: float | None
     noise_hu: float | None
+    streaks_hu: float | None
     removed_ml: float
     holes: tuple[Hole, ...]
     warnings: tuple[str, ...]
@@ -82,6 +85,7 @@ def check(scan: Scan, found: Segmentation | None = None, threshold: int | None =
         threshold_hu=threshold,
         metal_ml=None if found is None else round(found.metal_ml, 3),
         noise_hu=None if found is None or found.noise is None else round(found.noise, 1),
+        streaks_hu=None if found is None or found.streaks is None else round(found.streaks, 1),
         removed_ml=0.0 if found is None else round(found.removed_ml, 3),
         holes=(),
         warnings=(*scan.notes, *_warnings(scan, view, found)),
@@ -106,8 +110,13 @@ def _warnings(scan: Scan, view: np.ndarray, found: Segmentation | None) -> list[
         return words
     if found.metal_ml >= SOME_METAL:
         words.append(
-            f"{found.metal_ml:.1f} ml of metal or the like ({METAL} HU or more): it counts as bone, and its streaks "
-            "can hide or feign bone in its slices; look at the mask (--mask-out)"
+            f"{found.metal_ml:.1f} ml of metal or the like ({METAL} HU or more): it counts as bone; its streaks "
+            "can hide or feign bone in its slices"
+        )
+    if found.streaks is not None and found.streaks > STREAKS:
+        words.append(
+            f"streaks: in slices with metal soft tissue varies by {found.streaks:.0f} HU more than elsewhere: "
+            "that can pass for bone or for a hole; look at the mask (--mask-out)"
         )
     if found.noise is not None and found.noise > NOISY:
         words.append(

@@ -93,7 +93,9 @@ def plane_distances(affine: np.ndarray) -> np.ndarray:
 
 
 def _scan(path: Path, values: np.ndarray, image: Image, name: str) -> Scan:
-    thickness = max(float(plane_distances(image.affine).max()), image.slice_thickness or 0.0)
+    distances = plane_distances(image.affine)
+    # of a file nobody knows which axis was stacked
+    thickness = max(float(distances[2] if name == "DICOM" else distances.max()), image.slice_thickness or 0.0)
     return Scan(values, image.affine, image.header, name, thickness, image.notes)
 
 

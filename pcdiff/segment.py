@@ -5,6 +5,7 @@ Nothing is closed and nothing is filled: the defect is what it is all about.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,21 +27,25 @@ COARSE = 2.0  # mm, the spacing at which patient and table are told apart
 OPENING = 8.0  # mm: a shell thinner than twice this is no head
 REACH = 8.0  # mm beyond the opened head in which bone counts: nose and ears; a holder's shell there is loose
 SMALLEST_HEAD = 300.0  # ml; an opened body that has less is bone without soft tissue
+SAMPLES, FEWEST = 100_000, 500  # voxels of soft tissue that noise and streaks are measured on: at most, at least
 ISLAND = 1.0  # ml, the smallest loose piece of bone that is kept
-DEPTH = (4.0, 25.0)  # mm beneath the skin: loose pieces above are a holder's shell, below contrast medium or a neck
+SCALP = 2.0  # mm of it over all but a twentieth of a loose piece; else it is a holder, flush with the skin
+DEEP = 25.0  # mm beneath the skin: a loose piece below this is no vault, but contrast medium or a neck
 
 
 @dataclass(frozen=True)
 class Segmentation:
     """skull: on the CT's grid. removed_ml: as dense as bone, and left out. metal_ml: of the skull and near it.
 
-    noise: HU, standard deviation within the head's soft tissue; None where there is none.
+    noise: HU, standard deviation within the head's soft tissue; None where there is none. streaks: HU by which it
+    spreads more in slices (third index) with metal; None without metal there.
     """
 
     skull: Volume
     removed_ml: float
     metal_ml: float
     noise: float | None
+    streaks: float | None
 
 
 def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
@@ -73,13 +78,17 @@ def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
             kept[label] = body.is_island(np.argwhere(labels[place] == label) + corner)
     skull = np.zeros(dense.shape, bool, order="F")
     skull[box] = kept[labels]
-    metal = np.count_nonzero(near & (ct.values[box] >= METAL))
+    metal = near & (ct.values[box] >= METAL)
+    slices = np.zeros(dense.shape[2], bool)
+    slices[box[2]] = metal.any((0, 1))
+    noise, streaks = (None, None) if body is None else _quality(ct, body, threshold, slices)
     removed = np.count_nonzero(dense) - np.count_nonzero(skull)
     return Segmentation(
         Volume(skull, ct.affine, ct.header),
         float(removed * volume.voxel_ml),
-        float(metal * volume.voxel_ml),
-        None if body is None else _noise(ct, body, threshold),
+        float(np.count_nonzero(metal) * volume.voxel_ml),
+        noise,
+        streaks,
     )
 
 
@@ -97,9 +106,9 @@ class _Body:
         return (self.outside <= REACH)[np.ix_(*at)]
 
     def is_island(self, index: np.ndarray) -> bool:
-        """Do most of these voxels (N, 3) lie where the vault does?"""
-        depth = np.median(self.depth[tuple((index // self.step).T)])
-        return bool(DEPTH[0] <= depth <= DEPTH[1])
+        """Do these voxels (N, 3) lie beneath the scalp, where the vault does?"""
+        top, middle = np.percentile(self.depth[tuple((index // self.step).T)], [5, 50])
+        return bool(top >= SCALP and middle <= DEEP)
 
 
 def _body(ct: Scan) -> _Body | None:
@@ -120,16 +129,33 @@ def _body(ct: Scan) -> _Body | None:
     voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000
     if np.count_nonzero(head) * voxel_ml < SMALLEST_HEAD:
         return None
-    return _Body(outside, ndimage.distance_transform_edt(head, spacing), step)
+    # The skin lies half way to the first voxel outside.
+    depth = np.maximum(ndimage.distance_transform_edt(head, spacing) - spacing.min() / 2, 0)
+    return _Body(outside, depth, step)
 
 
-def _noise(ct: Scan, body: _Body, threshold: int) -> float | None:
-    """Robust standard deviation of the difference of neighbours within soft tissue deep in the head."""
-    deep = np.argwhere(body.depth > DEPTH[1]) * body.step
-    deep = deep[(deep[:, 0] + 1 < ct.values.shape[0])][:: max(1, len(deep) // 50_000)]
-    if len(deep) < 1000:
-        return None
+def _quality(ct: Scan, body: _Body, threshold: int, metal: np.ndarray) -> tuple[float | None, float | None]:
+    """(noise, streaks) HU of soft tissue deep in the head, see `Segmentation`. metal: (K,) bool, slices that hold some.
+
+    Noise is the robust standard deviation of neighbours' difference; streaks are what the tissue spreads more in slices
+    with metal than in those without, in quadrature.
+    """
+    deep = np.argwhere(body.depth > DEEP) * body.step
+    deep = deep[deep[:, 0] + 1 < ct.values.shape[0]]
+    deep = deep[:: max(1, len(deep) // SAMPLES)]
     here = ct.values[tuple(deep.T)].astype(float)
     beside = ct.values[tuple((deep + np.array([1, 0, 0])).T)].astype(float)
     soft = (np.minimum(here, beside) > BODY) & (np.maximum(here, beside) < max(threshold, THRESHOLD))
-    return float(1.4826 * np.median(np.abs(here - beside)[soft]) / np.sqrt(2)) if soft.any() else None
+    here, beside, near_metal = here[soft], beside[soft], metal[deep[soft, 2]]
+    if len(here) < FEWEST:
+        return None, None
+    noise = _spread(here - beside) / math.sqrt(2)
+    if min(np.count_nonzero(near_metal), np.count_nonzero(~near_metal)) < FEWEST:
+        return noise, None
+    more = _spread(here[near_metal]) ** 2 - _spread(here[~near_metal]) ** 2
+    return noise, math.sqrt(max(more, 0.0))
+
+
+def _spread(values: np.ndarray) -> float:
+    """Robust standard deviation: 1.4826 times the median absolute deviation."""
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))

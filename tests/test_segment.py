@@ -94,7 +94,7 @@ def test_the_mask_is_the_skull_and_its_hole(phantom: Phantom, truth: Volume) -> 
     assert not (found.skull.mask & truth.mask).any()  # the scalp and the brain in the hole stay what they are
     assert not (found.skull.mask & ~phantom[1].mask).any()  # nothing of table and holder
     assert found.noise == pytest.approx(15, rel=0.1)
-    assert found.metal_ml == 0  # the table's rail is none of the patient's
+    assert found.metal_ml == 0 and found.streaks is None  # the table's rail is none of the patient's
     dense = np.count_nonzero(phantom[0] >= THRESHOLD) - np.count_nonzero(found.skull.mask)
     assert found.removed_ml == pytest.approx(dense * found.skull.voxel_ml) and found.removed_ml > 100
 
@@ -131,15 +131,22 @@ def test_islands_stay_and_loose_pieces_go(phantom: Phantom, truth: Volume) -> No
 
 def test_metal_is_bone_and_said(phantom: Phantom) -> None:
     hu, grid = phantom
-    bone = np.argwhere(grid.mask)
-    plate = ball(grid, grid.to_mm(bone[len(bone) // 2]), 8) & grid.mask
+    bone = grid.to_mm(np.argwhere(grid.mask))
+    beside = bone.mean(0) + np.array([70, 0, 0])
+    plate = ball(grid, bone[np.linalg.norm(bone - beside, axis=1).argmin()], 8) & grid.mask
     changed = np.where(plate, 3071, hu).astype(np.int16)
     found = segment(scan_of(phantom, changed))
     assert found.metal_ml == pytest.approx(np.count_nonzero(plate) * grid.voxel_ml)
     assert found.skull.mask[plate].all()
     said = check(scan_of(phantom, changed), found, THRESHOLD)
-    assert any("metal" in line and "streaks" in line for line in said.warnings)
+    assert any("ml of metal" in line for line in said.warnings)
+    assert found.streaks is not None and found.streaks < 5 and not any("varies" in line for line in said.warnings)
     assert not any("metal" in line for line in check(scan_of(phantom), segment(scan_of(phantom)), 300).warnings)
+    across = np.arctan2(*np.moveaxis(grid.to_mm(np.moveaxis(np.indices(hu.shape), 0, -1))[..., :2] - 5.0, -1, 0))
+    streaked = changed + np.where(plate.any((0, 1)) & (hu > -900), 150 * np.sign(np.sin(15 * across)), 0)
+    found = segment(scan_of(phantom, np.clip(streaked, -1024, 3071).astype(np.int16)))
+    assert found.streaks == pytest.approx(150, rel=0.5)
+    assert any("varies" in line for line in check(scan_of(phantom), found, THRESHOLD).warnings)
 
 
 def test_bone_without_soft_tissue(phantom: Phantom) -> None:

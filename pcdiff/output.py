@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from pcdiff import __version__
 from pcdiff.files import sha256
-from pcdiff.formats import FORMATS, format_of
+from pcdiff.formats import FORMATS, format_of, suffix_of
 from pcdiff.input_check import read_skull
 from pcdiff.mesh import mesh_to_mask, read_stl, write_stl
 from pcdiff.metrics import bounding_box, dice
@@ -80,6 +80,8 @@ def case_name(path: Path) -> str:
     named = [suffix for suffix in FORMATS if path.name.lower().endswith(suffix)]
     if not named and path.is_file():
         format_of(path)
+    elif not named and path.suffix:
+        suffix_of(path)
     return path.name[: -len(named[-1])] if named else path.stem
 
 

@@ -95,8 +95,6 @@ def read_volume(path: str | Path) -> Volume:
 def open_image(path: Path) -> Image:
     """The header of an image file, its geometry found sound; values come when asked for. Errors as `read_volume`."""
     if not path.is_file():
-        if path.suffix:  # else it was meant to be a folder
-            suffix_of(path)
         raise InputError(f"{path}: expected an image file, found none; check the path")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); export or copy it again")

@@ -257,6 +257,20 @@ def test_nifti_scaling_gives_hu(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scan(path).values, ct() // 2 * 2)
 
 
+def test_a_file_without_patient_axes_is_read_with_a_note(tmp_path: Path) -> None:
+    path = save(ct(), tmp_path / "a.nii")
+    assert read_scan(path).notes == ()
+    head = bytearray(path.read_bytes())
+    head[252:256] = bytes(4)  # neither qform nor sform
+    path.write_bytes(head)
+    assert "RAS axes are assumed" in read_scan(path).notes[0]
+    path = save(ct(), tmp_path / "b.nrrd")
+    assert read_scan(path).notes == ()
+    whole = path.read_bytes().replace(b"space: left-posterior-superior", b"space dimension: 3")
+    path.write_bytes(whole)
+    assert "LPS is assumed" in read_scan(path).notes[0]
+
+
 def test_no_number_is_air(tmp_path: Path) -> None:
     values = ct().astype(np.float32)
     values[3, 4, 5] = np.nan

@@ -41,7 +41,9 @@ def open_image(path: Path) -> Image:
     runs = read_runs(path, encoding, np.dtype(order + TYPES[code]), math.prod(shape), skip=int(begin))
     if slope and math.isfinite(slope) and math.isfinite(inter) and (slope, inter) != (1, 0):
         runs = (run * slope + inter for run in runs)
-    return Image(shape, _affine(raw), {"nifti": raw}, runs)
+    placed = any(code > 0 for code in struct.unpack(f"{order}2h", raw[252:256]))
+    notes = () if placed else ("the file does not say which way the patient lies: RAS axes are assumed",)
+    return Image(shape, _affine(raw), {"nifti": raw}, runs, notes=notes)
 
 
 def _affine(raw: bytes) -> np.ndarray:

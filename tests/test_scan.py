@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from phantom import ROOT, SECRETS, write_dicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from pcdiff.errors import InputError
 from pcdiff.formats.dicom import find_series
@@ -192,6 +194,18 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     refused(tmp_path, "1 slice is missing between slice 3 and 4")
     path.write_bytes(whole[:64])
     refused(tmp_path, "1 slice is missing between slice 3 and 4")
+
+
+def test_a_disc_is_read_beside_its_index(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "DICOM", ct(), grid())
+    meta, index, record = FileMetaDataset(), Dataset(), Dataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, f"{ROOT}0"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    record.DirectoryRecordType, record.ReferencedSOPClassUIDInFile = "IMAGE", CTImageStorage
+    record.ReferencedFileID = ["DICOM", "IM010000"]
+    index.DirectoryRecordSequence, index.file_meta = [record], meta
+    index.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    same_places(read_scan(tmp_path), ct(), grid())
 
 
 def refused_file(folder: Path, path: Path) -> None:

@@ -23,7 +23,8 @@ MAX_BYTES = 2**28  # of one slice
 FEWEST = 16  # slices of a head; fewer are a localiser or a sample of slices
 EVEN = 0.1  # share of the usual step by which a step between slices may differ
 STRAIGHT = 0.2  # mm that a slice may lie beside the line from first to last, beyond a tenth of a step
-CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2\0"  # the SOP class, DICOM PS3.4 B.5
+CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2\0"  # the SOP class of CT slices, DICOM PS3.4 B.5
+SOP_CLASS = (b"\x02\0\x02\0UI\x1a\0", b"\x08\0\x16\0UI\x1a\0", b"\x08\0\x16\0\x1a\0\0\0")  # (0002,0002), (0008,0016)
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,9 @@ def _slice(path: Path) -> tuple[tuple[Any, ...], Slice] | None:
         reader.ReadImageInformation()
     except RuntimeError as error:
         with path.open("rb") as file:
-            if CT_IMAGE in file.read(2**12):
-                raise InputError(f"{path}: the DICOM file is truncated or damaged; copy or export it again") from error
+            head = file.read(2**12)
+        if any(element + CT_IMAGE in head for element in SOP_CLASS):  # a DICOMDIR only points to such
+            raise InputError(f"{path}: the DICOM file is truncated or damaged; copy or export it again") from error
         return None
 
     def text(tag: str) -> str:

@@ -202,7 +202,7 @@ def test_a_disc_is_read_beside_its_index(tmp_path: Path) -> None:
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, f"{ROOT}0"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     record.DirectoryRecordType, record.ReferencedSOPClassUIDInFile = "IMAGE", CTImageStorage
-    record.ReferencedFileID = ["DICOM", "IM010000"]
+    record.ReferencedFileID, record.SOPClassUID = ["DICOM", "IM010000"], CTImageStorage
     index.DirectoryRecordSequence, index.file_meta = [record], meta
     index.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     same_places(read_scan(tmp_path), ct(), grid())

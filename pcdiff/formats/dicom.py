@@ -24,7 +24,6 @@ FEWEST = 16  # slices of a head; fewer are a localiser or a sample of slices
 EVEN = 0.1  # share of the usual step by which a step between slices may differ
 STRAIGHT = 0.2  # mm that a slice may lie beside the line from first to last, beyond a tenth of a step
 CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2\0"  # the SOP class of CT slices, DICOM PS3.4 B.5
-SOP_CLASS = (b"\x02\0\x02\0UI\x1a\0", b"\x08\0\x16\0UI\x1a\0", b"\x08\0\x16\0\x1a\0\0\0")  # (0002,0002), (0008,0016)
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,7 @@ def _slice(path: Path) -> tuple[tuple[Any, ...], Slice] | None:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        with path.open("rb") as file:
-            head = file.read(2**12)
-        if any(element + CT_IMAGE in head for element in SOP_CLASS):  # a DICOMDIR only points to such
+        if _should_be_ct(path):
             raise InputError(f"{path}: the DICOM file is truncated or damaged; copy or export it again") from error
         return None
 
@@ -189,6 +186,14 @@ def _slice(path: Path) -> tuple[tuple[Any, ...], Slice] | None:
     instance = text("0008|0018") or str(path)
     nominal = thickness[0] if thickness and 0 < thickness[0] < 50 else None
     return key, Slice(path, instance, position, directions, nominal)
+
+
+def _should_be_ct(path: Path) -> bool:
+    """Does a file that cannot be read say first of all that it is a CT slice? An index of a disc only names such."""
+    with path.open("rb") as file:
+        head = file.read(2**12)
+    classes = re.search(rb"(?:\x02\0\x02\0UI|\x08\0\x16\0(?:UI)?)..(?:\0\0)?([0-9.]+\0?)", head, re.DOTALL)
+    return classes is not None and classes[1] == CT_IMAGE
 
 
 def _word(text: str) -> str:

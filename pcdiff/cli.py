@@ -38,6 +38,9 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Threshold = Annotated[int | None, typer.Option(metavar="HU", help="Of a CT: HU from which it is bone [300].")]
+Series = Annotated[str | None, typer.Option(metavar="N|UID", help="Of a DICOM folder with several series.")]
+MaskOut = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the mask of the skull that was used here.")]
 Cases = Annotated[str | None, typer.Option(help="Some cases only: 000-059,063.")]
 
 
@@ -69,7 +72,7 @@ def _options(
 
 @app.command()
 def sample(
-    skulls: Annotated[list[Path], typer.Argument(metavar="SKULL...", help="Masks of defective skulls.")],
+    skulls: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="CTs of defective skulls, or masks.")],
     out: Out,
     method: Method = DEFAULT_METHOD,
     weights: Weights = None,
@@ -77,19 +80,25 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
     backend: Backend = "spectral",
+    threshold: Threshold = None,
+    series: Series = None,
+    mask_out: MaskOut = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Design implants for skulls with holes (.nrrd, .nii, .nii.gz, .mha, .mhd).
+    """Design implants for skulls with holes: a CT's DICOM folder, or a CT or mask as .nrrd, .nii, .nii.gz, .mha, .mhd.
 
-    Each becomes a folder OUT/NAME/ with implant.nrrd (on the skull's own grid), implant.stl and run.json. What is done
+    Each becomes a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl and run.json. What is done
     already is skipped; a case that fails does not stop the others.
     """
     from tqdm import tqdm
 
     from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
 
-    settings = Settings(method, ensemble or DEFAULT_ENSEMBLE, seed, device_that_is_there(device), backend, weights)
+    device = device_that_is_there(device)
+    settings = Settings(method, ensemble or DEFAULT_ENSEMBLE, seed, device, backend, weights, threshold, series)
+    if mask_out is not None and len(skulls) > 1:
+        raise InputError(f"--mask-out writes one mask, got {len(skulls)} scans; give one scan")
     settings.record()  # an unknown method or missing weights are told once, not for every case
     failed: dict[Path, Exception] = {}
     todo: dict[str, Path] = {}
@@ -107,7 +116,7 @@ def sample(
             name = case_name(skull)
             if seen.setdefault(name, skull) != skull:
                 raise InputError(f"{skull}: {seen[name]} goes to {out / name} too; give them different output folders")
-            if overwrite or not is_done(out / name, skull, settings):
+            if overwrite or mask_out or not is_done(out / name, skull, settings):
                 todo[name] = skull
             elif not quiet:
                 say(f"{name}: is done already in {out / name}; --overwrite designs it again")
@@ -120,8 +129,12 @@ def sample(
     for name, skull in bar:
         assert loaded is not None
         bar.set_description(name)
+
+        def warn(text: str, name: str = name) -> None:
+            tqdm.write(f"pcdiff: {name}: warning: {text}", file=sys.stderr)
+
         try:
-            record = design_case(skull, out / name, loaded, settings, overwrite)
+            record = design_case(skull, out / name, loaded, settings, overwrite, mask_out, None if quiet else warn)
             if not quiet:
                 tqdm.write(f"{name}: {_summary(record)} -> {out / name}")
         except Exception as error:
@@ -329,13 +342,14 @@ def view(
 ) -> None:
     """Look at a case: a window to turn it in where open3d is installed, else a picture."""
     from pcdiff import picture, window
+    from pcdiff.output import SKULL
     from pcdiff.record import RECORD, read_record
     from pcdiff.volume import read_volume
 
     record = read_record(case)
     if record is None:
         raise InputError(f"{case}: expected a case folder with {RECORD}, found none; give what `pcdiff sample` wrote")
-    bone = read_volume(skull or case / record["input"]["path"])
+    bone = read_volume(skull or (case / SKULL if SKULL in record["files"] else case / record["input"]["path"]))
     implant = read_volume(case / "implant.nrrd")
     if png is None:
         shapes = [picture.shape_of(bone, picture.BONE), picture.shape_of(implant, picture.IMPLANT)]

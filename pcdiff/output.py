@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,13 @@ from scipy import ndimage
 
 from pcdiff import __version__
 from pcdiff.files import sha256
-from pcdiff.formats import suffix_of
+from pcdiff.formats import FORMATS, format_of, suffix_of
+from pcdiff.input_check import read_skull
 from pcdiff.mesh import mesh_to_mask, read_stl, write_stl
 from pcdiff.metrics import bounding_box, dice
 from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, weights_files, write_record
+from pcdiff.regions import holes_of
+from pcdiff.scan import input_digest
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume, read_volume, write_map, write_volume
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."
 STL_DSC = 0.97  # the least agreement of an STL with its volume
 DEFAULT_ENSEMBLE = 1
+SKULL = "defective_skull.nrrd"  # the mask that a CT became
 
 
 class OutputError(RuntimeError):
@@ -35,7 +40,10 @@ class OutputError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the result, beside the skull and this package's version. weights: None for those shipped."""
+    """All that decides the result, beside the scan and this package's version. weights: None for those shipped.
+
+    threshold, series: of a CT and of a DICOM folder, see `input_check.read_skull`.
+    """
 
     method: str
     ensemble: int = DEFAULT_ENSEMBLE
@@ -43,6 +51,8 @@ class Settings:
     device: str = "cpu"
     backend: str = "spectral"
     weights: Path | None = None
+    threshold: int | None = None
+    series: str | None = None
 
     def load(self) -> Method:
         """The method with its weights; once for many cases.
@@ -64,8 +74,15 @@ class Settings:
 
 
 def case_name(path: Path) -> str:
-    """A skull file's name without its image suffix. Raises InputError for a suffix that is not read."""
-    return path.name[: -len(suffix_of(path))]
+    """A scan file's name without its image suffix, or a DICOM folder's. Raises InputError where neither is there."""
+    if path.is_dir():
+        return path.resolve().name
+    named = [suffix for suffix in FORMATS if path.name.lower().endswith(suffix)]
+    if not named and path.is_file():
+        format_of(path)
+    elif not named and path.suffix:
+        suffix_of(path)
+    return path.name[: -len(named[-1])] if named else path.stem
 
 
 def is_done(folder: Path, source: Path, settings: Settings) -> bool:
@@ -75,34 +92,57 @@ def is_done(folder: Path, source: Path, settings: Settings) -> bool:
         return False
     return (
         settings.record().items() <= record.items()
-        and record.get("input", {}).get("sha256") == sha256(source)
+        and record.get("input", {}).get("sha256") == input_digest(source)
         and all((folder / name).is_file() and sha256(folder / name) == was for name, was in record["files"].items())
     )
 
 
-def design_case(source: Path, folder: Path, method: Method, settings: Settings, overwrite: bool = False) -> dict:
+def design_case(
+    source: Path,
+    folder: Path,
+    method: Method,
+    settings: Settings,
+    overwrite: bool = False,
+    mask_out: Path | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Reads a defective skull, designs its implant and writes the case folder; returns the record.
 
+    source: a CT or a mask, see `input_check.read_skull`. mask_out: a file for the mask that was used, written before
+    the design, so that it can be looked at where that fails. warn: is told what the input check finds, at once.
     Raises InputError for a skull that cannot be used and a folder that cannot be written or holds other files,
     OutputError for a result that does not pass its check. Either way the folder stays as it was.
     """
     with case_folder(folder, overwrite, source) as part:
-        record = write_case(part, source, method, settings)
+        record = write_case(part, source, method, settings, mask_out, warn)
         write_record(part, record)
     return record
 
 
-def write_case(part: Path, source: Path, method: Method, settings: Settings) -> dict[str, Any]:
+def write_case(
+    part: Path,
+    source: Path,
+    method: Method,
+    settings: Settings,
+    mask_out: Path | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """All files of a case but the record, which is returned. part: an existing folder. Errors as `design_case`.
 
-    Files: implant.nrrd, implant.stl; of several members also candidates/implant_K.nrrd and .stl and
-    uncertainty.nrrd, each voxel's standard deviation over the members: 0 where they agree, 0.5 where half hold it.
+    Files: implant.nrrd, implant.stl; of a CT also defective_skull.nrrd, the mask that was used; of several members
+    candidates/implant_K.nrrd and .stl and uncertainty.nrrd, each voxel's standard deviation over the members: 0 where
+    they agree, 0.5 where half hold it.
     """
     from pcdiff.design import design
 
     started = time.perf_counter()
-    digest = sha256(source)
-    skull = read_volume(source)
+    digest = input_digest(source)
+    skull, check = read_skull(source, settings.threshold, settings.series)
+    if warn is not None:
+        for warning in check.warnings:
+            warn(warning)
+    if mask_out is not None:
+        write_volume(skull, mask_out)
     was_read = time.perf_counter()
     result = design(
         skull,
@@ -114,6 +154,8 @@ def write_case(part: Path, source: Path, method: Method, settings: Settings) -> 
         keep_members=settings.ensemble > 1,
     )
     designed = time.perf_counter()
+    if check.kind == "ct":
+        write_volume(skull, part / SKULL)
     write_volume(result.implant, part / "implant.nrrd")
     write_stl(result.mesh, part / "implant.stl")
     if len(result.members) > 1:
@@ -132,6 +174,7 @@ def write_case(part: Path, source: Path, method: Method, settings: Settings) -> 
             "shape": list(skull.mask.shape),
             "spacing_mm": [round(float(s), 6) for s in skull.spacing],
         },
+        "input_check": asdict(check.with_holes(holes_of(fit) if fit else [])),
         "holes": fit.holes if fit else None,
         "implant_ml": round(result.implant.ml, 3),
         "pieces_ml": pieces_ml(result.implant),

@@ -11,10 +11,14 @@ import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
-from pcdiff.formats import FORMATS, suffix_of
+from pcdiff.formats import FORMATS, format_of, suffix_of
 from pcdiff.formats.image import Image
 
 SPACING_RANGE = (0.1, 5.0)  # mm
+
+
+class NotAMask(InputError):
+    """A sound image whose values are more than 0 and one other: a CT, or several labels."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,19 @@ def read_volume(path: str | Path) -> Volume:
     a grid without a sound geometry, and values that are not those of a mask or hold no bone.
     """
     path = Path(path)
-    suffix = suffix_of(path)
+    image = open_image(path)
+    return Volume(mask_values(path, image), image.affine, image.header)
+
+
+def open_image(path: Path) -> Image:
+    """The header of an image file, its geometry found sound; values come when asked for. Errors as `read_volume`."""
     if not path.is_file():
         raise InputError(f"{path}: expected an image file, found none; check the path")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); export or copy it again")
-    image = FORMATS[suffix].read(path)
-    _check_affine(path, image.affine)
-    return Volume(_mask(path, image), image.affine, image.header)
+    image = format_of(path).read(path)
+    check_affine(path, image.affine)
+    return image
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
@@ -110,7 +119,8 @@ def write_map(values: np.ndarray, like: Volume, path: str | Path) -> None:
     _write(values.astype(np.float32, copy=False), like, Path(path))
 
 
-def _check_affine(path: Path, affine: np.ndarray) -> None:
+def check_affine(path: Path, affine: np.ndarray) -> None:
+    """Raises InputError for a grid that is no place in a patient: no numbers, odd spacings, axes in one plane."""
     low, high = SPACING_RANGE
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all():
@@ -122,7 +132,8 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
         raise InputError(f"{path}: the image axes lie in one plane (degenerate directions); mend the header")
 
 
-def _mask(path: Path, image: Image) -> np.ndarray:
+def mask_values(path: Path, image: Image) -> np.ndarray:
+    """(I, J, K) bool of an image's values 0 and one other. Raises NotAMask for more, InputError for no bone."""
     flat = np.empty(math.prod(image.shape), bool)
     value, start = None, 0
     for run in image.runs:
@@ -134,7 +145,7 @@ def _mask(path: Path, image: Image) -> np.ndarray:
             value = run[nonzero.argmax()]
         if count and np.count_nonzero(run == value) != count:
             other = run[nonzero & (run != value)][0]
-            raise InputError(
+            raise NotAMask(
                 f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
                 "threshold the bone first (a CT: about 300 HU), or keep one label"
             )

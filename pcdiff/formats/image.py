@@ -21,12 +21,17 @@ RUN = 2**22  # values handled at a time
 
 @dataclass(frozen=True)
 class Image:
-    """A file whose header was read: values come as flat runs, first index fastest, when they are asked for."""
+    """A file whose header was read: values come as flat runs, first index fastest, when they are asked for.
+
+    slice_thickness: mm, where the file tells of it beside the slices' distance. notes: how it was read, in words.
+    """
 
     shape: tuple[int, int, int]
     affine: np.ndarray  # (4, 4) index -> mm, LPS
     header: dict[str, Any]
     runs: Iterator[np.ndarray]
+    slice_thickness: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def checked_shape(path: Path, sizes: list[int]) -> tuple[int, int, int]:

@@ -21,7 +21,7 @@ def open_image(path: Path) -> Image:
         head = file.read(2**16)
     named = re.search(rb"^ElementDataFile *= *(.+?) *\r?$", head, re.MULTILINE)
     local = named is not None and named[1] == b"LOCAL"
-    if named is None or (path.suffix.lower() == ".mha") != local:
+    if named is None or (path.suffix.lower() == ".mhd") == local:
         raise InputError(f"{path}: not a sound MetaImage header (ElementDataFile); export it again")
     beside = named[1].decode("utf8", "replace")
     if not local and (re.search(r"[/\\ %]", beside) or not path.with_name(beside).is_file()):
@@ -29,6 +29,7 @@ def open_image(path: Path) -> Image:
     if not re.search(rb"^Element(Spacing|Size) *=", head, re.MULTILINE):
         raise InputError(f"{path}: spacing is missing (no ElementSpacing); export it with its geometry")
     reader = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()

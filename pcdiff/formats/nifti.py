@@ -21,7 +21,8 @@ TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8",
 
 def open_image(path: Path) -> Image:
     """Reads the header; raises InputError for what is not a sound NIfTI-1 image in one file."""
-    encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
+    with path.open("rb") as file:
+        encoding = "gzip" if file.read(2) == b"\x1f\x8b" else "raw"
     raw = b"".join(run.tobytes() for run in read_runs(path, encoding, np.dtype("u1"), 352))[:348]
     order = "<" if raw[:4] == struct.pack("<i", 348) else ">"
     if struct.unpack(f"{order}i", raw[:4])[0] != 348 or raw[344:347] != b"n+1":
@@ -38,9 +39,11 @@ def open_image(path: Path) -> Image:
     if not 352 <= begin <= 2**24:
         raise InputError(f"{path}: the NIfTI header is not sound (vox_offset {begin:g}); export it again")
     runs = read_runs(path, encoding, np.dtype(order + TYPES[code]), math.prod(shape), skip=int(begin))
-    if slope and math.isfinite(slope) and inter:
+    if slope and math.isfinite(slope) and math.isfinite(inter) and (slope, inter) != (1, 0):
         runs = (run * slope + inter for run in runs)
-    return Image(shape, _affine(raw), {"nifti": raw}, runs)
+    placed = any(code > 0 for code in struct.unpack(f"{order}2h", raw[252:256]))
+    notes = () if placed else ("the file does not say which way the patient lies: RAS axes are assumed",)
+    return Image(shape, _affine(raw), {"nifti": raw}, runs, notes=notes)
 
 
 def _affine(raw: bytes) -> np.ndarray:

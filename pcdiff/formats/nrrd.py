@@ -76,7 +76,9 @@ def open_image(path: Path) -> Image:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: the NRRD header is not sound ({reason}); export it again") from error
     encoding = ENCODINGS[fields["encoding"].lower()]
-    return Image(shape, affine, header, read_runs(path, encoding, dtype, math.prod(shape), at=end.end()))
+    notes = () if header.get("space") else ("the file does not say which way the patient lies: LPS is assumed",)
+    runs = read_runs(path, encoding, dtype, math.prod(shape), at=end.end())
+    return Image(shape, affine, header, runs, notes=notes)
 
 
 def _affine(header: dict[str, str]) -> np.ndarray:

@@ -1,0 +1,361 @@
+"""From a CT to the skull with its hole, to the input check, to the implant: on phantoms whose truth is known."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from phantom import AIR, BONE, BRAIN, SECRETS, head_ct, write_dicom
+from scipy import ndimage
+
+from pcdiff import cli
+from pcdiff.defects import cut
+from pcdiff.errors import InputError
+from pcdiff.input_check import THICK, check, read_skull
+from pcdiff.metrics import dice
+from pcdiff.output import Settings, is_done
+from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.model import ShapePrior
+from pcdiff.prior.rays import MAP
+from pcdiff.regions import BONES, bone_at, holes_of, ray_areas
+from pcdiff.scan import Scan, read_scan
+from pcdiff.segment import THRESHOLD, segment
+from pcdiff.volume import Volume, read_volume, write_volume
+
+Phantom = tuple[np.ndarray, Volume]
+SPACING = 2.4
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def whole(prior: ShapePrior) -> Volume:
+    """A healthy vault at 2.4 mm."""
+    return prior.draw(np.random.default_rng(0), spacing=SPACING)
+
+
+@pytest.fixture(scope="module")
+def cut_head(whole: Volume) -> tuple[Volume, Volume]:
+    """(defective skull, true implant)."""
+    return cut(whole, "random_1", np.random.default_rng(1))
+
+
+@pytest.fixture(scope="module")
+def phantom(cut_head: tuple[Volume, Volume]) -> Phantom:
+    """HU of the defective head, and its skull on the same grid."""
+    return head_ct(cut_head[0])
+
+
+@pytest.fixture(scope="module")
+def blurred(cut_head: tuple[Volume, Volume]) -> Phantom:
+    """The same by a soft kernel, with the noise of a low dose."""
+    return head_ct(cut_head[0], noise=60, blur=0.9)
+
+
+@pytest.fixture(scope="module")
+def truth(phantom: Phantom, cut_head: tuple[Volume, Volume]) -> Volume:
+    """The true implant on the phantom's grid."""
+    return on_grid(cut_head[1], phantom[1])
+
+
+@pytest.fixture(scope="module")
+def folder(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom as DICOM, with a patient's name in every header."""
+    folder = tmp_path_factory.mktemp("dicom") / "head_ct"
+    write_dicom(folder, *(phantom[0], phantom[1].affine))
+    return folder
+
+
+def on_grid(volume: Volume, grid: Volume) -> Volume:
+    """Nearest voxels of another grid."""
+    index = np.rint(volume.to_index(grid.to_mm(np.moveaxis(np.indices(grid.mask.shape), 0, -1)))).astype(int)
+    inside = ((index >= 0) & (index < volume.mask.shape)).all(-1)
+    index[~inside] = 0
+    return grid.with_mask(volume.mask[tuple(np.moveaxis(index, -1, 0))] & inside)
+
+
+def scan_of(phantom: Phantom, hu: np.ndarray | None = None) -> Scan:
+    values, grid = phantom
+    return Scan(values if hu is None else hu, grid.affine, None, "NRRD", SPACING)
+
+
+def ball(grid: Volume, middle: np.ndarray, radius: float) -> np.ndarray:
+    return np.linalg.norm(grid.to_mm(np.moveaxis(np.indices(grid.mask.shape), 0, -1)) - middle, axis=-1) <= radius
+
+
+def test_the_mask_is_the_skull_and_its_hole(phantom: Phantom, truth: Volume) -> None:
+    found = segment(scan_of(phantom))
+    assert dice(found.skull.mask, phantom[1].mask) > 0.99
+    assert not (found.skull.mask & truth.mask).any()  # the scalp and the brain in the hole stay what they are
+    assert not (found.skull.mask & ~phantom[1].mask).any()  # nothing of table and holder
+    assert found.noise == pytest.approx(15, rel=0.1)
+    assert found.metal_ml == 0 and found.streaks is None  # the table's rail is none of the patient's
+    dense = np.count_nonzero(phantom[0] >= THRESHOLD) - np.count_nonzero(found.skull.mask)
+    assert found.removed_ml == pytest.approx(dense * found.skull.voxel_ml) and found.removed_ml > 100
+
+
+def test_a_blurred_noisy_ct(blurred: Phantom, truth: Volume) -> None:
+    grid = blurred[1]
+    found = segment(scan_of(blurred))
+    assert dice(found.skull.mask, grid.mask) > 0.93
+    kept = np.count_nonzero(found.skull.mask & truth.mask) / np.count_nonzero(truth.mask)
+    assert kept < 0.02  # the rim's half voxel; and no noise in the hole
+    assert found.noise == pytest.approx(60, rel=0.35)  # blur came first
+    outside = ndimage.distance_transform_edt(~grid.mask, grid.spacing)[found.skull.mask]
+    assert outside.max() < 3.5
+
+
+@pytest.mark.parametrize("threshold", [200, 800])
+def test_the_threshold_is_adjustable(blurred: Phantom, threshold: int) -> None:
+    usual, other = segment(scan_of(blurred)).skull.ml, segment(scan_of(blurred), threshold).skull.ml
+    assert (other > usual) == (threshold < THRESHOLD)
+
+
+def test_islands_stay_and_loose_pieces_go(phantom: Phantom, truth: Volume) -> None:
+    hu, grid = phantom
+    centre, hole = (volume.to_mm(np.argwhere(volume.mask)).mean(0) for volume in (grid, truth))
+    inward = (centre - hole) / np.linalg.norm(centre - hole)
+    across = np.cross(inward, [0, 1, 0])
+    island, crumb = (ball(grid, hole + 14 * inward + shift * across, r) for shift, r in ((0, 7.5), (15, 3.5)))
+    deep = ball(grid, centre, 7.5)
+    pieces = island | crumb | deep
+    assert crumb.any() and not (grid.mask & ndimage.binary_dilation(pieces)).any()
+    skull = segment(scan_of(phantom, np.where(pieces, 900, hu).astype(np.int16))).skull.mask
+    assert skull[island].all() and not skull[crumb].any() and not skull[deep].any()
+
+
+def test_metal_is_bone_and_said(phantom: Phantom) -> None:
+    hu, grid = phantom
+    bone = grid.to_mm(np.argwhere(grid.mask))
+    beside = bone.mean(0) + np.array([70, 0, 0])
+    plate = ball(grid, bone[np.linalg.norm(bone - beside, axis=1).argmin()], 8) & grid.mask
+    changed = np.where(plate, 3071, hu).astype(np.int16)
+    found = segment(scan_of(phantom, changed))
+    assert found.metal_ml == pytest.approx(np.count_nonzero(plate) * grid.voxel_ml)
+    assert found.skull.mask[plate].all()
+    said = check(scan_of(phantom, changed), found, THRESHOLD)
+    assert any("ml of metal" in line for line in said.warnings)
+    assert found.streaks is not None and found.streaks < 5 and not any("varies" in line for line in said.warnings)
+    assert not any("metal" in line for line in check(scan_of(phantom), segment(scan_of(phantom)), 300).warnings)
+    across = np.arctan2(*np.moveaxis(grid.to_mm(np.moveaxis(np.indices(hu.shape), 0, -1))[..., :2] - 5.0, -1, 0))
+    streaked = changed + np.where(plate.any((0, 1)) & (hu > -900), 150 * np.sign(np.sin(15 * across)), 0)
+    found = segment(scan_of(phantom, np.clip(streaked, -1024, 3071).astype(np.int16)))
+    assert found.streaks == pytest.approx(150, rel=0.5)
+    assert any("varies" in line for line in check(scan_of(phantom), found, THRESHOLD).warnings)
+
+
+def test_bone_without_soft_tissue(phantom: Phantom) -> None:
+    values = np.where(phantom[1].mask, BONE, AIR).astype(np.int16)
+    found = segment(scan_of(phantom, values))
+    assert dice(found.skull.mask, phantom[1].mask) > 0.99 and found.noise is None
+
+
+def test_what_has_no_bone_is_refused(phantom: Phantom) -> None:
+    with pytest.raises(InputError, match="no bone: expected voxels of 1500 HU or more"):
+        segment(scan_of(phantom, np.minimum(phantom[0], 1400)), 1500)
+    for threshold in (-100, 3000):
+        with pytest.raises(InputError, match=f"expected 100 to 1500 HU, got {threshold}"):
+            segment(scan_of(phantom), threshold)
+    with pytest.raises(InputError, match="within the head"):  # only the table has bone
+        soft = np.where((phantom[0] >= THRESHOLD) & (phantom[0] < 3000), BRAIN, phantom[0]).astype(np.int16)
+        segment(scan_of(phantom, soft))
+
+
+@pytest.mark.parametrize("degrees", [-20.0, 12.0])
+def test_a_tilted_gantry_lands_where_the_head_is(
+    phantom: Phantom, truth: Volume, degrees: float, tmp_path: Path
+) -> None:
+    hu, grid = phantom
+    affine = grid.affine.copy()
+    affine[1, 2] = np.tan(np.radians(degrees)) * affine[2, 2]
+    affine[1, 3] -= affine[1, 2] * hu.shape[2] / 2
+    sheared = Volume(np.zeros(hu.shape, bool), affine)
+    index = np.moveaxis(grid.to_index(sheared.to_mm(np.moveaxis(np.indices(hu.shape), 0, -1))), -1, 0)
+    write_dicom(tmp_path, ndimage.map_coordinates(hu, index, order=1, mode="nearest"), affine)
+    skull, said = read_skull(tmp_path)
+    assert said.tilt_deg == pytest.approx(abs(degrees), abs=0.01)
+    assert any("gantry tilt" in line for line in said.warnings)
+    expected = on_grid(grid, sheared)
+    assert dice(skull.mask, expected.mask) > 0.9
+    shift = skull.to_mm(np.argwhere(skull.mask)).mean(0) - grid.to_mm(np.argwhere(grid.mask)).mean(0)
+    assert np.abs(shift).max() < grid.spacing.min() / 4
+    surface = ndimage.distance_transform_edt(~grid.mask, grid.spacing)
+    back = np.rint(grid.to_index(skull.to_mm(np.argwhere(skull.mask)))).astype(int)
+    inside = ((back >= 0) & (back < hu.shape)).all(1)
+    assert np.percentile(surface[tuple(back[inside].T)], 99) <= grid.spacing.max() + 1e-6
+    write_volume(skull, tmp_path / "mask.nrrd")  # the sheared grid is written as it is
+    np.testing.assert_array_equal(read_volume(tmp_path / "mask.nrrd").affine, skull.affine)
+
+
+def test_formats_and_orientations_give_one_mask(phantom: Phantom, folder: Path, tmp_path: Path) -> None:
+    hu, grid = phantom
+    expected = read_skull(folder)[0]
+    image = sitk.GetImageFromArray(hu.T)
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetOrigin(grid.affine[:3, 3].tolist())
+    for name in ("a.nrrd", "a.nii.gz", "a.mha"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        skull, said = read_skull(tmp_path / name)
+        np.testing.assert_array_equal(skull.mask, expected.mask)
+        np.testing.assert_allclose(skull.affine, expected.affine, atol=1e-4)
+        assert said.kind == "ct" and said.threshold_hu == THRESHOLD
+    prone = np.diag([-1.0, -1, 1, 1])
+    write_dicom(tmp_path / "prone", hu[::-1, ::-1], prone @ grid.affine @ flip(hu.shape, prone))
+    skull = read_skull(tmp_path / "prone")[0]
+    moved = skull.to_mm(np.argwhere(skull.mask)).mean(0) * [-1, -1, 1]
+    np.testing.assert_allclose(moved, expected.to_mm(np.argwhere(expected.mask)).mean(0), atol=0.2)
+
+
+def flip(shape: tuple[int, ...], turn: np.ndarray) -> np.ndarray:
+    """Index of an array flipped along the axes that `turn` mirrors -> index of the array."""
+    signs = np.diag(turn)[:3]
+    matrix = turn.copy()
+    matrix[:3, 3] = np.where(signs < 0, np.array(shape) - 1, 0)
+    return matrix
+
+
+def test_the_check_of_a_mask(case: tuple[Volume, Volume], tmp_path: Path) -> None:
+    write_volume(case[0], tmp_path / "a.nii.gz")
+    skull, said = read_skull(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(skull.mask, case[0].mask)
+    assert (said.kind, said.format, said.threshold_hu, said.metal_ml, said.removed_ml) == (
+        "mask",
+        "NIfTI",
+        None,
+        None,
+        0,
+    )
+    assert said.shape == case[0].mask.shape and said.spacing_mm == pytest.approx((1.6, 1.6, 1.6))
+    assert said.field_of_view_mm == pytest.approx(1.6 * np.array(said.shape), abs=0.1)
+    assert said.slice_thickness_mm == pytest.approx(1.6) and said.tilt_deg == 0
+    assert [line for line in said.warnings if f"more than {THICK} mm" in line]
+    with pytest.raises(InputError, match="--threshold is for a CT"):
+        read_skull(tmp_path / "a.nii.gz", threshold=300)
+    fine = Scan(case[0].mask, np.eye(4), None, "NRRD", 1.0)
+    assert check(fine).warnings == ()
+    assert any("only 89 mm" in line for line in check(replace(fine, values=fine.values[:, :, :89])).warnings)
+
+
+def test_holes_have_a_place_a_side_and_a_size(fitted: PriorFit, case: tuple[Volume, Volume]) -> None:
+    (hole,) = holes_of(fitted)
+    middle = fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask))).mean(0)
+    left = (fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask)))[:, 0] > 0).mean()
+    assert hole.label == 1 and hole.side == ("left" if left > 0.85 else "right" if left < 0.15 else "both")
+    # what was cut, in the middle of the bone, is a little smaller than the surface that is missing
+    thickness = np.median(fitted.thickness[fitted.hole == 1])
+    assert hole.area_cm2 == pytest.approx(case[1].ml / thickness * 10, rel=0.25)
+    bone = BONES[int(bone_at(middle[None] / np.linalg.norm(middle))[0])]
+    assert bone[:5] in hole.place
+
+
+def test_areas_are_those_of_a_sphere(fitted: PriorFit) -> None:
+    round_head = replace(fitted, outer=np.full_like(fitted.outer, 60.0))
+    pose = replace(fitted.pose, linear=np.eye(3) * 1.5, shift=np.zeros(3))
+    areas = ray_areas(replace(round_head, pose=pose))
+    assert np.percentile(areas, [1, 50, 99]) == pytest.approx(0.0225 * (90 / 85) ** 2, rel=0.03)
+    assert areas.sum() == pytest.approx(2 * np.pi * 81 * (1 - np.cos(np.radians(120))), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("direction", "bone"),
+    [
+        ((0, -0.9, 0.4), "frontal"),
+        ((0, -0.5, 0.86), "frontal"),
+        ((0.7, 0.2, 0.7), "parietal"),
+        ((0, 0.5, 0.86), "parietal"),
+        ((-0.98, 0, -0.1), "temporal"),
+        ((0, 0.98, 0), "occipital"),
+    ],
+)
+def test_bones_by_direction(direction: tuple[float, ...], bone: str) -> None:
+    assert BONES[int(bone_at(np.array([direction]))[0])] == bone
+
+
+def test_holes_in_words(fitted: PriorFit) -> None:
+    x, y, z = MAP.directions.T
+
+    def place(inside: np.ndarray) -> tuple[str, str]:
+        (hole,) = holes_of(replace(fitted, observation=replace(fitted.observation, hole=inside.astype(int))))
+        return hole.place, hole.side
+
+    assert place((np.abs(x) < 0.3) & (y < -0.6)) == ("frontal, across the midline", "both")
+    assert place((x > 0.9) & (np.abs(z - 0.1) < 0.2) & (np.abs(y) < 0.3)) == ("left temporo-parietal", "left")
+    assert place((x < -0.2) & (x > -0.5) & (y > 0.85)) == ("right occipital", "right")
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Arguments -> exit code, stdout, stderr, whatever wrote to them."""
+    monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        said = capfd.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume, tmp_path: Path) -> None:
+    command = ("sample", folder, "-o", tmp_path / "out", "--method", "prior")
+    code, said, errors = run(*command, "--mask-out", tmp_path / "mask.nii.gz")
+    assert code == 0 and "head_ct: 1 hole" in said and "warning: slices of 2.4 mm" in errors
+    out = tmp_path / "out" / "head_ct"
+    implant, skull = read_volume(out / "implant.nrrd"), read_volume(out / "defective_skull.nrrd")
+    np.testing.assert_allclose(implant.affine, truth.affine, atol=1e-9)
+    assert implant.mask.shape == truth.mask.shape
+    assert dice(implant.mask, truth.mask) > 0.85
+    np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii.gz").mask, skull.mask)
+    record = json.loads((out / "run.json").read_text())
+    found = record["input_check"]
+    assert found == json.loads(json.dumps(asdict(read_skull(folder)[1]) | {"holes": found["holes"]}))
+    assert found["kind"] == "ct" and found["format"] == "DICOM" and len(found["holes"]) == record["holes"] == 1
+    assert found["holes"][0].keys() == {"label", "area_cm2", "side", "place"}
+    for path in [*(tmp_path / "out").rglob("*.*"), tmp_path / "mask.nii.gz"]:  # nothing of the patient anywhere
+        data = path.read_bytes()
+        data += gzip.decompress(data) if path.suffix == ".gz" else b""
+        for secret in SECRETS.values():
+            assert secret.encode() not in data and secret not in said + errors, path
+    code, said, errors = run(*command)
+    assert code == 0 and "is done already" in errors
+    assert is_done(out, folder, Settings("prior"))
+    assert not is_done(out, folder, Settings("prior", threshold=310))
+    assert not is_done(out, folder, Settings("prior", series="1"))
+    assert run("view", out, "--png", tmp_path / "view.png")[0] == 0  # the mask, not the CT
+
+
+def test_the_mask_is_written_even_where_the_design_fails(run: Run, whole: Volume, tmp_path: Path) -> None:
+    hu, grid = head_ct(whole)
+    write_dicom(tmp_path / "whole", hu, grid.affine)
+    code, said, errors = run(
+        "sample", tmp_path / "whole", "-o", tmp_path / "out", "--method", "prior", "--mask-out", tmp_path / "m.nrrd"
+    )
+    assert code == 2 and said == "" and "no hole found" in errors.splitlines()[-1]
+    assert dice(read_volume(tmp_path / "m.nrrd").mask, grid.mask) > 0.99
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_one_mask_out_for_one_scan(run: Run, folder: Path, tmp_path: Path) -> None:
+    code, _, errors = run("sample", folder, folder / "..", "-o", tmp_path, "--mask-out", tmp_path / "m.nrrd")
+    assert code == 2 and "--mask-out writes one mask, got 2 scans" in errors
+
+
+def test_scans_that_cannot_be_read_are_a_line(run: Run, folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        write = tmp_path / "ct" / path.name
+        write.parent.mkdir(exist_ok=True)
+        write.write_bytes(path.read_bytes()[: 3000 if path.name.endswith("7") else None])
+    code, said, errors = run("sample", tmp_path / "ct", "-o", tmp_path / "out", "--method", "prior", "-q")
+    assert code == 2 and said == "" and len(errors.splitlines()) == 1 and "truncated or damaged" in errors
+    assert not any(secret in errors for secret in SECRETS.values())
+
+
+def test_reading_a_scan_twice_is_the_same(folder: Path) -> None:
+    first, second = read_scan(folder), read_scan(folder)
+    np.testing.assert_array_equal(first.values, second.values)

@@ -110,7 +110,7 @@ def render(shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm
     light = _light(normal) * _hollows(depth, seen, step)
     shaded = np.where(seen[..., None], colour * light[..., :1] + light[..., 1:], 1.0)
     blocks = shaded.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
-    return np.round(255 * _srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
+    return np.round(255 * srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
 
 
 def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -124,9 +124,8 @@ def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(padded, axis=1)
 
 
-def case_picture(skull: Volume, implant: Volume, mm_per_pixel: float = 0.5) -> np.ndarray:
+def case_picture(bone: Shape, piece: Shape, mm_per_pixel: float = 0.5) -> np.ndarray:
     """(H, W, 3) uint8: the defective skull, the implant in place, and the implant alone, half from beneath."""
-    bone, piece = shape_of(skull, BONE), shape_of(implant, IMPLANT)
     middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
     towards = piece.vertices.mean(axis=0) - middle
     towards = towards / np.linalg.norm(towards)
@@ -152,7 +151,7 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
     error = np.abs(distance_to(true, mesh.vertices))
     piece = Shape(mesh.vertices, _smooth(vertex_normals(mesh), mesh.faces), mesh.faces, error_colours(error))
     lost = np.abs(distance_to(mesh, true.vertices)) > ERROR_MM
-    missing = _part(Shape(true.vertices, vertex_normals(true), true.faces, MISSING), lost)
+    missing = part_of(Shape(true.vertices, vertex_normals(true), true.faces, MISSING), lost)
     bone = shape_of(skull, GREY)
     middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
     rows = []
@@ -165,7 +164,7 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
         shapes = [bone, piece, missing]
         views = {
             "from outside": (outward + beside, shapes),
-            "from within": (beside - outward, [_part(shape, shape.vertices @ outward > floor) for shape in shapes]),
+            "from within": (beside - outward, [part_of(shape, shape.vertices @ outward > floor) for shape in shapes]),
         }
         pictures = []
         for caption, (view, seen) in views.items():
@@ -203,7 +202,7 @@ def _smooth(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return normals
 
 
-def _part(shape: Shape, keep: np.ndarray) -> Shape:
+def part_of(shape: Shape, keep: np.ndarray) -> Shape:
     """The triangles of which every corner is kept, (V,) bool."""
     used, index = np.unique(shape.faces[keep[shape.faces].all(axis=1)], return_inverse=True)
     colour = np.broadcast_to(shape.colour, shape.vertices.shape)[used]
@@ -252,8 +251,8 @@ def _lettered(rows: Sequence[np.ndarray], title: str) -> np.ndarray:
         canvas[top : top + row.shape[0], left : left + row.shape[1]] = row
         top += row.shape[0]
     bar = slice(20, 320)
-    canvas[top + 34 : top + 52, bar] = np.round(255 * _srgb(error_colours(np.linspace(0, ERROR_MM, 300))))
-    canvas[top + 34 : top + 52, 400:420] = np.round(255 * _srgb(np.array(MISSING)))
+    canvas[top + 34 : top + 52, bar] = np.round(255 * srgb(error_colours(np.linspace(0, ERROR_MM, 300))))
+    canvas[top + 34 : top + 52, 400:420] = np.round(255 * srgb(np.array(MISSING)))
     image = Image.fromarray(canvas)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
     draw.text((20, 12), title, "black", font)
@@ -343,7 +342,7 @@ def _hollows(depth: np.ndarray, seen: np.ndarray, step: float) -> np.ndarray:
     return factor[..., None]
 
 
-def _srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light 0 to 1 -> sRGB (IEC 61966-2-1)."""
+def srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear light 0 to 1 -> sRGB, 0 to 1 (IEC 61966-2-1)."""
     linear = np.clip(linear, 0, 1)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

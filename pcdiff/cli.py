@@ -36,6 +36,8 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff sample` or `demo` wrote.")]
+Moved = Annotated[Path | None, typer.Option(help="The defective skull, where it has moved since.")]
 Cases = Annotated[str | None, typer.Option(help="Some cases only: 000-059,063.")]
 
 
@@ -75,6 +77,10 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
     backend: Backend = "spectral",
+    mesh: Annotated[str, typer.Option(help="Mesh files beside the STL, with commas: ply, obj, 3mf, glb.")] = "stl",
+    mesh_space: Annotated[str, typer.Option(help="Axes of the mesh files: lps (DICOM, ITK) or ras.")] = "lps",
+    keep_points: Annotated[bool, typer.Option("--keep-points", help="Keep the points, for `pcdiff view`.")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and preview.png.")] = True,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,7 +93,8 @@ def sample(
 
     from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
 
-    settings = Settings(method, ensemble or DEFAULT_ENSEMBLE, seed, device_that_is_there(device), backend, weights)
+    members, there = ensemble or DEFAULT_ENSEMBLE, device_that_is_there(device)
+    settings = Settings(method, members, seed, there, backend, weights, mesh, mesh_space, keep_points, report)
     settings.record()  # an unknown method or missing weights are told once, not for every case
     failed: dict[Path, Exception] = {}
     todo: dict[str, Path] = {}
@@ -153,6 +160,7 @@ def demo(
 against the true implant ({record["true_ml"]:.1f} ml): DSC {figures["dsc"]:.3f}, border DSC {figures["bdsc"]:.3f}, \
 HD95 {figures["hd95"]:.2f} mm
 
+{out / "report.html"}: all there is to know about it, with a 3D view; opens in any browser
 {out / "preview.png"}: the hole, the implant in it, and the implant alone
 {out / "implant.stl"}: the implant, millimetres, LPS; opens in any viewer beside the scan
 {out / "implant.nrrd"}: the same on the grid of {out / "defective_skull.nrrd"}
@@ -287,29 +295,36 @@ def evaluate(
 
 @app.command()
 def view(
-    case: Annotated[Path, typer.Argument(help="A folder that `pcdiff sample` or `pcdiff demo` wrote.")],
-    skull: Annotated[Path | None, typer.Option(help="The defective skull, where it has moved since.")] = None,
+    case: CaseFolder,
+    skull: Moved = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="The true implant (a mask or an STL): adds a map of the distance to it.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the scene here as one page, open no window.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture here, open no window.")] = None,
 ) -> None:
-    """Look at a case: a window to turn it in where open3d is installed, else a picture."""
-    from pcdiff import picture, window
-    from pcdiff.record import RECORD, read_record
-    from pcdiff.volume import read_volume
+    """Look at a case: skull, implant, candidates, points, and the diffusion step by step.
 
-    record = read_record(case)
-    if record is None:
-        raise InputError(f"{case}: expected a case folder with {RECORD}, found none; give what `pcdiff sample` wrote")
-    bone = read_volume(skull or case / record["input"]["path"])
-    implant = read_volume(case / "implant.nrrd")
-    if png is None:
-        shapes = [picture.shape_of(bone, picture.BONE), picture.shape_of(implant, picture.IMPLANT)]
-        hindrance = window.show(shapes, title=f"pcdiff: {case.name}")
-        if hindrance is None:
-            return
-        say(hindrance)
-        png = case / "view.png"
-    picture.write_png(picture.case_picture(bone, implant), png)
-    typer.echo(png)
+    In a window where open3d is installed and there is a display, else as a page CASE/view.html that any browser opens
+    without a network. Points and their way are there after `pcdiff sample --keep-points`.
+    """
+    from pcdiff.view import look
+
+    for written in look(case, skull, truth, html, png, say):
+        typer.echo(written)
+
+
+@app.command()
+def report(case: CaseFolder, skull: Moved = None) -> None:
+    """Write report.html and preview.png of a case again, after new checks or with another version."""
+    from pcdiff.record import renew_record
+    from pcdiff.report import PREVIEW, REPORT, write_report
+    from pcdiff.scene import case_record, case_skull
+
+    record = case_record(case)
+    write_report(case, record, case_skull(case, record, skull))
+    renew_record(case, record, (REPORT, PREVIEW))
+    typer.echo(case / REPORT)
 
 
 def _summary(record: dict[str, Any]) -> str:

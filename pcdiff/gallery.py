@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from pcdiff.metrics import bounding_box
-from pcdiff.picture import BONE, IMPLANT, INSIDE_MM, Shape, part_of, render, srgb
+from pcdiff.picture import BONE, IMPLANT, INSIDE_MM, case_picture, render, scale_colours, sheet, srgb
 from pcdiff.scene import Scene, bounds
+from pcdiff.shape import Shape, part_of
 from pcdiff.volume import Volume
 
-PIXEL_MM = 0.65
-CLOSE_MM = 0.4  # per pixel, of the rim and the sections
+PIXEL_MM = 0.75
+CLOSE_MM = 0.45  # per pixel, of the rim and the sections
 AROUND_MM = 16.0  # bone around the implant in the close-up
+BEAD_MM = 0.7
 SECTION_MM = 24.0  # and in the sections
 SECTIONS = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # right, up (or down), across
+
+
+def scene_picture(scene: Scene) -> np.ndarray:
+    """(H, W, 3) uint8 of a scene: skull, hole and implant; beneath, its points and their way, and its error map."""
+    bone, implant = scene.surfaces[0].shape, scene.surface("implant")
+    assert implant is not None
+    rows = [case_picture(bone, implant.shape)]
+    view = slanted(bone, implant.shape)
+    moving = [cloud for cloud in scene.clouds if len(cloud.frames) > 1]
+    still = [cloud for cloud in scene.clouds if len(cloud.frames) == 1]
+    steps = [(cloud.frames[0], cloud.colour) for cloud in still[:2]]
+    steps += [(cloud.frames[n], cloud.colour) for cloud in moving[:1] for n in (0, 1, len(cloud.frames) - 1)]
+    if steps:
+        rows.append(sheet([render([bone, beads(*step)], view, PIXEL_MM) for step in steps]))
+    for field in implant.fields:
+        if field.name == "error":
+            map_ = replace(implant.shape, colour=scale_colours(field.values, field.low, field.high))
+            rows.append(sheet([render([bone, map_], view, PIXEL_MM), render([map_], -view, PIXEL_MM)]))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate(
+        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    )
+
+
+def slanted(bone: Shape, piece: Shape) -> np.ndarray:
+    """(3,) where to look at a piece of the bone from: outside, a little from beside it, so that there is relief."""
+    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
+    outward = piece.vertices.mean(axis=0) - middle
+    outward = outward / np.linalg.norm(outward)
+    return outward + 0.45 * np.cross([0.0, 0.0, 1.0], outward) + [0.0, 0.0, 0.1]
+
+
+def beads(points: np.ndarray, colour: tuple[float, float, float]) -> Shape:
+    """(N, 3) mm as a shape: an octahedron of BEAD_MM for each."""
+    ends = np.concatenate([np.eye(3), -np.eye(3)])
+    sides = np.array(
+        [(x, y, z) if (x < 3) ^ (y < 3) ^ (z < 3) else (y, x, z) for x in (0, 3) for y in (1, 4) for z in (2, 5)]
+    )
+    vertices = (points[:, None] + BEAD_MM * ends).reshape(-1, 3)
+    faces = (6 * np.arange(len(points))[:, None, None] + sides).reshape(-1, 3)
+    return Shape(vertices, np.tile(ends, (len(points), 1)), faces, colour)
 
 
 def views(scene: Scene) -> Iterator[tuple[str, np.ndarray]]:

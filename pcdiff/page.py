@@ -71,7 +71,7 @@ def picture_html(picture: np.ndarray, caption: str, kind: str = "") -> str:
     from PIL import Image
 
     file = BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", optimize=True)
+    Image.fromarray(picture).save(file, format="PNG", compress_level=4)
     data = base64.b64encode(file.getvalue()).decode()
     alt = escape(caption, quote=True)
     size = f'width="{picture.shape[1]}" height="{picture.shape[0]}"'
@@ -113,7 +113,7 @@ def scene_html(scene: Scene) -> str:
     return (
         f'<div class="scene"><div class="plot" role="img" aria-label="3D view"></div>'
         f'<div class="controls">{"".join(groups)}</div><p class="hint">Drag turns, the wheel zooms, the right button '
-        f'shifts. R, L, A, P, S, I: the patient\'s right, left, front, back, top, bottom.</p>'
+        f"shifts. R, L, A, P, S, I: the patient's right, left, front, back, top, bottom.</p>"
         f'<script type="application/json">{data}</script></div>'
     )
 

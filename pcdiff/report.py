@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.gallery import sections, views
+from pcdiff.gallery import sections, slanted, views
 from pcdiff.output import NOTICE
 from pcdiff.page import picture_html, scene_html, write_page
 from pcdiff.picture import case_picture, render, write_png
@@ -20,7 +20,6 @@ from pcdiff.volume import Volume, read_volume
 
 REPORT, PREVIEW, CHECKS = "report.html", "preview.png", "checks.json"
 THUMBNAIL_MM = 1.0  # per pixel
-UNUSUAL_MM = 2.0
 LIGHTS = {True: ("good", "passed"), False: ("bad", "look at this"), None: ("none", "not judged")}
 LIMITS = (
     "A height field over directions from the cranial centre describes the vault. The orbital roof, zygoma and mastoid "
@@ -30,7 +29,7 @@ LIMITS = (
     "The 3D view and the pictures show thinned surfaces. Print and measure the STL.",
     "Whoever uses the implant is responsible for it, and for the approval that their country asks for.",
 )
-PLACES = {"read": "reading", "points": "completing the surface", "reconstruct": "solid from points", "mesh": "STL"}
+STAGES = {"points": "completing the surface", "reconstruct": "solid from points", "mesh": "surface of the solid"}
 
 
 def write_report(folder: Path, record: dict[str, Any], skull: Volume) -> None:
@@ -87,7 +86,8 @@ def _header(name: str, record: dict[str, Any], checks: dict[str, Any] | None) ->
     if checks is not None:
         judged = [check for check in checks["checks"] if check.get("passed") is not None]
         good = sum(bool(check["passed"]) for check in judged)
-        verdict = f"{good} of {len(judged)} checks passed" + ("" if good == len(judged) else ": look at the others below")
+        rest = "" if good == len(judged) else ": look at the others below"
+        verdict = f"{good} of {len(judged)} checks passed{rest}"
         light = _light(bool(checks.get("passed")), verdict)
     else:
         light = _light(None, "not checked: there is no checks.json beside this report")
@@ -158,15 +158,14 @@ def _candidates(folder: Path, record: dict[str, Any], scene: Scene) -> str:
         classes.append("best" if k == best else "")
     table = _table(["candidate", "volume", *(escape(t) for t in titles.values())], rows, classes, numbers=(1,))
     skull, pictures = scene.surfaces[0].shape, []
-    outward = -skull.vertices.mean(axis=0)
     for surface in scene.surfaces:
         if surface.name.startswith("candidate "):
-            centre = surface.shape.vertices.mean(axis=0) + outward
-            towards = centre / np.linalg.norm(centre)
-            view = towards + 0.45 * np.cross([0.0, 0.0, 1.0], towards) + [0.0, 0.0, 0.1]
-            pictures.append(picture_html(render([skull, surface.shape], view, THUMBNAIL_MM), surface.name))
-    more = "" if len(volumes) <= SHOWN_CANDIDATES else f"<p>The first {SHOWN_CANDIDATES} of {len(volumes)} are drawn.</p>"
-    return f'<div class="scroll">{table}</div><div class="pictures">{"".join(pictures)}</div>{more}'
+            drawn = render([skull, surface.shape], slanted(skull, surface.shape), THUMBNAIL_MM)
+            recommended = ", recommended" if surface.name == f"candidate {best}" else ""
+            pictures.append(picture_html(drawn, surface.name + recommended))
+    few = len(volumes) <= SHOWN_CANDIDATES
+    more = "" if few else f"<p>The first {SHOWN_CANDIDATES} of {len(volumes)} are drawn.</p>"
+    return f'{table}<div class="pictures small">{"".join(pictures)}</div>{more}'
 
 
 def _input(record: dict[str, Any]) -> str:
@@ -212,7 +211,11 @@ def _making(record: dict[str, Any]) -> str:
     seconds = {key: value for key, value in record["seconds"].items() if key != "total"}
     longest = max([*seconds.values(), 1e-9])
     rows = [
-        [escape(PLACES.get(key, key)), f"{value:.1f} s", f'<span class="bar" style="width:{140 * value / longest:.0f}px"></span>']
+        [
+            escape(STAGES.get(key, key)),
+            f"{value:.1f} s",
+            f'<span class="bar" style="width:{140 * value / longest:.0f}px"></span>',
+        ]
         for key, value in seconds.items()
     ]
     return _list(facts) + "<br>" + _table(["stage", "seconds", ""], rows, numbers=(1,))
@@ -248,11 +251,11 @@ def _table(
         + "</tr>"
         for r, row in enumerate(rows)
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _code(text: str) -> str:
-    return f'<code>{escape(text)}</code>'
+    return f"<code>{escape(text)}</code>"
 
 
 def _number(value: Any) -> str:

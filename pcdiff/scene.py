@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh, read_stl
-from pcdiff.picture import BONE, IMPLANT, Shape, shape_of
+from pcdiff.picture import BONE, IMPLANT
 from pcdiff.record import RECORD, read_record
-from pcdiff.simplify import gathered, simplified
+from pcdiff.shape import Shape, gathered, shape_of, simplified, smooth_normals
 from pcdiff.surface import distance_to, vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume, read_volume
 
@@ -104,7 +104,7 @@ def case_scene(folder: Path, skull: Volume, truth: Path | None = None) -> Scene:
     files that cannot be read.
     """
     true = None if truth is None else _read_surface(truth)
-    surfaces = [Surface("skull", simplified(shape_of(skull, BONE), SKULL_VERTICES)[0])]
+    surfaces = [Surface("skull", shape_of(skull, BONE, SKULL_VERTICES))]
     surfaces.append(_implant(folder, true))
     stls = sorted((folder / "candidates").glob("implant_*.stl"), key=_number)[:SHOWN_CANDIDATES]
     for place, path in enumerate(stls):
@@ -131,7 +131,8 @@ def _implant(folder: Path, true: Mesh | None) -> Surface:
 
 
 def _shape(mesh: Mesh, colour: tuple[float, float, float], vertices: int) -> tuple[Shape, np.ndarray]:
-    return simplified(Shape(mesh.vertices, vertex_normals(mesh), mesh.faces, colour), vertices)
+    shape, home = simplified(Shape(mesh.vertices, vertex_normals(mesh), mesh.faces, colour), vertices)
+    return replace(shape, normals=smooth_normals(shape.normals, shape.faces)), home
 
 
 def _arrays(path: Path, vertices: int) -> dict[str, tuple[np.ndarray, tuple]]:
@@ -157,7 +158,8 @@ def _clouds(path: Path) -> list[Cloud]:
         return []
     with np.load(path, allow_pickle=False) as arrays:
         clouds = [Cloud("prior's points", _some(arrays["prior"])[None], PRIOR_POINTS)]
-        names = sorted((name for name in arrays.files if name.startswith("candidate_")), key=lambda name: int(name[10:]))
+        count = sum(name.startswith("candidate_") for name in arrays.files)
+        names = [f"candidate_{k}" for k in range(1, count + 1)]
         for place, name in enumerate(names[:SHOWN_CANDIDATES]):
             colour = POINTS if len(names) == 1 else CANDIDATES[place % len(CANDIDATES)]
             title = "points" if len(names) == 1 else f"points of candidate {place + 1}"

@@ -6,11 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from pcdiff.points import PointCloud
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 from pcdiff.record import weights_files
 from pcdiff.volume import Volume
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """How points of the missing surface moved from the prior to their places.
+
+    points: (K, T, N, 3) float32 mm, for each ensemble member at each of T noise levels; the first is the prior's own
+    surface, the last the result. captions: (T,) what each level is.
+    """
+
+    points: np.ndarray
+    captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -20,10 +34,12 @@ class Proposal:
     candidates: one closed slab of oriented points (mm) per ensemble member: both tables of the completed bone over
     each hole and a band of bone around it, and the band's side wall; see `PriorFit.slab`.
     fit: where the shape prior found the holes, and what it knew there.
+    trajectory: of a method that moves points, None of another.
     """
 
     candidates: list[PointCloud]
     fit: PriorFit
+    trajectory: Trajectory | None = None
 
 
 class Method(Protocol):

@@ -80,7 +80,7 @@
         type: "mesh3d", name: surface.name, hoverinfo: "skip", visible: surface.shown, color: surface.colour,
         x: column(cut.points, 0), y: column(cut.points, 1), z: column(cut.points, 2),
         i: corners(cut.faces, 0), j: corners(cut.faces, 1), k: corners(cut.faces, 2),
-        lighting: { ambient: 0.42, diffuse: 0.75, specular: 0.12, roughness: 0.6, fresnel: 0.05 },
+        lighting: { ambient: 0.36, diffuse: 0.58, specular: 0.1, roughness: 0.6, fresnel: 0.05 },
         lightposition: { x: 3000, y: -9000, z: 9000 }, showscale: false,
       };
       const field = surface.fields.find((f) => f.name === state.field);

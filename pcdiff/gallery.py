@@ -16,7 +16,7 @@ from pcdiff.volume import Volume
 PIXEL_MM = 0.75
 CLOSE_MM = 0.45  # per pixel, of the rim and the sections
 AROUND_MM = 16.0  # bone around the implant in the close-up
-BEAD_MM = 0.7
+BEAD_MM = 1.1
 SECTION_MM = 24.0  # and in the sections
 SECTIONS = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # right, up (or down), across
 

@@ -37,13 +37,13 @@ def write_report(folder: Path, record: dict[str, Any], skull: Volume) -> None:
 
     Parts of which there are no files are left out. Raises InputError where a file cannot be read or written.
     """
+    checks = read_checks(folder / CHECKS)
     implant = read_volume(folder / "implant.nrrd")
     scene = case_scene(folder, skull)
     shown = scene.surface("implant")
     assert shown is not None
     preview = case_picture(scene.surfaces[0].shape, shown.shape)
     write_png(preview, folder / PREVIEW)
-    checks = read_checks(folder / CHECKS)
     name = PurePath(str(record["input"]["path"])).name
     parts = [
         f'<p class="notice" role="note">{escape(NOTICE)}</p><main>',

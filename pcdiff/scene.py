@@ -168,7 +168,8 @@ def _clouds(path: Path) -> list[Cloud]:
             captions = tuple(str(caption) for caption in arrays["captions"])
             for place, frames in enumerate(arrays["trajectory"][:SHOWN_CANDIDATES]):
                 title = "diffusion" if len(names) == 1 else f"diffusion of candidate {place + 1}"
-                clouds.append(Cloud(title, frames, MOVING, captions))
+                colour = MOVING if len(names) == 1 else CANDIDATES[place % len(CANDIDATES)]
+                clouds.append(Cloud(title, frames, colour, captions))
     return clouds
 
 

@@ -132,7 +132,7 @@ class DiffusionMethod:
         return karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
 
     def _captions(self) -> tuple[str, ...]:
-        levels = [f"noise {sigma:.2f} of the prior's deviation" for sigma in self._sigmas().tolist()[:-1]]
+        levels = [f"noise of {sigma:.2f} prior standard deviations" for sigma in self._sigmas().tolist()[:-1]]
         return ("the prior's own surface", *levels, "the result")
 
 

@@ -153,6 +153,7 @@
       waiting = true;
       requestAnimationFrame(() => {
         waiting = false;
+        layout.scene.domain = { x: [0, 1], y: [state.field ? 0.12 : 0, 1] };  // room for the scale
         Plotly.react(plot, traces(), layout).then(() => { root.dataset.drawn = 1 + Number(root.dataset.drawn || 0); });
       });
     }

@@ -94,7 +94,8 @@ def sample(
     from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
 
     members, there = ensemble or DEFAULT_ENSEMBLE, device_that_is_there(device)
-    settings = Settings(method, members, seed, there, backend, weights, mesh, mesh_space, keep_points, report)
+    files: dict[str, Any] = {"mesh": mesh, "mesh_space": mesh_space, "keep_points": keep_points, "report": report}
+    settings = Settings(method, members, seed, there, backend, weights, **files)
     settings.record()  # an unknown method or missing weights are told once, not for every case
     failed: dict[Path, Exception] = {}
     todo: dict[str, Path] = {}
@@ -325,6 +326,26 @@ def report(case: CaseFolder, skull: Moved = None) -> None:
     write_report(case, record, case_skull(case, record, skull))
     renew_record(case, record, (REPORT, PREVIEW))
     typer.echo(case / REPORT)
+
+
+@app.command("dicom-seg")
+def dicom_seg(
+    case: CaseFolder,
+    scan: Annotated[Path, typer.Option(help="Folder of the DICOM slices that the implant was designed from.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write [CASE/implant.dcm].")] = None,
+) -> None:
+    """Write a case's implant as DICOM Segmentation, which a PACS and a planning station take.
+
+    Needs highdicom: pip install 'pcdiff[dicom]'. The file names the patient, as the scan does.
+    """
+    from pcdiff.dicom_seg import write_dicom_seg
+    from pcdiff.scene import case_record
+    from pcdiff.volume import read_volume
+
+    case_record(case)
+    path = out or case / "implant.dcm"
+    write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
+    typer.echo(path)
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -65,7 +65,8 @@ def _exported(mesh: Mesh, vertices: np.ndarray, kind: str, note: str) -> bytes:
     solid = trimesh.Trimesh(vertices, mesh.faces, process=False)
     if kind == "obj":
         return str(solid.export(file_type="obj", header=note, digits=6, include_normals=False)).encode()
-    data = bytes(solid.export(file_type=kind))
+    data = solid.export(file_type=kind)
+    assert isinstance(data, bytes)
     if kind == "ply":
         data = data.replace(b" 1.0\n", f" 1.0\ncomment {note}\n".encode(), 1)
     return data

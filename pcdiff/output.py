@@ -172,7 +172,7 @@ def write_points(proposal: Proposal, path: Path) -> None:
     """
     clouds = {"prior": proposal.fit.slab()}
     clouds |= {f"candidate_{k}": candidate for k, candidate in enumerate(proposal.candidates, 1)}
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, cloud in clouds.items():
         missing = cloud if cloud.hole is None else cloud[cloud.hole > 0]
         arrays[name] = missing.points.astype(np.float32)

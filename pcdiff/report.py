@@ -174,7 +174,7 @@ def _input(record: dict[str, Any]) -> str:
     check = record.get("input_check") or {}
     if check:
         kinds = {"ct": "CT in Hounsfield units", "mask": "mask of the bone"}
-        facts = {"Kind": escape(kinds.get(check.get("kind"), str(check.get("kind")))), **facts}
+        facts = {"Kind": escape(kinds.get(str(check.get("kind")), str(check.get("kind")))), **facts}
     told = {
         "format": ("Format", ""),
         "field_of_view_mm": ("Field of view", "mm"),

@@ -17,6 +17,7 @@ from pcdiff.shape import Shape, gathered, shape_of, simplified, smooth_normals
 from pcdiff.surface import distance_to, vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume, read_volume
 
+SKULL = "defective_skull.nrrd"  # in a case folder, where the input was not that mask itself
 SKULL_VERTICES = 60_000  # as many as 16 bits count, with room
 IMPLANT_VERTICES = 30_000
 CANDIDATE_VERTICES = 8_000
@@ -93,8 +94,9 @@ def case_record(folder: Path) -> dict[str, Any]:
 
 
 def case_skull(folder: Path, record: dict[str, Any], skull: Path | None = None) -> Volume:
-    """The defective skull of a case: from the file given, else from where the record says it was."""
-    return read_volume(skull or folder / record["input"]["path"])
+    """The defective skull of a case: from the file given, else the one in the folder, else where the record says."""
+    own = SKULL if SKULL in record["files"] else record["input"]["path"]
+    return read_volume(skull or folder / own)
 
 
 def case_scene(folder: Path, skull: Volume, truth: Path | None = None) -> Scene:

@@ -48,7 +48,7 @@ class Layers:
         self.scene, self.o3d = scene, o3d
         self.geometry = [self._mesh(surface.shape) for surface in scene.surfaces]
         self.geometry += [self._points(cloud.frames[0], cloud.colour) for cloud in scene.clouds]
-        self.on = [layer.shown for layer in (*scene.surfaces, *scene.clouds)]
+        self.on = [surface.shown for surface in scene.surfaces] + [cloud.shown for cloud in scene.clouds]
         self.frame = self.field = 0
 
     def shown(self) -> list[Any]:

@@ -32,7 +32,7 @@ Method = Annotated[str, typer.Option(help="diffusion, or prior (the statistical 
 Weights = Annotated[Path | None, typer.Option(help="Weights of your own (.safetensors) in place of the shipped ones.")]
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than one gives an uncertainty map too.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same bytes.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
@@ -346,6 +346,31 @@ def dicom_seg(
     path = out or case / "implant.dcm"
     write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
     typer.echo(path)
+
+
+@app.command()
+def doctor(
+    try_it: Annotated[bool, typer.Option("--try", help="Design the built-in case too, and measure it.")] = False,
+) -> None:
+    """Say what is installed, which weights, which device, and how long a case takes; the exit code is 1 if it is ill.
+
+    Examples:
+
+      pcdiff doctor
+
+      pcdiff doctor --try
+    """
+    from pcdiff.doctor import examine
+
+    marks = {True: "ok ", False: "BAD", None: "   "}
+    ill = 0
+    for finding in examine(try_it):
+        ill += finding.good is False
+        typer.echo(f"{marks[finding.good]} {finding.name:<22}{finding.words}")
+    if ill:
+        say(f"{ill} thing{'s' * (ill != 1)} to mend, see BAD above")
+        raise typer.Exit(1)
+    typer.echo("all there")
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -22,10 +22,18 @@ NOT_A_DEVICE = "Not a medical device: for research only, not for diagnosis or tr
 HELP = f"""Designs patient-specific cranial implants: a skull with a hole goes in, the missing piece comes out,
 as a volume on the scan's own grid and as an STL in patient millimetres (LPS).
 
-{NOT_A_DEVICE}"""
+{NOT_A_DEVICE}
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    pcdiff demo -o out/demo            a built-in case: see what comes
+    pcdiff sample skull.nrrd -o out    your own skull
+    pcdiff view out/skull              turn it, slice it, compare it
+    pcdiff doctor                      what is installed, what is missing
 
+Tab completes commands and options after `pcdiff --install-completion`. Manual: docs/tutorial.md, docs/commands.md."""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+FILES = "Files"  # a panel of the help
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 DEFAULT_METHOD = "diffusion"
 Method = Annotated[str, typer.Option(help="diffusion, or prior (the statistical shape prior alone).")]
@@ -77,10 +85,18 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
     backend: Backend = "spectral",
-    mesh: Annotated[str, typer.Option(help="Mesh files beside the STL, with commas: ply, obj, 3mf, glb.")] = "stl",
-    mesh_space: Annotated[str, typer.Option(help="Axes of the mesh files: lps (DICOM, ITK) or ras.")] = "lps",
-    keep_points: Annotated[bool, typer.Option("--keep-points", help="Keep the points, for `pcdiff view`.")] = False,
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and preview.png.")] = True,
+    mesh: Annotated[
+        str, typer.Option(rich_help_panel=FILES, help="Mesh files beside the STL, with commas: ply, obj, 3mf, glb.")
+    ] = "stl",
+    mesh_space: Annotated[
+        str, typer.Option(rich_help_panel=FILES, help="Axes of the mesh files: lps (DICOM, ITK) or ras.")
+    ] = "lps",
+    keep_points: Annotated[
+        bool, typer.Option("--keep-points", rich_help_panel=FILES, help="Keep the points, for `pcdiff view`.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
+    ] = True,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -88,6 +104,10 @@ def sample(
 
     Each becomes a folder OUT/NAME/ with implant.nrrd (on the skull's own grid), implant.stl and run.json. What is done
     already is skipped; a case that fails does not stop the others.
+
+        pcdiff sample skull.nrrd -o out
+        pcdiff sample scans/*.nii.gz -o out --device auto
+        pcdiff sample skull.nrrd -o out --ensemble 5 --keep-points --mesh 3mf,glb
     """
     from tqdm import tqdm
 
@@ -146,7 +166,11 @@ def demo(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it."""
+    """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it.
+
+    pcdiff demo -o out/demo
+    pcdiff demo -o out/other --seed 7
+    """
     from pcdiff.demo import demo as run
     from pcdiff.output import Settings
 
@@ -186,7 +210,10 @@ def simulate(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cut a hole into a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, its exact complement."""
+    """Cut a hole into a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, its exact complement.
+
+    pcdiff simulate healthy.nrrd -o out/cut --kind irregular --holes 2
+    """
     from pcdiff.output import write_simulation
 
     record = write_simulation(skull, out, kind, holes, seed, overwrite)
@@ -203,7 +230,10 @@ def prepare(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Make the training cache from a data set's complete skulls; goes on where it was interrupted."""
+    """Make the training cache from a data set's complete skulls; goes on where it was interrupted.
+
+    pcdiff prepare data/skullfix -o cache/skullfix --workers 8
+    """
     from pcdiff.data import prepare as run
 
     written = run(dataset, out, cases, workers, progress=not quiet)
@@ -219,7 +249,10 @@ def train(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model by a recipe, or go on with it; on the GPU where there is one, on many by `accelerate launch`."""
+    """Train a model by a recipe, or go on with it; on the GPU where there is one, on many by `accelerate launch`.
+
+    pcdiff train configs/default.yaml --set run.data=/elsewhere
+    """
     from pcdiff.config import load_config
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
@@ -261,6 +294,9 @@ def evaluate(
     Of an ensemble also how well its spread tells its error. OUT keeps the implants, and pictures of the error of the
     best, the median and the worst case. The exit code is 1 where a case failed, or an implant was made where there is
     nothing to close.
+
+        pcdiff evaluate --data skullfix --cases 060-074 --method prior,diffusion -o results
+        pcdiff evaluate --data skullfix --suite tilted,two_holes --ensemble 5 -o results
     """
     from pcdiff.data import find_cases
     from pcdiff.evaluate import COMMAND
@@ -308,6 +344,9 @@ def view(
 
     In a window where open3d is installed and there is a display, else as a page CASE/view.html that any browser opens
     without a network. Points and their way are there after `pcdiff sample --keep-points`.
+
+        pcdiff view out/head
+        pcdiff view out/demo --truth out/demo/implant_true.nrrd --html demo.html --png demo.png
     """
     from pcdiff.view import look
 
@@ -317,7 +356,11 @@ def view(
 
 @app.command()
 def report(case: CaseFolder, skull: Moved = None) -> None:
-    """Write report.html and preview.png of a case again, after new checks or with another version."""
+    """Write report.html and preview.png of a case again, after new checks or with another version.
+
+    pcdiff report out/head
+    pcdiff report out/head --skull scans/head.nrrd
+    """
     from pcdiff.record import renew_record
     from pcdiff.report import PREVIEW, REPORT, write_report
     from pcdiff.scene import case_record, case_skull
@@ -337,6 +380,8 @@ def dicom_seg(
     """Write a case's implant as DICOM Segmentation, which a PACS and a planning station take.
 
     Needs highdicom: pip install 'pcdiff[dicom]'. The file names the patient, as the scan does.
+
+        pcdiff dicom-seg out/head --scan dicom/series3
     """
     from pcdiff.dicom_seg import write_dicom_seg
     from pcdiff.scene import case_record
@@ -354,11 +399,8 @@ def doctor(
 ) -> None:
     """Say what is installed, which weights, which device, and how long a case takes; the exit code is 1 if it is ill.
 
-    Examples:
-
-      pcdiff doctor
-
-      pcdiff doctor --try
+    pcdiff doctor
+    pcdiff doctor --try
     """
     from pcdiff.doctor import examine
 

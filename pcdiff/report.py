@@ -110,7 +110,7 @@ def _pictures(scene: Scene, skull: Volume, implant: Volume, preview: np.ndarray)
     whole = picture_html(preview, "the hole, the implant in it, and the implant alone", "whole")
     drawn = [picture_html(picture, caption) for caption, picture in views(scene)]
     cut = [picture_html(picture, caption) for caption, picture in sections(skull, implant)]
-    return f'<div class="pictures">{whole}{"".join(drawn)}{"".join(cut)}</div>'
+    return f'{whole}<div class="pictures">{"".join(drawn)}</div><div class="pictures">{"".join(cut)}</div>'
 
 
 def _checks(found: dict[str, Any] | None) -> str:

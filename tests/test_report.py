@@ -227,9 +227,8 @@ def test_a_browser_draws_it_and_its_buttons_work(browser: Any, folder: Path) -> 
     assert ink(half) < ink(whole) and ink(other) < ink(whole) and (half != other).any()
     moved = after(lambda: page.locator("[data-control=frame]").fill("1"))
     assert page.locator(".caption").inner_text() == "halfway" and (moved != other).any()
-    turned = seen()
-    page.click("button[data-view=back]")
-    assert (seen() != turned).any()
+    turned = after(lambda: page.click("button[data-view=inside]"))
+    assert (turned != moved).any()
     assert errors == [] and requests == [(folder / REPORT).as_uri()]
     page.close()
 

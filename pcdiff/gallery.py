@@ -9,8 +9,8 @@ import numpy as np
 
 from pcdiff.metrics import bounding_box
 from pcdiff.picture import BONE, IMPLANT, INSIDE_MM, case_picture, render, scale_colours, sheet, srgb
-from pcdiff.scene import Scene, bounds
-from pcdiff.shape import Shape, part_of
+from pcdiff.scene import Scene
+from pcdiff.shape import Shape, facing, part_of, slanted
 from pcdiff.volume import Volume
 
 PIXEL_MM = 0.75
@@ -26,7 +26,7 @@ def scene_picture(scene: Scene) -> np.ndarray:
     bone, implant = scene.surfaces[0].shape, scene.surface("implant")
     assert implant is not None
     rows = [case_picture(bone, implant.shape)]
-    view = slanted(bone, implant.shape)
+    view = slanted(facing(bone, implant.shape))
     moving = [cloud for cloud in scene.clouds if len(cloud.frames) > 1]
     still = [cloud for cloud in scene.clouds if len(cloud.frames) == 1]
     steps = [(cloud.frames[0], cloud.colour) for cloud in still[:2]]
@@ -41,14 +41,6 @@ def scene_picture(scene: Scene) -> np.ndarray:
     return np.concatenate(
         [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     )
-
-
-def slanted(bone: Shape, piece: Shape) -> np.ndarray:
-    """(3,) where to look at a piece of the bone from: outside, a little from beside it, so that there is relief."""
-    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
-    outward = piece.vertices.mean(axis=0) - middle
-    outward = outward / np.linalg.norm(outward)
-    return outward + 0.45 * np.cross([0.0, 0.0, 1.0], outward) + [0.0, 0.0, 0.1]
 
 
 def beads(points: np.ndarray, colour: tuple[float, float, float]) -> Shape:
@@ -71,10 +63,7 @@ def views(scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
     implant = scene.surface("implant")
     assert implant is not None
     piece = implant.shape
-    low, high = bounds([bone, piece])
-    centre = piece.vertices.mean(axis=0)
-    outward = centre - (low + high) / 2
-    outward /= np.linalg.norm(outward)
+    outward = facing(bone, piece)
     side = "left" if outward[0] > 0 else "right"
     for caption, view in (("front", "front"), (f"{side} side", side), ("top, forehead up", "top")):
         yield caption, render([bone, piece], view, PIXEL_MM)

@@ -17,6 +17,7 @@ from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.picture import srgb
 from pcdiff.scene import Cloud, Scene, Surface, bounds
+from pcdiff.shape import facing, slanted
 
 LARGEST = 15_000_000  # bytes of a page
 
@@ -122,10 +123,8 @@ def _scene_data(scene: Scene) -> dict[str, Any]:
     low, high = bounds([surface.shape for surface in scene.surfaces])
     implant = scene.surface("implant") or scene.surfaces[-1]
     focus = implant.shape.vertices.mean(axis=0)
-    outward = focus - (low + high) / 2
-    outward = outward / max(float(np.linalg.norm(outward)), 1e-9)
-    # A little from the side and above, as in `picture.case_picture`.
-    view = outward + 0.45 * np.cross([0.0, 0.0, 1.0], outward) + [0.0, 0.0, 0.1]
+    outward = facing(scene.surfaces[0].shape, implant.shape)
+    view = slanted(outward)
     rounded = {"low": low, "high": high, "focus": focus, "outward": outward, "view": view}
     return {name: [round(float(value), 4) for value in values] for name, values in rounded.items()} | {
         "surfaces": [_surface_data(surface) for surface in scene.surfaces],

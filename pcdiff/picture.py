@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter, label
 
 from pcdiff.files import written_beside
 from pcdiff.metrics import bounding_box
-from pcdiff.shape import Shape, part_of, shape_of, smooth_normals
+from pcdiff.shape import Shape, facing, part_of, shape_of, slanted, smooth_normals
 from pcdiff.surface import distance_to, vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -85,11 +85,8 @@ def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 def case_picture(bone: Shape, piece: Shape, mm_per_pixel: float = 0.5) -> np.ndarray:
     """(H, W, 3) uint8: the defective skull, the implant in place, and the implant alone, half from beneath."""
-    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
-    towards = piece.vertices.mean(axis=0) - middle
-    towards = towards / np.linalg.norm(towards)
-    # Seen a little from the side: a surface square to the view shows no relief.
-    turned = towards + 0.45 * np.cross([0.0, 0.0, 1.0], towards) + [0.0, 0.0, 0.1]
+    towards = facing(bone, piece)
+    turned = slanted(towards)
     across = np.cross(towards, [0.0, 0.0, 1.0] if abs(towards[2]) < 0.95 else [0.0, 1.0, 0.0])
     return sheet(
         [

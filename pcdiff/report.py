@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.gallery import sections, slanted, views
+from pcdiff.gallery import sections, views
 from pcdiff.output import NOTICE
 from pcdiff.page import picture_html, scene_html, write_page
 from pcdiff.picture import case_picture, render, write_png
 from pcdiff.scene import SHOWN_CANDIDATES, Scene, case_scene
+from pcdiff.shape import facing, slanted
 from pcdiff.volume import Volume, read_volume
 
 REPORT, PREVIEW, CHECKS = "report.html", "preview.png", "checks.json"
@@ -160,7 +161,7 @@ def _candidates(folder: Path, record: dict[str, Any], scene: Scene) -> str:
     skull, pictures = scene.surfaces[0].shape, []
     for surface in scene.surfaces:
         if surface.name.startswith("candidate "):
-            drawn = render([skull, surface.shape], slanted(skull, surface.shape), THUMBNAIL_MM)
+            drawn = render([skull, surface.shape], slanted(facing(skull, surface.shape)), THUMBNAIL_MM)
             recommended = ", recommended" if surface.name == f"candidate {best}" else ""
             pictures.append(picture_html(drawn, surface.name + recommended))
     few = len(volumes) <= SHOWN_CANDIDATES

@@ -93,6 +93,21 @@ def gathered(values: np.ndarray, home: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(home, column) for column in values.T], axis=1) / count[:, None]
 
 
+def facing(bone: Shape, piece: Shape) -> np.ndarray:
+    """(3,) unit, from the bone's middle to the piece: to its vertex nearest its mean, which of two pieces lies on one."""
+    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
+    mean = piece.vertices.mean(axis=0)
+    towards = piece.vertices[np.linalg.norm(piece.vertices - mean, axis=1).argmin()] - middle
+    return towards / max(float(np.linalg.norm(towards)), 1e-9)
+
+
+def slanted(outward: np.ndarray) -> np.ndarray:
+    """(3,) where to look at a piece from: outside, a little from beside it, since what is square to the view shows no
+    relief.
+    """
+    return outward + 0.45 * np.cross([0.0, 0.0, 1.0], outward) + [0.0, 0.0, 0.1]
+
+
 def smooth_normals(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(V, 3) unit normals, averaged over neighbours: the voxels' stairs fade. Edges stay: neighbours that face
     elsewhere hardly count.

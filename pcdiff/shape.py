@@ -94,7 +94,7 @@ def gathered(values: np.ndarray, home: np.ndarray) -> np.ndarray:
 
 
 def facing(bone: Shape, piece: Shape) -> np.ndarray:
-    """(3,) unit, from the bone's middle to the piece: to its vertex nearest its mean, which of two pieces lies on one."""
+    """(3,) unit, from the bone's middle to the piece: to its vertex nearest its mean, which lies on one of two."""
     middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
     mean = piece.vertices.mean(axis=0)
     towards = piece.vertices[np.linalg.norm(piece.vertices - mean, axis=1).argmin()] - middle

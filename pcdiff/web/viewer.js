@@ -8,6 +8,8 @@
     oblique: [0.62, -0.66, 0.42],
   };
   const DISTANCE = 1.2;
+  // In clip coordinates, far behind the viewer (z > 1), over the left shoulder, however the head turns.
+  const LIGHT = { x: 0.7, y: -0.9, z: 1.0003 };
   const SCALE = [[0, "#31729c"], [0.25, "#82c0cd"], [0.5, "#f9e788"], [0.75, "#ec8133"], [1, "#a0001f"]];
 
   function numbers(packed) {
@@ -70,7 +72,7 @@
     const clouds = scene.clouds.map((cloud) => ({ ...cloud, frames: cloud.frames.map(numbers), frame: 0 }));
     const middle = scene.low.map((low, k) => (low + scene.high[k]) / 2);
     const radius = Math.hypot(...scene.low.map((low, k) => scene.high[k] - low)) / 2;
-    const state = { slice: null, other: false, at: scene.focus.slice(), field: null, light: light(scene.view) };
+    const state = { slice: null, other: false, at: scene.focus.slice(), field: null };
     const slice = () => state.slice === null ? null
       : { axis: state.slice, at: state.at[state.slice], other: state.other };
 
@@ -81,7 +83,7 @@
         x: column(cut.points, 0), y: column(cut.points, 1), z: column(cut.points, 2),
         i: corners(cut.faces, 0), j: corners(cut.faces, 1), k: corners(cut.faces, 2),
         lighting: { ambient: 0.36, diffuse: 0.58, specular: 0.1, roughness: 0.6, fresnel: 0.05 },
-        lightposition: state.light, showscale: false,
+        lightposition: LIGHT, showscale: false,
       };
       const field = surface.fields.find((f) => f.name === state.field);
       if (field) {
@@ -160,14 +162,7 @@
 
     function look(view) {
       layout.scene.camera = camera(view);
-      state.light = light(view);
-      Plotly.relayout(plot, { "scene.camera": layout.scene.camera }).then(draw);
-    }
-
-    // Over the viewer's left shoulder.
-    function light(view) {
-      const beside = [view[1], -view[0], 0], towards = view.map((v, k) => v + 0.35 * beside[k] + (k === 2 ? 0.25 : 0));
-      return { x: 1e4 * towards[0], y: 1e4 * towards[1], z: 1e4 * towards[2] };
+      Plotly.relayout(plot, { "scene.camera": layout.scene.camera });
     }
 
     root.addEventListener("change", (event) => {
@@ -198,6 +193,7 @@
       root.querySelector("[data-control=slice]").value = Object.keys(SLICES).find((name) => SLICES[name] === k);
       setSlice(root.querySelector("[data-control=slice]").value);
       root.querySelector("[data-control=other]").checked = state.other;
+      draw();
       look(out.map((value, n) => -value + (n === (k + 1) % 3 ? 0.15 : 0)));
     });
 

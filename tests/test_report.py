@@ -193,7 +193,7 @@ def test_a_browser_draws_it_and_its_buttons_work(browser: Any, folder: Path) -> 
     started = cpu_seconds(browser)
     page.goto((folder / REPORT).as_uri())
     assert cpu_seconds(browser) - started < 3.0  # on a machine with nothing else to do, the seconds that pass
-    page.wait_for_selector(".scene[data-drawn]", timeout=20_000)
+    page.wait_for_selector(".scene[data-drawn]", timeout=60_000)
     plot = page.locator(".plot")
 
     def seen() -> np.ndarray:
@@ -209,7 +209,7 @@ def test_a_browser_draws_it_and_its_buttons_work(browser: Any, folder: Path) -> 
     def after(act: Any) -> np.ndarray:
         drawn = int(page.locator(".scene").get_attribute("data-drawn"))
         act()
-        page.wait_for_selector(f".scene[data-drawn='{drawn + 1}']", timeout=20_000)
+        page.wait_for_selector(f".scene[data-drawn='{drawn + 1}']", timeout=60_000)
         return seen()
 
     def blue(picture: np.ndarray) -> int:

@@ -94,9 +94,14 @@ def case_record(folder: Path) -> dict[str, Any]:
 
 
 def case_skull(folder: Path, record: dict[str, Any], skull: Path | None = None) -> Volume:
-    """The defective skull of a case: from the file given, else the one in the folder, else where the record says."""
-    own = SKULL if SKULL in record["files"] else record["input"]["path"]
-    return read_volume(skull or folder / own)
+    """The defective skull of a case: from the file given, else the one in the folder, else where the record says.
+
+    Raises InputError where it is not.
+    """
+    path = skull or folder / (SKULL if SKULL in record["files"] else record["input"]["path"])
+    if not path.is_file():
+        raise InputError(f"{path}: expected the defective skull of {folder}, found none; give it with --skull")
+    return read_volume(path)
 
 
 def case_scene(folder: Path, skull: Volume, truth: Path | None = None) -> Scene:

@@ -159,6 +159,8 @@ def test_a_scene_holds_everything_once(folder: Path, case: tuple[Volume, Volume]
     assert np.median(scene.surfaces[1].fields[2].values) < 0.8  # half a voxel
     assert [len(cloud.frames) for cloud in scene.clouds] == [1, 1, 1, 1, 3, 3, 3]
     assert scene.clouds[4].captions == ("the prior", "halfway", "the result")
+    with pytest.raises(InputError, match="found none; give it with --skull"):
+        case_skull(folder, case_record(folder) | {"input": {"path": "moved.nrrd"}})
     with pytest.raises(InputError, match="expected a case folder"):
         case_record(tmp_path)
 

@@ -166,7 +166,8 @@ def _candidates(folder: Path, record: dict[str, Any], scene: Scene) -> str:
             pictures.append(picture_html(drawn, surface.name + recommended))
     few = len(volumes) <= SHOWN_CANDIDATES
     more = "" if few else f"<p>The first {SHOWN_CANDIDATES} of {len(volumes)} are drawn.</p>"
-    return f'{table}<div class="pictures small">{"".join(pictures)}</div>{more}'
+    why = f"<p>{escape(str(record['recommended_because']))}</p>" if record.get("recommended_because") else ""
+    return f'{why}{table}<div class="pictures small">{"".join(pictures)}</div>{more}'
 
 
 def _input(record: dict[str, Any]) -> str:

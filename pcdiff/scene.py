@@ -31,7 +31,7 @@ PRIOR_POINTS, POINTS, MOVING = (0.70, 0.29, 0.02), (0.02, 0.22, 0.36), (0.65, 0.
 FIELDS = {
     "thickness": ("thickness_mm", "thickness", "mm", (0.0, None)),
     "gap": ("gap_mm", "gap to the bone", "mm", (0.0, 3.0)),
-    "uncertainty": ("uncertainty", "uncertainty: share of candidates that disagree", "", (0.0, 0.5)),
+    "uncertainty": ("uncertainty", "uncertainty: standard deviation of the candidates", "mm", (0.0, None)),
 }
 ERROR_MM = 3.0
 
@@ -129,7 +129,7 @@ def _implant(folder: Path, true: Mesh | None) -> Surface:
     for name, (values, (key, title, unit, (low, high))) in _arrays(folder / "surface.npz", len(mesh.vertices)).items():
         del key
         at = gathered(values, home)
-        top = high if high is not None else float(np.ceil(np.percentile(values, 99)))
+        top = high if high is not None else float(np.ceil(np.percentile(values, 99)) or 1)
         fields.append(Field(name, title, unit, at.astype(np.float32), float(low or 0.0), top))
     if true is not None:
         error = gathered(np.abs(distance_to(true, mesh.vertices)), home)
@@ -143,7 +143,7 @@ def _shape(mesh: Mesh, colour: tuple[float, float, float], vertices: int) -> tup
 
 
 def _arrays(path: Path, vertices: int) -> dict[str, tuple[np.ndarray, tuple]]:
-    """The fields of surface.npz that are there, finite, and one value per vertex of the STL."""
+    """The fields of surface.npz, one value per vertex of the STL; one that is 0 everywhere is left out."""
     if not path.is_file():
         return {}
     found = {}
@@ -154,7 +154,7 @@ def _arrays(path: Path, vertices: int) -> dict[str, tuple[np.ndarray, tuple]]:
                 if values.shape != (vertices,):
                     raise InputError(f"{path}: expected {vertices} values of {settings[0]}, got {values.shape}")
                 finite = np.isfinite(values)
-                if finite.any():
+                if values[finite].any():
                     found[name] = (np.where(finite, values, values[finite].max()), settings)
     return found
 

@@ -60,13 +60,19 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("out") / "head"
     record = design_case(skull, folder, method, Settings("prior", 3, keep_points=True, report=False))
     vertices = read_stl(folder / "implant.stl").vertices
-    np.savez(folder / "surface.npz", thickness_mm=vertices[:, 0] - vertices[:, 0].min(), gap_mm=np.zeros(len(vertices)))
+    across = vertices[:, 0] - vertices[:, 0].min()
+    np.savez(folder / "surface.npz", thickness_mm=across, gap_mm=across / 20 - 1, uncertainty=np.zeros(len(vertices)))
     (folder / CHECKS).write_text(json.dumps(checks(False)))
     for k in (1, 2, 3):
         (folder / "candidates" / f"checks_{k}.json").write_text(json.dumps(checks(k == 2)))
     told = {"kind": "ct", "tilt_deg": 12.5, "warnings": ["Slices are <thick>."]}
     told["holes"] = [{"label": 1, "area_cm2": 31.4, "side": "left", "place": "parietal"}]
-    record |= {"recommended": 2, "input_check": told, "input": record["input"] | {"path": f"/home/x/{NAME}"}}
+    record |= {
+        "recommended": 2,
+        "recommended_because": "It <fits> best.",
+        "input_check": told,
+        "input": record["input"] | {"path": f"/home/x/{NAME}"},
+    }
     write_report(folder, record, case[0])
     return folder
 
@@ -91,6 +97,7 @@ def test_it_says_what_the_records_say(text: str) -> None:
         "31.4 cm\u00b2, parietal, left",
         "Slices are &lt;thick&gt;.",
         "2 <b>recommended</b>",
+        "It &lt;fits&gt; best.",
         "candidate 2, recommended",
         "(0.00, 0.60, 0.80)",
         "prior.safetensors",

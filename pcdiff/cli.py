@@ -22,10 +22,18 @@ NOT_A_DEVICE = "Not a medical device: for research only, not for diagnosis or tr
 HELP = f"""Designs patient-specific cranial implants: a skull with a hole goes in, the missing piece comes out,
 as a volume on the scan's own grid and as an STL in patient millimetres (LPS).
 
-{NOT_A_DEVICE}"""
+{NOT_A_DEVICE}
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    pcdiff demo -o out/demo            a built-in case: see what comes
+    pcdiff sample skull.nrrd -o out    your own skull
+    pcdiff view out/skull              turn it, slice it, compare it
+    pcdiff doctor                      what is installed, what is missing
 
+Tab completes commands and options after `pcdiff --install-completion`. Manual: docs/tutorial.md, docs/commands.md."""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+FILES = "Files"  # a panel of the help
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 DEFAULT_METHOD = "diffusion"
 Method = Annotated[
@@ -34,13 +42,15 @@ Method = Annotated[
 Weights = Annotated[Path | None, typer.Option(help="Weights of your own (.safetensors) in place of the shipped ones.")]
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than one gives an uncertainty map too.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same bytes.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 Threshold = Annotated[int | None, typer.Option(metavar="HU", help="Of a CT: HU from which it is bone [300].")]
 Series = Annotated[str | None, typer.Option(metavar="N|UID", help="Of a DICOM folder with several series.")]
 MaskOut = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the mask of the skull that was used here.")]
+CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff sample` or `demo` wrote.")]
+Moved = Annotated[Path | None, typer.Option(help="The defective skull, where it has moved since.")]
 Cases = Annotated[str | None, typer.Option(help="Some cases only: 000-059,063.")]
 
 
@@ -83,6 +93,18 @@ def sample(
     threshold: Threshold = None,
     series: Series = None,
     mask_out: MaskOut = None,
+    mesh: Annotated[
+        str, typer.Option(rich_help_panel=FILES, help="Mesh files beside the STL, with commas: ply, obj, 3mf, glb.")
+    ] = "stl",
+    mesh_space: Annotated[
+        str, typer.Option(rich_help_panel=FILES, help="Axes of the mesh files: lps (DICOM, ITK) or ras.")
+    ] = "lps",
+    keep_points: Annotated[
+        bool, typer.Option("--keep-points", rich_help_panel=FILES, help="Keep the points, for `pcdiff view`.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
+    ] = True,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,13 +112,18 @@ def sample(
 
     Each becomes a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl and run.json. What is done
     already is skipped; a case that fails does not stop the others.
+
+        pcdiff sample skull.nrrd -o out
+        pcdiff sample scans/*.nii.gz -o out --device auto
+        pcdiff sample skull.nrrd -o out --ensemble 5 --keep-points --mesh 3mf,glb
     """
     from tqdm import tqdm
 
     from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
 
-    device = device_that_is_there(device)
-    settings = Settings(method, ensemble or DEFAULT_ENSEMBLE, seed, device, backend, weights, threshold, series)
+    members, there = ensemble or DEFAULT_ENSEMBLE, device_that_is_there(device)
+    files: dict[str, Any] = {"mesh": mesh, "mesh_space": mesh_space, "keep_points": keep_points, "report": report}
+    settings = Settings(method, members, seed, there, backend, weights, threshold, series, **files)
     if mask_out is not None and len(skulls) > 1:
         raise InputError(f"--mask-out writes one mask, got {len(skulls)} scans; give one scan")
     settings.record()  # an unknown method or missing weights are told once, not for every case
@@ -153,7 +180,11 @@ def demo(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it."""
+    """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it.
+
+    pcdiff demo -o out/demo
+    pcdiff demo -o out/other --seed 7
+    """
     from pcdiff.demo import demo as run
     from pcdiff.output import Settings
 
@@ -168,6 +199,7 @@ def demo(
 against the true implant ({record["true_ml"]:.1f} ml): DSC {figures["dsc"]:.3f}, border DSC {figures["bdsc"]:.3f}, \
 HD95 {figures["hd95"]:.2f} mm
 
+{out / "report.html"}: all there is to know about it, with a 3D view; opens in any browser
 {out / "preview.png"}: the hole, the implant in it, and the implant alone
 {out / "implant.stl"}: the implant, millimetres, LPS; opens in any viewer beside the scan
 {out / "implant.nrrd"}: the same on the grid of {out / "defective_skull.nrrd"}
@@ -192,7 +224,10 @@ def simulate(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cut a hole into a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, its exact complement."""
+    """Cut a hole into a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, its exact complement.
+
+    pcdiff simulate healthy.nrrd -o out/cut --kind irregular --holes 2
+    """
     from pcdiff.output import write_simulation
 
     record = write_simulation(skull, out, kind, holes, seed, overwrite)
@@ -209,7 +244,10 @@ def prepare(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Make the training cache from a data set's complete skulls; goes on where it was interrupted."""
+    """Make the training cache from a data set's complete skulls; goes on where it was interrupted.
+
+    pcdiff prepare data/skullfix -o cache/skullfix --workers 8
+    """
     from pcdiff.data import prepare as run
 
     written = run(dataset, out, cases, workers, progress=not quiet)
@@ -225,7 +263,10 @@ def train(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model by a recipe, or go on with it; on the GPU where there is one, on many by `accelerate launch`."""
+    """Train a model by a recipe, or go on with it; on the GPU where there is one, on many by `accelerate launch`.
+
+    pcdiff train configs/default.yaml --set run.data=/elsewhere
+    """
     from pcdiff.config import PaperTrainConfig, load_config
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
@@ -301,6 +342,9 @@ def evaluate(
     Of an ensemble also how well its spread tells its error. OUT keeps the implants, and pictures of the error of the
     best, the median and the worst case. The exit code is 1 where a case failed, or an implant was made where there is
     nothing to close.
+
+        pcdiff evaluate --data skullfix --cases 060-074 --method prior,diffusion -o results
+        pcdiff evaluate --data skullfix --suite tilted,two_holes --ensemble 5 -o results
     """
     from pcdiff.data import find_cases
     from pcdiff.evaluate import COMMAND
@@ -336,30 +380,87 @@ def evaluate(
 
 @app.command()
 def view(
-    case: Annotated[Path, typer.Argument(help="A folder that `pcdiff sample` or `pcdiff demo` wrote.")],
-    skull: Annotated[Path | None, typer.Option(help="The defective skull, where it has moved since.")] = None,
+    case: CaseFolder,
+    skull: Moved = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="The true implant (a mask or an STL): adds a map of the distance to it.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the scene here as one page, open no window.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture here, open no window.")] = None,
 ) -> None:
-    """Look at a case: a window to turn it in where open3d is installed, else a picture."""
-    from pcdiff import picture, window
-    from pcdiff.output import SKULL
-    from pcdiff.record import RECORD, read_record
+    """Look at a case: skull, implant, candidates, points, and the diffusion step by step.
+
+    In a window where open3d is installed and there is a display, else as a page CASE/view.html that any browser opens
+    without a network. Points and their way are there after `pcdiff sample --keep-points`.
+
+        pcdiff view out/head
+        pcdiff view out/demo --truth out/demo/implant_true.nrrd --html demo.html --png demo.png
+    """
+    from pcdiff.view import look
+
+    for written in look(case, skull, truth, html, png, say):
+        typer.echo(written)
+
+
+@app.command()
+def report(case: CaseFolder, skull: Moved = None) -> None:
+    """Write report.html and preview.png of a case again, after new checks or with another version.
+
+    pcdiff report out/head
+    pcdiff report out/head --skull scans/head.nrrd
+    """
+    from pcdiff.record import renew_record
+    from pcdiff.report import PREVIEW, REPORT, write_report
+    from pcdiff.scene import case_record, case_skull
+
+    record = case_record(case)
+    write_report(case, record, case_skull(case, record, skull))
+    renew_record(case, record, (REPORT, PREVIEW))
+    typer.echo(case / REPORT)
+
+
+@app.command("dicom-seg")
+def dicom_seg(
+    case: CaseFolder,
+    scan: Annotated[Path, typer.Option(help="Folder of the DICOM slices that the implant was designed from.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write [CASE/implant.dcm].")] = None,
+) -> None:
+    """Write a case's implant as DICOM Segmentation, which a PACS and a planning station take.
+
+    Needs highdicom: pip install 'pcdiff[dicom]'. The file names the patient, as the scan does.
+
+        pcdiff dicom-seg out/head --scan dicom/series3
+    """
+    from pcdiff.dicom_seg import write_dicom_seg
+    from pcdiff.scene import case_record
     from pcdiff.volume import read_volume
 
-    record = read_record(case)
-    if record is None:
-        raise InputError(f"{case}: expected a case folder with {RECORD}, found none; give what `pcdiff sample` wrote")
-    bone = read_volume(skull or (case / SKULL if SKULL in record["files"] else case / record["input"]["path"]))
-    implant = read_volume(case / "implant.nrrd")
-    if png is None:
-        shapes = [picture.shape_of(bone, picture.BONE), picture.shape_of(implant, picture.IMPLANT)]
-        hindrance = window.show(shapes, title=f"pcdiff: {case.name}")
-        if hindrance is None:
-            return
-        say(hindrance)
-        png = case / "view.png"
-    picture.write_png(picture.case_picture(bone, implant), png)
-    typer.echo(png)
+    case_record(case)
+    path = out or case / "implant.dcm"
+    write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
+    typer.echo(path)
+
+
+@app.command()
+def doctor(
+    try_it: Annotated[bool, typer.Option("--try", help="Design the built-in case too, and measure it.")] = False,
+) -> None:
+    """Say what is installed, which weights, which device, and how long a case takes; the exit code is 1 if it is ill.
+
+    pcdiff doctor
+    pcdiff doctor --try
+    """
+    from pcdiff.doctor import examine
+
+    marks = {True: "ok ", False: "BAD", None: "   "}
+    ill = 0
+    for finding in examine(try_it):
+        ill += finding.good is False
+        typer.echo(f"{marks[finding.good]} {finding.name:<22}{finding.words}")
+    if ill:
+        say(f"{ill} thing{'s' * (ill != 1)} to mend, see BAD above")
+        raise typer.Exit(1)
+    typer.echo("all there")
 
 
 def _changes(changes: list[str] | None) -> dict[str, str]:

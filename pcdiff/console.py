@@ -16,11 +16,18 @@ def debugging() -> bool:
 
 
 def device_that_is_there(name: str) -> str:
-    """The name of a device that is there. Raises InputError for any other; loads torch only where it must."""
+    """The name of a device that is there; of `auto` a GPU, where there is one.
+
+    Raises InputError for any other; loads torch only where it must.
+    """
     if name == "cpu":
         return name
+    if name == "auto":
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cuda(:\d+)?", name):
-        raise InputError(f"device {name!r}: expected cpu, cuda or cuda:N; use --device cpu")
+        raise InputError(f"device {name!r}: expected cpu, cuda, cuda:N or auto; use --device cpu")
     import torch
 
     try:

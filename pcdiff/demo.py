@@ -11,7 +11,6 @@ import numpy as np
 from pcdiff.defects import cut
 from pcdiff.metrics import scores
 from pcdiff.output import Settings, write_case
-from pcdiff.picture import case_picture, write_png
 from pcdiff.prior.model import ShapePrior
 from pcdiff.record import case_folder, write_record
 from pcdiff.volume import read_volume, write_volume
@@ -23,7 +22,7 @@ def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str,
     """Designs the implant of a head drawn from the shipped prior; returns the record, with its `scores`.
 
     The head and its hole follow from `settings.seed`. Writes what `output.design_case` does, and skull.nrrd (whole),
-    defective_skull.nrrd, implant_true.nrrd and preview.png. Errors as there.
+    defective_skull.nrrd and implant_true.nrrd. Errors as there.
     """
     method = settings.load()
     with case_folder(folder, overwrite) as part:
@@ -35,7 +34,6 @@ def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str,
         record = write_case(part, part / "defective_skull.nrrd", method, settings)
         implant = read_volume(part / "implant.nrrd")
         result = asdict(scores(implant, truth, defective_skull))
-        write_png(case_picture(defective_skull, implant), part / "preview.png")
         record["scores"] = {name: round(float(value), 4) for name, value in result.items()}
         record["true_ml"] = round(truth.ml, 3)
         write_record(part, record)

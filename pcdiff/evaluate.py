@@ -41,7 +41,7 @@ from pcdiff.volume import read_volume, write_volume
 PCDIFF = (sys.executable, "-m", "pcdiff")
 COMMAND = (
     *(*PCDIFF, "sample", "{skull}", "-o", "{out}"),
-    *("--method", "{method}", "--seed", "{seed}", "-q"),
+    *("--method", "{method}", "--seed", "{seed}", "--no-report", "-q"),
 )
 
 # A child's ru_maxrss starts at the resident set of whoever started it, and this process holds volumes of its own. So a

@@ -13,6 +13,7 @@ from pcdiff.files import written_beside
 from pcdiff.volume import Volume
 
 STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+SPACES = ("lps", "ras")
 SNAP = 2**17  # steps per voxel in `mesh_to_mask`: finer than float32 millimetres, coarse enough for int64 products
 CANDIDATES = 2**19  # (triangle, lattice column) pairs tested at a time
 
@@ -57,13 +58,23 @@ class Mesh:
         return bool(trimesh.Trimesh(self.vertices, self.faces, process=False).is_watertight)
 
 
-def write_stl(mesh: Mesh, path: str | Path) -> None:
-    """Binary STL: float32, mm, LPS, outward normals, `SPACE=LPS` in the header; written beside, then renamed.
+def in_space(vertices: np.ndarray, space: str) -> np.ndarray:
+    """(V, 3) LPS mm -> the same in `lps` or `ras`, and back: half a turn about z, so that outward stays outward.
+
+    Raises InputError for another space.
+    """
+    if space not in SPACES:
+        raise InputError(f"mesh space {space!r}: expected lps or ras; most tools that know patients ask for lps")
+    return vertices * (1.0, 1.0, 1.0) if space == "lps" else vertices * (-1.0, -1.0, 1.0)
+
+
+def write_stl(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
+    """Binary STL: float32, mm, outward normals, `SPACE=LPS` or `RAS` in the header; written beside, then renamed.
 
     Triangles that float32 collapses to a line are left out: their neighbours then meet, and the solid stays closed.
-    Raises InputError for a mesh without triangles and for a folder that is missing or not writable.
+    Raises InputError for a mesh without triangles, another space, and a folder that is missing or not writable.
     """
-    corners = mesh.vertices.astype(np.float32)[mesh.faces]  # (F, 3, 3)
+    corners = in_space(mesh.vertices, space).astype(np.float32)[mesh.faces]  # (F, 3, 3)
     same = [(corners[:, i] == corners[:, j]).all(axis=1) for i, j in ((0, 1), (1, 2), (2, 0))]
     corners = corners[~np.any(same, axis=0)]
     if len(corners) == 0:
@@ -73,7 +84,7 @@ def write_stl(mesh: Mesh, path: str | Path) -> None:
     normals = np.cross(*np.diff(corners.astype(np.float64), axis=1).transpose(1, 0, 2))
     triangles["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
     # A binary file that began with "solid" would be taken for text; 3D Slicer reads the space from this comment.
-    header = b"binary STL by pcdiff; SPACE=LPS; UNIT=mm".ljust(80)
+    header = f"binary STL by pcdiff; SPACE={space.upper()}; UNIT=mm".encode().ljust(80)
     with written_beside(Path(path)) as part, part.open("wb") as file:
         file.write(header + np.uint32(len(triangles)).astype("<u4").tobytes())
         file.write(triangles.tobytes())
@@ -82,7 +93,8 @@ def write_stl(mesh: Mesh, path: str | Path) -> None:
 def read_stl(path: str | Path) -> Mesh:
     """Triangles of an STL file (binary or text), equal corners merged to one vertex.
 
-    Coordinates are taken as LPS mm, whatever the header says. Raises InputError for a file that holds none.
+    Coordinates are mm, LPS unless the header says SPACE=RAS; in LPS they come out. Raises InputError for a file that
+    holds no triangles.
     """
     import trimesh
 
@@ -100,7 +112,8 @@ def read_stl(path: str | Path) -> Mesh:
         raise InputError(f"{path}: the STL text is not sound; export it again") from error
     if len(loaded.faces) == 0:
         raise InputError(f"{path}: the STL file holds no triangles; export it again")
-    return Mesh(np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces))
+    space = "ras" if b"SPACE=RAS" in head[:80] else "lps"
+    return Mesh(in_space(np.asarray(loaded.vertices, np.float64), space), np.asarray(loaded.faces))
 
 
 def mesh_to_mask(mesh: Mesh, volume: Volume) -> np.ndarray:

@@ -13,10 +13,11 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff import __version__
-from pcdiff.files import sha256
+from pcdiff.files import sha256, written_beside
 from pcdiff.formats import FORMATS, format_of, suffix_of
 from pcdiff.input_check import read_skull
-from pcdiff.mesh import mesh_to_mask, read_stl, write_stl
+from pcdiff.mesh import in_space, mesh_to_mask, read_stl, write_stl
+from pcdiff.mesh_files import mesh_kinds, write_mesh
 from pcdiff.metrics import bounding_box, dice
 from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, weights_files, write_record
 from pcdiff.regions import holes_of
@@ -26,7 +27,7 @@ from pcdiff.volume import Volume, read_volume, write_map, write_volume
 
 if TYPE_CHECKING:
     from pcdiff.design import Design
-    from pcdiff.methods import Method
+    from pcdiff.methods import Method, Proposal
 
 NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."
 STL_DSC = 0.97  # the least agreement of an STL with its volume
@@ -43,6 +44,8 @@ class Settings:
     """All that decides the result, beside the scan and this package's version. weights: None for those shipped.
 
     threshold, series: of a CT and of a DICOM folder, see `input_check.read_skull`.
+    mesh: kinds of mesh files with commas, see `mesh_files`; an STL is always among them. keep_points: points.npz too.
+    report: report.html and preview.png too.
     """
 
     method: str
@@ -53,16 +56,22 @@ class Settings:
     weights: Path | None = None
     threshold: int | None = None
     series: str | None = None
+    mesh: str = "stl"
+    mesh_space: str = "lps"
+    keep_points: bool = False
+    report: bool = True
 
     def load(self) -> Method:
         """The method with its weights; once for many cases.
 
-        Raises InputError for an unknown method or backend, or other files.
+        Raises InputError for an unknown method, backend, mesh file or space, or other files.
         """
         from pcdiff.methods import load_method
         from pcdiff.reconstruct import backend_named
 
         backend_named(self.backend)
+        mesh_kinds(self.mesh)
+        in_space(np.empty((0, 3)), self.mesh_space)
         return load_method(self.method, self.weights)
 
     def record(self) -> dict[str, Any]:
@@ -129,7 +138,8 @@ def write_case(
 ) -> dict[str, Any]:
     """All files of a case but the record, which is returned. part: an existing folder. Errors as `design_case`.
 
-    Files: implant.nrrd, implant.stl; of a CT also defective_skull.nrrd, the mask that was used; of several members
+    Files: implant.nrrd, implant.stl, and what else the settings ask for; of a CT also defective_skull.nrrd, the mask
+    that was used; of several members
     candidates/implant_K.nrrd and .stl and uncertainty.nrrd, each voxel's standard deviation over the members: 0 where
     they agree, 0.5 where half hold it.
     """
@@ -157,15 +167,19 @@ def write_case(
     if check.kind == "ct":
         write_volume(skull, part / SKULL)
     write_volume(result.implant, part / "implant.nrrd")
-    write_stl(result.mesh, part / "implant.stl")
+    kinds = ("stl", *(kind for kind in mesh_kinds(settings.mesh) if kind != "stl"))
+    for kind in kinds:
+        write_mesh(result.mesh, part / f"implant.{kind}", settings.mesh_space)
     if len(result.members) > 1:
-        _write_members(part, result)
+        _write_members(part, result, settings.mesh_space)
+    if settings.keep_points:
+        write_points(result.proposal, part / "points.npz")
     written = time.perf_counter()
     stl = check_stl(part / "implant.stl", result.implant)
     checked = time.perf_counter()
     seconds = {"read": was_read - started, **result.seconds, "write": written - designed, "check": checked - written}
     fit = result.proposal.fit
-    return {
+    record = {
         **settings.record(),
         "notice": NOTICE,
         "input": {
@@ -186,6 +200,27 @@ def write_case(
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if settings.report:
+        from pcdiff.report import write_report
+
+        write_report(part, record, skull)
+    return record
+
+
+def write_points(proposal: Proposal, path: Path) -> None:
+    """The points an implant was made of, mm, LPS, float32: `prior` (N, 3) of the missing surface as the prior has it,
+    `candidate_K` (N, 3) of each member, and `trajectory` (K, T, N, 3) with its `captions` (T,) where there is one.
+    """
+    clouds = {"prior": proposal.fit.slab()} if proposal.fit else {}
+    clouds |= {f"candidate_{k}": candidate for k, candidate in enumerate(proposal.candidates, 1)}
+    arrays: dict[str, Any] = {}
+    for name, cloud in clouds.items():
+        missing = cloud if cloud.hole is None else cloud[cloud.hole > 0]
+        arrays[name] = missing.points.astype(np.float32)
+    if proposal.trajectory is not None:
+        arrays |= {"trajectory": proposal.trajectory.points, "captions": np.array(proposal.trajectory.captions)}
+    with written_beside(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def write_simulation(source: Path, folder: Path, kind: str, holes: int, seed: int, overwrite: bool = False) -> dict:
@@ -241,12 +276,12 @@ def pieces_ml(implant: Volume) -> list[float]:
     return [round(float(count) * implant.voxel_ml, 3) for count in counts]
 
 
-def _write_members(part: Path, result: Design) -> None:
+def _write_members(part: Path, result: Design, space: str) -> None:
     candidates = part / "candidates"
     candidates.mkdir()
     for k, member in enumerate(result.members, 1):
         write_volume(member, candidates / f"implant_{k}.nrrd")
         if member.mask.any():  # a candidate may leave a small hole open
-            write_stl(volume_to_mesh(member), candidates / f"implant_{k}.stl")
+            write_stl(volume_to_mesh(member), candidates / f"implant_{k}.stl", space)
     share = result.agreement
     write_map(np.sqrt(share * (1 - share)), result.implant, part / "uncertainty.nrrd")

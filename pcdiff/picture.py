@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, label
-from scipy.sparse import coo_array
 
-from pcdiff.data import head_occupancy
 from pcdiff.files import written_beside
 from pcdiff.metrics import bounding_box
+from pcdiff.shape import Shape, facing, part_of, shape_of, slanted, smooth_normals
 from pcdiff.surface import distance_to, vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -32,9 +30,6 @@ VIEWS = {
     "top": (0.0, 0.0, 1.0),
     "oblique": (0.6, -0.65, 0.45),
 }
-LEVEL = 0.4  # below a half, so that thin bone survives the smoothing
-SMOOTHING = 0.9  # voxels of about 0.9 mm
-SMOOTH_ROUNDS = 8
 SUPERSAMPLING = 2  # samples per pixel and axis
 MARGIN_MM = 6.0
 INSIDE_MM = 8.0  # mm beneath a piece of an implant at which all is cut to look at it from within
@@ -44,42 +39,6 @@ LIGHTS = (((-0.55, 0.70, 0.60), 0.78), ((0.7, 0.0, 0.5), 0.20))
 AMBIENT = (0.10, 0.16)  # from below, from above
 SHINE = 0.06
 HOLLOW_MM = (2.5, 12.0)  # widths over which ground lower than its surroundings is darkened
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A surface to draw. vertices, normals: (V, 3) mm, LPS; faces: (F, 3), wound outward.
-
-    colour: linear RGB 0 to 1, one for all, or (V, 3).
-    """
-
-    vertices: np.ndarray
-    normals: np.ndarray
-    faces: np.ndarray
-    colour: tuple[float, float, float] | np.ndarray
-
-
-def shape_of(volume: Volume, colour: tuple[float, float, float]) -> Shape:
-    """The smoothed surface of a mask at about 0.9 mm, with normals from the smoothed volume's gradient.
-
-    For looking at only: `surface.volume_to_mesh` is the accurate one. Raises InputError for an empty mask.
-    """
-    from skimage.measure import marching_cubes
-
-    head = head_occupancy(volume)
-    values = gaussian_filter(np.pad(head.occupancy, 1).astype(np.float32) / 255, SMOOTHING)
-    vertices, faces, normals, _ = marching_cubes(values, min(LEVEL, float(values.max()) / 2))
-    linear = head.affine[:3, :3]
-    vertices = (vertices - 1) @ linear.T + head.affine[:3, 3]
-    normals = normals @ np.linalg.inv(linear)
-    corner = vertices[faces]
-    areas = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    if (corner[:, 0] * areas).sum() < 0:  # the affine mirrors
-        faces = faces[:, ::-1]
-        areas = -areas
-    if (normals[faces[:, 0]] * areas).sum() < 0:
-        normals = -normals
-    return Shape(vertices, _smooth(normals, faces), faces, colour)
 
 
 def render(shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm_per_pixel: float = 0.5) -> np.ndarray:
@@ -110,7 +69,7 @@ def render(shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm
     light = _light(normal) * _hollows(depth, seen, step)
     shaded = np.where(seen[..., None], colour * light[..., :1] + light[..., 1:], 1.0)
     blocks = shaded.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
-    return np.round(255 * _srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
+    return np.round(255 * srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
 
 
 def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -124,14 +83,10 @@ def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(padded, axis=1)
 
 
-def case_picture(skull: Volume, implant: Volume, mm_per_pixel: float = 0.5) -> np.ndarray:
+def case_picture(bone: Shape, piece: Shape, mm_per_pixel: float = 0.5) -> np.ndarray:
     """(H, W, 3) uint8: the defective skull, the implant in place, and the implant alone, half from beneath."""
-    bone, piece = shape_of(skull, BONE), shape_of(implant, IMPLANT)
-    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
-    towards = piece.vertices.mean(axis=0) - middle
-    towards = towards / np.linalg.norm(towards)
-    # Seen a little from the side: a surface square to the view shows no relief.
-    turned = towards + 0.45 * np.cross([0.0, 0.0, 1.0], towards) + [0.0, 0.0, 0.1]
+    towards = facing(bone, piece)
+    turned = slanted(towards)
     across = np.cross(towards, [0.0, 0.0, 1.0] if abs(towards[2]) < 0.95 else [0.0, 1.0, 0.0])
     return sheet(
         [
@@ -150,9 +105,9 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
     """
     mesh, true = volume_to_mesh(implant), volume_to_mesh(truth)
     error = np.abs(distance_to(true, mesh.vertices))
-    piece = Shape(mesh.vertices, _smooth(vertex_normals(mesh), mesh.faces), mesh.faces, error_colours(error))
+    piece = Shape(mesh.vertices, smooth_normals(vertex_normals(mesh), mesh.faces), mesh.faces, error_colours(error))
     lost = np.abs(distance_to(mesh, true.vertices)) > ERROR_MM
-    missing = _part(Shape(true.vertices, vertex_normals(true), true.faces, MISSING), lost)
+    missing = part_of(Shape(true.vertices, vertex_normals(true), true.faces, MISSING), lost)
     bone = shape_of(skull, GREY)
     middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
     rows = []
@@ -165,7 +120,7 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
         shapes = [bone, piece, missing]
         views = {
             "from outside": (outward + beside, shapes),
-            "from within": (beside - outward, [_part(shape, shape.vertices @ outward > floor) for shape in shapes]),
+            "from within": (beside - outward, [part_of(shape, shape.vertices @ outward > floor) for shape in shapes]),
         }
         pictures = []
         for caption, (view, seen) in views.items():
@@ -177,8 +132,13 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
 
 def error_colours(mm: np.ndarray) -> np.ndarray:
     """(N,) mm -> (N, 3) linear RGB on the scale of errors, the same beyond its end."""
-    steps = np.linspace(0, ERROR_MM, len(ERRORS))
-    return np.stack([np.interp(mm, steps, channel) for channel in ERRORS.T], axis=-1)
+    return scale_colours(mm, 0.0, ERROR_MM)
+
+
+def scale_colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(N,) -> (N, 3) linear RGB on the same scale between other ends."""
+    steps = np.linspace(low, high, len(ERRORS))
+    return np.stack([np.interp(values, steps, channel) for channel in ERRORS.T], axis=-1)
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:
@@ -187,27 +147,6 @@ def write_png(picture: np.ndarray, path: Path) -> None:
 
     with written_beside(path) as part:
         Image.fromarray(picture).save(part, format="PNG", optimize=True)
-
-
-def _smooth(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(V, 3) unit normals, averaged over neighbours: the voxels' stairs fade. Edges stay: neighbours that face
-    elsewhere hardly count.
-    """
-    first, second = faces.ravel(), np.roll(faces, 1, axis=1).ravel()  # a closed surface has each edge both ways
-    normals = (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-    for _ in range(SMOOTH_ROUNDS):
-        weight = np.clip(np.einsum("ex,ex->e", normals[first], normals[second]), 0, 1) ** 8
-        around = coo_array((weight, (first, second)), shape=(len(normals), len(normals))).tocsr() @ normals
-        normals = normals + around
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    return normals
-
-
-def _part(shape: Shape, keep: np.ndarray) -> Shape:
-    """The triangles of which every corner is kept, (V,) bool."""
-    used, index = np.unique(shape.faces[keep[shape.faces].all(axis=1)], return_inverse=True)
-    colour = np.broadcast_to(shape.colour, shape.vertices.shape)[used]
-    return Shape(shape.vertices[used], shape.normals[used], index.reshape(-1, 3), colour)
 
 
 def _pieces(implant: Volume) -> list[np.ndarray]:
@@ -252,8 +191,8 @@ def _lettered(rows: Sequence[np.ndarray], title: str) -> np.ndarray:
         canvas[top : top + row.shape[0], left : left + row.shape[1]] = row
         top += row.shape[0]
     bar = slice(20, 320)
-    canvas[top + 34 : top + 52, bar] = np.round(255 * _srgb(error_colours(np.linspace(0, ERROR_MM, 300))))
-    canvas[top + 34 : top + 52, 400:420] = np.round(255 * _srgb(np.array(MISSING)))
+    canvas[top + 34 : top + 52, bar] = np.round(255 * srgb(error_colours(np.linspace(0, ERROR_MM, 300))))
+    canvas[top + 34 : top + 52, 400:420] = np.round(255 * srgb(np.array(MISSING)))
     image = Image.fromarray(canvas)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
     draw.text((20, 12), title, "black", font)
@@ -343,7 +282,7 @@ def _hollows(depth: np.ndarray, seen: np.ndarray, step: float) -> np.ndarray:
     return factor[..., None]
 
 
-def _srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light 0 to 1 -> sRGB (IEC 61966-2-1)."""
+def srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear light 0 to 1 -> sRGB, 0 to 1 (IEC 61966-2-1)."""
     linear = np.clip(linear, 0, 1)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

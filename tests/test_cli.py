@@ -86,7 +86,7 @@ def test_what_a_case_folder_holds(
     code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
     assert code == 0 and "head: 1 hole" in said
     folder = tmp_path / "out" / "head"
-    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}
+    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "report.html", "preview.png", "run.json"}
     implant, defective = read_volume(folder / "implant.nrrd"), read_volume(skull)
     assert sitk.ReadImage(str(folder / "implant.nrrd")).GetPixelID() == sitk.sitkUInt8
     np.testing.assert_array_equal(implant.affine, defective.affine)
@@ -105,13 +105,13 @@ def test_what_a_case_folder_holds(
     assert record["stl"]["dsc"] >= 0.97
     assert record["seconds"]["total"] == pytest.approx(sum(record["seconds"].values()) / 2, abs=0.01)
     assert record["peak_memory_mb"] > 50
-    assert record["files"].keys() == {"implant.nrrd", "implant.stl"}
+    assert record["files"].keys() == files(folder).keys() - {"run.json"}
 
 
 def test_an_ensemble_leaves_its_members_and_their_disagreement(
     run: Run, stub: Stub, skull: Path, tmp_path: Path
 ) -> None:
-    assert run("sample", skull, "-o", tmp_path / "out", "--ensemble", 3, "-q") == (0, "", "")
+    assert run("sample", skull, "-o", tmp_path / "out", "--ensemble", 3, "--no-report", "-q") == (0, "", "")
     folder = tmp_path / "out" / "head"
     members = [read_volume(folder / "candidates" / f"implant_{k}.nrrd").mask for k in (1, 2, 3)]
     for k in (1, 2, 3):
@@ -120,13 +120,13 @@ def test_an_ensemble_leaves_its_members_and_their_disagreement(
     assert spread.dtype == np.float32
     np.testing.assert_allclose(spread, np.std(np.stack(members).astype(float), axis=0), atol=1e-6)
     assert spread.max() == pytest.approx(np.sqrt(2) / 3)  # one of three against two
-    assert run("sample", skull, "-o", tmp_path / "out", "-q")[0] == 0
+    assert run("sample", skull, "-o", tmp_path / "out", "--no-report", "-q")[0] == 0
     assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}  # of the earlier run nothing is left
 
 
 def test_same_seed_same_bytes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert run("sample", skull, "-o", tmp_path / name, "--seed", seed, "-q")[0] == 0
+        assert run("sample", skull, "-o", tmp_path / name, "--seed", seed, "--no-report", "-q")[0] == 0
     a, b, c = (files(tmp_path / name / "head") for name in "abc")
     for name in ("implant.nrrd", "implant.stl"):
         assert a[name] == b[name] != c[name]
@@ -134,7 +134,7 @@ def test_same_seed_same_bytes(run: Run, stub: Stub, skull: Path, tmp_path: Path)
 
 def test_what_is_done_is_skipped_until_something_changes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ("sample", skull, "-o", out)
+    command = ("sample", skull, "--no-report", "-o", out)
     run(*command)
     code, _, said = run(*command)
     assert code == 0 and len(stub.calls) == 1 and "is done already" in said
@@ -336,7 +336,7 @@ def test_demo_runs_from_nothing_to_scores(
     code, said, _ = run("demo", "-o", tmp_path / "demo", "--method", "prior")
     assert code == 0 and "DSC" in said and "pcdiff sample SKULL.nrrd" in said and "Not a medical device" in said
     names = {"skull.nrrd", "defective_skull.nrrd", "implant_true.nrrd", "implant.nrrd", "implant.stl", "preview.png"}
-    assert files(tmp_path / "demo").keys() == names | {"run.json"}
+    assert files(tmp_path / "demo").keys() == names | {"report.html", "run.json"}
     record = read_record(tmp_path / "demo")
     assert record is not None and record["scores"]["dsc"] > 0.8 and record["input"]["path"] == "defective_skull.nrrd"
     picture = tmp_path / "look.png"
@@ -346,7 +346,10 @@ def test_demo_runs_from_nothing_to_scores(
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     code, said, hindrance = run("view", tmp_path / "demo")
-    assert code == 0 and "no display" in hindrance and said.strip() == str(tmp_path / "demo" / "view.png")
+    assert code == 0 and "no display" in hindrance and said.strip() == str(tmp_path / "demo" / "view.html")
+    (tmp_path / "demo" / "report.html").unlink()
+    assert run("report", tmp_path / "demo")[:2] == (0, f"{tmp_path / 'demo' / 'report.html'}\n")
+    assert files(tmp_path / "demo").keys() >= read_record(tmp_path / "demo")["files"].keys()
 
 
 def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +370,7 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("COLUMNS", "200")
     code, said, _ = run("--help")
     assert code == 0 and "Not a medical device" in said
-    for command in ("sample", "demo", "simulate", "prepare", "train", "evaluate", "view"):
+    for command in ("sample", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
         assert f" {command} " in said
     assert run("--version") == (0, f"pcdiff {__version__}\n", "")
     for command, choices in (("sample", (*METHODS, *BACKENDS)), ("simulate", KINDS)):

@@ -336,7 +336,7 @@ def test_results_name_no_place_on_this_machine(tmp_path, cases, program):
     assert str(tmp_path) not in text and tempfile.gettempdir() not in text and sys.prefix not in text
     evaluate(["silent"], cases[:1], tmp_path / "out", command=[*COMMAND, "--odd"], progress=False)
     command = json.loads((tmp_path / "out" / "results.json").read_text())["command"]
-    assert command == "pcdiff sample {skull} -o {out} --method {method} --seed {seed} -q --odd"
+    assert command == "pcdiff sample {skull} -o {out} --method {method} --seed {seed} --no-report -q --odd"
 
 
 def test_nothing_to_evaluate_is_refused(tmp_path, cases):
@@ -349,5 +349,5 @@ def test_nothing_to_evaluate_is_refused(tmp_path, cases):
 
 def test_the_default_command_is_the_installed_one():
     filled = [part.format(skull="S", out="O", method="prior", seed=3) for part in COMMAND]
-    assert " ".join(filled[1:]) == "-m pcdiff sample S -o O --method prior --seed 3 -q"
+    assert " ".join(filled[1:]) == "-m pcdiff sample S -o O --method prior --seed 3 --no-report -q"
     assert filled[0] == sys.executable

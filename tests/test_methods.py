@@ -90,6 +90,17 @@ def test_shifts_end_at_the_rim(proposal):
     assert np.median(moved[plain.hole > 0]) > 5 * np.median(moved[far])
 
 
+def test_the_way_begins_at_the_prior_and_ends_at_the_candidates(proposal):
+    way = proposal.trajectory
+    assert way is not None and way.points.shape == (3, DIFFUSION.steps + 2, 2 * ANCHORS, 3)
+    assert len(way.captions) == way.points.shape[1] and way.captions[0] == "the prior's own surface"
+    plain = cKDTree(proposal.fit.slab().points)
+    for member, candidate in zip(way.points, proposal.candidates, strict=True):
+        assert np.median(plain.query(member[0])[0]) < 0.6  # the points lie about 0.75 mm apart
+        assert np.median(cKDTree(candidate.points).query(member[-1])[0]) < 0.6
+    assert np.median(np.linalg.norm(way.points[1, 1] - way.points[1, 0], axis=1)) > 1.0, "noised"
+
+
 def test_same_seed_same_candidates(method, proposal, case):
     again = method(case[0], ensemble=3, seed=4)
     for first, second in zip(proposal.candidates, again.candidates, strict=True):

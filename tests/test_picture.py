@@ -78,6 +78,7 @@ def test_left_and_right_are_the_patients() -> None:
 
 def test_the_same_case_gives_the_same_picture_and_the_png_keeps_it(tmp_path: Path) -> None:
     bone, piece = ball((0, 0, 0), 20), ball((0, -15, 8), 10)
+    bone, piece = shape_of(bone, BONE), shape_of(piece, IMPLANT)
     picture = case_picture(bone, piece, mm_per_pixel=1.0)
     assert np.array_equal(picture, case_picture(bone, piece, mm_per_pixel=1.0))
     write_png(picture, tmp_path / "case.png")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from pcdiff.points import PointCloud
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
@@ -15,16 +17,30 @@ from pcdiff.volume import Volume
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """How points of the missing surface moved from the prior to their places.
+
+    points: (K, T, N, 3) float32 mm, for each ensemble member at each of T noise levels; the first is the prior's own
+    surface, the last the result. captions: (T,) what each level is.
+    """
+
+    points: np.ndarray
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Proposal:
     """What a method says of a defective skull.
 
     candidates: one closed slab of oriented points (mm) per ensemble member: both tables of the completed bone over
     each hole and a band of bone around it, and the band's side wall; see `PriorFit.slab`.
     fit: where the shape prior found the holes, and what it knew there; None of a method that asks no prior.
+    trajectory: of a method that moves points, None of another.
     """
 
     candidates: list[PointCloud]
     fit: PriorFit | None
+    trajectory: Trajectory | None = None
 
     def implants(self, skull: Volume, backend: str, each: bool) -> tuple[Volume, list[Volume]]:
         """Stage 2: the implant, and with `each` every candidate as an implant of its own. Errors as `reconstruct`."""

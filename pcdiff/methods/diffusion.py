@@ -21,11 +21,11 @@ from torch import Tensor
 from pcdiff.condition import ANCHORS, Condition, choose_rays, make_condition, make_frame, wall_normals
 from pcdiff.config import DiffusionConfig, NetworkConfig
 from pcdiff.data import head_occupancy
-from pcdiff.diffusion.samplers import SAMPLERS
+from pcdiff.diffusion.samplers import SAMPLERS, Callback
 from pcdiff.diffusion.schedule import karras_sigmas
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
-from pcdiff.methods import Proposal
+from pcdiff.methods import Proposal, Trajectory
 from pcdiff.methods.places import PlaceModel, solids
 from pcdiff.nets.anchored import AnchoredDenoiser, Denoised, Skull
 from pcdiff.prior.fit import PriorFit, fit_head
@@ -80,21 +80,38 @@ class DiffusionMethod:
         anchors, bone = choose_rays(found.observation)
         condition = make_condition(found, anchors, bone)
         generator = torch.Generator().manual_seed(seed)
-        denoised = self.sample(condition, ensemble, generator, device)
+        steps: list[Tensor] = []
+        denoised = self.sample(condition, ensemble, generator, device, lambda step, x, x0: steps.append(x.cpu()))
         shifts = denoised.x0.cpu().double().numpy() * condition.unit
+        moves = np.stack([step.double().numpy() * condition.unit for step in steps] + [shifts], axis=1)  # (K, T, P)
+        trajectory = Trajectory(_places(found, anchors, moves), self._captions())
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
         walls = _moved(found, condition, anchors, shifts)
         verdict = self.places.judge(found, head, device) if self.places else None
         if verdict is not None:
-            return Proposal(solids(found, [(outer, thickness) for outer, thickness in walls], verdict), found)
+            return Proposal(
+                solids(found, [(outer, thickness) for outer, thickness in walls], verdict), found, trajectory
+            )
         normals = [_normals(found, anchors, turn) for turn in turned]
         return Proposal(
-            [found.slab(outer, thickness, n) for (outer, thickness), n in zip(walls, normals, strict=True)], found
+            [found.slab(outer, thickness, n) for (outer, thickness), n in zip(walls, normals, strict=True)],
+            found,
+            trajectory,
         )
 
     @torch.inference_mode()
-    def sample(self, condition: Condition, ensemble: int, generator: torch.Generator, device: str = "cpu") -> Denoised:
-        """Runs the truncated diffusion for all members at once -> x0 (K, P), normals (K, 3, P)."""
+    def sample(
+        self,
+        condition: Condition,
+        ensemble: int,
+        generator: torch.Generator,
+        device: str = "cpu",
+        callback: Callback | None = None,
+    ) -> Denoised:
+        """Runs the truncated diffusion for all members at once -> x0 (K, P), normals (K, 3, P).
+
+        callback: told of each step, see `diffusion.samplers.Sampler`.
+        """
         network = self.network.to(device)
         skull = bind(network, batch(condition, device)).repeated(ensemble)
         count = ensemble + ensemble % 2
@@ -103,11 +120,20 @@ class DiffusionMethod:
         )
         noise = in_quadrature(noise)
         noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(count)[:ensemble]]
-        sigmas = karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
+        sigmas = self._sigmas()
         sampler = SAMPLERS[self.diffusion.sampler]
         start = skull.mean + (self.diffusion.sigma_max * noise).to(device)  # noised data is spread around its mean
-        x0 = sampler(partial(_denoise, network, skull), start, sigmas.to(device), generator=generator)
+        x0 = sampler(
+            partial(_denoise, network, skull), start, sigmas.to(device), generator=generator, callback=callback
+        )
         return Denoised(x0, network(x0, sigmas[-2].to(x0), skull).normals)
+
+    def _sigmas(self) -> Tensor:
+        return karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
+
+    def _captions(self) -> tuple[str, ...]:
+        levels = [f"noise of {sigma:.2f} prior standard deviations" for sigma in self._sigmas().tolist()[:-1]]
+        return ("the prior's own surface", *levels, "the result")
 
 
 def batch(condition: Condition, device: str) -> dict[str, Tensor]:
@@ -177,6 +203,14 @@ def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shifts: n
         weights = cho_solve((condition.factors[wall].astype(np.float64), True), values.T)  # (A, K)
         walls[:, wall, found.targets] += (found.posteriors[wall].covariance(everywhere, rows) @ weights).T
     return walls
+
+
+def _places(found: PriorFit, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shifts (K, T, P) mm of the anchors along their rays -> (K, T + 1, P, 3) float32, patient mm; first unmoved."""
+    outer = found.outer[anchors]
+    radius = np.concatenate([outer, outer - found.thickness[anchors]]) + np.pad(shifts, ((0, 0), (1, 0), (0, 0)))
+    directions = np.tile(MAP.directions[anchors], (2, 1))
+    return found.pose.to_patient(radius[..., None] * directions).astype(np.float32)
 
 
 def _normals(found: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:

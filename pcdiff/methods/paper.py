@@ -20,7 +20,7 @@ from pcdiff.surface import sample_surface
 from pcdiff.volume import Volume
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PaperProposal(Proposal):
     """Implant points without normals; the point-to-volume network makes the solid, whatever the backend."""
 
@@ -72,4 +72,4 @@ class PaperMethod:
                 found = sample_points(network, points, config, generator, lambda *_: bar.update())
                 mm = frame.to_mm(found[0].cpu().double().numpy())
                 candidates.append(PointCloud(mm, np.zeros_like(mm)))
-        return PaperProposal(candidates, None, self.model, device)
+        return PaperProposal(candidates=candidates, fit=None, model=self.model, device=device)

@@ -1,0 +1,48 @@
+"""The 3D Slicer module's functions, outside of Slicer: the command it runs is one that the command line takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+
+from pcdiff.cli import app
+
+SOURCE = Path(__file__).parents[1] / "tools" / "slicer" / "PcdiffImplant" / "PcdiffImplant.py"
+
+
+@pytest.fixture(scope="module")
+def slicer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("PcdiffImplant", SOURCE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_is_one_that_pcdiff_takes(slicer: ModuleType, tmp_path: Path) -> None:
+    program, name, *arguments = slicer.command("pcdiff", tmp_path / "scan.nrrd", tmp_path / "out", 3)
+    assert (program, name) == ("pcdiff", "sample")
+    sample = typer.main.get_command(app).commands["sample"]  # type: ignore[attr-defined]
+    context = sample.make_context("sample", arguments)
+    assert context.params["ensemble"] == 3 and context.params["skulls"] == [tmp_path / "scan.nrrd"]
+
+
+def test_what_comes_back_is_the_record_or_the_reason(slicer: ModuleType, tmp_path: Path) -> None:
+    program = tmp_path / "pcdiff"
+    record = {"implant_ml": 45.5}
+    folder = tmp_path / "out" / "scan"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(record))
+    program.write_text(f"#!{sys.executable}\n")
+    program.chmod(0o755)
+    found = slicer.design(str(program), tmp_path / "scan.nrrd", tmp_path / "out")
+    assert found == record | {"folder": folder}
+    program.write_text(f"#!{sys.executable}\nraise SystemExit('pcdiff: scan.nrrd: no hole found')\n")
+    with pytest.raises(RuntimeError, match=r"pcdiff: scan\.nrrd: no hole found"):
+        slicer.design(str(program), tmp_path / "scan.nrrd", tmp_path / "out")

@@ -27,6 +27,7 @@ class Criteria(BaseModel):
     most_overhang_cm2: float = Field(default=1.0, ge=0, description="more lifts the implant off its seat")
     most_overhang_ml: float = Field(default=0.2, ge=0, description="the same as volume")
     most_collision_ml: float = Field(default=0.1, ge=0, description="what a file takes off in the theatre")
+    crumb_ml: float = Field(default=0.02, ge=0, description="caught material left out of the undercut's depth: a crumb")
     most_collision_mm: float = Field(default=1.0, ge=0, description="undercut beyond one voxel of play")
     most_prior_mm: float = Field(default=2.0, ge=0, description="95th percentile off the expected shape; more is seen")
     most_asymmetry_mm: float = Field(default=4.0, ge=0, description="mean; healthy heads reach 3")

@@ -11,6 +11,7 @@ from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh
 from pcdiff.methods import Method, Proposal
 from pcdiff.reconstruct import reconstruct, reconstruct_ensemble
+from pcdiff.shaping import Fitting, fitted
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -21,7 +22,7 @@ class Design:
 
     implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS.
     members: each candidate of the ensemble as an implant of its own (empty for a single candidate or when not asked).
-    seconds: by stage.
+    seconds: by stage. trimmed_ml, drains: see `shaping.Fitted`.
     """
 
     implant: Volume
@@ -29,6 +30,8 @@ class Design:
     proposal: Proposal
     members: list[Volume]
     seconds: dict[str, float]
+    trimmed_ml: float = 0.0
+    drains: int = 0
 
     @property
     def agreement(self) -> np.ndarray:
@@ -44,8 +47,9 @@ def design(
     backend: str = "spectral",
     device: str = "cpu",
     keep_members: bool = False,
+    fitting: Fitting | None = None,
 ) -> Design:
-    """Designs the implant that closes every hole of a defective skull.
+    """Designs the implant that closes every hole of a defective skull, made to fit as asked.
 
     Raises InputError when there is no hole to close, or the skull is none.
     """
@@ -59,10 +63,13 @@ def design(
         implant = reconstruct(proposal.candidates, skull, backend)
     if not implant.mask.any():
         raise InputError("no implant: the hole found is thinner than the scan's voxels; is the skull really defective?")
+    centre = proposal.fit.pose.shift
+    fit = fitted(implant, skull, centre, fitting or Fitting())
+    members = [fitted(m, skull, centre, fitting or Fitting()).implant if m.mask.any() else m for m in members]
     solid = time.perf_counter()
-    mesh = volume_to_mesh(implant)
+    mesh = volume_to_mesh(fit.implant)
     return Design(
-        implant,
+        fit.implant,
         mesh,
         proposal,
         members,
@@ -71,4 +78,6 @@ def design(
             "reconstruct": solid - generated,
             "mesh": time.perf_counter() - solid,
         },
+        fit.trimmed_ml,
+        fit.drains,
     )

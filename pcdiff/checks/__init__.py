@@ -41,7 +41,7 @@ def check_implant(
     bone, solid = surroundings(skull, implant)
     centre = vault.pose.shift
     view = View.of(vault, *_around(vault, skull, implant))
-    ways = exits(solid, bone, centre)
+    ways = exits(solid, bone, centre, criteria.crumb_ml)
     out = facing(mesh, centre)
     thickness = wall_thickness(mesh, out)
     gap = bone_gap(mesh.vertices, bone)
@@ -65,7 +65,7 @@ def check_implant(
     )
 
 
-def exits(implant: Volume, bone: Volume, centre: np.ndarray, exact: bool = False) -> list[Exit]:
+def exits(implant: Volume, bone: Volume, centre: np.ndarray, crumb_ml: float = 0.0, exact: bool = False) -> list[Exit]:
     """The best way out of each piece of the implant, largest piece first; see `insertion.best_exit`."""
     labels, count = ndimage.label(implant.mask, np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -73,7 +73,7 @@ def exits(implant: Volume, bone: Volume, centre: np.ndarray, exact: bool = False
     for label in 1 + np.argsort(-sizes, kind="stable"):
         piece = implant.with_mask(labels == label)
         normal = piece.to_mm(np.argwhere(piece.mask).mean(0)) - centre
-        found.append(best_exit(piece, bone, normal, exact))
+        found.append(best_exit(piece, bone, normal, crumb_ml, exact))
     return found
 
 
@@ -135,7 +135,7 @@ def _thickness(thickness: np.ndarray, gap: np.ndarray, bone: float, criteria: Cr
 def _clearance(
     implant: Volume, bone: Volume, gap: np.ndarray, out: np.ndarray, clearance: float, criteria: Criteria
 ) -> Check:
-    """Between voxels, where a gap is exact; and of the mesh, which is smoother than they are and may reach into bone."""
+    """Between voxels, where a gap is exact; and of the mesh, which is smoother and may reach into bone."""
     near = clearance + 2 * float(implant.spacing.max()) + 1
     rim = gap[(np.abs(out) < FACING) & (gap < near)]
     least = least_gap(implant, bone, clearance + MARGIN)

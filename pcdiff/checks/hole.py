@@ -57,8 +57,8 @@ def no_false_positive_area(view: View, criteria: Criteria) -> Check:
     covered = np.zeros(view.mm.shape, bool)
     with np.errstate(invalid="ignore"):
         sides = (
-            (bone_top > -INTACT, HEIGHTS > bone_top[..., None], top - bone_top),
-            (bone_bottom < view.inner + INTACT, HEIGHTS < bone_bottom[..., None], bone_bottom - bottom),
+            (bone_top > -INTACT, bone_top[..., None] < HEIGHTS, top - bone_top),
+            (bone_bottom < view.inner + INTACT, bone_bottom[..., None] > HEIGHTS, bone_bottom - bottom),
         )
         for whole, beyond, lift in sides:
             length = (view.implant * beyond).sum(-1) * STEP * view.mm
@@ -111,7 +111,7 @@ def restores_shape(view: View, criteria: Criteria) -> Check:
 
 
 def smooth_transition(view: View, criteria: Criteria) -> Check:
-    """The step along the rim: where implant is outermost beside where bone is, both heights above one smooth surface."""
+    """The step along the rim: implant outermost beside bone outermost, both heights above one smooth surface."""
     implant = _of_implant(view)
     bone = np.isfinite(view.top[0]) & ~implant
     sides = []

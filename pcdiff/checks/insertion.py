@@ -14,10 +14,8 @@ from pcdiff.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the hole's normal; beyond, it would slide along the skull
 TRAVEL = 40.0  # mm of the way out that are looked at
-COARSE, FINE = (
-    2_000,
-    60_000,
-)  # voxels of the implant's rim that directions are tried with at first; of all of it, at last
+COARSE, FINER = 2_000, 10_000  # voxels of the implant's rim that directions are tried with, at first and then
+FINE = 60_000  # of the whole implant, with the best direction
 RIM = 6.0  # mm from bone; farther in, a voxel is only caught where the rim is caught too
 COARSER = 3  # voxels of the grid on which that distance is found
 
@@ -35,13 +33,13 @@ class Exit:
     undercut: np.ndarray
 
 
-def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, exact: bool = False) -> Exit:
+def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, crumb_ml: float = 0.0, exact: bool = False) -> Exit:
     """The direction around the hole's `normal` (3,) with the least volume of implant in the way.
 
     implant: one piece, and bone: the skull, on one crop. A voxel of bone's surface gives way: two masks that touch
     interlock by their stairs. exact: every voxel is tried at the end, not some, and `undercut` says which are caught.
     A direction's figures: ml is the volume whose straight path meets bone, just what has to go for it to slide out; mm
-    is how far that lies outside the part that is free, across the direction (95th percentile: single voxels are noise).
+    is how far that lies outside the part that is free, across the direction, the deepest `crumb_ml` of it left out.
     """
     solid = bone.mask & ~border(bone.mask)
     body = np.argwhere(implant.mask)
@@ -57,7 +55,7 @@ def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, exact: bool = F
     best = min(_cap(normal, TILTS), key=partial(cost, rim[:COARSE], 2.0))
     for spread in np.deg2rad([8.0, 4.0, 2.0]):
         ring = [way for way in _cap(best, np.array([0.0, spread])) if way @ normal > 0.2]
-        best = min(ring, key=partial(cost, rim, 1.0))
+        best = min(ring, key=partial(cost, rim[:FINER], 1.0))
     points = body if exact else some
     hit = _caught(points, solid, bone, best, 1.0)
     share = float(hit.mean()) if len(points) else 0.0
@@ -65,7 +63,9 @@ def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, exact: bool = F
     if hit.any() and not hit.all():
         flat = _across(best)
         free, stuck = (implant.to_mm(points[chosen].astype(float)) @ flat.T for chosen in (~hit, hit))
-        depth = float(np.percentile(cKDTree(free).query(stuck)[0], 95))
+        depths = np.sort(cKDTree(free).query(stuck)[0])[::-1]
+        crumb = int(crumb_ml / implant.ml * len(points))
+        depth = float(depths[crumb]) if crumb < len(depths) else 0.0
     elif hit.any():
         depth = float("inf")
     return Exit(best, share * implant.ml, depth, hit if exact else np.zeros(0, bool))

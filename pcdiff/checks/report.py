@@ -26,17 +26,25 @@ class Figure:
             return bool(self.value >= self.least)
         return None if self.most is None else bool(self.value <= self.most)
 
+    @property
+    def rule(self) -> str | None:
+        """`at least`, `at most`, or None."""
+        return "at least" if self.least is not None else "at most" if self.most is not None else None
+
+    @property
+    def limit(self) -> float | None:
+        """The limit, whichever it is."""
+        return self.least if self.least is not None else self.most
+
     def record(self) -> dict[str, Any]:
         """For `checks.json`."""
-        rule = "at least" if self.least is not None else "at most" if self.most is not None else None
-        limit = self.least if self.least is not None else self.most
         value = round(float(self.value), 4)
         return {
             "name": self.name,
             "value": value if math.isfinite(value) else None,
             "unit": self.unit,
-            "limit": limit,
-            "rule": rule,
+            "limit": self.limit,
+            "rule": self.rule,
             "passed": self.passed,
         }
 
@@ -70,7 +78,7 @@ class Check:
 class Report:
     """All checks of an implant, and what is drawn on its mesh.
 
-    insertion_direction: (3,) unit, patient axes (LPS), the best way *out* of the largest hole; it goes in the other way.
+    insertion_direction: (3,) unit, LPS, the best way *out* of the largest hole; the implant goes in the other way.
     thickness_mm, gap_mm: (V,) float32 per vertex of the mesh: wall, and distance to bone (negative inside it).
     """
 

@@ -71,6 +71,8 @@ def recommend(reports: Sequence[Report | None]) -> Choice:
     failed, _, best = min(keys)
     report = reports[best]
     assert report is not None
+    if len(keys) == 1:
+        return Choice(best, "there is one candidate")
     name = "the mean of all candidates" if best == 0 else f"candidate {best}"
     fails = "passes every check" if failed == 0 else f"fails the fewest checks ({failed})"
     return Choice(best, f"{name} {fails}, {disagreement(report):.2f} mm off rim and expected surface")

@@ -15,8 +15,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from pcdiff.checks import exits, surroundings
-from pcdiff.checks.surface import FACING, facing, voxel_gap, wall_thickness
+from pcdiff.checks.surface import FACING, bone_gap, facing, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
+from pcdiff.reconstruct.finish import without_slivers
 from pcdiff.surface import vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -112,6 +113,8 @@ def fitted(implant: Volume, skull: Volume, centre: np.ndarray, fitting: Fitting)
         solid = thinned(solid, centre, *wall)
     if fitting.clearance:
         solid = cleared(solid, bone, fitting.clearance)
+    if wall is not None or fitting.clearance:
+        solid = solid.with_mask(without_slivers(solid.mask))
     if fitting.make_insertable and solid.mask.any():
         before = solid.ml
         solid = insertable(solid, bone, centre)
@@ -146,15 +149,16 @@ def thinned(implant: Volume, centre: np.ndarray, wall: float, absolute: bool) ->
         return implant
     places = mesh.vertices[outer]
     tree = cKDTree(places)
-    depth_allowed = np.full(len(places), wall)
+    allowed = np.full(len(places), wall)
     if not absolute:
         thickness = wall_thickness(mesh, out)[outer]
-        near = tree.query_ball_point(places[:: _every(places)], PATCH)
-        patch = np.array([np.mean(thickness[rows]) for rows in near])
-        depth_allowed = wall * patch[cKDTree(places[:: _every(places)]).query(places)[0:2][1]]
+        some = places[:: max(1, len(places) // 5000)]
+        patch = np.array([thickness[rows].mean() for rows in tree.query_ball_point(some, PATCH)])
+        # at a slanting rim bone ends in an edge, and a share of that would be a film
+        allowed = np.maximum(wall * patch[cKDTree(some).query(places)[1]], THICKNESS[0])
     body = np.argwhere(implant.mask)
     depth, nearest = tree.query(implant.to_mm(body.astype(float)))
-    return _without(implant, body[depth > depth_allowed[nearest]])
+    return _without(implant, body[depth > allowed[nearest]])
 
 
 def smoothed(implant: Volume, bone: Volume, sigma: float) -> Volume:
@@ -213,9 +217,7 @@ def drilled(implant: Volume, bone: Volume, centre: np.ndarray, across: float, ap
     if len(side):
         vertex = vertex[cKDTree(side).query(places[vertex])[0] > rim]
     if bone.mask.any():
-        from pcdiff.checks.surface import bone_gap
-
-        vertex = vertex[bone_gap(places[vertex], bone) > rim] if len(vertex) else vertex
+        vertex = vertex[bone_gap(places[vertex], bone) > rim]
     gone = np.zeros(len(body), bool)
     for k in vertex:
         normal = normals[tree.query_ball_point(places[k], 3.0)].mean(0)
@@ -224,10 +226,6 @@ def drilled(implant: Volume, bone: Volume, centre: np.ndarray, across: float, ap
         along = offset @ normal
         gone |= ((offset**2).sum(1) - along**2 < (across / 2) ** 2) & (np.abs(along) < 25)
     return _without(implant, body[gone]), len(vertex)
-
-
-def _every(places: np.ndarray) -> int:
-    return max(1, len(places) // 5000)
 
 
 def _without(implant: Volume, voxels: np.ndarray) -> Volume:

@@ -11,7 +11,8 @@ from pcdiff.criteria import Criteria
 
 STEP = HEIGHTS[1] - HEIGHTS[0]
 ALONG_RIM = 1.5  # mm, Gaussian width of the means on either side of the rim: voxels' stairs are no steps
-AT_RIM = 1.5  # mm from the rim in which a step is read
+AT_RIM = 2.5  # mm from either outer surface in which a step is read
+STEEP = 1.0  # mm that the height of neighbouring rays differs by on a rim's wall, which is not outer surface
 EDGE = 3.0  # mm from the rim within which shape is the transition's matter
 MIRRORED = 0.2  # least share of the surface with bone on the other side, to speak of symmetry
 INTACT = 0.5  # mm that bone may lack of its expected surface and still be whole there
@@ -115,7 +116,8 @@ def smooth_transition(view: View, criteria: Criteria) -> Check:
     implant = _of_implant(view)
     bone = np.isfinite(view.top[0]) & ~implant
     sides = []
-    for where, top in ((implant, view.top[1]), (bone, view.top[0])):
+    for own, top in ((implant, view.top[1]), (bone, view.top[0])):
+        where = own & ~_steep(np.where(own, top * view.mm, np.nan))
         sigma = ALONG_RIM / view.pitch
         weight = ndimage.gaussian_filter(where.astype(float), sigma)
         height = ndimage.gaussian_filter(np.where(where, top * view.mm, 0), sigma) / np.maximum(weight, 1e-6)
@@ -151,6 +153,14 @@ def bone_thickness(view: View) -> float:
 def _of_implant(view: View) -> np.ndarray:
     """Rays on which the implant, not bone, is outermost."""
     return np.isfinite(view.top[1]) & ~(view.top[1] <= view.top[0])
+
+
+def _steep(height: np.ndarray) -> np.ndarray:
+    """(U, V) mm, NaN where unknown -> bool: rays that meet a wall, not an outer surface."""
+    known = np.isfinite(height)
+    low = ndimage.minimum_filter(np.where(known, height, np.inf), 3)
+    high = ndimage.maximum_filter(np.where(known, height, -np.inf), 3)
+    return known & (high - low > STEEP)
 
 
 def _disc(radius: float) -> np.ndarray:

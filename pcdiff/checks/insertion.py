@@ -14,7 +14,7 @@ from pcdiff.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the hole's normal; beyond, it would slide along the skull
 TRAVEL = 40.0  # mm of the way out that are looked at
-COARSE, FINER = 2_000, 10_000  # voxels of the implant's rim that directions are tried with, at first and then
+COARSE, FINER = 2_000, 8_000  # voxels of the implant's rim that directions are tried with, at first and then
 FINE = 60_000  # of the whole implant, with the best direction
 RIM = 6.0  # mm from bone; farther in, a voxel is only caught where the rim is caught too
 COARSER = 3  # voxels of the grid on which that distance is found
@@ -41,7 +41,9 @@ def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, crumb_ml: float
     A direction's figures: ml is the volume whose straight path meets bone, just what has to go for it to slide out; mm
     is how far that lies outside the part that is free, across the direction, the deepest `crumb_ml` of it left out.
     """
-    solid = bone.mask & ~border(bone.mask)
+    solid = np.zeros_like(bone.mask, order="C")
+    within = (slice(1, -1),) * 3  # beyond the crop there is air, and so in its outermost layer
+    solid[within] = (bone.mask & ~border(bone.mask))[within]
     body = np.argwhere(implant.mask)
     # in no storage order, which would make stripes
     some = np.random.default_rng(0).permutation(body)[:FINE]
@@ -53,9 +55,9 @@ def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, crumb_ml: float
         return float(np.count_nonzero(_caught(points, solid, bone, direction, pace))), -float(direction @ normal)
 
     best = min(_cap(normal, TILTS), key=partial(cost, rim[:COARSE], 2.0))
-    for spread in np.deg2rad([8.0, 4.0, 2.0]):
-        ring = [way for way in _cap(best, np.array([0.0, spread])) if way @ normal > 0.2]
-        best = min(ring, key=partial(cost, rim[:FINER], 1.0))
+    for spread, count, pace in ((8.0, COARSE, 2.0), (4.0, FINER, 2.0), (2.0, FINER, 1.0)):
+        ring = [way for way in _cap(best, np.deg2rad([0.0, spread])) if way @ normal > 0.2]
+        best = min(ring, key=partial(cost, rim[:count], pace))
     points = body if exact else some
     hit = _caught(points, solid, bone, best, 1.0)
     share = float(hit.mean()) if len(points) else 0.0
@@ -84,19 +86,16 @@ def _caught(points: np.ndarray, solid: np.ndarray, grid: Volume, direction: np.n
     """(N, 3) index -> (N,) bool: does a voxel meet bone on its way along `direction`?"""
     length = pace * float(grid.spacing.min())
     step = np.linalg.inv(grid.affine[:3, :3]) @ direction * length
-    count = int(TRAVEL / length)
-    shape = np.array(solid.shape)
+    shape, flat = solid.shape, solid.ravel()
+    columns = [np.ascontiguousarray(column, np.intp) for column in points.T]
     hit = np.zeros(len(points), bool)
-    alive = np.arange(len(points))
-    for number in range(1, count + 1):
-        index = np.rint(points[alive] + number * step).astype(np.int64)
-        inside = ((index >= 0) & (index < shape)).all(1)  # beyond the crop there is air
-        alive, index = alive[inside], index[inside]
-        met = solid[tuple(index.T)]
-        hit[alive[met]] = True
-        alive = alive[~met]
-        if not len(alive):
+    for number in range(1, int(TRAVEL / length) + 1):
+        shift = np.rint(number * step).astype(int)
+        if (np.abs(shift) >= shape).any():
             break
+        # what leaves the crop ends in its outermost layer, which is air
+        i, j, k = (np.clip(c + s, 0, n - 1) for c, s, n in zip(columns, shift, shape, strict=True))
+        hit |= flat[(i * shape[1] + j) * shape[2] + k]
     return hit
 
 

@@ -60,7 +60,7 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
     gap, _ = tree.query(points)
     close = np.flatnonzero(gap < CLOSE * bone.spacing.max())
     _, nearest = tree.query(points[close], k=min(FACES, len(faces)))
-    nearest = nearest.reshape(len(close), -1)
+    nearest = nearest.reshape(len(close), min(FACES, len(faces)))
     offset = np.abs(bone.to_index(points[close])[:, None] - faces[nearest])  # (N, FACES, 3) voxels
     half = 0.5 * (across[nearest][..., None] != np.arange(3))
     gap[close] = np.linalg.norm(np.maximum(offset - half, 0) * bone.spacing, axis=-1).min(1)
@@ -77,13 +77,7 @@ def voxel_gap(voxels: np.ndarray, bone: Volume, limit: float) -> np.ndarray:
     |n| steps apart along an axis lie max(|n| - 1, 0) voxels. This is a Euclidean distance transform in mm at these
     voxels alone; by a tree, so that axes need not be perpendicular.
     """
-    grown = bone.mask
-    for axis in range(3):
-        lines = np.moveaxis(grown.copy(), axis, 0)
-        source = np.moveaxis(grown, axis, 0)
-        lines[1:] |= source[:-1]
-        lines[:-1] |= source[1:]
-        grown = np.moveaxis(lines, 0, axis)
+    grown = _grown(bone.mask)
     free = ~grown[tuple(voxels.T)]
     gap = np.where(free, np.inf, 0.0)
     surface = np.argwhere(border(grown))
@@ -96,6 +90,8 @@ def voxel_gap(voxels: np.ndarray, bone: Volume, limit: float) -> np.ndarray:
 
 def least_gap(implant: Volume, bone: Volume, limit: float) -> float:
     """The least `voxel_gap` of an implant, mm; `limit` where there is more."""
+    if (implant.mask & _grown(bone.mask)).any():
+        return 0.0
     return float(min(limit, voxel_gap(np.argwhere(border(implant.mask)), bone, limit).min(initial=limit)))
 
 
@@ -107,3 +103,14 @@ def border(mask: np.ndarray) -> np.ndarray:
         lines[1:] &= source[:-1]
         lines[:-1] &= source[1:]
     return mask & ~inner
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and all neighbours of its voxels, across corners too."""
+    grown = mask
+    for axis in range(3):
+        lines, source = np.moveaxis(grown.copy(), axis, 0), np.moveaxis(grown, axis, 0)
+        lines[1:] |= source[:-1]
+        lines[:-1] |= source[1:]
+        grown = np.moveaxis(lines, 0, axis)
+    return grown

@@ -86,7 +86,7 @@ def test_what_a_case_folder_holds(
     code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
     assert code == 0 and "head: 1 hole" in said
     folder = tmp_path / "out" / "head"
-    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}
+    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "run.json"}
     implant, defective = read_volume(folder / "implant.nrrd"), read_volume(skull)
     assert sitk.ReadImage(str(folder / "implant.nrrd")).GetPixelID() == sitk.sitkUInt8
     np.testing.assert_array_equal(implant.affine, defective.affine)
@@ -105,7 +105,7 @@ def test_what_a_case_folder_holds(
     assert record["stl"]["dsc"] >= 0.97
     assert record["seconds"]["total"] == pytest.approx(sum(record["seconds"].values()) / 2, abs=0.01)
     assert record["peak_memory_mb"] > 50
-    assert record["files"].keys() == {"implant.nrrd", "implant.stl"}
+    assert record["files"].keys() == {"implant.nrrd", "implant.stl", "checks.json", "surface.npz"}
 
 
 def test_an_ensemble_leaves_its_members_and_their_disagreement(
@@ -121,7 +121,9 @@ def test_an_ensemble_leaves_its_members_and_their_disagreement(
     np.testing.assert_allclose(spread, np.std(np.stack(members).astype(float), axis=0), atol=1e-6)
     assert spread.max() == pytest.approx(np.sqrt(2) / 3)  # one of three against two
     assert run("sample", skull, "-o", tmp_path / "out", "-q")[0] == 0
-    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}  # of the earlier run nothing is left
+    assert (
+        not (folder / "candidates").exists() and not (folder / "uncertainty.nrrd").exists()
+    )  # of the earlier run nothing is left
 
 
 def test_same_seed_same_bytes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
@@ -209,6 +211,11 @@ def test_errors_are_one_line_and_a_code(
         (("train", "none.yaml", "--set", "steps"), "expected KEY=VALUE, got 'steps'"),
         (("simulate", "none.nrrd", "-o", "out"), "none.nrrd: expected an image file, found none"),
         (("prepare", "none", "-o", "cache"), "none: expected complete_skull/"),
+        (("check", "none.stl", "--skull", "none.nrrd"), "none.nrrd: expected an image file, found none"),
+        (("check", "none.stl", "--skull", "none.nrrd", "--criteria", "none.yaml"), "expected a YAML file of criteria"),
+        (("sample", "a.nrrd", "-o", "out", "--clearance", "60"), "--clearance: expected 0 to 5 mm"),
+        (("sample", "a.nrrd", "-o", "out", "--thickness", "thin"), "--thickness: expected bone"),
+        (("sample", "a.nrrd", "-o", "out", "--drain-holes", "2"), "--drain-holes: expected DIAMETER@SPACING"),
         (("view", "none"), "none: expected a case folder"),
     ],
 )
@@ -336,6 +343,7 @@ def test_demo_runs_from_nothing_to_scores(
     code, said, _ = run("demo", "-o", tmp_path / "demo", "--method", "prior")
     assert code == 0 and "DSC" in said and "pcdiff sample SKULL.nrrd" in said and "Not a medical device" in said
     names = {"skull.nrrd", "defective_skull.nrrd", "implant_true.nrrd", "implant.nrrd", "implant.stl", "preview.png"}
+    names |= {"checks.json", "surface.npz"}
     assert files(tmp_path / "demo").keys() == names | {"run.json"}
     record = read_record(tmp_path / "demo")
     assert record is not None and record["scores"]["dsc"] > 0.8 and record["input"]["path"] == "defective_skull.nrrd"
@@ -367,7 +375,7 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("COLUMNS", "200")
     code, said, _ = run("--help")
     assert code == 0 and "Not a medical device" in said
-    for command in ("sample", "demo", "simulate", "prepare", "train", "evaluate", "view"):
+    for command in ("sample", "check", "demo", "simulate", "prepare", "train", "evaluate", "view"):
         assert f" {command} " in said
     assert run("--version") == (0, f"pcdiff {__version__}\n", "")
     for command, choices in (("sample", (*METHODS, *BACKENDS)), ("simulate", KINDS)):

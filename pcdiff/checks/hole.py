@@ -26,7 +26,7 @@ def complete(view: View, criteria: Criteria) -> Check:
     open_ = ((view.bone + view.implant).max(-1) < 0.5) & (view.hole > 0)
     leak = ndimage.binary_opening(np.pad(open_, 1), _disc(criteria.leak_mm / 2 / view.pitch))[1:-1, 1:-1]
     depth = ndimage.distance_transform_edt(np.pad(open_, 1))
-    widest = max(0.0, 2 * float(depth.max()) - 1) * view.pitch
+    widest = max(0.0, 2 * float(depth.max()) - 0.5) * view.pitch
     figures = []
     for k in range(1, int(view.hole.max(initial=0)) + 1):
         here = view.hole == k

@@ -62,7 +62,7 @@ def printable(mesh: Mesh, pieces: int, wall: float, criteria: Criteria) -> Check
 
 
 def self_intersections(mesh: Mesh) -> np.ndarray:
-    """(N, 2) pairs of triangles that cross: an edge of one passes through the inside of the other.
+    """(N, 2) pairs of triangles that cross: an edge of one passes through the other.
 
     Triangles that share a vertex are neighbours and are not compared; touching, and overlap in one plane, is no
     crossing. Raises InputError for a mesh whose triangles lie so thick that it is none.
@@ -122,13 +122,14 @@ def _heights(plane: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _pierces(start: np.ndarray, end: np.ndarray, triangle: np.ndarray) -> np.ndarray:
-    """(N,) bool: do segments pass through the inside of triangles? By the signs of five tetrahedra's volumes."""
+    """(N,) bool: do segments pass through triangles? By the signs of five tetrahedra's volumes."""
     a, b, c = triangle.transpose(1, 0, 2)
     below, above = _volume(start, a, b, c), _volume(end, a, b, c)
     sides = np.stack([_volume(start, end, *edge) for edge in ((a, b), (b, c), (c, a))])
     size = np.linalg.norm(np.cross(b - a, c - a), axis=1) ** 1.5
     apart = below * above < -((TOUCH * size) ** 2)
-    return apart & ((sides > TOUCH * size).all(0) | (sides < -TOUCH * size).all(0))
+    # the border of the triangle counts: two shapes that mirror each other meet edge on edge
+    return apart & ((sides > -TOUCH * size).all(0) | (sides < TOUCH * size).all(0))
 
 
 def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from pcdiff.mesh import Mesh
 
 PAIRS = 2**19  # pairs of triangles tested at a time
 MANY_PAIRS = 5 * 10**7  # more neighbours than this are not the mesh of an implant
-TOUCH = 1e-7  # of a triangle's size; nearer is touching, not crossing
+TOUCH = 1e-3  # mm; what reaches less through a plane touches it: slivers of marching cubes do, and no printer sees it
+ROUNDING = 1e-9  # mm3
 
 
 def printable(mesh: Mesh, pieces: int, wall: float, criteria: Criteria) -> Check:
@@ -114,22 +115,20 @@ def _crossing(
 
 
 def _heights(plane: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """(N, 3) of the second triangles' corners above the planes of the first, scaled by area; tiny ones are 0."""
+    """(N, 3) mm of the second triangles' corners above the planes of the first; less than `TOUCH` is 0."""
     normal = np.cross(plane[:, 1] - plane[:, 0], plane[:, 2] - plane[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     height = np.einsum("nkx,nx->nk", corners - plane[:, :1], normal)
-    scale = np.linalg.norm(normal, axis=1) ** 1.5
-    return np.where(np.abs(height) > TOUCH * scale[:, None], height, 0)
+    return np.where(np.abs(height) > TOUCH, height, 0)
 
 
 def _pierces(start: np.ndarray, end: np.ndarray, triangle: np.ndarray) -> np.ndarray:
-    """(N,) bool: do segments pass through triangles? By the signs of five tetrahedra's volumes."""
+    """(N,) bool: do segments pass through triangles? By the signs of tetrahedra's volumes."""
     a, b, c = triangle.transpose(1, 0, 2)
-    below, above = _volume(start, a, b, c), _volume(end, a, b, c)
+    height = _heights(triangle, np.stack([start, end], axis=1))
     sides = np.stack([_volume(start, end, *edge) for edge in ((a, b), (b, c), (c, a))])
-    size = np.linalg.norm(np.cross(b - a, c - a), axis=1) ** 1.5
-    apart = below * above < -((TOUCH * size) ** 2)
     # the border of the triangle counts: two shapes that mirror each other meet edge on edge
-    return apart & ((sides > -TOUCH * size).all(0) | (sides < TOUCH * size).all(0))
+    return (height.prod(axis=1) < 0) & ((sides > -ROUNDING).all(0) | (sides < ROUNDING).all(0))
 
 
 def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:

@@ -39,11 +39,16 @@ DEFAULT_METHOD = "diffusion"
 Method = Annotated[
     str, typer.Option(help="diffusion; prior (the statistical shape prior alone); or paper (with --weights).")
 ]
+VERDICTS = {True: "pass", False: "FAIL", None: "  - "}
 Weights = Annotated[Path | None, typer.Option(help="Weights of your own (.safetensors) in place of the shipped ones.")]
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than one gives an uncertainty map too.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same bytes.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
+Clearance = Annotated[float, typer.Option(metavar="MM", help="Gap to the bone, all around; 0.5 is usual in practice.")]
+Criteria = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML with thresholds of your own for the checks: docs/checks.md.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 Threshold = Annotated[int | None, typer.Option(metavar="HU", help="Of a CT: HU from which it is bone [300].")]
@@ -105,25 +110,44 @@ def sample(
     report: Annotated[
         bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
     ] = True,
+    clearance: Clearance = 0.0,
+    thickness: Annotated[
+        str, typer.Option(metavar="bone|MM|SHARE", help="As bone; or 3mm; or 0.6 of the bone's. Off the brain's side.")
+    ] = "bone",
+    smooth: Annotated[float, typer.Option(metavar="MM", help="Smooth what is free of the rim; 0.8 is plenty.")] = 0.0,
+    drain_holes: Annotated[
+        str | None, typer.Option(metavar="MM@MM", help="Perforations, across @ apart: 2@12. The rim stays whole.")
+    ] = None,
+    make_insertable: Annotated[
+        bool, typer.Option("--make-insertable", help="Trim what bone would catch on the way in, and say how much.")
+    ] = False,
+    criteria: Criteria = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Design implants for skulls with holes: a CT's DICOM folder, or a CT or mask as .nrrd, .nii, .nii.gz, .mha, .mhd.
 
-    Each becomes a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl and run.json. What is done
-    already is skipped; a case that fails does not stop the others.
+    Each becomes a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json
+    (does it fit, can it be printed?), surface.npz (wall and gap at each vertex) and run.json. What is done already is
+    skipped; a case that fails does not stop the others; a check that fails is told, and stops nothing. Of several
+    candidates each is checked, and one recommended.
 
         pcdiff sample skull.nrrd -o out
         pcdiff sample scans/*.nii.gz -o out --device auto
-        pcdiff sample skull.nrrd -o out --ensemble 5 --keep-points --mesh 3mf,glb
+        pcdiff sample dicom/ -o out --clearance 0.5 --thickness 3mm --make-insertable
+        pcdiff sample skull.nrrd -o out --ensemble 5 --drain-holes 2@12 --keep-points --mesh 3mf,glb
     """
     from tqdm import tqdm
 
+    from pcdiff.criteria import load_criteria
     from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
+    from pcdiff.shaping import Fitting
 
     members, there = ensemble or DEFAULT_ENSEMBLE, device_that_is_there(device)
+    fitting = Fitting(clearance, thickness, smooth, drain_holes, make_insertable)
+    made: dict[str, Any] = {"fitting": fitting, "criteria": load_criteria(criteria)}
     files: dict[str, Any] = {"mesh": mesh, "mesh_space": mesh_space, "keep_points": keep_points, "report": report}
-    settings = Settings(method, members, seed, there, backend, weights, threshold, series, **files)
+    settings = Settings(method, members, seed, there, backend, weights, threshold, series, **made, **files)
     if mask_out is not None and len(skulls) > 1:
         raise InputError(f"--mask-out writes one mask, got {len(skulls)} scans; give one scan")
     settings.record()  # an unknown method or missing weights are told once, not for every case
@@ -164,12 +188,53 @@ def sample(
             record = design_case(skull, out / name, loaded, settings, overwrite, mask_out, None if quiet else warn)
             if not quiet:
                 tqdm.write(f"{name}: {_summary(record)} -> {out / name}")
+                if failing := record["checks"]["failed"]:
+                    tqdm.write(f"pcdiff: {name}: look at {', '.join(failing)} in checks.json", file=sys.stderr)
         except Exception as error:
             fails(skull, error)
     if failed:
         if len(skulls) > 1:
             say(f"{len(failed)} of {len(skulls)} cases failed")
         raise typer.Exit(min(exit_code(error) for error in failed.values()))
+
+
+@app.command()
+def check(
+    implant: Annotated[Path, typer.Argument(help="An implant: STL (LPS, mm), or a mask on the skull's grid.")],
+    skull: Annotated[Path, typer.Option(help="The defective skull it is meant for.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for checks.json and surface.npz.")] = None,
+    clearance: Clearance = 0.0,
+    criteria: Criteria = None,
+    quiet: Quiet = False,
+) -> None:
+    """Does an implant fit, and can it be printed? Whoever made it; every figure measured, with its limit.
+
+    Complete, no area over bone, implantable, restores the shape, smooth transition, thickness (the six criteria of
+    Ellis et al.), the gap to the bone, and the print gate of the mesh. The exit code is 1 where a check fails.
+
+    Examples:
+
+      pcdiff check implant.stl --skull skull.nrrd
+
+      pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
+    """
+    from pcdiff.criteria import load_criteria
+    from pcdiff.proof import check_files, write_checks, write_surface
+
+    report, _ = check_files(implant, skull, load_criteria(criteria), clearance)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_checks(report, out / "checks.json")
+        write_surface(report, out / "surface.npz")
+    if not quiet:
+        for each in report.checks:
+            typer.echo(f"{VERDICTS[each.passed]}  {each.title}: {each.words}")
+            for figure in each.figures:
+                limit = "" if figure.rule is None else f"  ({figure.rule} {figure.limit:g})"
+                typer.echo(f"        {figure.name}: {figure.value:.4g} {figure.unit}".rstrip() + limit)
+        typer.echo(NOT_A_DEVICE)
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -480,10 +545,11 @@ def _summary(record: dict[str, Any]) -> str:
 
     holes, pieces = record["holes"], len(record["pieces_ml"])
     volume, seconds = record["implant_ml"], record["seconds"]["total"]
-    text = f"implant {volume:.1f} ml, {seconds:.1f} s"
-    if holes is None:  # a method that asks no prior
-        return text
-    text = f"{holes} hole{'s' * (holes != 1)}, {text}"
+    text = f"{holes} hole{'s' * (holes != 1)}, implant {volume:.1f} ml, {seconds:.1f} s"
+    if not record["checks"]["failed"]:
+        text += ", passes every check"
+    if record["members_ml"]:
+        text += f"; recommended: {record['recommended_because']}"
     if pieces != holes:
         text += f" (the implant has {pieces} piece{'s' * (pieces != 1)}: look at it closely)"
     if record["prior_residual_mm"] > UNUSUAL:

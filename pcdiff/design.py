@@ -10,6 +10,7 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh
 from pcdiff.methods import Method, Proposal
+from pcdiff.shaping import Fitting, fitted
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -20,7 +21,7 @@ class Design:
 
     implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS.
     members: each candidate of the ensemble as an implant of its own (empty for a single candidate or when not asked).
-    seconds: by stage.
+    seconds: by stage. trimmed_ml, drains: see `shaping.Fitted`.
     """
 
     implant: Volume
@@ -28,6 +29,8 @@ class Design:
     proposal: Proposal
     members: list[Volume]
     seconds: dict[str, float]
+    trimmed_ml: float = 0.0
+    drains: int = 0
 
     @property
     def agreement(self) -> np.ndarray:
@@ -43,8 +46,9 @@ def design(
     backend: str = "spectral",
     device: str = "cpu",
     keep_members: bool = False,
+    fitting: Fitting | None = None,
 ) -> Design:
-    """Designs the implant that closes every hole of a defective skull.
+    """Designs the implant that closes every hole of a defective skull, made to fit as asked.
 
     Raises InputError when there is no hole to close, or the skull is none.
     """
@@ -54,10 +58,13 @@ def design(
     implant, members = proposal.implants(skull, backend, keep_members)
     if not implant.mask.any():
         raise InputError("no implant: the hole found is thinner than the scan's voxels; is the skull really defective?")
+    centre = proposal.fit.pose.shift
+    fit = fitted(implant, skull, centre, fitting or Fitting())
+    members = [fitted(m, skull, centre, fitting or Fitting()).implant if m.mask.any() else m for m in members]
     solid = time.perf_counter()
-    mesh = volume_to_mesh(implant)
+    mesh = volume_to_mesh(fit.implant)
     return Design(
-        implant,
+        fit.implant,
         mesh,
         proposal,
         members,
@@ -66,4 +73,6 @@ def design(
             "reconstruct": solid - generated,
             "mesh": time.perf_counter() - solid,
         },
+        fit.trimmed_ml,
+        fit.drains,
     )

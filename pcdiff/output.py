@@ -13,26 +13,31 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff import __version__
+from pcdiff.criteria import Criteria
 from pcdiff.files import sha256, written_beside
 from pcdiff.formats import FORMATS, format_of, suffix_of
 from pcdiff.input_check import read_skull
 from pcdiff.mesh import in_space, mesh_to_mask, read_stl, write_stl
 from pcdiff.mesh_files import mesh_kinds, write_mesh
 from pcdiff.metrics import bounding_box, dice
+from pcdiff.proof import NOTICE, recommend, spread, write_checks, write_surface
 from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, weights_files, write_record
 from pcdiff.regions import holes_of
 from pcdiff.scan import input_digest
+from pcdiff.shaping import Fitting
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume, read_volume, write_map, write_volume
 
 if TYPE_CHECKING:
+    from pcdiff.checks import Report
     from pcdiff.design import Design
+    from pcdiff.mesh import Mesh
     from pcdiff.methods import Method, Proposal
 
-NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."
 STL_DSC = 0.97  # the least agreement of an STL with its volume
 DEFAULT_ENSEMBLE = 1
 SKULL = "defective_skull.nrrd"  # the mask that a CT became
+AS_DESIGNED, USUAL = Fitting(), Criteria()
 
 
 class OutputError(RuntimeError):
@@ -44,6 +49,7 @@ class Settings:
     """All that decides the result, beside the scan and this package's version. weights: None for those shipped.
 
     threshold, series: of a CT and of a DICOM folder, see `input_check.read_skull`.
+    fitting: how the implant is made to fit. criteria: what its checks are held against.
     mesh: kinds of mesh files with commas, see `mesh_files`; an STL is always among them. keep_points: points.npz too.
     report: report.html and preview.png too.
     """
@@ -56,6 +62,8 @@ class Settings:
     weights: Path | None = None
     threshold: int | None = None
     series: str | None = None
+    fitting: Fitting = AS_DESIGNED
+    criteria: Criteria = USUAL
     mesh: str = "stl"
     mesh_space: str = "lps"
     keep_points: bool = False
@@ -78,6 +86,7 @@ class Settings:
         """For `run.json`: version, settings, and the sha256 of each weights file."""
         settings = asdict(self)
         del settings["weights"]
+        settings["criteria"] = self.criteria.model_dump()
         weights = {path.name: sha256(path) for path in weights_files(self.method, self.weights)}
         return {"pcdiff": __version__, "settings": settings, "weights": weights}
 
@@ -138,11 +147,12 @@ def write_case(
 ) -> dict[str, Any]:
     """All files of a case but the record, which is returned. part: an existing folder. Errors as `design_case`.
 
-    Files: implant.nrrd, implant.stl, and what else the settings ask for; of a CT also defective_skull.nrrd, the mask
-    that was used; of several members
-    candidates/implant_K.nrrd and .stl and uncertainty.nrrd, each voxel's standard deviation over the members: 0 where
-    they agree, 0.5 where half hold it.
+    Files: implant.nrrd, implant.stl, checks.json and surface.npz (see `proof`), and what else the settings ask for; of
+    a CT also defective_skull.nrrd, the mask that was used; of several members candidates/implant_K.nrrd, .stl and
+    checks_K.json, and uncertainty.nrrd, each voxel's standard deviation over the members: 0 where they agree, 0.5
+    where half hold it. A check that fails stops nothing.
     """
+    from pcdiff.checks import Vault, check_implant
     from pcdiff.design import design
 
     started = time.perf_counter()
@@ -162,6 +172,7 @@ def write_case(
         settings.backend,
         settings.device,
         keep_members=settings.ensemble > 1,
+        fitting=settings.fitting,
     )
     designed = time.perf_counter()
     if check.kind == "ct":
@@ -170,12 +181,26 @@ def write_case(
     kinds = ("stl", *(kind for kind in mesh_kinds(settings.mesh) if kind != "stl"))
     for kind in kinds:
         write_mesh(result.mesh, part / f"implant.{kind}", settings.mesh_space)
-    if len(result.members) > 1:
-        _write_members(part, result, settings.mesh_space)
+    members = _write_members(part, result, settings.mesh_space) if len(result.members) > 1 else []
     if settings.keep_points:
         write_points(result.proposal, part / "points.npz")
     written = time.perf_counter()
     stl = check_stl(part / "implant.stl", result.implant)
+    vault = Vault.of(result.proposal.fit)
+    reports: list[Report | None] = []
+    mesh = read_stl(part / "implant.stl")  # what is printed, with its vertices in the file's order
+    for volume, surface in [(result.implant, mesh), *zip(result.members, members, strict=False)]:
+        proof = (vault, settings.criteria, settings.fitting.clearance)
+        reports.append(None if surface is None else check_implant(skull, volume, surface, *proof))
+    report = reports[0]
+    assert report is not None
+    write_checks(report, part / "checks.json")
+    surfaces = [member for member in members if member is not None]
+    write_surface(report, part / "surface.npz", spread(mesh, surfaces) if len(surfaces) > 1 else None)
+    for k, each in enumerate(reports[1:], 1):
+        if each is not None:
+            write_checks(each, part / "candidates" / f"checks_{k}.json")
+    choice = recommend(reports)
     checked = time.perf_counter()
     seconds = {"read": was_read - started, **result.seconds, "write": written - designed, "check": checked - written}
     fit = result.proposal.fit
@@ -188,13 +213,18 @@ def write_case(
             "shape": list(skull.mask.shape),
             "spacing_mm": [round(float(s), 6) for s in skull.spacing],
         },
-        "input_check": asdict(check.with_holes(holes_of(fit) if fit else [])),
-        "holes": fit.holes if fit else None,
+        "input_check": asdict(check.with_holes(holes_of(fit))),
+        "holes": fit.holes,
         "implant_ml": round(result.implant.ml, 3),
         "pieces_ml": pieces_ml(result.implant),
         "members_ml": [round(member.ml, 3) for member in result.members],
-        "prior_residual_mm": round(float(fit.residual), 3) if fit else None,
+        "prior_residual_mm": round(float(fit.residual), 3),
         "stl": stl,
+        "fitting": {"trimmed_ml": round(result.trimmed_ml, 3), "drain_holes": result.drains},
+        "checks": _verdict(report),
+        "candidates": [None if each is None else _verdict(each) for each in reports[1:]],
+        "recommended": choice.candidate,
+        "recommended_because": choice.why,
         "seconds": {name: round(value, 3) for name, value in seconds.items()} | {"total": round(checked - started, 3)},
         "peak_memory_mb": round(peak_memory_mb()),
         "machine": machine(),
@@ -211,7 +241,7 @@ def write_points(proposal: Proposal, path: Path) -> None:
     """The points an implant was made of, mm, LPS, float32: `prior` (N, 3) of the missing surface as the prior has it,
     `candidate_K` (N, 3) of each member, and `trajectory` (K, T, N, 3) with its `captions` (T,) where there is one.
     """
-    clouds = {"prior": proposal.fit.slab()} if proposal.fit else {}
+    clouds = {"prior": proposal.fit.slab()}
     clouds |= {f"candidate_{k}": candidate for k, candidate in enumerate(proposal.candidates, 1)}
     arrays: dict[str, Any] = {}
     for name, cloud in clouds.items():
@@ -276,12 +306,21 @@ def pieces_ml(implant: Volume) -> list[float]:
     return [round(float(count) * implant.voxel_ml, 3) for count in counts]
 
 
-def _write_members(part: Path, result: Design, space: str) -> None:
+def _verdict(report: Report) -> dict[str, Any]:
+    """What of a report belongs in the record; the figures are in `checks.json`."""
+    return {"passed": report.passed, "failed": {name: report[name].words for name in report.failed}}
+
+
+def _write_members(part: Path, result: Design, space: str) -> list[Mesh | None]:
+    """Also returns their surfaces; None for a candidate that leaves a small hole open."""
     candidates = part / "candidates"
     candidates.mkdir()
+    surfaces: list[Mesh | None] = []
     for k, member in enumerate(result.members, 1):
         write_volume(member, candidates / f"implant_{k}.nrrd")
-        if member.mask.any():  # a candidate may leave a small hole open
-            write_stl(volume_to_mesh(member), candidates / f"implant_{k}.stl", space)
+        surfaces.append(volume_to_mesh(member) if member.mask.any() else None)
+        if (surface := surfaces[-1]) is not None:
+            write_stl(surface, candidates / f"implant_{k}.stl", space)
     share = result.agreement
     write_map(np.sqrt(share * (1 - share)), result.implant, part / "uncertainty.nrrd")
+    return surfaces

@@ -24,8 +24,8 @@ RECORD = "run.json"
 
 
 def weights_files(method: str, weights: Path | None = None) -> list[Path]:
-    """What a method reads: its own weights (by default those shipped); then, for diffusion, a prior and, where there is
-    one, a network of places.
+    """What a method reads: its own weights (by default those shipped); then, unless it is the prior, a prior; then, for
+    diffusion, a network of places where there is one.
 
     What lies beside other weights was made with them: their prior wins over the shipped one, and no other network of
     places fits them.
@@ -34,18 +34,17 @@ def weights_files(method: str, weights: Path | None = None) -> list[Path]:
     own = {"prior": "prior.safetensors", "diffusion": "denoiser.safetensors", "paper": None}
     if method not in own:
         raise InputError(f"unknown method {method!r}: expected one of {', '.join(sorted(own))}")
-    if method == "paper":
-        if weights is None:
-            raise InputError(
-                "method paper: expected --weights, got none; its authors published none, so import a checkpoint of "
-                "your own with pcdiff import-checkpoint, or train one by configs/paper_skullfix.yaml"
-            )
-        return [weights]
+    if method == "paper" and weights is None:
+        raise InputError(
+            "method paper: expected --weights, got none; its authors published none, so import a checkpoint of "
+            "your own with pcdiff import-checkpoint, or train one by configs/paper_skullfix.yaml"
+        )
     with resources.as_file(resources.files("pcdiff") / "weights") as shipped:
         files = [weights or shipped / str(own[method])]
         if method != "prior":
             beside = files[0].with_name("prior.safetensors")
             files.append(beside if beside.is_file() else shipped / "prior.safetensors")
+        if method == "diffusion":
             files += [path for path in [files[0].with_name("places.safetensors")] if path.is_file()]
     return files
 

@@ -86,7 +86,8 @@ def test_what_a_case_folder_holds(
     code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
     assert code == 0 and "head: 1 hole" in said
     folder = tmp_path / "out" / "head"
-    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "report.html", "preview.png", "run.json"}
+    written = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "report.html", "preview.png", "run.json"}
+    assert files(folder).keys() == written
     implant, defective = read_volume(folder / "implant.nrrd"), read_volume(skull)
     assert sitk.ReadImage(str(folder / "implant.nrrd")).GetPixelID() == sitk.sitkUInt8
     np.testing.assert_array_equal(implant.affine, defective.affine)
@@ -121,7 +122,8 @@ def test_an_ensemble_leaves_its_members_and_their_disagreement(
     np.testing.assert_allclose(spread, np.std(np.stack(members).astype(float), axis=0), atol=1e-6)
     assert spread.max() == pytest.approx(np.sqrt(2) / 3)  # one of three against two
     assert run("sample", skull, "-o", tmp_path / "out", "--no-report", "-q")[0] == 0
-    assert files(folder).keys() == {"implant.nrrd", "implant.stl", "run.json"}  # of the earlier run nothing is left
+    kept = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "run.json"}
+    assert files(folder).keys() == kept  # of the earlier run nothing is left
 
 
 def test_same_seed_same_bytes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
@@ -209,6 +211,11 @@ def test_errors_are_one_line_and_a_code(
         (("train", "none.yaml", "--set", "steps"), "expected KEY=VALUE, got 'steps'"),
         (("simulate", "none.nrrd", "-o", "out"), "none.nrrd: expected an image file, found none"),
         (("prepare", "none", "-o", "cache"), "none: expected complete_skull/"),
+        (("check", "none.stl", "--skull", "none.nrrd"), "none.nrrd: expected an image file, found none"),
+        (("check", "none.stl", "--skull", "none.nrrd", "--criteria", "none.yaml"), "expected a YAML file of criteria"),
+        (("sample", "a.nrrd", "-o", "out", "--clearance", "60"), "--clearance: expected 0 to 5 mm"),
+        (("sample", "a.nrrd", "-o", "out", "--thickness", "thin"), "--thickness: expected bone"),
+        (("sample", "a.nrrd", "-o", "out", "--drain-holes", "2"), "--drain-holes: expected DIAMETER@SPACING"),
         (("view", "none"), "none: expected a case folder"),
     ],
 )
@@ -336,7 +343,8 @@ def test_demo_runs_from_nothing_to_scores(
     code, said, _ = run("demo", "-o", tmp_path / "demo", "--method", "prior")
     assert code == 0 and "DSC" in said and "pcdiff sample SKULL.nrrd" in said and "Not a medical device" in said
     names = {"skull.nrrd", "defective_skull.nrrd", "implant_true.nrrd", "implant.nrrd", "implant.stl", "preview.png"}
-    assert files(tmp_path / "demo").keys() == names | {"report.html", "run.json"}
+    names |= {"checks.json", "surface.npz", "report.html"}
+    assert files(tmp_path / "demo").keys() == names | {"run.json"}
     record = read_record(tmp_path / "demo")
     assert record is not None and record["scores"]["dsc"] > 0.8 and record["input"]["path"] == "defective_skull.nrrd"
     picture = tmp_path / "look.png"
@@ -370,7 +378,7 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("COLUMNS", "200")
     code, said, _ = run("--help")
     assert code == 0 and "Not a medical device" in said
-    for command in ("sample", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
+    for command in ("sample", "check", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
         assert f" {command} " in said
     assert run("--version") == (0, f"pcdiff {__version__}\n", "")
     for command, choices in (("sample", (*METHODS, *BACKENDS)), ("simulate", KINDS)):

@@ -188,7 +188,7 @@ class Oracle(nn.Module):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "dpmpp_2m"])
-def test_points_come_back_where_the_implant_is(sampler, case):
+def test_points_come_back_where_the_implant_is(sampler, case, prior):
     """The frame, the noise and the sampler of use: with a network that is right, the points are, in millimetres."""
     skull, implant = case
     config = PaperConfig(network=PaperNetworkConfig(implant_points=512), steps=20, sampler=sampler)
@@ -196,7 +196,7 @@ def test_points_come_back_where_the_implant_is(sampler, case):
     seen = surface_points(skull, config.network.skull_points, np.random.default_rng([7, 0]))
     frame = PaperFrame.of(seen, skull.affine)
     oracle = Oracle(config.network, torch.from_numpy(frame.to_network(truth)).float()[None])
-    found = PaperMethod(PaperModel(config, oracle, None))(skull, seed=7).candidates[0].points
+    found = PaperMethod(PaperModel(config, oracle, None), prior)(skull, seed=7).candidates[0].points
     np.testing.assert_allclose(found, truth, atol=0.02)
     assert outer_mesh(implant).volume_ml > implant.ml  # half a voxel outside
 

@@ -34,12 +34,12 @@ class Proposal:
 
     candidates: one closed slab of oriented points (mm) per ensemble member: both tables of the completed bone over
     each hole and a band of bone around it, and the band's side wall; see `PriorFit.slab`.
-    fit: where the shape prior found the holes, and what it knew there; None of a method that asks no prior.
+    fit: where the shape prior found the holes, and what it knew there.
     trajectory: of a method that moves points, None of another.
     """
 
     candidates: list[PointCloud]
-    fit: PriorFit | None
+    fit: PriorFit
     trajectory: Trajectory | None = None
 
     def implants(self, skull: Volume, backend: str, each: bool) -> tuple[Volume, list[Volume]]:
@@ -68,7 +68,7 @@ def load_method(name: str, weights: Path | None = None) -> Method:
     if name == "paper":
         from pcdiff.methods.paper import PaperMethod
 
-        return PaperMethod.load(own)
+        return PaperMethod.load(own, ShapePrior.load(beside[0]))
     from pcdiff.methods.diffusion import DiffusionMethod
     from pcdiff.methods.places import PlaceModel
 

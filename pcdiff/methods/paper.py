@@ -16,6 +16,8 @@ from pcdiff.paper.points import PaperFrame, outer_mesh
 from pcdiff.paper.sampling import sample_points
 from pcdiff.paper.volume import volume_from_points
 from pcdiff.points import PointCloud
+from pcdiff.prior.fit import fit
+from pcdiff.prior.model import ShapePrior
 from pcdiff.surface import sample_surface
 from pcdiff.volume import Volume
 
@@ -41,12 +43,16 @@ class PaperProposal(Proposal):
 
 @dataclass(frozen=True)
 class PaperMethod:
-    """Both networks of the paper. Every member draws skull points of its own, and takes its own noise."""
+    """Both networks of the paper. Every member draws skull points of its own, and takes its own noise.
+
+    prior: finds the holes beforehand, for the checks, and refuses what has none; the networks know nothing of it.
+    """
 
     model: PaperModel
+    prior: ShapePrior
 
     @classmethod
-    def load(cls, path: Path) -> PaperMethod:
+    def load(cls, path: Path, prior: ShapePrior) -> PaperMethod:
         """Reads what `pcdiff import-checkpoint` or `pcdiff train` wrote. Raises InputError for half a model."""
         model = PaperModel.load(path)
         for name in ("denoiser", "voxelisation"):
@@ -54,10 +60,11 @@ class PaperMethod:
                 raise InputError(
                     f"{path}: expected both of the paper's networks, found no {name}; import both together"
                 )
-        return cls(model)
+        return cls(model, prior)
 
     def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
-        """See `pcdiff.methods.Method`. Finds no holes: a whole skull gets an implant all the same."""
+        """See `pcdiff.methods.Method`."""
+        found = fit(self.prior, skull)
         config = self.model.config
         assert self.model.denoiser is not None
         network = self.model.denoiser.to(device)
@@ -69,7 +76,7 @@ class PaperMethod:
                 frame = PaperFrame.of(seen, skull.affine, config.faithful)
                 points = torch.from_numpy(frame.to_network(seen)).float()[None].to(device)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + member)
-                found = sample_points(network, points, config, generator, lambda *_: bar.update())
-                mm = frame.to_mm(found[0].cpu().double().numpy())
+                made = sample_points(network, points, config, generator, lambda *_: bar.update())
+                mm = frame.to_mm(made[0].cpu().double().numpy())
                 candidates.append(PointCloud(mm, np.zeros_like(mm)))
-        return PaperProposal(candidates=candidates, fit=None, model=self.model, device=device)
+        return PaperProposal(candidates=candidates, fit=found, model=self.model, device=device)

@@ -1,0 +1,164 @@
+"""Checks as files: after a design, of somebody else's implant, and of an ensemble, of which one is recommended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pcdiff import __version__, cli
+from pcdiff.checks import Check, Figure, Report
+from pcdiff.mesh import Mesh, read_stl, write_stl
+from pcdiff.methods import Proposal
+from pcdiff.output import Settings, write_case
+from pcdiff.prior.fit import PriorFit
+from pcdiff.proof import recommend, spread
+from pcdiff.shaping import Fitting
+from pcdiff.surface import volume_to_mesh
+from pcdiff.volume import Volume, read_volume, write_volume
+
+NAMES = [
+    "complete",
+    "no_false_positive_area",
+    "implantable",
+    "restores_shape",
+    "smooth_transition",
+    "thickness",
+    "clearance",
+    "printable",
+]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path: Path, case: tuple[Volume, Volume], fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """skull.nrrd, implant.nrrd, implant.stl; the prior is fitted once for all."""
+    monkeypatch.setattr("pcdiff.prior.fit.fit", lambda prior, skull: fitted)
+    for name, volume in zip(("skull", "implant"), case, strict=True):
+        write_volume(volume, tmp_path / f"{name}.nrrd")
+    write_stl(volume_to_mesh(case[1]), tmp_path / "implant.stl")
+    return tmp_path
+
+
+def check_schema(checks: dict) -> None:
+    assert checks["pcdiff"] == __version__ and "Not a medical device" in checks["notice"]
+    assert [check["name"] for check in checks["checks"]] == NAMES
+    assert checks["passed"] is all(check["passed"] is not False for check in checks["checks"])
+    assert np.linalg.norm(checks["insertion_direction"]) == pytest.approx(1, abs=1e-3)
+    for check in checks["checks"]:
+        assert check["words"].endswith(".") and check["title"]
+        for figure in check["figures"]:
+            assert figure.keys() == {"name", "value", "unit", "limit", "rule", "passed"}
+            assert isinstance(figure["value"], float | int)
+            assert (figure["rule"] is None) == (figure["limit"] is None) == (figure["passed"] is None)
+
+
+def test_a_true_implant_passes_as_volume_and_as_stl(run: Run, files: Path) -> None:
+    said = {}
+    for name in ("implant.nrrd", "implant.stl"):
+        code, said[name], _ = run("check", files / name, "--skull", files / "skull.nrrd", "-o", files / "out")
+        assert code == 0 and said[name].count("pass  ") == 8 and "Not a medical device" in said[name]
+        checks = json.loads((files / "out" / "checks.json").read_text())
+        check_schema(checks)
+    with np.load(files / "out" / "surface.npz", allow_pickle=False) as arrays:
+        assert arrays.keys() == {"thickness_mm", "gap_mm", "uncertainty"}
+        for values in arrays.values():
+            assert values.shape == (len(read_stl(files / "implant.stl").vertices),) and values.dtype == np.float32
+
+
+def test_a_bad_implant_is_code_1_and_says_why(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
+    implant = case[1]
+    half = implant.mask.copy()
+    middle = int(np.argwhere(half)[:, 0].mean())
+    half[:middle] = False
+    write_volume(implant.with_mask(half), files / "half.nrrd")
+    code, said, _ = run("check", files / "half.nrrd", "--skull", files / "skull.nrrd")
+    assert code == 1 and "FAIL  Covers the whole defect" in said
+    mesh = read_stl(files / "implant.stl")
+    write_stl(Mesh(mesh.vertices, mesh.faces[1:]), files / "open.stl")
+    code, said, _ = run("check", files / "open.stl", "--skull", files / "skull.nrrd")
+    assert code == 1 and "open edges" in said and "Covers" not in said
+    (files / "ours.yaml").write_text("least_thickness_mm: 20")
+    criteria = ("--criteria", files / "ours.yaml")
+    code, said, _ = run("check", files / "implant.nrrd", "--skull", files / "skull.nrrd", *criteria)
+    assert code == 1 and said.count("FAIL  ") == 1 and "FAIL  Thickness" in said
+
+
+def test_what_does_not_belong_together_is_code_2(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
+    implant = case[1]
+    write_volume(implant.crop(np.zeros(3), np.array(implant.mask.shape) - 1), files / "other.nrrd")
+    code, _, said = run("check", files / "other.nrrd", "--skull", files / "skull.nrrd")
+    assert code == 2 and "on the skull's own grid" in said
+    mesh = volume_to_mesh(implant)
+    write_stl(Mesh(mesh.vertices + 900, mesh.faces), files / "far.stl")
+    code, _, said = run("check", files / "far.stl", "--skull", files / "skull.nrrd")
+    assert code == 2 and "lies outside" in said
+
+
+def member(fitted: PriorFit) -> Callable[..., Proposal]:
+    def method(skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal:
+        shifts = [0.0, 2.5, -0.1, 0.1][:ensemble]
+        return Proposal([fitted.slab(fitted.outer + shift) for shift in shifts], fitted)
+
+    return method
+
+
+def test_each_candidate_is_checked_and_one_recommended(
+    fitted: PriorFit, case: tuple[Volume, Volume], files: Path
+) -> None:
+    folder = files / "case"
+    folder.mkdir()
+    record = write_case(folder, files / "skull.nrrd", member(fitted), Settings("prior", ensemble=4))
+    for path in [folder / "checks.json", *(folder / "candidates" / f"checks_{k}.json" for k in (1, 2, 3, 4))]:
+        check_schema(json.loads(path.read_text()))
+    assert len(record["candidates"]) == 4
+    assert "smooth_transition" in record["candidates"][1]["failed"]  # lifted by 2.5 mm
+    assert record["recommended"] != 2 and record["recommended_because"]
+    with np.load(folder / "surface.npz", allow_pickle=False) as arrays:
+        uncertainty = arrays["uncertainty"]
+    mesh = read_stl(folder / "implant.stl")
+    members = [volume_to_mesh(read_volume(folder / "candidates" / f"implant_{k}.nrrd")) for k in (1, 2, 3, 4)]
+    np.testing.assert_allclose(uncertainty, spread(mesh, members), atol=1e-5)
+    assert np.percentile(uncertainty, 95) == pytest.approx(np.std([0, 2.5, -0.1, 0.1]), rel=0.3)
+
+
+def test_a_case_is_made_to_fit_as_asked(fitted: PriorFit, files: Path) -> None:
+    made = {}
+    for name, fitting in (("plain", Fitting()), ("fit", Fitting(clearance=1.0, make_insertable=True))):
+        (files / name).mkdir()
+        settings = Settings("prior", fitting=fitting)
+        made[name] = write_case(files / name, files / "skull.nrrd", member(fitted), settings)
+    assert made["fit"]["settings"]["fitting"]["clearance"] == 1.0
+    assert made["fit"]["implant_ml"] < made["plain"]["implant_ml"]
+    checks = json.loads((files / "fit" / "checks.json").read_text())["checks"]
+    (gap,) = (f for c in checks for f in c["figures"] if f["name"] == "gap, minimum between voxels")
+    assert gap["value"] >= 1.0 and gap["limit"] == 1.0 and gap["passed"]
+
+
+def report(step: float, limit: float = 1.0) -> Report:
+    check = Check("smooth_transition", "Smooth", "Words.", (Figure("step, mean", step, "mm", most=limit),))
+    return Report((check,), None, np.zeros(0), np.zeros(0))
+
+
+def test_the_mean_is_taken_unless_another_is_clearly_better() -> None:
+    assert recommend([report(0.5), report(0.45), report(0.48)]).candidate == 0
+    assert recommend([report(0.5), report(0.45), report(0.2)]).candidate == 2
+    assert recommend([report(1.05), None, report(0.99)]).candidate == 2  # a check less fails
+    assert recommend([report(0.5), report(0.2, 0.1)]).candidate == 0  # nearer, but it fails a check
+    assert recommend([report(0.5)]).why == "there is one candidate"

@@ -1,0 +1,147 @@
+"""Made to fit: what is asked for in millimetres is there in millimetres, on any grid; the default changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from pcdiff.checks import surroundings
+from pcdiff.checks.surface import voxel_gap
+from pcdiff.errors import InputError
+from pcdiff.shaping import MARGIN, RIM, Fitting, fitted
+from pcdiff.volume import Volume
+
+OUTER, INNER = 80.0, 74.0
+CENTRE = np.array([12.0, -7.0, 30.0])
+
+
+def plugged(spacing: tuple[float, float, float] = (0.8, 0.8, 0.8), turn: float = 0.0) -> tuple[Volume, Volume]:
+    """(skull with a hole of 15 degrees, plug): the top of a shell about CENTRE, on a grid turned about it."""
+    rotation = Rotation.from_euler("xyz", [turn, -turn, 2 * turn], degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * spacing
+    affine[:3, 3] = CENTRE + rotation @ [-34.0, -34.0, 56.0]
+    empty = Volume(np.zeros(np.ceil(np.array([68.0, 68.0, 30.0]) / spacing).astype(int), bool), affine)
+    points = (empty.to_mm(np.stack(np.indices(empty.mask.shape), -1).astype(float)) - CENTRE) @ rotation
+    radius = np.linalg.norm(points, axis=-1)
+    wall = (radius < OUTER) & (radius > INNER)
+    hole = points[..., 2] / radius > np.cos(np.deg2rad(15))
+    return empty.with_mask(wall & ~hole), empty.with_mask(wall & hole)
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[Volume, Volume]:
+    return plugged()
+
+
+def radii(volume: Volume) -> np.ndarray:
+    return np.linalg.norm(volume.to_mm(np.argwhere(volume.mask).astype(float)) - CENTRE, axis=1)
+
+
+def fit(case: tuple[Volume, Volume], **asked: object) -> Volume:
+    skull, implant = case
+    before = skull.mask.copy(), implant.mask.copy()
+    made = fitted(implant, skull, CENTRE, Fitting(**asked)).implant  # type: ignore[arg-type]
+    np.testing.assert_array_equal(skull.mask, before[0])
+    np.testing.assert_array_equal(implant.mask, before[1])
+    assert not (made.mask & skull.mask).any()
+    np.testing.assert_array_equal(made.affine, skull.affine)
+    return made
+
+
+def test_the_default_changes_nothing(case: tuple[Volume, Volume]) -> None:
+    assert fitted(case[1], case[0], CENTRE, Fitting()).implant is case[1]
+
+
+@pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (0.6, 0.7, 1.5)])
+@pytest.mark.parametrize("turn", [0.0, 20.0])
+def test_clearance_is_kept_and_not_exceeded(spacing: tuple[float, float, float], turn: float) -> None:
+    skull, implant = case = plugged(spacing, turn)
+    made = fit(case, clearance=1.0)  # more than one voxel, less than two
+    bone, solid = surroundings(skull, made)
+    gap = voxel_gap(np.argwhere(solid.mask), bone, 10.0)
+    assert 1 - 1e-9 <= gap.min() < 1 + max(spacing)
+    # the same by the centres of all bone: what went was too near, but for films that carving leaves at the edge
+    gone = np.argwhere(implant.mask & ~made.mask)
+    steps = cKDTree(skull.to_mm(np.argwhere(skull.mask).astype(float))).query(skull.to_mm(gone.astype(float)))[0]
+    assert np.mean(steps < 1 + np.linalg.norm(spacing) + 1e-6) > 0.98
+    assert 0.8 < made.ml / implant.ml < 0.95
+
+
+def test_a_fixed_thickness_comes_off_the_brains_side(case: tuple[Volume, Volume]) -> None:
+    made = fit(case, thickness="3mm")
+    assert not (made.mask & ~case[1].mask).any()
+    assert radii(made).max() == radii(case[1]).max()
+    middle = np.abs(radii(made) - OUTER) < 20
+    assert np.percentile(radii(made)[middle], 0.5) == pytest.approx(OUTER - 3, abs=0.5)
+    assert made.ml == pytest.approx(case[1].ml * (80**3 - 77**3) / (80**3 - 74**3), rel=0.08)
+
+
+def test_a_share_of_the_bones_thickness(case: tuple[Volume, Volume]) -> None:
+    half, third = fit(case, thickness="0.5"), fit(case, thickness="3mm")
+    assert half.ml == pytest.approx(third.ml, rel=0.05)
+    assert fit(case, thickness="9mm").ml == case[1].ml  # never beyond the completed skull's inner surface
+
+
+def test_smoothing_takes_bumps_and_leaves_the_rim(case: tuple[Volume, Volume]) -> None:
+    skull, implant = case
+    rng = np.random.default_rng(0)
+    surface = implant.mask & ~ndimage.binary_erosion(implant.mask)
+    inside = ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing) > 8
+    rough = implant.mask & ~(surface & inside & (rng.random(surface.shape) < 0.3))
+    made = fit((skull, skull.with_mask(rough)), smooth=1.0)
+    wrong = [np.count_nonzero(mask & inside ^ implant.mask & inside) for mask in (rough, made.mask)]
+    assert wrong[1] < 0.6 * wrong[0]
+    near = ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing) <= RIM
+    np.testing.assert_array_equal(made.mask & near, implant.mask & near)
+    assert made.ml == pytest.approx(implant.ml, rel=0.02)
+
+
+def test_drain_holes_have_their_size_and_keep_the_rim(case: tuple[Volume, Volume]) -> None:
+    skull, implant = case
+    result = fitted(implant, skull, CENTRE, Fitting(drain_holes="3@10"))
+    gone = implant.mask & ~result.implant.mask
+    count = ndimage.label(gone, np.ones((3, 3, 3)))[1]
+    assert count == result.drains >= 5
+    assert gone.sum() * skull.voxel_ml * 1000 / count == pytest.approx(np.pi * 1.5**2 * 6, rel=0.12)
+    distance = ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing)
+    assert distance[gone].min() > MARGIN - 1.5
+    with pytest.raises(InputError, match="three voxels"):
+        fit(plugged((0.8, 0.8, 1.2)), drain_holes="2@10")
+
+
+def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:
+    skull, implant = case
+    cut = implant.mask.copy()
+    cut[:, 40:44] = False
+    made = fit((skull, skull.with_mask(cut)), clearance=0.5)
+    assert ndimage.label(made.mask)[1] == 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"clearance": -0.1},
+        {"clearance": 50.0},
+        {"thickness": "thin"},
+        {"thickness": "0.2mm"},
+        {"thickness": "7"},
+        {"smooth": 5.0},
+        {"drain_holes": "1@9"},
+        {"drain_holes": "3@4"},
+        {"drain_holes": "3"},
+    ],
+)
+def test_what_cannot_be_is_refused(asked: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"--{next(iter(asked)).replace('_', '-')}: expected"):
+        Fitting(**asked)  # type: ignore[arg-type]
+
+
+def test_nothing_left_is_said(case: tuple[Volume, Volume]) -> None:
+    skull, implant = case
+    thin = implant.mask & (ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing) < 2)
+    with pytest.raises(InputError, match="nothing is left"):
+        fit((skull, skull.with_mask(thin)), clearance=3.0)

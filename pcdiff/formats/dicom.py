@@ -138,7 +138,9 @@ def _slice(path: Path) -> tuple[tuple[Any, ...], Slice] | None:
     import SimpleITK as sitk
 
     if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path}: a DICOM file of more than 256 MB is not read; export the CT as single slices")
+        if _should_be_ct(path):
+            raise InputError(f"{path}: a CT slice of more than 256 MB is not read; export it again")
+        return None
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
@@ -210,7 +212,7 @@ def _choose(folder: Path, found: list[Series], wanted: str | None) -> tuple[Seri
     usable = [one for one in found if one.problem is None]
     listed = "; ".join(f"{number}: {one}" for number, one in enumerate(found, 1))
     if not found:
-        raise InputError(f"{folder}: expected a CT, got DICOM files without an image; give the CT's own folder")
+        raise InputError(f"{folder}: expected a CT, got DICOM files without a slice of one; give the CT's own folder")
     if wanted is not None:
         if wanted.isdecimal():
             named = found[int(wanted) - 1 : int(wanted)] if int(wanted) else []

@@ -189,10 +189,10 @@ def _input(record: dict[str, Any]) -> str:
     for key, (title, unit) in told.items():
         if check.get(key) is not None:
             value = check[key]
-            text = _numbers(value) if isinstance(value, list) else _number(value)
+            text = _numbers(value) if isinstance(value, list | tuple) else _number(value)
             facts[title] = f"{escape(text)} {unit}".strip()
     for n, hole in enumerate(check.get("holes") or [], 1):
-        where = ", ".join(str(hole[key]) for key in ("place", "side") if hole.get(key))
+        where = hole.get("place") or hole.get("side")
         facts[f"Hole {hole.get('label', n)}"] = escape(f"{_number(hole.get('area_cm2'))} cm\u00b2, {where}")
     warnings = "".join(f"<li>{escape(str(warning))}</li>" for warning in check.get("warnings") or [])
     return _list(facts) + (f'<div class="warnings"><b>Warnings</b><ul>{warnings}</ul></div>' if warnings else "")
@@ -263,7 +263,9 @@ def _code(text: str) -> str:
 def _number(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
 
 
 def _numbers(values: Iterable[float]) -> str:

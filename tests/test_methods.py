@@ -222,7 +222,7 @@ def test_weights_of_another_network_are_refused(method, prior, tmp_path, other):
 
 def test_methods_by_name():
     assert "prior" in METHODS and isinstance(load_method("prior"), PriorMethod)
-    with pytest.raises(InputError, match="unknown method 'magic': expected one of diffusion, prior"):
+    with pytest.raises(InputError, match="unknown method 'magic': expected one of diffusion, paper, prior"):
         load_method("magic")
 
 

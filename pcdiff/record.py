@@ -21,6 +21,9 @@ from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 
 RECORD = "run.json"
+SKULL = "defective_skull.nrrd"  # in the folder where the input was not that mask itself
+# The methods, and the weights of their own that are shipped.
+METHODS = {"diffusion": "denoiser.safetensors", "prior": "prior.safetensors", "paper": None}
 
 
 def weights_files(method: str, weights: Path | None = None) -> list[Path]:
@@ -31,16 +34,15 @@ def weights_files(method: str, weights: Path | None = None) -> list[Path]:
     places fits them.
     Raises InputError for an unknown method, and for the paper's, of which none are shipped, without weights.
     """
-    own = {"prior": "prior.safetensors", "diffusion": "denoiser.safetensors", "paper": None}
-    if method not in own:
-        raise InputError(f"unknown method {method!r}: expected one of {', '.join(sorted(own))}")
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if method == "paper" and weights is None:
         raise InputError(
             "method paper: expected --weights, got none; its authors published none, so import a checkpoint of "
             "your own with pcdiff import-checkpoint, or train one by configs/paper_skullfix.yaml"
         )
     with resources.as_file(resources.files("pcdiff") / "weights") as shipped:
-        files = [weights or shipped / str(own[method])]
+        files = [weights or shipped / str(METHODS[method])]
         if method != "prior":
             beside = files[0].with_name("prior.safetensors")
             files.append(beside if beside.is_file() else shipped / "prior.safetensors")

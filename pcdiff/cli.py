@@ -14,15 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pcdiff import __version__
+from pcdiff import NOTICE, __version__
 from pcdiff.console import debugging, device_that_is_there, exit_code, line_on, say
 from pcdiff.errors import InputError
 
-NOT_A_DEVICE = "Not a medical device: for research only, not for diagnosis or treatment."
 HELP = f"""Designs patient-specific cranial implants: a skull with a hole goes in, the missing piece comes out,
 as a volume on the scan's own grid and as an STL in patient millimetres (LPS).
 
-{NOT_A_DEVICE}
+{NOTICE}
 
     pcdiff demo -o out/demo            a built-in case: see what comes
     pcdiff sample skull.nrrd -o out    your own skull
@@ -212,11 +211,8 @@ def check(
     Complete, no area over bone, implantable, restores the shape, smooth transition, thickness (the six criteria of
     Ellis et al.), the gap to the bone, and the print gate of the mesh. The exit code is 1 where a check fails.
 
-    Examples:
-
-      pcdiff check implant.stl --skull skull.nrrd
-
-      pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
+        pcdiff check implant.stl --skull skull.nrrd
+        pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
     """
     from pcdiff.criteria import load_criteria
     from pcdiff.proof import check_files, write_checks, write_surface
@@ -232,7 +228,7 @@ def check(
             for figure in each.figures:
                 limit = "" if figure.rule is None else f"  ({figure.rule} {figure.limit:g})"
                 typer.echo(f"        {figure.name}: {figure.value:.4g} {figure.unit}".rstrip() + limit)
-        typer.echo(NOT_A_DEVICE)
+        typer.echo(NOTICE)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -241,21 +237,25 @@ def check(
 def demo(
     out: Out,
     method: Method = DEFAULT_METHOD,
+    weights: Weights = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it.
 
-    pcdiff demo -o out/demo
-    pcdiff demo -o out/other --seed 7
+    OUT gets what `pcdiff sample` writes, and skull.nrrd, the head as it was drawn, defective_skull.nrrd, and
+    implant_true.nrrd, which was cut out.
+
+        pcdiff demo -o out/demo
+        pcdiff demo -o out/other --seed 7
     """
     from pcdiff.demo import demo as run
     from pcdiff.output import Settings
 
     if not quiet:
         say("drawing a head from the shape prior, cutting a hole, designing the implant ...")
-    record = run(out, Settings(method, seed=seed), overwrite)
+    record = run(out, Settings(method, seed=seed, weights=weights), overwrite)
     if quiet:
         return
     figures = record["scores"]
@@ -270,7 +270,7 @@ HD95 {figures["hd95"]:.2f} mm
 {out / "implant.nrrd"}: the same on the grid of {out / "defective_skull.nrrd"}
 
 Now a skull of your own:  pcdiff sample SKULL.nrrd -o out
-{NOT_A_DEVICE}""")
+{NOTICE}""")
 
 
 @app.command()
@@ -471,8 +471,11 @@ def view(
 def report(case: CaseFolder, skull: Moved = None) -> None:
     """Write report.html and preview.png of a case again, after new checks or with another version.
 
-    pcdiff report out/head
-    pcdiff report out/head --skull scans/head.nrrd
+    Both draw the defective skull: that after --skull, else the one in the case folder, else the one that the implant
+    was designed from.
+
+        pcdiff report out/head
+        pcdiff report out/head --skull scans/head.nrrd
     """
     from pcdiff.record import renew_record
     from pcdiff.report import PREVIEW, REPORT, write_report
@@ -492,7 +495,8 @@ def dicom_seg(
 ) -> None:
     """Write a case's implant as DICOM Segmentation, which a PACS and a planning station take.
 
-    Needs highdicom: pip install 'pcdiff[dicom]'. The file names the patient, as the scan does.
+    Needs highdicom: pip install 'pcdiff[dicom]'. The file names the patient, as the scan does, and refers to its slices
+    and its frame of reference.
 
         pcdiff dicom-seg out/head --scan dicom/series3
     """
@@ -510,10 +514,13 @@ def dicom_seg(
 def doctor(
     try_it: Annotated[bool, typer.Option("--try", help="Design the built-in case too, and measure it.")] = False,
 ) -> None:
-    """Say what is installed, which weights, which device, and how long a case takes; the exit code is 1 if it is ill.
+    """Say what is installed, which weights, which device, and how long a case takes.
 
-    pcdiff doctor
-    pcdiff doctor --try
+    With --try the built-in case is designed too, into a folder that is thrown away. The exit code is 1 if something
+    is missing or wrong.
+
+        pcdiff doctor
+        pcdiff doctor --try
     """
     from pcdiff.doctor import examine
 

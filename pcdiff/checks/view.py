@@ -68,8 +68,10 @@ class View:
         across, normal = _surface(vault.pose.to_patient(outer[..., None] * directions))
         along = directions @ vault.pose.linear.T  # patient mm per model mm of radius
         mm = np.abs((along * normal).sum(-1))
-        places = vault.pose.to_patient((outer[..., None] + HEIGHTS)[..., None] * directions[..., None, :])
-        index = skull.to_index(places.reshape(-1, 3)).T.astype(np.float32)
+        # a ray is a line on the grid too: its places are multiples of one step, (3, U, V, H)
+        step = np.moveaxis(along @ np.linalg.inv(skull.affine[:3, :3]).T, -1, 0).astype(np.float32)[..., None]
+        start = skull.to_index(vault.pose.shift).astype(np.float32)[:, None, None, None]
+        index = (start + step * (outer[..., None] + HEIGHTS).astype(np.float32)).reshape(3, -1)
         bone, solid = (
             ndimage.map_coordinates(
                 volume.mask.view(np.uint8) * np.uint8(200), index, order=1, output=np.float32

@@ -500,13 +500,16 @@ def dicom_seg(
 
         pcdiff dicom-seg out/head --scan dicom/series3
     """
-    from pcdiff.dicom_seg import write_dicom_seg
+    from pcdiff.dicom_seg import SEGMENTATION, write_dicom_seg
+    from pcdiff.record import renew_record
     from pcdiff.scene import case_record
     from pcdiff.volume import read_volume
 
-    case_record(case)
-    path = out or case / "implant.dcm"
+    record = case_record(case)
+    path = out or case / SEGMENTATION
     write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
+    if out is None:
+        renew_record(case, record, [SEGMENTATION])
     typer.echo(path)
 
 

@@ -18,6 +18,7 @@ from pcdiff.volume import Volume
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+SEGMENTATION = "implant.dcm"  # in a case folder
 ALIKE = 1e-3  # cosine between axes that count as perpendicular
 # What a scanner fills in and anonymisers strip; DICOM-SEG may leave it empty, highdicom asks for it.
 MAY_BE_EMPTY = (

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
@@ -62,13 +62,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def write_record(part: Path, record: dict[str, Any]) -> None:
     """`run.json` beside the files of a case, with the sha256 of each."""
-    files = {path.relative_to(part).as_posix(): sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
-    with written_beside(part / RECORD) as path:
-        path.write_text(json.dumps(record | {"files": files}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    found = (path.relative_to(part).as_posix() for path in sorted(part.rglob("*")) if path.is_file())
+    renew_record(part, record | {"files": {}}, found)
 
 
-def renew_record(folder: Path, record: dict[str, Any], names: Sequence[str]) -> None:
-    """`run.json` again, with other sha256 of the files named, which have been written anew."""
+def renew_record(folder: Path, record: dict[str, Any], names: Iterable[str]) -> None:
+    """`run.json` again, with the sha256 of the files named, which are new, or have been written anew.
+
+    So a design that takes this one's place takes them away too: none of them is of the implant that lies beside it.
+    """
     files = record["files"] | {name: sha256(folder / name) for name in names}
     with written_beside(folder / RECORD) as path:
         path.write_text(json.dumps(record | {"files": files}, indent=1, allow_nan=False) + "\n", encoding="utf-8")

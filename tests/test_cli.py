@@ -356,6 +356,8 @@ def test_demo_runs_from_nothing_to_scores(
         monkeypatch.delenv(name, raising=False)
     code, said, hindrance = run("view", tmp_path / "demo")
     assert code == 0 and "no display" in hindrance and said.strip() == str(tmp_path / "demo" / "view.html")
+    record = read_record(tmp_path / "demo")  # so that the page goes with the implant that it shows
+    assert record and record["files"]["view.html"] == sha256(tmp_path / "demo" / "view.html")
     (tmp_path / "demo" / "report.html").unlink()
     assert run("report", tmp_path / "demo")[:2] == (0, f"{tmp_path / 'demo' / 'report.html'}\n")
     assert files(tmp_path / "demo").keys() >= read_record(tmp_path / "demo")["files"].keys()

@@ -32,7 +32,7 @@ Tab completes commands and options after `pcdiff --install-completion`. Manual: 
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
-FILES = "Files"  # a panel of the help
+SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 DEFAULT_METHOD = "diffusion"
 Method = Annotated[
@@ -44,15 +44,27 @@ Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same bytes.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
-Clearance = Annotated[float, typer.Option(metavar="MM", help="Gap to the bone, all around; 0.5 is usual in practice.")]
+Clearance = Annotated[
+    float,
+    typer.Option(rich_help_panel=FIT, metavar="MM", help="Gap to the bone, all around; 0.5 is usual in practice."),
+]
 Criteria = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with thresholds of your own for the checks: docs/checks.md.")
+    Path | None,
+    typer.Option(
+        rich_help_panel=FIT, metavar="FILE", help="YAML with thresholds of your own for the checks: docs/checks.md."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-Threshold = Annotated[int | None, typer.Option(metavar="HU", help="Of a CT: HU from which it is bone [300].")]
-Series = Annotated[str | None, typer.Option(metavar="N|UID", help="Of a DICOM folder with several series.")]
-MaskOut = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the mask of the skull that was used here.")]
+Threshold = Annotated[
+    int | None, typer.Option(rich_help_panel=SCAN, metavar="HU", help="Of a CT: HU from which it is bone [300].")
+]
+Series = Annotated[
+    str | None, typer.Option(rich_help_panel=SCAN, metavar="N|UID", help="Of a DICOM folder with several series.")
+]
+MaskOut = Annotated[
+    Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask that was used to this file.")
+]
 CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff sample` or `demo` wrote.")]
 Moved = Annotated[Path | None, typer.Option(help="The defective skull, where it has moved since.")]
 Cases = Annotated[str | None, typer.Option(help="Some cases only: 000-059,063.")]
@@ -97,6 +109,31 @@ def sample(
     threshold: Threshold = None,
     series: Series = None,
     mask_out: MaskOut = None,
+    clearance: Clearance = 0.0,
+    thickness: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=FIT,
+            metavar="bone|MM|SHARE",
+            help="As bone; or 3mm; or 0.6 of the bone's. Off the brain's side.",
+        ),
+    ] = "bone",
+    smooth: Annotated[
+        float, typer.Option(rich_help_panel=FIT, metavar="MM", help="Smooth what is free of the rim; 0.8 is plenty.")
+    ] = 0.0,
+    drain_holes: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=FIT, metavar="MM@MM", help="Perforations, across @ apart: 2@12. The rim stays whole."
+        ),
+    ] = None,
+    make_insertable: Annotated[
+        bool,
+        typer.Option(
+            "--make-insertable", rich_help_panel=FIT, help="Trim what bone would catch on the way in, and say how much."
+        ),
+    ] = False,
+    criteria: Criteria = None,
     mesh: Annotated[
         str, typer.Option(rich_help_panel=FILES, help="Mesh files beside the STL, with commas: ply, obj, 3mf, glb.")
     ] = "stl",
@@ -109,18 +146,6 @@ def sample(
     report: Annotated[
         bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
     ] = True,
-    clearance: Clearance = 0.0,
-    thickness: Annotated[
-        str, typer.Option(metavar="bone|MM|SHARE", help="As bone; or 3mm; or 0.6 of the bone's. Off the brain's side.")
-    ] = "bone",
-    smooth: Annotated[float, typer.Option(metavar="MM", help="Smooth what is free of the rim; 0.8 is plenty.")] = 0.0,
-    drain_holes: Annotated[
-        str | None, typer.Option(metavar="MM@MM", help="Perforations, across @ apart: 2@12. The rim stays whole.")
-    ] = None,
-    make_insertable: Annotated[
-        bool, typer.Option("--make-insertable", help="Trim what bone would catch on the way in, and say how much.")
-    ] = False,
-    criteria: Criteria = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

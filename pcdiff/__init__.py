@@ -5,3 +5,5 @@ Importing this package loads neither torch nor open3d; each module loads what it
 """
 
 __version__ = "0.1.0"
+
+NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."

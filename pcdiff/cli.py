@@ -14,15 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pcdiff import __version__
+from pcdiff import NOTICE, __version__
 from pcdiff.console import debugging, device_that_is_there, exit_code, line_on, say
 from pcdiff.errors import InputError
 
-NOT_A_DEVICE = "Not a medical device: for research only, not for diagnosis or treatment."
 HELP = f"""Designs patient-specific cranial implants: a skull with a hole goes in, the missing piece comes out,
 as a volume on the scan's own grid and as an STL in patient millimetres (LPS).
 
-{NOT_A_DEVICE}
+{NOTICE}
 
     pcdiff demo -o out/demo            a built-in case: see what comes
     pcdiff sample skull.nrrd -o out    your own skull
@@ -33,7 +32,7 @@ Tab completes commands and options after `pcdiff --install-completion`. Manual: 
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
-FILES = "Files"  # a panel of the help
+SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 DEFAULT_METHOD = "diffusion"
 Method = Annotated[
@@ -45,15 +44,27 @@ Ensemble = Annotated[int | None, typer.Option(min=1, help="Candidates; more than
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same bytes.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
-Clearance = Annotated[float, typer.Option(metavar="MM", help="Gap to the bone, all around; 0.5 is usual in practice.")]
+Clearance = Annotated[
+    float,
+    typer.Option(rich_help_panel=FIT, metavar="MM", help="Gap to the bone, all around; 0.5 is usual in practice."),
+]
 Criteria = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with thresholds of your own for the checks: docs/checks.md.")
+    Path | None,
+    typer.Option(
+        rich_help_panel=FIT, metavar="FILE", help="YAML with thresholds of your own for the checks: docs/checks.md."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again what is done already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-Threshold = Annotated[int | None, typer.Option(metavar="HU", help="Of a CT: HU from which it is bone [300].")]
-Series = Annotated[str | None, typer.Option(metavar="N|UID", help="Of a DICOM folder with several series.")]
-MaskOut = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the mask of the skull that was used here.")]
+Threshold = Annotated[
+    int | None, typer.Option(rich_help_panel=SCAN, metavar="HU", help="Of a CT: HU from which it is bone [300].")
+]
+Series = Annotated[
+    str | None, typer.Option(rich_help_panel=SCAN, metavar="N|UID", help="Of a DICOM folder with several series.")
+]
+MaskOut = Annotated[
+    Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask that was used to this file.")
+]
 CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff sample` or `demo` wrote.")]
 Moved = Annotated[Path | None, typer.Option(help="The defective skull, where it has moved since.")]
 Cases = Annotated[str | None, typer.Option(help="Some cases only: 000-059,063.")]
@@ -98,6 +109,31 @@ def sample(
     threshold: Threshold = None,
     series: Series = None,
     mask_out: MaskOut = None,
+    clearance: Clearance = 0.0,
+    thickness: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=FIT,
+            metavar="bone|MM|SHARE",
+            help="As bone; or 3mm; or 0.6 of the bone's. Off the brain's side.",
+        ),
+    ] = "bone",
+    smooth: Annotated[
+        float, typer.Option(rich_help_panel=FIT, metavar="MM", help="Smooth what is free of the rim; 0.8 is plenty.")
+    ] = 0.0,
+    drain_holes: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=FIT, metavar="MM@MM", help="Perforations, across @ apart: 2@12. The rim stays whole."
+        ),
+    ] = None,
+    make_insertable: Annotated[
+        bool,
+        typer.Option(
+            "--make-insertable", rich_help_panel=FIT, help="Trim what bone would catch on the way in, and say how much."
+        ),
+    ] = False,
+    criteria: Criteria = None,
     mesh: Annotated[
         str, typer.Option(rich_help_panel=FILES, help="Mesh files beside the STL, with commas: ply, obj, 3mf, glb.")
     ] = "stl",
@@ -110,18 +146,6 @@ def sample(
     report: Annotated[
         bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
     ] = True,
-    clearance: Clearance = 0.0,
-    thickness: Annotated[
-        str, typer.Option(metavar="bone|MM|SHARE", help="As bone; or 3mm; or 0.6 of the bone's. Off the brain's side.")
-    ] = "bone",
-    smooth: Annotated[float, typer.Option(metavar="MM", help="Smooth what is free of the rim; 0.8 is plenty.")] = 0.0,
-    drain_holes: Annotated[
-        str | None, typer.Option(metavar="MM@MM", help="Perforations, across @ apart: 2@12. The rim stays whole.")
-    ] = None,
-    make_insertable: Annotated[
-        bool, typer.Option("--make-insertable", help="Trim what bone would catch on the way in, and say how much.")
-    ] = False,
-    criteria: Criteria = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -212,11 +236,8 @@ def check(
     Complete, no area over bone, implantable, restores the shape, smooth transition, thickness (the six criteria of
     Ellis et al.), the gap to the bone, and the print gate of the mesh. The exit code is 1 where a check fails.
 
-    Examples:
-
-      pcdiff check implant.stl --skull skull.nrrd
-
-      pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
+        pcdiff check implant.stl --skull skull.nrrd
+        pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
     """
     from pcdiff.criteria import load_criteria
     from pcdiff.proof import check_files, write_checks, write_surface
@@ -232,7 +253,7 @@ def check(
             for figure in each.figures:
                 limit = "" if figure.rule is None else f"  ({figure.rule} {figure.limit:g})"
                 typer.echo(f"        {figure.name}: {figure.value:.4g} {figure.unit}".rstrip() + limit)
-        typer.echo(NOT_A_DEVICE)
+        typer.echo(NOTICE)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -241,21 +262,25 @@ def check(
 def demo(
     out: Out,
     method: Method = DEFAULT_METHOD,
+    weights: Weights = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it.
 
-    pcdiff demo -o out/demo
-    pcdiff demo -o out/other --seed 7
+    OUT gets what `pcdiff sample` writes, and skull.nrrd, the head as it was drawn, defective_skull.nrrd, and
+    implant_true.nrrd, which was cut out.
+
+        pcdiff demo -o out/demo
+        pcdiff demo -o out/other --seed 7
     """
     from pcdiff.demo import demo as run
     from pcdiff.output import Settings
 
     if not quiet:
         say("drawing a head from the shape prior, cutting a hole, designing the implant ...")
-    record = run(out, Settings(method, seed=seed), overwrite)
+    record = run(out, Settings(method, seed=seed, weights=weights), overwrite)
     if quiet:
         return
     figures = record["scores"]
@@ -270,7 +295,7 @@ HD95 {figures["hd95"]:.2f} mm
 {out / "implant.nrrd"}: the same on the grid of {out / "defective_skull.nrrd"}
 
 Now a skull of your own:  pcdiff sample SKULL.nrrd -o out
-{NOT_A_DEVICE}""")
+{NOTICE}""")
 
 
 @app.command()
@@ -471,8 +496,11 @@ def view(
 def report(case: CaseFolder, skull: Moved = None) -> None:
     """Write report.html and preview.png of a case again, after new checks or with another version.
 
-    pcdiff report out/head
-    pcdiff report out/head --skull scans/head.nrrd
+    Both draw the defective skull: that after --skull, else the one in the case folder, else the one that the implant
+    was designed from.
+
+        pcdiff report out/head
+        pcdiff report out/head --skull scans/head.nrrd
     """
     from pcdiff.record import renew_record
     from pcdiff.report import PREVIEW, REPORT, write_report
@@ -492,17 +520,21 @@ def dicom_seg(
 ) -> None:
     """Write a case's implant as DICOM Segmentation, which a PACS and a planning station take.
 
-    Needs highdicom: pip install 'pcdiff[dicom]'. The file names the patient, as the scan does.
+    Needs highdicom: pip install 'pcdiff[dicom]'. The file names the patient, as the scan does, and refers to its slices
+    and its frame of reference.
 
         pcdiff dicom-seg out/head --scan dicom/series3
     """
-    from pcdiff.dicom_seg import write_dicom_seg
+    from pcdiff.dicom_seg import SEGMENTATION, write_dicom_seg
+    from pcdiff.record import renew_record
     from pcdiff.scene import case_record
     from pcdiff.volume import read_volume
 
-    case_record(case)
-    path = out or case / "implant.dcm"
+    record = case_record(case)
+    path = out or case / SEGMENTATION
     write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
+    if out is None:
+        renew_record(case, record, [SEGMENTATION])
     typer.echo(path)
 
 
@@ -510,10 +542,13 @@ def dicom_seg(
 def doctor(
     try_it: Annotated[bool, typer.Option("--try", help="Design the built-in case too, and measure it.")] = False,
 ) -> None:
-    """Say what is installed, which weights, which device, and how long a case takes; the exit code is 1 if it is ill.
+    """Say what is installed, which weights, which device, and how long a case takes.
 
-    pcdiff doctor
-    pcdiff doctor --try
+    With --try the built-in case is designed too, into a folder that is thrown away. The exit code is 1 if something
+    is missing or wrong.
+
+        pcdiff doctor
+        pcdiff doctor --try
     """
     from pcdiff.doctor import examine
 

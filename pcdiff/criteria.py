@@ -2,8 +2,9 @@
 
 The six criteria are those that neurosurgeons graded in Ellis et al., "Qualitative criteria for designing feasible
 cranial
-implants" (AutoImplant 2021). They give no figures, and no standard does, so these are engineering judgement; a hospital
-with figures of its own overrides them by a YAML file with the same names. docs/checks.md says how each is measured.
+implants" (AutoImplant 2021). They give no figures, and no standard does, so these are engineering judgement; a
+hospital with figures of its own overrides them by a YAML file with the same names. docs/checks.md says how each is
+measured.
 """
 
 from __future__ import annotations

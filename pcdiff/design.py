@@ -10,7 +10,7 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh
 from pcdiff.methods import Method, Proposal
-from pcdiff.shaping import Fitting, fitted
+from pcdiff.shaping import AS_DESIGNED, Fitting, fitted
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume
 
@@ -46,12 +46,13 @@ def design(
     backend: str = "spectral",
     device: str = "cpu",
     keep_members: bool = False,
-    fitting: Fitting | None = None,
+    fitting: Fitting = AS_DESIGNED,
 ) -> Design:
     """Designs the implant that closes every hole of a defective skull, made to fit as asked.
 
-    Raises InputError when there is no hole to close, or the skull is none.
+    Raises InputError when there is no hole to close, the skull is none, or its voxels are too coarse for the fitting.
     """
+    fitting.needs(skull.spacing)  # told at once, not after the design
     started = time.perf_counter()
     proposal = method(skull, ensemble, seed, device)
     generated = time.perf_counter()
@@ -59,8 +60,8 @@ def design(
     if not implant.mask.any():
         raise InputError("no implant: the hole found is thinner than the scan's voxels; is the skull really defective?")
     centre = proposal.fit.pose.shift
-    fit = fitted(implant, skull, centre, fitting or Fitting())
-    members = [fitted(m, skull, centre, fitting or Fitting()).implant if m.mask.any() else m for m in members]
+    fit = fitted(implant, skull, centre, fitting)
+    members = [fitted(m, skull, centre, fitting).implant if m.mask.any() else m for m in members]
     solid = time.perf_counter()
     mesh = volume_to_mesh(fit.implant)
     return Design(

@@ -18,7 +18,13 @@ from pcdiff.volume import Volume
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+SEGMENTATION = "implant.dcm"  # in a case folder
 ALIKE = 1e-3  # cosine between axes that count as perpendicular
+# What a scanner fills in and anonymisers strip; DICOM-SEG may leave it empty, highdicom asks for it.
+MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
 
 
 def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
@@ -26,7 +32,7 @@ def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
 
     scan: the folder of DICOM slices that the implant was designed from. Patient, study and frame of reference are
     theirs. Same implant and scan, same UIDs. Raises InputError without highdicom, for a folder without a series that
-    fits the implant, and for a grid whose axes are not perpendicular.
+    fits the implant or without its frame of reference, and for a grid whose axes are not perpendicular.
     """
     try:
         import highdicom as hd
@@ -39,7 +45,9 @@ def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
     if np.abs(directions.T @ directions - np.eye(3)).max() > ALIKE:
         raise InputError(f"{scan}: DICOM-SEG asks for perpendicular axes, the grid is tilted; use the STL or the NRRD")
     affine = implant.affine[:, [2, 1, 0, 3]]  # frames, rows, columns
-    reference = slices[0].FrameOfReferenceUID
+    reference = slices[0].get("FrameOfReferenceUID")
+    if not reference:
+        raise InputError(f"{scan}: DICOM-SEG asks for a frame of reference, the scan has none; give it as it was sent")
     volume = hd.Volume(implant.mask.T.astype(np.uint8), affine, "PATIENT", reference)
     digest = hashlib.sha256(implant.mask.tobytes(order="C") + affine.tobytes()).hexdigest()
     made = [slices[0].SeriesInstanceUID, digest]
@@ -75,21 +83,24 @@ def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
 
 
 def _series(scan: Path, implant: Volume) -> list[Dataset]:
-    """The slices of the series in a folder that the implant's grid is of; of one series alone, that."""
+    """The slices of the series in a folder and below that the implant's grid is of; of one series alone, that."""
     import pydicom
     from pydicom.errors import InvalidDicomError
+
+    from pcdiff.formats.dicom import dicom_files
 
     if not scan.is_dir():
         raise InputError(f"{scan}: expected the scan's folder of DICOM slices, found none; check the path")
     series: dict[str, list[Any]] = defaultdict(list)
-    for path in sorted(scan.iterdir()):
-        if path.is_file():
-            try:
-                dataset = pydicom.dcmread(path, stop_before_pixels=True)
-            except (InvalidDicomError, OSError):
-                continue
-            if "ImagePositionPatient" in dataset:
-                series[dataset.SeriesInstanceUID].append(dataset)
+    for path in dicom_files(scan):
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError):
+            continue
+        if "ImagePositionPatient" in dataset:
+            for name in MAY_BE_EMPTY:
+                dataset.setdefault(name, "")
+            series[dataset.SeriesInstanceUID].append(dataset)
     columns, rows, count = implant.mask.shape
     fit = [s for s in series.values() if (s[0].Columns, s[0].Rows, len(s)) == (columns, rows, count)]
     if len(series) == 1:

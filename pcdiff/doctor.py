@@ -14,7 +14,10 @@ from tempfile import TemporaryDirectory
 from pcdiff import __version__
 from pcdiff.files import sha256
 
-NEEDED = ("numpy", "scipy", "scikit-image", "SimpleITK", "pynrrd", "trimesh", "plotly", "torch", "typer")
+NEEDED = (
+    *("numpy", "scipy", "scikit-image", "pynrrd", "SimpleITK", "pillow", "torch", "einops", "safetensors"),
+    *("pydantic", "pyyaml", "typer", "tqdm", "trimesh", "plotly", "manifold3d"),
+)
 EXTRAS = {
     "open3d": ("open3d", "a window to turn a case in, and a second surface reconstruction"),
     "dicom": ("highdicom", "implants as DICOM segmentation"),

@@ -29,7 +29,7 @@ class InputCheck:
 
     kind: ct or mask. format: DICOM, NRRD, NIfTI or MetaImage. spacing_mm, field_of_view_mm: along the index axes.
     slice_thickness_mm: see `Scan`. tilt_deg: of the gantry. threshold_hu, metal_ml, noise_hu, streaks_hu: see
-    `Segmentation`, None for a mask. removed_ml: as dense as bone, but table, holder or a loose piece.
+    `Segmentation`. removed_ml: as dense as bone, but table, holder or a loose piece. These are None for a mask.
     holes: of the prior's fit, none before it.
     warnings: each a line for the user.
     """
@@ -45,7 +45,7 @@ class InputCheck:
     metal_ml: float | None
     noise_hu: float | None
     streaks_hu: float | None
-    removed_ml: float
+    removed_ml: float | None
     holes: tuple[Hole, ...]
     warnings: tuple[str, ...]
 
@@ -63,13 +63,13 @@ def read_skull(path: Path, threshold: int | None = None, series: str | None = No
     scan = read_scan(path, series)
     if scan.is_ct:
         found = segment(scan, THRESHOLD if threshold is None else threshold)
-        return found.skull, check(scan, found, THRESHOLD if threshold is None else threshold)
+        return found.skull, describe(scan, found, THRESHOLD if threshold is None else threshold)
     if threshold is not None:
         raise InputError(f"{path}: --threshold is for a CT in HU, got a mask; leave it out")
-    return Volume(scan.values, scan.affine, scan.header), check(scan)
+    return Volume(scan.values, scan.affine, scan.header), describe(scan)
 
 
-def check(scan: Scan, found: Segmentation | None = None, threshold: int | None = None) -> InputCheck:
+def describe(scan: Scan, found: Segmentation | None = None, threshold: int | None = None) -> InputCheck:
     """Describes a scan; found, threshold: of a CT."""
     spacing = np.linalg.norm(scan.affine[:3, :3], axis=0)
     shape = scan.values.shape
@@ -86,7 +86,7 @@ def check(scan: Scan, found: Segmentation | None = None, threshold: int | None =
         metal_ml=None if found is None else round(found.metal_ml, 3),
         noise_hu=None if found is None or found.noise is None else round(found.noise, 1),
         streaks_hu=None if found is None or found.streaks is None else round(found.streaks, 1),
-        removed_ml=0.0 if found is None else round(found.removed_ml, 3),
+        removed_ml=None if found is None else round(found.removed_ml, 3),
         holes=(),
         warnings=(*scan.notes, *_warnings(scan, view, found)),
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from pcdiff import __version__
+from pcdiff import NOTICE, __version__
 from pcdiff.criteria import Criteria
 from pcdiff.files import sha256, written_beside
 from pcdiff.formats import FORMATS, format_of, suffix_of
@@ -20,11 +20,11 @@ from pcdiff.input_check import read_skull
 from pcdiff.mesh import in_space, mesh_to_mask, read_stl, write_stl
 from pcdiff.mesh_files import mesh_kinds, write_mesh
 from pcdiff.metrics import bounding_box, dice
-from pcdiff.proof import NOTICE, recommend, spread, write_checks, write_surface
-from pcdiff.record import case_folder, machine, peak_memory_mb, read_record, weights_files, write_record
+from pcdiff.proof import recommend, spread, write_checks, write_surface
+from pcdiff.record import SKULL, case_folder, machine, peak_memory_mb, read_record, weights_files, write_record
 from pcdiff.regions import holes_of
 from pcdiff.scan import input_digest
-from pcdiff.shaping import Fitting
+from pcdiff.shaping import AS_DESIGNED, Fitting
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume, read_volume, write_map, write_volume
 
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
 STL_DSC = 0.97  # the least agreement of an STL with its volume
 DEFAULT_ENSEMBLE = 1
-SKULL = "defective_skull.nrrd"  # the mask that a CT became
-AS_DESIGNED, USUAL = Fitting(), Criteria()
+USUAL = Criteria()
 
 
 class OutputError(RuntimeError):
@@ -263,7 +262,7 @@ def write_simulation(source: Path, folder: Path, kind: str, holes: int, seed: in
     with case_folder(folder, overwrite, source) as part:
         skull = read_volume(source)
         defective_skull, implant = cut(skull, kind, np.random.default_rng(seed), holes)
-        write_volume(defective_skull, part / "defective_skull.nrrd")
+        write_volume(defective_skull, part / SKULL)
         write_volume(implant, part / "implant.nrrd")
         record = {
             "pcdiff": __version__,

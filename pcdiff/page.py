@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdiff import NOTICE
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.picture import srgb
@@ -57,8 +58,6 @@ def write_page(path: Path, title: str, body: str) -> None:
 
 def write_scene(scene: Scene, path: Path) -> None:
     """A page that shows a scene and nothing else. Errors as `write_page`."""
-    from pcdiff.output import NOTICE
-
     heading = f'<header class="bare"><h1>{escape(scene.title)}</h1></header>'
     write_page(
         path,
@@ -89,7 +88,10 @@ def scene_html(scene: Scene) -> str:
     groups = [f'<fieldset><legend>Show</legend><div class="row">{"".join(shows)}</div></fieldset>']
     fields = [field for surface in scene.surfaces for field in surface.fields]
     if fields:
-        options = "".join(f'<option value="{escape(f.name)}">{escape(f.title)}</option>' for f in fields)
+        options = "".join(  # whoever gives the truth wants to see the error
+            f'<option value="{escape(f.name)}"{" selected" if f.name == "error" else ""}>{escape(f.title)}</option>'
+            for f in fields
+        )
         groups.append(
             '<fieldset><legend>Colour the implant by</legend><select data-control="field" aria-label="colour by">'
             f'<option value="">nothing</option>{options}</select></fieldset>'

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter, label
 
+from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.metrics import bounding_box
 from pcdiff.shape import Shape, facing, part_of, shape_of, slanted, smooth_normals
@@ -142,9 +143,11 @@ def scale_colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:
-    """(H, W, 3) uint8 -> PNG; raises InputError where it cannot be written."""
+    """(H, W, 3) uint8 -> PNG; raises InputError for a file of another name, and where it cannot be written."""
     from PIL import Image
 
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: expected a name that ends in .png, got another; only PNG is written")
     with written_beside(path) as part:
         Image.fromarray(picture).save(part, format="PNG", optimize=True)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pcdiff import __version__
+from pcdiff import NOTICE, __version__
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pcdiff.criteria import Criteria
     from pcdiff.mesh import Mesh
     from pcdiff.volume import Volume
-
-NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
@@ -21,6 +21,9 @@ from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 
 RECORD = "run.json"
+SKULL = "defective_skull.nrrd"  # in the folder where the input was not that mask itself
+# The methods, and the weights of their own that are shipped.
+METHODS = {"diffusion": "denoiser.safetensors", "prior": "prior.safetensors", "paper": None}
 
 
 def weights_files(method: str, weights: Path | None = None) -> list[Path]:
@@ -31,16 +34,15 @@ def weights_files(method: str, weights: Path | None = None) -> list[Path]:
     places fits them.
     Raises InputError for an unknown method, and for the paper's, of which none are shipped, without weights.
     """
-    own = {"prior": "prior.safetensors", "diffusion": "denoiser.safetensors", "paper": None}
-    if method not in own:
-        raise InputError(f"unknown method {method!r}: expected one of {', '.join(sorted(own))}")
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if method == "paper" and weights is None:
         raise InputError(
             "method paper: expected --weights, got none; its authors published none, so import a checkpoint of "
             "your own with pcdiff import-checkpoint, or train one by configs/paper_skullfix.yaml"
         )
     with resources.as_file(resources.files("pcdiff") / "weights") as shipped:
-        files = [weights or shipped / str(own[method])]
+        files = [weights or shipped / str(METHODS[method])]
         if method != "prior":
             beside = files[0].with_name("prior.safetensors")
             files.append(beside if beside.is_file() else shipped / "prior.safetensors")
@@ -60,13 +62,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def write_record(part: Path, record: dict[str, Any]) -> None:
     """`run.json` beside the files of a case, with the sha256 of each."""
-    files = {path.relative_to(part).as_posix(): sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
-    with written_beside(part / RECORD) as path:
-        path.write_text(json.dumps(record | {"files": files}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    found = (path.relative_to(part).as_posix() for path in sorted(part.rglob("*")) if path.is_file())
+    renew_record(part, record | {"files": {}}, found)
 
 
-def renew_record(folder: Path, record: dict[str, Any], names: Sequence[str]) -> None:
-    """`run.json` again, with other sha256 of the files named, which have been written anew."""
+def renew_record(folder: Path, record: dict[str, Any], names: Iterable[str]) -> None:
+    """`run.json` again, with the sha256 of the files named, which are new, or have been written anew.
+
+    So a design that takes this one's place takes them away too: none of them is of the implant that lies beside it.
+    """
     files = record["files"] | {name: sha256(folder / name) for name in names}
     with written_beside(folder / RECORD) as path:
         path.write_text(json.dumps(record | {"files": files}, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pcdiff import NOTICE
 from pcdiff.errors import InputError
 from pcdiff.gallery import sections, views
-from pcdiff.output import NOTICE
 from pcdiff.page import picture_html, scene_html, write_page
 from pcdiff.picture import case_picture, render, write_png
 from pcdiff.scene import SHOWN_CANDIDATES, Scene, case_scene
@@ -30,7 +30,14 @@ LIMITS = (
     "The 3D view and the pictures show thinned surfaces. Print and measure the STL.",
     "Whoever uses the implant is responsible for it, and for the approval that their country asks for.",
 )
-STAGES = {"points": "completing the surface", "reconstruct": "solid from points", "mesh": "surface of the solid"}
+STAGES = {
+    "read": "reading the scan",
+    "points": "completing the surface",
+    "reconstruct": "solid from points",
+    "mesh": "surface of the solid",
+    "write": "writing",
+    "check": "checks",
+}
 
 
 def write_report(folder: Path, record: dict[str, Any], skull: Volume) -> None:
@@ -166,7 +173,8 @@ def _candidates(folder: Path, record: dict[str, Any], scene: Scene) -> str:
             pictures.append(picture_html(drawn, surface.name + recommended))
     few = len(volumes) <= SHOWN_CANDIDATES
     more = "" if few else f"<p>The first {SHOWN_CANDIDATES} of {len(volumes)} are drawn.</p>"
-    why = f"<p>{escape(str(record['recommended_because']))}</p>" if record.get("recommended_because") else ""
+    why = record.get("recommended_because")
+    why = f"<p>Recommended: {escape(str(why))}.</p>" if why else ""
     return f'{why}{table}<div class="pictures small">{"".join(pictures)}</div>{more}'
 
 
@@ -183,6 +191,8 @@ def _input(record: dict[str, Any]) -> str:
         "slice_thickness_mm": ("Slice thickness", "mm"),
         "tilt_deg": ("Gantry tilt", "degrees"),
         "threshold_hu": ("Threshold of bone", "HU"),
+        "noise_hu": ("Noise in soft tissue", "HU"),
+        "streaks_hu": ("Streaks of metal", "HU"),
         "metal_ml": ("Metal", "ml"),
         "removed_ml": ("Removed: table, head-holder, loose pieces", "ml"),
     }
@@ -199,9 +209,7 @@ def _input(record: dict[str, Any]) -> str:
 
 
 def _making(record: dict[str, Any]) -> str:
-    settings = "".join(
-        f"<code>{escape(key)}</code> {escape(str(value))}<br>" for key, value in record["settings"].items()
-    )
+    settings = "".join(f"{_code(key)} {escape(_setting(value))}<br>" for key, value in record["settings"].items())
     facts = {
         "Settings": settings,
         "Peak memory": f"{record['peak_memory_mb']} MB",
@@ -266,6 +274,12 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_setting(each)}" for key, each in value.items())
+    return _number(value)
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -12,12 +12,11 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh, read_stl
 from pcdiff.picture import BONE, IMPLANT
-from pcdiff.record import RECORD, read_record
+from pcdiff.record import RECORD, SKULL, read_record
 from pcdiff.shape import Shape, gathered, shape_of, simplified, smooth_normals
 from pcdiff.surface import distance_to, vertex_normals, volume_to_mesh
 from pcdiff.volume import Volume, read_volume
 
-SKULL = "defective_skull.nrrd"  # in a case folder, where the input was not that mask itself
 SKULL_VERTICES = 60_000  # as many as 16 bits count, with room
 IMPLANT_VERTICES = 30_000
 CANDIDATE_VERTICES = 8_000

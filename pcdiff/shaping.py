@@ -86,6 +86,18 @@ class Fitting:
             f"got {self.drain_holes!r}; for example 2@12"
         )
 
+    def needs(self, spacing: np.ndarray) -> None:
+        """Raises InputError where voxels of (3,) mm are too coarse for what is asked."""
+        holes, least = self.drains(), 3 * float(np.max(spacing))
+        if holes is not None and holes[0] < least:
+            raise InputError(
+                f"--drain-holes: expected at least three voxels across, {least:.1f} mm here, got {holes[0]:g} mm; "
+                "ask for wider holes, or use a finer scan"
+            )
+
+
+AS_DESIGNED = Fitting()
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -101,7 +113,8 @@ def fitted(implant: Volume, skull: Volume, centre: np.ndarray, fitting: Fitting)
 
     Raises InputError where it leaves nothing, or the scan is too coarse for what is asked.
     """
-    if fitting == Fitting():
+    fitting.needs(skull.spacing)
+    if fitting == AS_DESIGNED:
         return Fitted(implant)
     bone, solid = surroundings(skull, implant)
     pieces = _pieces(solid.mask)
@@ -187,13 +200,8 @@ def insertable(implant: Volume, bone: Volume, centre: np.ndarray) -> Volume:
 def drilled(implant: Volume, bone: Volume, centre: np.ndarray, across: float, apart: float) -> tuple[Volume, int]:
     """Holes of `across` mm at right angles to the surface, in a triangular pattern `apart` mm wide, and their number.
 
-    A rim of `MARGIN` mm stays whole. Raises InputError where voxels are too coarse for such holes.
+    A rim of `MARGIN` mm stays whole.
     """
-    if across < 3 * implant.spacing.max():
-        raise InputError(
-            f"--drain-holes: expected at least three voxels across, {3 * implant.spacing.max():.1f} mm here, got "
-            f"{across:g} mm; ask for wider holes, or use a finer scan"
-        )
     mesh = volume_to_mesh(implant)
     out = facing(mesh, centre)
     places, normals = mesh.vertices[out > FACING], vertex_normals(mesh)[out > FACING]

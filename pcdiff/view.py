@@ -9,6 +9,7 @@ from pcdiff import window
 from pcdiff.gallery import scene_picture
 from pcdiff.page import write_scene
 from pcdiff.picture import write_png
+from pcdiff.record import renew_record
 from pcdiff.scene import case_record, case_scene, case_skull
 
 PAGE = "view.html"
@@ -36,7 +37,10 @@ def look(
             return
         say(hindrance)
         html = case / PAGE
-    if html is not None:
+        write_scene(scene, html)
+        renew_record(case, record, [PAGE])
+        yield html
+    elif html is not None:
         write_scene(scene, html)
         yield html
     if png is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import typer
 from PIL import Image
 
 from pcdiff import __version__, cli
@@ -19,12 +20,12 @@ from pcdiff.defects import KINDS
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.mesh import read_stl, write_stl
-from pcdiff.methods import METHODS, Proposal
+from pcdiff.methods import Proposal
 from pcdiff.output import OutputError, check_stl, pieces_ml
 from pcdiff.picture import BONE, IMPLANT, render, shape_of
 from pcdiff.prior.fit import PriorFit
 from pcdiff.reconstruct import BACKENDS
-from pcdiff.record import case_folder, read_record
+from pcdiff.record import METHODS, case_folder, read_record
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume, read_volume, write_volume
 
@@ -355,6 +356,8 @@ def test_demo_runs_from_nothing_to_scores(
         monkeypatch.delenv(name, raising=False)
     code, said, hindrance = run("view", tmp_path / "demo")
     assert code == 0 and "no display" in hindrance and said.strip() == str(tmp_path / "demo" / "view.html")
+    record = read_record(tmp_path / "demo")  # so that the page goes with the implant that it shows
+    assert record and record["files"]["view.html"] == sha256(tmp_path / "demo" / "view.html")
     (tmp_path / "demo" / "report.html").unlink()
     assert run("report", tmp_path / "demo")[:2] == (0, f"{tmp_path / 'demo' / 'report.html'}\n")
     assert files(tmp_path / "demo").keys() >= read_record(tmp_path / "demo")["files"].keys()
@@ -384,6 +387,15 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     for command, choices in (("sample", (*METHODS, *BACKENDS)), ("simulate", KINDS)):
         said = run(command, "--help")[1]
         assert all(choice in said for choice in choices)
+
+
+def test_each_example_in_the_help_stands_on_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        said = [line.strip() for line in run(name, "--help")[1].splitlines()]
+        examples = [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("pcdiff ")]
+        assert all(example in said for example in examples), name
+        assert examples or "checkpoint" in name
 
 
 def test_what_is_in_front_hides_what_is_behind() -> None:

@@ -71,6 +71,26 @@ def test_it_is_the_implant_at_its_place(tmp_path: Path) -> None:
     np.testing.assert_allclose(mm[order, :3], expected[other], atol=1e-3)
 
 
+def test_a_scan_in_subfolders_that_was_made_anonymous(tmp_path: Path) -> None:
+    volume = implant()
+    write_scan(tmp_path / "scan", volume, "1.2.3.4")
+    for k, path in enumerate(list((tmp_path / "scan").iterdir())):
+        dataset = pydicom.dcmread(path)
+        for name in ("PatientName", "PatientSex", "StudyID", "StudyTime", "PositionReferenceIndicator"):
+            del dataset[name]
+        (tmp_path / "scan" / str(k % 2)).mkdir(exist_ok=True)
+        dataset.save_as(tmp_path / "scan" / str(k % 2) / path.name)
+        path.unlink()
+    write_dicom_seg(volume, tmp_path / "scan", tmp_path / "a.dcm")
+    assert hd.seg.segread(tmp_path / "a.dcm").PatientSex == ""
+    for path in (tmp_path / "scan").rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(path)
+    with pytest.raises(InputError, match="asks for a frame of reference"):
+        write_dicom_seg(volume, tmp_path / "scan", tmp_path / "b.dcm")
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = implant()
     with pytest.raises(InputError, match="expected the scan's folder"):

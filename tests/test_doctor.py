@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from pcdiff import cli, doctor
@@ -17,6 +21,13 @@ def test_what_is_there_is_told() -> None:
     assert sha256(weights)[:16] in found["prior.safetensors"].words
     assert "cores" in found["cpu"].words and "13 s" in found["a case"].words
     assert {"numpy", "plotly", "open3d", "highdicom", "cuda", "display"} <= found.keys()
+
+
+def test_every_package_that_pcdiff_needs_is_looked_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert {re.split("[<>=]", text)[0] for text in project["dependencies"]} == set(doctor.NEEDED)
+    for extra, (name, _) in doctor.EXTRAS.items():
+        assert any(text.startswith(f"{name}>") for text in project["optional-dependencies"][extra])
 
 
 def test_what_is_missing_is_bad(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

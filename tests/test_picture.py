@@ -138,3 +138,5 @@ def test_nothing_to_draw_is_the_users_to_mend(tmp_path: Path) -> None:
         shape_of(Volume(np.zeros((8, 8, 8), bool), np.eye(4)), BONE)
     with pytest.raises(InputError, match="folder"):
         write_png(np.zeros((2, 2, 3), np.uint8), tmp_path / "gone" / "x.png")
+    with pytest.raises(InputError, match=r"a name that ends in \.png"):
+        write_png(np.zeros((2, 2, 3), np.uint8), tmp_path / "x.jpg")

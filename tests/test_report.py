@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pcdiff import NOTICE
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.mesh import read_stl, write_stl
 from pcdiff.methods import Proposal, Trajectory
-from pcdiff.output import NOTICE, Settings, design_case
-from pcdiff.page import LARGEST
+from pcdiff.output import Settings, design_case
+from pcdiff.page import LARGEST, scene_html
 from pcdiff.prior.fit import PriorFit
 from pcdiff.record import RECORD, renew_record
 from pcdiff.report import CHECKS, PREVIEW, REPORT, write_report
@@ -66,7 +67,7 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
     for k in (1, 2, 3):
         (folder / "candidates" / f"checks_{k}.json").write_text(json.dumps(checks(k == 2)))
     told = {"kind": "ct", "tilt_deg": 12.5, "warnings": ["Slices are <thick>."]}
-    told["holes"] = [{"label": 1, "area_cm2": 31.4, "side": "left", "place": "parietal"}]
+    told["holes"] = [{"label": 1, "area_cm2": 31.4, "side": "left", "place": "left parietal"}]
     record |= {
         "recommended": 2,
         "recommended_because": "It <fits> best.",
@@ -94,10 +95,11 @@ def test_it_says_what_the_records_say(text: str) -> None:
         "0.81 ml",
         "CT in Hounsfield units",
         "12.5 degrees",
-        "31.4 cm\u00b2, parietal, left",
+        "31.4 cm\u00b2, left parietal",
         "Slices are &lt;thick&gt;.",
         "2 <b>recommended</b>",
-        "It &lt;fits&gt; best.",
+        "Recommended: It &lt;fits&gt; best.",
+        "fitting</code> clearance 0, thickness bone, smooth 0, drain_holes -",
         "candidate 2, recommended",
         "(0.00, 0.60, 0.80)",
         "prior.safetensors",
@@ -161,6 +163,7 @@ def test_a_scene_holds_everything_once(folder: Path, case: tuple[Volume, Volume]
     thickness = implant.fields[0].values
     np.testing.assert_allclose(thickness, implant.shape.vertices[:, 0] - implant.shape.vertices[:, 0].min(), atol=1.5)
     assert 0.2 < np.median(implant.fields[2].values) < 1.0
+    assert '<option value="error" selected>' in scene_html(scene)  # who gives the truth sees the error at once
     write_volume(case[1], tmp_path / "true.nrrd")
     scene = case_scene(folder, case[0], tmp_path / "true.nrrd")
     assert np.median(scene.surfaces[1].fields[2].values) < 0.8  # half a voxel

@@ -17,7 +17,7 @@ from scipy import ndimage
 from pcdiff import cli
 from pcdiff.defects import cut
 from pcdiff.errors import InputError
-from pcdiff.input_check import THICK, check, read_skull
+from pcdiff.input_check import THICK, describe, read_skull
 from pcdiff.metrics import dice
 from pcdiff.output import Settings, is_done
 from pcdiff.prior.fit import PriorFit
@@ -138,15 +138,15 @@ def test_metal_is_bone_and_said(phantom: Phantom) -> None:
     found = segment(scan_of(phantom, changed))
     assert found.metal_ml == pytest.approx(np.count_nonzero(plate) * grid.voxel_ml)
     assert found.skull.mask[plate].all()
-    said = check(scan_of(phantom, changed), found, THRESHOLD)
+    said = describe(scan_of(phantom, changed), found, THRESHOLD)
     assert any("ml of metal" in line for line in said.warnings)
     assert found.streaks is not None and found.streaks < 5 and not any("varies" in line for line in said.warnings)
-    assert not any("metal" in line for line in check(scan_of(phantom), segment(scan_of(phantom)), 300).warnings)
+    assert not any("metal" in line for line in describe(scan_of(phantom), segment(scan_of(phantom)), 300).warnings)
     across = np.arctan2(*np.moveaxis(grid.to_mm(np.moveaxis(np.indices(hu.shape), 0, -1))[..., :2] - 5.0, -1, 0))
     streaked = changed + np.where(plate.any((0, 1)) & (hu > -900), 150 * np.sign(np.sin(15 * across)), 0)
     found = segment(scan_of(phantom, np.clip(streaked, -1024, 3071).astype(np.int16)))
     assert found.streaks == pytest.approx(150, rel=0.5)
-    assert any("varies" in line for line in check(scan_of(phantom), found, THRESHOLD).warnings)
+    assert any("varies" in line for line in describe(scan_of(phantom), found, THRESHOLD).warnings)
 
 
 def test_bone_without_soft_tissue(phantom: Phantom) -> None:
@@ -228,7 +228,7 @@ def test_the_check_of_a_mask(case: tuple[Volume, Volume], tmp_path: Path) -> Non
         "NIfTI",
         None,
         None,
-        0,
+        None,
     )
     assert said.shape == case[0].mask.shape and said.spacing_mm == pytest.approx((1.6, 1.6, 1.6))
     assert said.field_of_view_mm == pytest.approx(1.6 * np.array(said.shape), abs=0.1)
@@ -237,8 +237,8 @@ def test_the_check_of_a_mask(case: tuple[Volume, Volume], tmp_path: Path) -> Non
     with pytest.raises(InputError, match="--threshold is for a CT"):
         read_skull(tmp_path / "a.nii.gz", threshold=300)
     fine = Scan(case[0].mask, np.eye(4), None, "NRRD", 1.0)
-    assert check(fine).warnings == ()
-    assert any("only 89 mm" in line for line in check(replace(fine, values=fine.values[:, :, :89])).warnings)
+    assert describe(fine).warnings == ()
+    assert any("only 89 mm" in line for line in describe(replace(fine, values=fine.values[:, :, :89])).warnings)
 
 
 def test_holes_have_a_place_a_side_and_a_size(fitted: PriorFit, case: tuple[Volume, Volume]) -> None:

@@ -10,7 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
 from pcdiff.checks.surface import voxel_gap
+from pcdiff.design import design
 from pcdiff.errors import InputError
+from pcdiff.methods import Proposal
 from pcdiff.shaping import MARGIN, RIM, Fitting, fitted
 from pcdiff.volume import Volume
 
@@ -111,6 +113,14 @@ def test_drain_holes_have_their_size_and_keep_the_rim(case: tuple[Volume, Volume
     assert distance[gone].min() > MARGIN - 1.5
     with pytest.raises(InputError, match="three voxels"):
         fit(plugged((0.8, 0.8, 1.2)), drain_holes="2@10")
+
+
+def test_what_voxels_are_too_coarse_for_is_told_before_the_design() -> None:
+    def method(*_: object) -> Proposal:
+        raise AssertionError("designed in vain")
+
+    with pytest.raises(InputError, match=r"at least three voxels across, 3\.6 mm here, got 2 mm"):
+        design(plugged((0.8, 0.8, 1.2))[0], method, fitting=Fitting(drain_holes="2@10"))
 
 
 def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 from statistics import median
 
 from pcdiff.evaluate import _measure
-from pcdiff.methods import METHODS
-from pcdiff.output import case_name, machine
+from pcdiff.output import case_name
+from pcdiff.record import machine
 
+SHIPPED = ("diffusion", "prior")  # methods with weights
 STAGES = ("read", "points", "reconstruct", "mesh", "write", "check")
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("skulls", nargs="*", type=Path, help="masks of defective skulls")
     parser.add_argument("-n", "--repeats", type=int, default=3)
-    parser.add_argument("--method", choices=METHODS, nargs="+", default=list(METHODS))
+    parser.add_argument("--method", choices=SHIPPED, nargs="+", default=list(SHIPPED))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ensemble", type=int, default=1)
     options = parser.parse_args()

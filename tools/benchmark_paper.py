@@ -22,14 +22,13 @@ from pcdiff.config import PaperConfig
 from pcdiff.defects import cut
 from pcdiff.nets.paper import Geometry, PaperDenoiser
 from pcdiff.nets.voxelisation import VoxelisationNetwork
-from pcdiff.output import machine
 from pcdiff.paper.lattice import SPACING_MM, lattice_over
 from pcdiff.paper.points import PaperFrame, outer_mesh, surface_points
 from pcdiff.paper.sampling import sample_points
 from pcdiff.paper.volume import volume_from_points
 from pcdiff.prior.model import ShapePrior
 from pcdiff.reconstruct.dpsr import poisson_grid, poisson_region
-from pcdiff.record import peak_memory_mb
+from pcdiff.record import machine, peak_memory_mb
 from pcdiff.surface import sample_surface
 from pcdiff.volume import Volume
 

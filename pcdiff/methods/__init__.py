@@ -56,7 +56,7 @@ class Method(Protocol):
 
 
 def load_method(name: str, weights: Path | None = None) -> Method:
-    """One of `METHODS`; weights: of your own, None for those shipped. Loads torch only where the method needs it.
+    """One of `record.METHODS`; weights: of your own, None for those shipped. Loads torch only where it must.
 
     Raises InputError for an unknown method, or other files.
     """
@@ -74,6 +74,3 @@ def load_method(name: str, weights: Path | None = None) -> Method:
 
     prior, *places = beside
     return DiffusionMethod.load(own, ShapePrior.load(prior), PlaceModel.load(places[0]) if places else None)
-
-
-METHODS = ("diffusion", "prior", "paper")

@@ -72,7 +72,8 @@
     const clouds = scene.clouds.map((cloud) => ({ ...cloud, frames: cloud.frames.map(numbers), frame: 0 }));
     const middle = scene.low.map((low, k) => (low + scene.high[k]) / 2);
     const radius = Math.hypot(...scene.low.map((low, k) => scene.high[k] - low)) / 2;
-    const state = { slice: null, other: false, at: scene.focus.slice(), field: null };
+    const chosen = root.querySelector("[data-control=field]")?.value || null;
+    const state = { slice: null, other: false, at: scene.focus.slice(), field: chosen };
     const slice = () => state.slice === null ? null
       : { axis: state.slice, at: state.at[state.slice], other: state.other };
 
@@ -139,9 +140,13 @@
       scene: {
         xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), aspectmode: "manual", dragmode: "orbit",
         aspectratio: { x: extent[0] / longest, y: extent[1] / longest, z: extent[2] / longest },
-        camera: camera(scene.view),
+        camera: camera(scene.view), domain: domain(),
       },
     };
+
+    function domain() {
+      return { x: [0, 1], y: [state.field ? 0.12 : 0, 1] };  // room for the scale
+    }
 
     function camera(view) {
       const length = Math.hypot(...view);
@@ -155,7 +160,7 @@
       waiting = true;
       requestAnimationFrame(() => {
         waiting = false;
-        layout.scene.domain = { x: [0, 1], y: [state.field ? 0.12 : 0, 1] };  // room for the scale
+        layout.scene.domain = domain();
         Plotly.react(plot, traces(), layout).then(() => { root.dataset.drawn = 1 + Number(root.dataset.drawn || 0); });
       });
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,11 +187,16 @@ def write_case(
     written = time.perf_counter()
     stl = check_stl(part / "implant.stl", result.implant)
     vault = Vault.of(result.proposal.fit)
-    reports: list[Report | None] = []
     mesh = read_stl(part / "implant.stl")  # what is printed, with its vertices in the file's order
-    for volume, surface in [(result.implant, mesh), *zip(result.members, members, strict=False)]:
-        proof = (vault, settings.criteria, settings.fitting.clearance)
-        reports.append(None if surface is None else check_implant(skull, volume, surface, *proof))
+
+    def proof(pair: tuple[Volume, Mesh | None]) -> Report | None:
+        volume, surface = pair
+        if surface is None:
+            return None
+        return check_implant(skull, volume, surface, vault, settings.criteria, settings.fitting.clearance)
+
+    with ThreadPoolExecutor() as pool:  # a few seconds each, half of them outside the interpreter's lock
+        reports = list(pool.map(proof, [(result.implant, mesh), *zip(result.members, members, strict=False)]))
     report = reports[0]
     assert report is not None
     write_checks(report, part / "checks.json")

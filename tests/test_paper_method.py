@@ -133,8 +133,8 @@ method: paper
 run: {{data: {tmp_path / "data"}, cache: {tmp_path / "cache"}, out: {tmp_path / "run"}, cases: "000", validation: "001",
   validate_every: 6, validate_cases: 1, workers: 0}}
 paper: {{network: {TINY.model_dump_json()}, resolution: 32, spacing_mm: 7.2}}
-denoiser: {{epochs: 18, batch: 1, rate: 3.0e-3}}
-voxelisation: {{epochs: 8, batch: 1, rate: 1.0e-3}}
+denoiser: {{epochs: 8, batch: 1, rate: 3.0e-3}}
+voxelisation: {{epochs: 6, batch: 1, rate: 1.0e-3}}
 pool: 2000
 """
     path = tmp_path / "recipe.yaml"
@@ -144,22 +144,22 @@ pool: 2000
 
 def test_losses_fall_and_both_networks_make_a_method(recipe, tmp_path):
     for stage in ("denoiser", "voxelisation"):
-        changes = {"stage": stage, "run.validate_every": 6 if stage == "denoiser" else 4}
+        changes = {"stage": stage, "run.validate_every": 2}
         assert training.train(load_config(recipe, changes), progress=False) == tmp_path / "run" / f"{stage}.safetensors"
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [row["val_loss"] for row in rows if "val_loss" in row]
-    assert losses[2] < losses[0]  # of the noise network
-    assert losses[-1] < losses[3]  # of the other
+    assert losses[3] < losses[0]  # of the noise network
+    assert losses[-1] < losses[4]  # of the other
     assert isinstance(load_method("paper", tmp_path / "run" / "paper.safetensors"), PaperMethod)
 
 
 def test_a_run_that_was_stopped_ends_in_the_same_bits(recipe, tmp_path, monkeypatch):
-    changes = {"denoiser.epochs": 4}
+    changes = {"denoiser.epochs": 3}
     training.train(load_config(recipe, changes | {"run.out": str(tmp_path / "whole")}), progress=False)
     steps = iter(range(100))
 
     class Impatient(training.Sigterm):
-        stop = property(lambda self: next(steps) == 2)
+        stop = property(lambda self: next(steps) == 1)
 
     config = load_config(recipe, changes | {"run.out": str(tmp_path / "halves")})
     with monkeypatch.context() as patched:

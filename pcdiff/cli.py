@@ -225,7 +225,7 @@ def sample(
 @app.command()
 def check(
     implant: Annotated[Path, typer.Argument(help="An implant: STL (LPS, mm), or a mask on the skull's grid.")],
-    skull: Annotated[Path, typer.Option(help="The defective skull it is meant for.")],
+    skull: Annotated[Path, typer.Option(help="The defective skull it is meant for: a CT or a mask, as in sample.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for checks.json and surface.npz.")] = None,
     clearance: Clearance = 0.0,
     criteria: Criteria = None,
@@ -236,7 +236,7 @@ def check(
     Complete, no area over bone, implantable, restores the shape, smooth transition, thickness (the six criteria of
     Ellis et al.), the gap to the bone, and the print gate of the mesh. The exit code is 1 where a check fails.
 
-        pcdiff check implant.stl --skull skull.nrrd
+        pcdiff check implant.stl --skull dicom/
         pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
     """
     from pcdiff.criteria import load_criteria

@@ -83,20 +83,22 @@ def disagreement(report: Report) -> float:
 
 
 def check_files(implant: Path, skull: Path, criteria: Criteria, clearance: float = 0.0) -> tuple[Report, Mesh]:
-    """Checks an implant from anywhere, an STL (LPS, mm) or a mask on the skull's grid, against a defective skull.
+    """Checks an implant from anywhere against a defective skull.
 
+    implant: an STL (LPS, mm), or a mask on the skull's grid. skull: a CT or a mask, as `sample` takes them.
     The shape prior finds the holes. Of a mesh with open edges there is the print gate only: it has no inside.
     Raises InputError for files that cannot be read or do not belong together, and a skull without a hole.
     """
     from pcdiff.checks import Report, Vault, check_implant
     from pcdiff.checks.printable import printable
+    from pcdiff.input_check import read_skull
     from pcdiff.mesh import mesh_to_mask, read_stl
     from pcdiff.prior.fit import fit
     from pcdiff.prior.model import ShapePrior
     from pcdiff.surface import volume_to_mesh
     from pcdiff.volume import read_volume
 
-    bone = read_volume(skull)
+    bone, _ = read_skull(skull)
     if implant.suffix.lower() == ".stl":
         mesh = read_stl(implant)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from pcdiff import __version__, cli
 from pcdiff.checks import Check, Figure, Report
@@ -80,6 +81,12 @@ def test_a_true_implant_passes_as_volume_and_as_stl(run: Run, files: Path) -> No
         assert arrays.keys() == {"thickness_mm", "gap_mm", "uncertainty"}
         for values in arrays.values():
             assert values.shape == (len(read_stl(files / "implant.stl").vertices),) and values.dtype == np.float32
+
+
+def test_the_skull_may_be_a_ct(run: Run, files: Path) -> None:
+    image = sitk.ReadImage(str(files / "skull.nrrd"))
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16) * 2000 - 1000, str(files / "ct.nrrd"))
+    assert run("check", files / "implant.stl", "--skull", files / "ct.nrrd", "-q")[0] == 0
 
 
 def test_a_bad_implant_is_code_1_and_says_why(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:

@@ -112,5 +112,5 @@ def test_an_ablation_has_a_row_a_part(tool: dict[str, Callable]) -> None:
         "worst_dsc": 0.9,
     }
     table = tool["ablation_table"]({"workers": 1, "rows": [row]})
-    assert table.splitlines()[-1] == "| 4 steps | 0.940 | 0.960 | inf | 0.900 | 7.2 |"
-    assert tool["ablation_table"]({"workers": 2, "rows": [row]}).endswith("| 0.900 |  |")
+    assert table.splitlines()[-1] == "| 4 steps | 0.9400 | 0.9600 | inf | 0.9000 | 7.2 |"
+    assert tool["ablation_table"]({"workers": 2, "rows": [row]}).endswith("| 0.9000 |  |")

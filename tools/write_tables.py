@@ -124,9 +124,10 @@ def ablation_table(results: Mapping[str, Any]) -> str:
     """What `tools/ablate.py` measured, one row each; seconds of one case at a time only."""
     lines = ["| | DSC | bDSC | HD95 mm | worst DSC | seconds |", "|---|---|---|---|---|---|"]
     for row in results["rows"]:
-        figures = [number(row[name], name) for name in ("dsc", "bdsc", "hd95")]
+        # a digit more than elsewhere: what parts give is small
+        figures = [f"{row[name]:.4f}" for name in ("dsc", "bdsc")] + [number(row["hd95"], "hd95")]
         seconds = number(row["seconds"], "seconds") if results["workers"] == 1 else ""
-        lines.append(f"| {row['variant']} | {' | '.join(figures)} | {number(row['worst_dsc'], 'dsc')} | {seconds} |")
+        lines.append(f"| {row['variant']} | {' | '.join(figures)} | {row['worst_dsc']:.4f} | {seconds} |")
     return "\n".join(lines)
 
 

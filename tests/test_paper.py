@@ -280,6 +280,18 @@ def test_samplers_run_and_repeat() -> None:
         assert torch.equal(first, second)
 
 
+def test_half_precision_is_what_the_recipe_says_it_is() -> None:
+    network = vectors.seeded_denoiser()
+    points = torch.from_numpy(np.load(vectors.FOLDER / "denoiser.npz")["points"])
+    sigma = linear_sigmas()[torch.tensor([700, 3])]
+    with torch.inference_mode():
+        whole, half = (
+            NoisePrediction(network, points[:, :448], half)(points[:, 448:], sigma) for half in (False, True)
+        )
+    noise = ((whole - half) / sigma.float()[:, None, None]).abs().mean()
+    assert whole.dtype == half.dtype == torch.float32 and 1e-4 < noise < 0.05
+
+
 @pytest.mark.skipif(os.environ.get("CI") == "true", reason="five seconds for nothing that the others do not show")
 def test_full_size_runs() -> None:
     config = PaperNetworkConfig()

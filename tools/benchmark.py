@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -47,7 +48,12 @@ def main() -> None:
     parser.add_argument("--method", choices=SHIPPED, nargs="+", default=list(SHIPPED))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ensemble", type=int, default=1)
+    parser.add_argument("--paper", action="store_true", help="the published networks instead: benchmark_paper.py")
     options = parser.parse_args()
+    if options.paper:
+        sys.argv = [str(Path(__file__).with_name("benchmark_paper.py"))]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        return
 
     print(" ".join(f"{name} {value}," for name, value in machine().items()).rstrip(","))
     print(f"\n| command | method | seconds | peak MB | start | {' | '.join(STAGES)} |")

@@ -17,11 +17,11 @@ class NoisePrediction:
     """denoise(x, sigma) -> x0 of a network that was trained to say the noise in sqrt(a) x0 + sqrt(1 - a) noise.
 
     skull: (B, S, 3) network units, never noisy and never scaled. x: (B, P, 3) implant points, the data's own size.
-    sigma is taken to the nearest of the thousand levels that the network knows.
+    sigma is taken to the nearest of the thousand levels that the network knows. half: products in bfloat16.
     """
 
-    def __init__(self, network: PaperDenoiser, skull: Tensor) -> None:
-        self.network, self.skull = network, skull
+    def __init__(self, network: PaperDenoiser, skull: Tensor, half: bool = False) -> None:
+        self.network, self.skull, self.half = network, skull, half
         self.sigmas = linear_sigmas(T)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -29,8 +29,9 @@ class NoisePrediction:
         level = sigma.double().cpu()
         t = (self.sigmas.log()[None] - level.log()[:, None]).abs().argmin(1).to(x.device)
         scale = (1 + sigma.double() ** 2).rsqrt().to(x)[:, None, None]  # sqrt(a)
-        noise = self.network(torch.cat([self.skull.to(x), x * scale], 1), t)
-        return x - sigma.to(x)[:, None, None] * noise
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            noise = self.network(torch.cat([self.skull.to(x), x * scale], 1), t)
+        return x - sigma.to(x)[:, None, None] * noise.to(x)
 
 
 def ladder(steps: int) -> Tensor:
@@ -56,5 +57,5 @@ def sample_points(
     shape = (len(skull), network.config.implant_points, 3)
     noise = torch.randn(shape, generator=generator, device=generator.device).to(skull)
     start = noise * float((1 + sigmas[0] ** 2).sqrt())
-    denoise = NoisePrediction(network, skull)
+    denoise = NoisePrediction(network, skull, half=config.precision == "bf16")
     return SAMPLERS[config.sampler](denoise, start, sigmas, generator=generator, callback=callback)

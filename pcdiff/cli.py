@@ -164,7 +164,7 @@ def sample(
     from tqdm import tqdm
 
     from pcdiff.criteria import load_criteria
-    from pcdiff.output import DEFAULT_ENSEMBLE, Settings, case_name, design_case, is_done
+    from pcdiff.output import DEFAULT_ENSEMBLE, STAGES, Settings, case_name, design_case, is_done
     from pcdiff.shaping import Fitting
 
     members, there = ensemble or DEFAULT_ENSEMBLE, device_that_is_there(device)
@@ -200,6 +200,19 @@ def sample(
     loaded = settings.load() if todo else None
     if len(todo) == 1 and not quiet:
         say(f"{next(iter(todo))}: designing the implant ...")
+    stages = tqdm(
+        total=sum(STAGES.values()),
+        disable=True if quiet or len(todo) != 1 else None,  # None: plain where stderr is no terminal
+        bar_format="{desc}: {bar:30} {elapsed}, about {remaining} left",
+        leave=False,
+    )
+    passed = [0]
+
+    def tell(stage: str) -> None:
+        stages.update(passed.pop())
+        stages.set_description(stage)
+        passed.append(STAGES[stage])
+
     bar = tqdm(todo.items(), unit="case", disable=quiet or len(todo) < 2)
     for name, skull in bar:
         assert loaded is not None
@@ -209,13 +222,17 @@ def sample(
             tqdm.write(f"pcdiff: {name}: warning: {text}", file=sys.stderr)
 
         try:
-            record = design_case(skull, out / name, loaded, settings, overwrite, mask_out, None if quiet else warn)
+            record = design_case(
+                skull, out / name, loaded, settings, overwrite, mask_out, None if quiet else warn, tell
+            )
             if not quiet:
                 tqdm.write(f"{name}: {_summary(record)} -> {out / name}")
                 if failing := record["checks"]["failed"]:
                     tqdm.write(f"pcdiff: {name}: look at {', '.join(failing)} in checks.json", file=sys.stderr)
         except Exception as error:
             fails(skull, error)
+        finally:
+            stages.close()
     if failed:
         if len(skulls) > 1:
             say(f"{len(failed)} of {len(skulls)} cases failed")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 STL_DSC = 0.97  # the least agreement of an STL with its volume
 DEFAULT_ENSEMBLE = 1
+STAGES = {"reading": 1, "designing": 14, "writing": 1, "checking": 4, "reporting": 3}  # of a case, and usual shares
 USUAL = Criteria()
 
 
@@ -123,16 +124,18 @@ def design_case(
     overwrite: bool = False,
     mask_out: Path | None = None,
     warn: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Reads a defective skull, designs its implant and writes the case folder; returns the record.
 
     source: a CT or a mask, see `input_check.read_skull`. mask_out: a file for the mask that was used, written before
     the design, so that it can be looked at where that fails. warn: is told what the input check finds, at once.
+    tell: is told each stage as it begins, one of `STAGES`.
     Raises InputError for a skull that cannot be used and a folder that cannot be written or holds other files,
     OutputError for a result that does not pass its check. Either way the folder stays as it was.
     """
     with case_folder(folder, overwrite, source) as part:
-        record = write_case(part, source, method, settings, mask_out, warn)
+        record = write_case(part, source, method, settings, mask_out, warn, tell)
         write_record(part, record)
     return record
 
@@ -144,6 +147,7 @@ def write_case(
     settings: Settings,
     mask_out: Path | None = None,
     warn: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """All files of a case but the record, which is returned. part: an existing folder. Errors as `design_case`.
 
@@ -155,6 +159,8 @@ def write_case(
     from pcdiff.checks import Vault, check_implant
     from pcdiff.design import design
 
+    tell = tell or (lambda stage: None)
+    tell("reading")
     started = time.perf_counter()
     digest = input_digest(source)
     skull, check = read_skull(source, settings.threshold, settings.series)
@@ -164,6 +170,7 @@ def write_case(
     if mask_out is not None:
         write_volume(skull, mask_out)
     was_read = time.perf_counter()
+    tell("designing")
     result = design(
         skull,
         method,
@@ -175,6 +182,7 @@ def write_case(
         fitting=settings.fitting,
     )
     designed = time.perf_counter()
+    tell("writing")
     if check.kind == "ct":
         write_volume(skull, part / SKULL)
     write_volume(result.implant, part / "implant.nrrd")
@@ -185,6 +193,7 @@ def write_case(
     if settings.keep_points:
         write_points(result.proposal, part / "points.npz")
     written = time.perf_counter()
+    tell("checking")
     stl = check_stl(part / "implant.stl", result.implant)
     vault = Vault.of(result.proposal.fit)
     mesh = read_stl(part / "implant.stl")  # what is printed, with its vertices in the file's order
@@ -238,6 +247,7 @@ def write_case(
     if settings.report:
         from pcdiff.report import write_report
 
+        tell("reporting")
         write_report(part, record, skull)
     return record
 

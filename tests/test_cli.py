@@ -21,7 +21,7 @@ from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.mesh import read_stl, write_stl
 from pcdiff.methods import Proposal
-from pcdiff.output import OutputError, check_stl, pieces_ml
+from pcdiff.output import STAGES, OutputError, check_stl, pieces_ml
 from pcdiff.picture import BONE, IMPLANT, render, shape_of
 from pcdiff.prior.fit import PriorFit
 from pcdiff.reconstruct import BACKENDS
@@ -108,6 +108,17 @@ def test_what_a_case_folder_holds(
     assert record["seconds"]["total"] == pytest.approx(sum(record["seconds"].values()) / 2, abs=0.01)
     assert record["peak_memory_mb"] > 50
     assert record["files"].keys() == files(folder).keys() - {"run.json"}
+
+
+def test_a_single_case_tells_its_stages_on_a_terminal(
+    run: Run, stub: Stub, skull: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("tqdm.tqdm.set_description", lambda bar, desc=None, refresh=True: told.append(desc))
+    assert run("sample", skull, "-o", tmp_path / "out")[0] == 0
+    assert [stage for stage in told if stage in STAGES] == list(STAGES)
+    _, _, errors = run("sample", skull, "-o", tmp_path / "out", "--overwrite")
+    assert "left" not in errors  # plain where stderr is no terminal
 
 
 def test_an_ensemble_leaves_its_members_and_their_disagreement(

@@ -78,7 +78,7 @@ def lattice_over(
         raise InputError(
             f"expected points within the paper's cube of {resolution * spacing_mm:.0f} mm, got voxels "
             f"{index.min(0).round().tolist()} to {index.max(0).round().tolist()} of {resolution}; are they the "
-            "implant's, in mm, on this skull?"
+            "implant's, in mm, on this skull, and the weights trained?"
         )
     own[:3, 3] += linear @ shift
     return Lattice(own, resolution)

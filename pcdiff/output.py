@@ -330,12 +330,17 @@ def _write_members(part: Path, result: Design, space: str) -> list[Mesh | None]:
     """Also returns their surfaces; None for a candidate that leaves a small hole open."""
     candidates = part / "candidates"
     candidates.mkdir()
-    surfaces: list[Mesh | None] = []
-    for k, member in enumerate(result.members, 1):
+
+    def write(k: int, member: Volume) -> Mesh | None:
         write_volume(member, candidates / f"implant_{k}.nrrd")
-        surfaces.append(volume_to_mesh(member) if member.mask.any() else None)
-        if (surface := surfaces[-1]) is not None:
-            write_stl(surface, candidates / f"implant_{k}.stl", space)
+        if not member.mask.any():
+            return None
+        surface = volume_to_mesh(member)
+        write_stl(surface, candidates / f"implant_{k}.stl", space)
+        return surface
+
+    with ThreadPoolExecutor() as pool:  # compressing takes most of the time, and no lock
+        surfaces = list(pool.map(write, range(1, len(result.members) + 1), result.members))
     share = result.agreement
     write_map(np.sqrt(share * (1 - share)), result.implant, part / "uncertainty.nrrd")
     return surfaces

@@ -206,12 +206,11 @@ def sample(
         bar_format="{desc}: {bar:30} {elapsed}, about {remaining} left",
         leave=False,
     )
-    passed = [0]
 
     def tell(stage: str) -> None:
-        stages.update(passed.pop())
+        before = list(STAGES).index(stage)
+        stages.update(sum(list(STAGES.values())[:before]) - stages.n)
         stages.set_description(stage)
-        passed.append(STAGES[stage])
 
     bar = tqdm(todo.items(), unit="case", disable=quiet or len(todo) < 2)
     for name, skull in bar:

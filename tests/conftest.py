@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from pcdiff import cli
 from pcdiff.defects import cut
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.folds import Population
@@ -49,6 +52,20 @@ def population() -> Population:
 def larger_population() -> Population:
     """Twelve: more than the modes that fill gaps."""
     return ellipsoids(2 * HEADS)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Arguments -> exit code, stdout, stderr."""
+    monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return run
 
 
 def ellipsoids(heads: int) -> Population:

@@ -56,20 +56,6 @@ def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Arguments -> exit code, stdout, stderr."""
-    monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
-
-    return run
-
-
-@pytest.fixture
 def skull(tmp_path: Path, case: tuple[Volume, Volume]) -> Path:
     path = tmp_path / "in" / "head.nii.gz"
     path.parent.mkdir()

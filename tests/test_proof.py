@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from pcdiff import __version__, cli
+from pcdiff import __version__
 from pcdiff.checks import Check, Figure, Report
 from pcdiff.mesh import Mesh, read_stl, write_stl
 from pcdiff.methods import Proposal
@@ -32,19 +32,6 @@ NAMES = [
     "printable",
 ]
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

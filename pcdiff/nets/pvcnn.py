@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pcdiff.ops import ball_query, knn
+from pcdiff.ops import ball_query, three_nn_weights
 from pcdiff.ops.voxels import trilinear_corners
 
 GROUPS = 8
@@ -111,9 +111,7 @@ class Nearest:
     @classmethod
     def of(cls, points: Tensor, centres: Tensor) -> Nearest:
         """points (B, N, 3), centres (B, M, 3), M >= 3."""
-        distance2, index = knn(points, centres, 3)
-        weight = 1 / distance2.clamp(1e-10, 1e10)
-        return cls(index, weight / weight.sum(-1, keepdim=True))
+        return cls(*three_nn_weights(points, centres))
 
 
 class Norm(nn.Module):

@@ -1,7 +1,7 @@
 """Point operations, batched, features channel-first. Plain torch, with pytorch3d behind the same names on CUDA."""
 
 from pcdiff.ops.gather import gather
-from pcdiff.ops.interpolate import three_nn_interpolate
+from pcdiff.ops.interpolate import three_nn_interpolate, three_nn_weights
 from pcdiff.ops.neighbours import ball_query, furthest_point_sample, knn
 from pcdiff.ops.voxels import devoxelize_trilinear, voxelize_mean
 
@@ -12,5 +12,6 @@ __all__ = [
     "gather",
     "knn",
     "three_nn_interpolate",
+    "three_nn_weights",
     "voxelize_mean",
 ]

@@ -15,7 +15,12 @@ def three_nn_interpolate(query: Tensor, points: Tensor, features: Tensor) -> Ten
     clamped to [1e-10, 1e10], so a query on a point takes its features. Differentiable in features and positions.
     Raises ValueError for fewer than three points.
     """
+    index, weight = three_nn_weights(query, points)
+    return (gather(features, index) * weight[:, None]).sum(-1).to(features.dtype)
+
+
+def three_nn_weights(query: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The three nearest points of each query and their weights, index and weight both (B, M, 3); see above."""
     distance2, index = knn(query, points, 3)
     weight = 1 / distance2.clamp(1e-10, 1e10)
-    weight = weight / weight.sum(-1, keepdim=True)  # (B, M, 3)
-    return (gather(features, index) * weight[:, None]).sum(-1).to(features.dtype)
+    return index, weight / weight.sum(-1, keepdim=True)

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from pcdiff.reconstruct.finish import one_piece_per_hole
+from pcdiff.reconstruct.finish import one_piece_per_hole, voids
 
 REACH = 1.1  # of the points' largest distance from their centre: what lies further away is no implant
 LINK_MM = 6.0  # points nearer than this fill the same hole
@@ -42,13 +42,7 @@ def smoothed(mask: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) -> np.n
 
 def filled(mask: np.ndarray) -> np.ndarray:
     """The mask and every void in it that does not reach the array's border."""
-    background, count = ndimage.label(~mask)
-    enclosed = np.ones(count + 1, bool)
-    enclosed[0] = False
-    for axis in range(3):
-        for end in (0, -1):
-            enclosed[np.take(background, end, axis)] = False
-    return mask | enclosed[background]
+    return mask | voids(mask)
 
 
 def largest(mask: np.ndarray) -> np.ndarray:

@@ -101,11 +101,16 @@ def close_seam(implant: np.ndarray, bone: np.ndarray, allowed: np.ndarray) -> np
 
     # Voids are background that does not reach the border of the crop; those in the implant alone are filled as well.
     for wall, fillable in ((implant | bone, allowed & ~bone), (implant, ~bone)):
-        background, count = ndimage.label(~wall)
-        enclosed = np.ones(count + 1, bool)
-        enclosed[0] = False
-        for axis in range(3):
-            for end in (0, -1):
-                enclosed[np.take(background, end, axis)] = False
-        implant = implant | (enclosed[background] & fillable)
+        implant = implant | (voids(wall) & fillable)
     return implant
+
+
+def voids(wall: np.ndarray) -> np.ndarray:
+    """What is not wall and does not reach the array's border, face by face."""
+    background, count = ndimage.label(~wall)
+    enclosed = np.ones(count + 1, bool)
+    enclosed[0] = False
+    for axis in range(3):
+        for end in (0, -1):
+            enclosed[np.take(background, end, axis)] = False
+    return enclosed[background]

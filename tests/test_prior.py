@@ -622,10 +622,25 @@ def test_given_normals_win_where_they_are_known():
     assert np.allclose(np.linalg.norm(points.normals, axis=1), 1)
 
 
-@pytest.mark.parametrize(("share", "found"), [(1.0, 1), (0.7, 1), (0.3, 0)])
+@pytest.mark.parametrize(("share", "found"), [(1.0, 1), (0.4, 1), (0.2, 0)])
 def test_a_hole_has_bone_around_it(share: float, found: int) -> None:
-    """Else it is where the skull ends, or the scan of it: a face cut off leaves such places beneath the forehead."""
+    """Else it is where the skull ends."""
     x, y, z = MAP.directions.T
     absent = z > 0.9
     bone = ~absent & ((np.arctan2(y, x) / (2 * np.pi)) % 1 < share)
-    assert _holes(absent, np.ones(len(z), bool), bone).max() == found
+    everywhere = np.ones(len(z), bool)
+    assert _holes(absent, everywhere, everywhere, bone).max() == found
+
+
+@pytest.mark.parametrize("end", [MAX_ANGLE, np.deg2rad(110)], ids=["the map's end", "the scan's end"])
+@pytest.mark.parametrize(("height", "width", "found"), [(8, 60, 0), (8, 8, 0), (25, 120, 0), (25, 30, 1), (35, 25, 1)])
+def test_a_strip_along_the_end_is_no_hole(end: float, height: float, width: float, found: int) -> None:
+    """A face cut off leaves one beneath the forehead; a hole into the orbit is open there too, but reaches higher."""
+    middle = (SIZE - 1) / 2
+    angle = np.arccos(np.clip(MAP.directions @ MAP.from_pixel(np.full(2, middle)), -1, 1))
+    u, v = np.argwhere(MAP.inside).T - middle
+    azimuth = np.abs(np.rad2deg(np.arctan2(v, u)))
+    in_view = angle <= end
+    absent = (angle > end - np.deg2rad(height)) & (azimuth < width) & in_view
+    everywhere = np.ones(len(angle), bool)
+    assert _holes(absent, in_view, everywhere, ~absent & in_view).max() == found

@@ -23,7 +23,8 @@ ABSENT_SLACK = 3.0  # mm beyond the expected wall in which bone still counts as 
 SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
 OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
 USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
-BONE_RIM = 0.5  # share of a hole's rim that is bone, at least: else it is where the skull, or the scan of it, ends
+BONE_RIM = 0.3  # share of a hole's rim that is bone, at least: else it is where the skull, or the scan of it, ends
+STRIP, NARROW = 12.0, 1 / 12  # mm, and of its length: what is lower than either is no hole, but where the face is missing
 BAND = 12.0  # mm of bone around a hole that the slab covers
 ANCHORS = 512  # rays that a completion tells of at least: those that the network moves; two points each
 RIM = 1.6  # mm from a hole within which bone is no evidence: the rays next to it are often cut partly
@@ -176,7 +177,7 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     in_view = np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
     _check_view(in_view)
     absent = ~((profile >= 0.5) & wall).any(1) & in_view
-    hole = _holes(absent, prior.present >= USUAL, np.isfinite(outer))
+    hole = _holes(absent, in_view, prior.present >= USUAL, np.isfinite(outer))
     return open_rays(outer, thickness, hole)
 
 
@@ -259,7 +260,7 @@ def _screen(prior: ShapePrior, outer: np.ndarray, inner: np.ndarray) -> np.ndarr
     return expected
 
 
-def _holes(absent: np.ndarray, usual: np.ndarray, bone: np.ndarray) -> np.ndarray:
+def _holes(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray, bone: np.ndarray) -> np.ndarray:
     """(R,) int labels of the regions of absent bone that are holes: large enough, and with bone around them."""
     image = MAP.to_image(absent, False)
     radius = int(np.ceil(OPENING / PIXEL))
@@ -272,15 +273,18 @@ def _holes(absent: np.ndarray, usual: np.ndarray, bone: np.ndarray) -> np.ndarra
         ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius]
     )
     labels, count = ndimage.label(closed & MAP.inside)
-    ground, stands = MAP.to_image(usual, False), np.pad(MAP.to_image(bone, False), 1)
+    ground, stands = MAP.to_image(usual, False), MAP.to_image(bone, False)
+    beside_end = ndimage.binary_dilation(~MAP.to_image(in_view, False))
     kept = np.zeros(labels.shape, int)
     number = 0
     for label in range(1, count + 1):
         region = labels == label
-        whole = np.pad(region, 1)
-        rim = ndimage.binary_dilation(whole) & ~whole
+        rim = ndimage.binary_dilation(region) & ~region
         large = np.count_nonzero(region & ground) * PIXEL**2 / 100 >= SMALLEST_HOLE
-        if large and np.count_nonzero(rim & stands) >= BONE_RIM * np.count_nonzero(rim):
+        framed = np.count_nonzero(rim & stands) >= BONE_RIM * np.count_nonzero(rim)
+        length = np.count_nonzero(region & beside_end) * PIXEL  # mm that it is open to the end of map or scan
+        height = np.count_nonzero(region) * PIXEL**2 / max(length, PIXEL)
+        if large and framed and height >= max(STRIP, NARROW * length):
             number += 1
             kept[region] = number
     return kept[MAP.inside]

@@ -10,6 +10,7 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.mesh import Mesh
 from pcdiff.methods import Method, Proposal
+from pcdiff.metrics import bounding_box
 from pcdiff.shaping import AS_DESIGNED, Fitting, fitted
 from pcdiff.surface import volume_to_mesh
 from pcdiff.volume import Volume
@@ -33,9 +34,14 @@ class Design:
     drains: int = 0
 
     @property
-    def agreement(self) -> np.ndarray:
-        """(I, J, K) float32: share of the members that hold a voxel; 0 or 1 where they agree."""
-        return np.stack([member.mask for member in self.members]).mean(axis=0, dtype=np.float32)
+    def uncertainty(self) -> np.ndarray:
+        """(I, J, K) float32: each voxel's standard deviation over the members: 0 where they agree, 0.5 at half of them."""
+        values = np.zeros(self.implant.mask.shape, np.float32)
+        low, high = bounding_box(np.logical_or.reduce([member.mask for member in self.members]))
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        share = np.stack([member.mask[box] for member in self.members]).mean(0, dtype=np.float32)
+        values[box] = np.sqrt(share * (1 - share))
+        return values
 
 
 def design(

@@ -341,6 +341,5 @@ def _write_members(part: Path, result: Design, space: str) -> list[Mesh | None]:
 
     with ThreadPoolExecutor() as pool:  # compressing takes most of the time, and no lock
         surfaces = list(pool.map(write, range(1, len(result.members) + 1), result.members))
-    share = result.agreement
-    write_map(np.sqrt(share * (1 - share)), result.implant, part / "uncertainty.nrrd")
+    write_map(result.uncertainty, result.implant, part / "uncertainty.nrrd")
     return surfaces

@@ -37,7 +37,7 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
 from pcdiff.volume import Volume
 
-VERSION = 1  # of how cuts are made: raised when the same arguments give others
+VERSION = 2  # of how cuts are made: raised when the same arguments give others
 KINDS = {
     "frontoorbital": 0.30,
     "parietotemporal": 0.18,
@@ -50,7 +50,8 @@ KINDS = {
 TWO_HOLES = 0.08
 DEFORM = 3.0  # mm, the largest standard deviation of a smooth deformation of the head
 KNOTS = 10.0  # mm between the knots of one
-ASKED = 2000  # places of each look at a cut
+LOOKS = 3  # at each cut: the head as it is, then deformed
+ASKED = 1500  # places of each look
 FEWEST = 500  # missing places that a hole counts as at least, so that small ones do not rule
 BATCH = 4096
 
@@ -77,7 +78,7 @@ def deformation(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
 def asked(
     cache: Path, priors: list[ShapePrior], means: np.ndarray, fold: dict[str, int], index: int, seed: int
 ) -> dict:
-    """Cut `index`: places around it, as they are and in a deformed head, one of the two mirrored: features, answers."""
+    """Cut `index`: places around it, as they are and in deformed heads, half of them mirrored: features, answers."""
     rng = np.random.default_rng([seed, index])
     name = sorted(fold)[index % len(fold)]
     head = load_head(cache / "heads" / f"{name}.safetensors")
@@ -97,14 +98,13 @@ def asked(
         raise InputError(f"cut {index}: expected a hole that the prior finds in {name}, got none of 20; {last}")
     missing = Head(np.where(out, head.occupancy, 0).astype(np.uint8), head.affine, name)
     found: dict[str, list[np.ndarray]] = {"features": [], "logit": [], "missing": [], "weight": []}
-    turned = int(rng.integers(2))
-    for deformed in (0, 1):
+    for deformed in range(LOOKS):
         lattice = lattice_around(fit, rng.uniform(-1, 1, 3))
         points = lattice.points
         moved = deformation(rng, np.stack([points, points * [-1, 1, 1]])) if deformed else np.zeros((2, 1, 1, 1, 3))
         places = look(fit, rest, means[fold[name]], lattice, moved)
         truth = occupancy_at(missing, fit.pose, points + moved[0]) >= 0.5
-        if deformed == turned:
+        if rng.random() < 0.5:
             places, truth = places.mirrored(), truth[::-1]
         some = rng.choice(len(places.index), min(len(places.index), ASKED), replace=False)
         at = tuple(places.index[some].T)

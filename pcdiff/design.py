@@ -35,7 +35,7 @@ class Design:
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """(I, J, K) float32: each voxel's standard deviation over the members: 0 where they agree, 0.5 at half of them."""
+        """(I, J, K) float32: each voxel's standard deviation over the members, 0.5 where half hold it."""
         values = np.zeros(self.implant.mask.shape, np.float32)
         low, high = bounding_box(np.logical_or.reduce([member.mask for member in self.members]))
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))

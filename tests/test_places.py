@@ -15,9 +15,9 @@ from scipy.spatial import cKDTree
 
 from pcdiff.data import HEAD_FORMAT, head_occupancy
 from pcdiff.errors import InputError
-from pcdiff.methods.places import PlaceModel, Verdict, solids
+from pcdiff.methods.places import LIFT, SMALLEST, PlaceModel, Verdict, solids
 from pcdiff.metrics import dice
-from pcdiff.nets.places import PlaceNetwork
+from pcdiff.nets.places import TRUST, PlaceNetwork
 from pcdiff.places import (
     CERTAIN,
     FEATURES,
@@ -133,13 +133,13 @@ def test_mirrored_places_are_the_mirror_image(places):
 
 
 def test_a_silent_network_overrules_no_ray(fitted, case):
-    assert PlaceModel(PlaceNetwork(16).eval(), NO_HEAD).judge(fitted, head_occupancy(case[0])) is None
+    assert PlaceModel((PlaceNetwork(16).eval(),), NO_HEAD).judge(fitted, head_occupancy(case[0])) is None
 
 
 def test_a_network_that_knows_better_is_heard_but_not_where_bone_stands(fitted, case, places):
     network = PlaceNetwork(16).eval()
     torch.nn.init.constant_(network.leave.bias, 10.0)
-    verdict = PlaceModel(network, NO_HEAD).judge(fitted, head_occupancy(case[0]))
+    verdict = PlaceModel((network,), NO_HEAD).judge(fitted, head_occupancy(case[0]))
     assert verdict is not None
     overruled = np.argwhere(verdict.correction != 0)
     judged = {tuple(index) for index in places.index.tolist()}
@@ -171,17 +171,46 @@ def test_bone_that_only_the_places_know_of_is_built(fitted, case):
     assert np.quantile(away, 0.95) < 12
 
 
-def test_weights_come_back_and_other_files_do_not(tmp_path, places):
+def speaking(members: int) -> PlaceModel:
+    """Networks that say something, each something else."""
     torch.manual_seed(0)
-    network = PlaceNetwork(16).eval()
-    torch.nn.init.normal_(network.leave.weight)
+    networks = tuple(PlaceNetwork(16).eval() for _ in range(members))
+    for network in networks:
+        torch.nn.init.normal_(network.leave.weight)
     mean = np.arange(np.prod(MEAN_SHAPE), dtype=np.uint8).reshape(MEAN_SHAPE)
-    path = tmp_path / "places.safetensors"
-    PlaceModel(network, mean).save(path)
-    loaded = PlaceModel.load(path)
-    assert np.array_equal(loaded.mean, mean) and not loaded.network.training
+    return PlaceModel(networks, mean)
+
+
+def test_a_head_and_its_mirror_image_are_told_the_same_by_all_networks(places):
     few = replace(places, index=places.index[:500])
-    np.testing.assert_allclose(loaded.odds(few), PlaceModel(network, mean).odds(few), atol=0.02)
+    model = speaking(2)
+    said = model.odds(few)
+    np.testing.assert_allclose(model.odds(few.mirrored()), said, atol=1e-3)
+    alone = [replace(model, networks=(network,)).odds(few) for network in model.networks]
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
+    np.testing.assert_allclose(said, np.mean(alone, 0), atol=1e-3)
+
+
+def test_a_place_of_less_than_even_odds_is_built_but_no_wall_moved_by_it(fitted, case, places):
+    network = PlaceNetwork(16).eval()
+    model = PlaceModel((network,), NO_HEAD)
+    head = head_occupancy(case[0])
+    rays = places.logit[tuple(places.index.T)]
+    assert (TRUST * rays[rays <= 0] + LIFT > 0).sum() > SMALLEST  # beside the walls the silent network would add
+    assert model.judge(fitted, head) is None
+    torch.nn.init.constant_(network.leave.bias, CERTAIN * TRUST - 0.8 * LIFT)
+    verdict = model.judge(fitted, head)
+    assert verdict is not None and (verdict.correction[places.logit <= -CERTAIN] > CERTAIN).any()
+
+
+def test_weights_come_back_and_other_files_do_not(tmp_path, places):
+    model = speaking(2)
+    path = tmp_path / "places.safetensors"
+    model.save(path)
+    loaded = PlaceModel.load(path)
+    assert np.array_equal(loaded.mean, model.mean) and not any(network.training for network in loaded.networks)
+    few = replace(places, index=places.index[:500])
+    np.testing.assert_allclose(loaded.odds(few), model.odds(few), atol=0.02)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="expected weights of format"):
         PlaceModel.load(path)
@@ -209,7 +238,7 @@ def test_training_learns_what_features_tell(tmp_path, tool):
         }
         files.append(tmp_path / f"{number}.safetensors")
         files[-1].write_bytes(save(cut))
-    network, loss = tool["train"](files, 20, 0)
+    (network,), loss = tool["train"](files, 20, [0])
     with torch.inference_mode():
         said = network(torch.from_numpy(features).float(), torch.zeros(4000)).numpy() > 0
     assert loss < 0.3 and (said == cut["missing"]).mean() > 0.85  # nothing learned: 0.69

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -21,6 +22,7 @@ import torch
 from safetensors.numpy import load_file, save
 from scipy import ndimage
 from scipy.ndimage import map_coordinates
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -126,14 +128,22 @@ def keep(folder: Path, index: int, **arguments: object) -> Path:
     return path
 
 
-def train(files: list[Path], passes: int, seed: int) -> tuple[PlaceNetwork, float]:
-    """Cross-entropy, each hole weighted alike; returns the network and the last pass's mean loss."""
+def train(files: list[Path], passes: int, seeds: Sequence[int]) -> tuple[tuple[PlaceNetwork, ...], float]:
+    """Cross-entropy, each hole weighted alike; a network of each seed, and their mean loss in the last pass."""
     loaded = [load_file(path) for path in files]
     features, logit, missing, weight = (
         torch.from_numpy(np.concatenate([cut[name] for cut in loaded]))
         for name in ("features", "logit", "missing", "weight")
     )
     weight = weight / weight.mean()
+    found = [train_one(features, logit, missing.float(), weight, passes, seed) for seed in seeds]
+    return tuple(network for network, _ in found), float(np.mean([loss for _, loss in found]))
+
+
+def train_one(
+    features: Tensor, logit: Tensor, missing: Tensor, weight: Tensor, passes: int, seed: int
+) -> tuple[PlaceNetwork, float]:
+    """One network. features: (N, FEATURES) float16; logit, missing, weight: (N,) float32."""
     torch.manual_seed(seed)
     network = PlaceNetwork()
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
@@ -143,13 +153,13 @@ def train(files: list[Path], passes: int, seed: int) -> tuple[PlaceNetwork, floa
         losses = []
         for some in torch.randperm(len(features))[: len(features) // BATCH * BATCH].split(BATCH):
             said = network(features[some].float(), logit[some])
-            loss = functional.binary_cross_entropy_with_logits(said, missing[some].float(), weight[some])
+            loss = functional.binary_cross_entropy_with_logits(said, missing[some], weight[some])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
             losses.append(loss.item())
-        print(f"pass {number + 1}: {np.mean(losses):.4f}", flush=True)
+        print(f"seed {seed}, pass {number + 1}: {np.mean(losses):.4f}", flush=True)
     return network.eval(), float(np.mean(losses))
 
 
@@ -161,6 +171,7 @@ def main() -> None:
     parser.add_argument("--same", nargs="*", default=["011,042"], help="names of one head: kept in one fold")
     parser.add_argument("--cuts", type=int, default=400)
     parser.add_argument("--passes", type=int, default=12)
+    parser.add_argument("--members", type=int, default=3, help="networks, whose log-odds are averaged")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
@@ -190,9 +201,10 @@ def main() -> None:
             seed=args.seed,
         )
         files = list(tqdm(pool.map(make, range(args.cuts), chunksize=4), "cuts", args.cuts))
-    network, loss = train(files, args.passes, args.seed)
+    networks, loss = train(files, args.passes, range(args.seed, args.seed + args.members))
     notes = {"cases": args.cases, "cuts": str(args.cuts), "passes": str(args.passes), "loss": f"{loss:.4f}"}
-    PlaceModel(network, mean[-1]).save(args.out, notes)
+    notes["members"] = str(args.members)
+    PlaceModel(networks, mean[-1]).save(args.out, notes)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,14 @@ from pcdiff.points import PointCloud
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.rays import MAP
 
-FORMAT = "pcdiff-places-1"
+FORMAT = "pcdiff-places-2"
 BATCH = 16_384  # places judged at a time
-ADD, REMOVE = 0.0, -1.0  # log-odds from which the network overrules the rays; taking away asks for more
-SMALLEST = 40  # places that hang together: fewer are a matter of tenths of a millimetre, which rays know better
+# Bone is built from less than even odds on: a DSC of D is best served by all places whose probability exceeds D / 2
+# (Lipton et al. 2014): 0.38 where places speak at all.
+LIFT = 0.5  # log-odds
+REMOVE = -0.5  # lifted log-odds beneath which the network takes away what the rays have: that asks for more
+OFF = 1.0  # log-odds of the rays beyond which a place lies off their walls
+SMALLEST = 40  # such places that hang together: fewer are a matter of tenths of a millimetre, which rays know better
 FINER = 2  # of the lattice, for the surface
 SMOOTH = 0.7  # steps of the finer lattice, for the normals
 
@@ -42,9 +47,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class PlaceModel:
-    """The network of places and the mean head it compares with: MEAN_SHAPE uint8, 255 where every head has bone."""
+    """Networks of places, of which each sees the head and its mirror image and whose log-odds are averaged.
 
-    network: PlaceNetwork
+    mean: the mean head they compare with, MEAN_SHAPE uint8, 255 where every head has bone.
+    """
+
+    networks: tuple[PlaceNetwork, ...]
     mean: np.ndarray
 
     @classmethod
@@ -59,18 +67,25 @@ class PlaceModel:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: expected a network of places, got {error}; train or choose others") from error
         mean = tensors.pop("mean").numpy()
-        network = PlaceNetwork(tensors["enter.weight"].shape[0])
+        states: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            member, _, own = name.partition(".")
+            states[member][own] = value.float()
         try:
-            network.load_state_dict({name: value.float() for name, value in tensors.items()})
-        except RuntimeError as error:
+            networks = tuple(_network(states[member]) for member in sorted(states))
+        except (KeyError, RuntimeError) as error:
             raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
         if mean.shape != MEAN_SHAPE:
             raise InputError(f"{path}: expected a mean head of {MEAN_SHAPE}, got {mean.shape}; train anew")
-        return cls(network.eval(), mean)
+        return cls(networks, mean)
 
     def save(self, path: Path, notes: dict[str, str] | None = None) -> None:
         """Half precision, with the mean head."""
-        tensors = {name: value.to(torch.float16).contiguous() for name, value in self.network.state_dict().items()}
+        tensors = {
+            f"{member}.{name}": value.to(torch.float16).contiguous()
+            for member, network in enumerate(self.networks)
+            for name, value in network.state_dict().items()
+        }
         tensors["mean"] = torch.from_numpy(self.mean)
         metadata = {"format": FORMAT, "license": "CC-BY-NC-SA-4.0", **(notes or {})}
         with written_beside(path) as beside:
@@ -80,10 +95,10 @@ class PlaceModel:
         """Where bone is missing that the rays do not know of, or is not although they say so; None where nowhere."""
         places = look(fit, head, self.mean)
         odds = places.logit.copy()
-        odds[tuple(places.index.T)] = self.odds(places, device)
-        add = (places.logit <= 0) & (odds > ADD)
+        odds[tuple(places.index.T)] = self.odds(places, device) + LIFT
+        add = (places.logit <= 0) & (odds > 0)
         remove = (places.logit > 0) & (odds < REMOVE) & (places.bone < 0.5)
-        overruled = _regions(add) | _regions(remove)
+        overruled = _regions(add, places.logit <= -OFF) | _regions(remove, remove)
         if not overruled.any():
             return None
         return Verdict(places.lattice, np.where(overruled, odds - places.logit, 0).astype(np.float32))
@@ -91,14 +106,16 @@ class PlaceModel:
     @torch.inference_mode()
     def odds(self, places: Places, device: str = "cpu") -> np.ndarray:
         """(N,) log-odds of missing bone at the places to be judged."""
-        network = self.network.to(device)
-        said: list[Tensor] = []
-        for first in range(0, len(places.index), BATCH):
-            some = slice(first, first + BATCH)
-            features = torch.from_numpy(places.features(some)).to(device).float()
-            rays = torch.from_numpy(places.logit[tuple(places.index[some].T)]).to(device)
-            said.append(network(features, rays).cpu())
-        return torch.cat(said).numpy() if said else np.zeros(0, np.float32)
+        networks = [network.to(device) for network in self.networks]
+        said = np.zeros(len(places.index), np.float32)
+        for seen in (places, places.mirrored()):
+            for first in range(0, len(said), BATCH):
+                some = slice(first, first + BATCH)
+                features = torch.from_numpy(seen.features(some)).to(device).float()
+                rays = torch.from_numpy(places.logit[tuple(places.index[some].T)]).to(device)
+                for network in networks:
+                    said[some] += network(features, rays).cpu().numpy()
+        return said / (2 * len(networks))
 
 
 def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdict: Verdict) -> list[PointCloud]:
@@ -136,9 +153,15 @@ def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdic
     return clouds
 
 
-def _regions(overruled: np.ndarray) -> np.ndarray:
-    """What of (I, J, K) bool hangs together, corners too, in `SMALLEST` places at least."""
-    labels, _ = ndimage.label(overruled, np.ones((3, 3, 3)))
-    large = np.bincount(labels.ravel()) >= SMALLEST
+def _network(state: dict[str, Tensor]) -> PlaceNetwork:
+    network = PlaceNetwork(state["enter.weight"].shape[0])
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _regions(overruled: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """What of (I, J, K) bool hangs together, corners too, and holds `SMALLEST` of the places `counted` at least."""
+    labels, count = ndimage.label(overruled, np.ones((3, 3, 3)))
+    large = np.bincount(labels[counted], minlength=count + 1) >= SMALLEST
     large[0] = False
     return large[labels]

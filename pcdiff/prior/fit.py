@@ -24,7 +24,10 @@ SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
 OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
 USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
 BONE_RIM = 0.3  # share of a hole's rim that is bone, at least: else it is where the skull, or the scan of it, ends
-STRIP, NARROW = 12.0, 1 / 12  # mm, and of its length: what is lower than either is no hole, but where the face is missing
+STRIP, NARROW = (
+    12.0,
+    1 / 12,
+)  # mm, and of its length: what is lower than either is no hole, but where the face is missing
 BAND = 12.0  # mm of bone around a hole that the slab covers
 ANCHORS = 512  # rays that a completion tells of at least: those that the network moves; two points each
 RIM = 1.6  # mm from a hole within which bone is no evidence: the rays next to it are often cut partly

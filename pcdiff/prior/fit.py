@@ -180,7 +180,7 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     in_view = np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
     _check_view(in_view)
     absent = ~((profile >= 0.5) & wall).any(1) & in_view
-    hole = _holes(absent, in_view, prior.present >= USUAL, np.isfinite(outer))
+    hole = _holes(absent, in_view, prior.present >= USUAL)
     return open_rays(outer, thickness, hole)
 
 
@@ -263,7 +263,7 @@ def _screen(prior: ShapePrior, outer: np.ndarray, inner: np.ndarray) -> np.ndarr
     return expected
 
 
-def _holes(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray, bone: np.ndarray) -> np.ndarray:
+def _holes(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """(R,) int labels of the regions of absent bone that are holes: large enough, and with bone around them."""
     image = MAP.to_image(absent, False)
     radius = int(np.ceil(OPENING / PIXEL))
@@ -276,7 +276,7 @@ def _holes(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray, bone: np.
         ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius]
     )
     labels, count = ndimage.label(closed & MAP.inside)
-    ground, stands = MAP.to_image(usual, False), MAP.to_image(bone, False)
+    ground, stands = MAP.to_image(usual, False), MAP.to_image(in_view & ~absent, False)
     beside_end = ndimage.binary_dilation(~MAP.to_image(in_view, False))
     kept = np.zeros(labels.shape, int)
     number = 0

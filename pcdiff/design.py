@@ -36,10 +36,12 @@ class Design:
     @property
     def uncertainty(self) -> np.ndarray:
         """(I, J, K) float32: each voxel's standard deviation over the members, 0.5 where half hold it."""
-        values = np.zeros(self.implant.mask.shape, np.float32)
-        low, high = bounding_box(np.logical_or.reduce([member.mask for member in self.members]))
-        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        share = np.stack([member.mask[box] for member in self.members]).mean(0, dtype=np.float32)
+        held = np.zeros_like(self.implant.mask, np.uint16)  # by how many
+        for member in self.members:
+            held += member.mask
+        box = tuple(slice(low, high) for low, high in zip(*bounding_box(held), strict=True))
+        share = held[box] / np.float32(len(self.members))
+        values = np.zeros(held.shape, np.float32, order="F")  # as files are written
         values[box] = np.sqrt(share * (1 - share))
         return values
 

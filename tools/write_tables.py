@@ -109,8 +109,11 @@ def cell(group: Sequence[Found | None]) -> str:
 
 def origin(files: Sequence[Mapping[str, Any]]) -> str:
     """What was measured, and by which weights."""
-    hashes = {name: sha for results in files for one in results["weights"].values() for name, sha in one.items()}
-    weights = ", ".join(f"`{name}` {sha[:12]}" for name, sha in sorted(hashes.items()))
+    hashes: dict[str, list[str]] = {}
+    for name, sha in (item for results in files for one in results["weights"].values() for item in one.items()):
+        if sha[:12] not in hashes.setdefault(name, []):
+            hashes[name].append(sha[:12])
+    weights = ", ".join(f"`{name}` {' and '.join(shas)}" for name, shas in sorted(hashes.items()))
     versions = ", ".join(sorted({f"pcdiff {results['pcdiff']}" for results in files}))
     return f"{versions}; weights (sha256): {weights}."
 

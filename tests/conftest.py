@@ -55,14 +55,14 @@ def larger_population() -> Population:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Arguments -> exit code, stdout, stderr."""
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Arguments -> exit code, stdout, stderr, whatever wrote to them."""
     monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as stopped:
             cli.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
+        said = capfd.readouterr()
         return int(stopped.value.code or 0), said.out, said.err
 
     return run

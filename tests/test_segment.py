@@ -14,7 +14,6 @@ import SimpleITK as sitk
 from phantom import AIR, BONE, BRAIN, SECRETS, head_ct, write_dicom
 from scipy import ndimage
 
-from pcdiff import cli
 from pcdiff.defects import cut
 from pcdiff.errors import InputError
 from pcdiff.input_check import THICK, describe, read_skull
@@ -286,20 +285,6 @@ def test_holes_in_words(fitted: PriorFit) -> None:
     assert place((np.abs(x) < 0.3) & (y < -0.6)) == ("frontal, across the midline", "both")
     assert place((x > 0.9) & (np.abs(z - 0.1) < 0.2) & (np.abs(y) < 0.3)) == ("left temporo-parietal", "left")
     assert place((x < -0.2) & (x > -0.5) & (y > 0.85)) == ("right occipital", "right")
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Arguments -> exit code, stdout, stderr, whatever wrote to them."""
-    monkeypatch.delenv("PCDIFF_DEBUG", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        said = capfd.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
-
-    return run
 
 
 def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume, tmp_path: Path) -> None:

@@ -74,16 +74,16 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low, axis=1) / 2
     # in one class are all up to the usual size; beyond, sizes differ by two at most
-    sizes = np.floor(np.log2(np.maximum(reach, np.median(reach)))).astype(int)
+    sizes = np.floor(np.log2(np.maximum(reach, max(np.median(reach), 1e-9)))).astype(int)
     classes = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
     trees = [cKDTree(centre[members]) for members in classes]
     found = []
     for a, first in enumerate(classes):
+        some = cKDTree(centre[first[::SAMPLED]])  # to count them all would take as long as to find them
         for b in range(a, len(classes)):
             second = classes[b]
             bound = reach[first].max() + reach[second].max()
-            some = cKDTree(centre[first[::SAMPLED]])  # to count them all would take as long as to find them
-            if some.count_neighbors(trees[b], bound) * SAMPLED > MANY_PAIRS:
+            if some.count_neighbors(trees[b], bound) * len(first) / some.n > MANY_PAIRS:
                 raise InputError("expected the mesh of an implant, got one whose triangles lie on top of each other")
             if a == b:
                 pairs = trees[a].query_pairs(bound, output_type="ndarray")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +34,6 @@ class Indicator:
     low: np.ndarray
 
 
-AT_ONCE = 2  # candidates: each takes a few hundred megabytes
 OUTSIDE_MM = 50.0  # a vault cut off by the field of view may lie this far outside the grid; more is a mix-up of frames
 
 
@@ -120,14 +118,9 @@ def _solids(
     low, high = region(joined, skull)
     total = np.zeros(tuple(high - low), np.float32)
     members = []
-
-    def solid(candidate: PointCloud) -> tuple[np.ndarray, Volume | None]:
+    for candidate in candidates:
         values = indicator(candidate, skull, backend, (low, high)).values
-        return values, finish(values, low, skull, candidate) if each else None
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # the solve uses every core, what follows it only one
-        for values, member in pool.map(solid, candidates):
-            total += values
-            if member is not None:
-                members.append(member)
+        total += values
+        if each:
+            members.append(finish(values, low, skull, candidate))
     return finish(total / np.float32(len(candidates)), low, skull, joined), members

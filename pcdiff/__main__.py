@@ -1,6 +1,6 @@
 """`python -m pcdiff`: the command line."""
 
-from pcdiff.cli import main
+from pcdiff.cli.app import main
 
 if __name__ == "__main__":
     main()

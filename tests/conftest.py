@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pcdiff import cli
-from pcdiff.defects import cut
+from pcdiff.cli import app as cli
+from pcdiff.data.craniotomy import cut
+from pcdiff.geometry.volume import Volume
+from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.folds import Population
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.rays import MAP
-from pcdiff.volume import Volume
 
 HEADS = 6
 

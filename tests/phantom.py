@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
 from scipy import ndimage
 
-from pcdiff.volume import Volume
+from pcdiff.geometry.volume import Volume
 
 AIR, SKIN, BRAIN, BONE, SHELL = -1000, 50, 35, 1100, 420  # HU
 SECRETS = {

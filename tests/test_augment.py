@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pcdiff.augment import ORIGIN, jittered, pose_without, seen_in, smooth_field, warped
+from pcdiff.prior.direction_map import MAP, RADIUS, Pose
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.rays import MAP, RADIUS, Pose
+from pcdiff.training.anchored.augment import ORIGIN, jittered, pose_without, seen_in, smooth_field, warped
 
 RAYS = len(MAP.directions)
 HIGH = MAP.directions[:, 2] > 0

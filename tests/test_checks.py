@@ -10,15 +10,15 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import Report, Vault, check_implant, exits, surroundings
+from pcdiff.checks.criteria import Criteria, load_criteria
+from pcdiff.checks.distances import bone_gap, voxel_gap
 from pcdiff.checks.printable import printable, self_intersections
 from pcdiff.checks.report import Figure
-from pcdiff.checks.surface import bone_gap, voxel_gap
-from pcdiff.criteria import Criteria, load_criteria
 from pcdiff.errors import InputError
-from pcdiff.mesh import Mesh
-from pcdiff.prior.rays import MAP, Pose
-from pcdiff.surface import volume_to_mesh
-from pcdiff.volume import Volume
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
+from pcdiff.prior.direction_map import MAP, Pose
 
 OUTER, INNER, HOLE = 80.0, 74.0, np.deg2rad(15)
 CAP = 2 * np.pi * OUTER**2 * (1 - np.cos(HOLE))  # mm2 of the hole at the outer surface
@@ -145,7 +145,7 @@ def test_an_undercut_of_known_size(shell: Shell) -> None:
 
 
 def test_trimming_makes_it_insertable(shell: Shell) -> None:
-    from pcdiff.shaping import insertable
+    from pcdiff.design.fitting import insertable
 
     other, plug = undercut(shell)
     bone, solid = surroundings(other.skull, shell.empty.with_mask(plug))

@@ -15,19 +15,22 @@ import SimpleITK as sitk
 import typer
 from PIL import Image
 
-from pcdiff import __version__, cli
-from pcdiff.defects import KINDS
+from pcdiff import __version__
+from pcdiff.cli import app as cli
+from pcdiff.data.craniotomy import KINDS
+from pcdiff.design.case import STAGES, OutputError, check_stl, pieces_ml
+from pcdiff.design.record import case_folder, read_record
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
-from pcdiff.mesh import read_stl, write_stl
-from pcdiff.methods import Proposal
-from pcdiff.output import STAGES, OutputError, check_stl, pieces_ml
-from pcdiff.picture import BONE, IMPLANT, render, shape_of
+from pcdiff.geometry.mesh import read_stl, write_stl
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.methods.base import Proposal
+from pcdiff.methods.registry import METHODS
 from pcdiff.prior.fit import PriorFit
 from pcdiff.reconstruct import BACKENDS
-from pcdiff.record import METHODS, case_folder, read_record
-from pcdiff.surface import volume_to_mesh
-from pcdiff.volume import Volume, read_volume, write_volume
+from pcdiff.report.render import BONE, IMPLANT, render, shape_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -51,7 +54,7 @@ class Stub:
 @pytest.fixture
 def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
     method = Stub(fitted)
-    monkeypatch.setattr("pcdiff.methods.load_method", lambda name, weights=None: method)
+    monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: method)
     return method
 
 
@@ -251,7 +254,7 @@ def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
     for part, volume in zip(("defective_skull", "implant"), case, strict=True):
         (tmp_path / "data" / part).mkdir(parents=True)
         write_volume(volume, tmp_path / "data" / part / "001.nrrd")
-    monkeypatch.setattr("pcdiff.evaluate.COMMAND", (sys.executable, "-S", "-c", f"import sys; {program}"))
+    monkeypatch.setattr("pcdiff.evaluation.measure.COMMAND", (sys.executable, "-S", "-c", f"import sys; {program}"))
     where = ("--data", tmp_path / "data", "-o", tmp_path / "out", "--suite", "no_hole,jaw")
     got, said, _ = run("evaluate", *where, "--method", "prior,diffusion", "--ensemble", 3, "--workers", 2)
     assert got == code and f"refused, rightly: diffusion on jaw: {1 - code} of 1" in said
@@ -363,14 +366,14 @@ def test_demo_runs_from_nothing_to_scores(
 def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("run: {data: a, cache: b, out: c}\n")
-    train = type(sys)("pcdiff.train")
+    train = type(sys)("pcdiff.training.anchored.train")
     train.train = lambda config, progress: f"{config.optimiser.steps} {config.run.out} {progress}"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pcdiff.train", train)
+    monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", train)
     code, said, _ = run("train", recipe, "--set", "optimiser.steps=7", "--set", "run.out=d", "-q")
     assert (code, said) == (0, "7 d False\n")
     code, _, said = run("train", recipe, "--set", "optimiser.stops=7")
     assert code == 2 and "optimiser.stops" in said
-    monkeypatch.setitem(sys.modules, "pcdiff.train", None)
+    monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", None)
     assert run("train", recipe)[0] == 1
 
 

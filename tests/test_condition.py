@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pcdiff.condition import (
+from pcdiff.errors import InputError
+from pcdiff.geometry.points import surface_normals
+from pcdiff.methods.anchored.condition import (
     ANCHORS,
     BONE,
     FEATURES,
@@ -20,13 +22,12 @@ from pcdiff.condition import (
     make_frame,
     wall_normals,
 )
-from pcdiff.config import PairsConfig
-from pcdiff.errors import InputError
-from pcdiff.pairs import Pairs, cut_rays, flatten, make_pair, mirrored
-from pcdiff.points import surface_normals
-from pcdiff.prior.fit import Observation, PriorFit, complete, open_rays
+from pcdiff.prior.defects import Observation, open_rays
+from pcdiff.prior.direction_map import MAP, PIXEL, Pose
+from pcdiff.prior.fit import PriorFit, complete
 from pcdiff.prior.folds import assign_folds
-from pcdiff.prior.rays import MAP, PIXEL, Pose
+from pcdiff.training.anchored.pairs import Pairs, cut_rays, flatten, make_pair, mirrored
+from pcdiff.training.recipes import PairsConfig
 
 ORIGIN = Pose(np.eye(3), np.zeros(3))
 

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcdiff import data
-from pcdiff.data import Case, find_cases, head_occupancy, load_head, prepare
+from pcdiff.data import cases as data
+from pcdiff.data.cases import Case, find_cases
+from pcdiff.data.heads import load_head, prepare
 from pcdiff.errors import InputError
-from pcdiff.volume import Volume, write_volume
+from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
 
 OBLIQUE = np.array([[0.36, -0.24, 0, -20], [0.27, 0.32, 0, 5], [0, 0, -0.9, 40], [0, 0, 0, 1]])  # 0.45 x 0.4 x 0.9 mm
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pcdiff.defects import BRIDGE, KINDS, ML_RANGE, Cranium, Outline, cut, draw_outlines
+from pcdiff.data.craniotomy import BRIDGE, KINDS, ML_RANGE, Cranium, Outline, cut, draw_outlines
 from pcdiff.errors import InputError
-from pcdiff.volume import Volume
+from pcdiff.geometry.volume import Volume
 
 MIDDLE = np.array([12.0, -30.0, 140.0])  # of the head, mm
 SEMI_AXES = np.array([75.0, 90.0, 75.0])

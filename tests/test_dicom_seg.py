@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcdiff.dicom_seg import write_dicom_seg
 from pcdiff.errors import InputError
-from pcdiff.volume import Volume
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.dicom_seg import write_dicom_seg
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
 hd = pytest.importorskip("highdicom", reason="needs highdicom")

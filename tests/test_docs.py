@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from pcdiff.cli import app
+from pcdiff.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tools" / "slicer" / "README.md"]

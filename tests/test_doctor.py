@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pcdiff import cli, doctor
-from pcdiff.console import device_that_is_there
+import pcdiff
+from pcdiff.cli import app as cli
+from pcdiff.cli import doctor
+from pcdiff.cli.console import device_that_is_there
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 
@@ -17,7 +19,7 @@ from pcdiff.files import sha256
 def test_what_is_there_is_told() -> None:
     found = {finding.name: finding for finding in doctor.examine()}
     assert not [finding for finding in found.values() if finding.good is False]
-    weights = cli.Path(cli.__file__).parent / "weights" / "prior.safetensors"
+    weights = Path(pcdiff.__file__).parent / "weights" / "prior.safetensors"
     assert sha256(weights)[:16] in found["prior.safetensors"].words
     assert "cores" in found["cpu"].words and "13 s" in found["a case"].words
     assert {"numpy", "plotly", "open3d", "highdicom", "cuda", "display"} <= found.keys()
@@ -44,7 +46,7 @@ def test_what_is_missing_is_bad(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 @pytest.mark.parametrize(("dsc", "good"), [(0.97, True), (0.5, False)])
 def test_trying_a_case_measures_it(monkeypatch: pytest.MonkeyPatch, dsc: float, good: bool) -> None:
     record = {"scores": {"dsc": dsc}, "seconds": {"total": 7.0}, "peak_memory_mb": 812}
-    monkeypatch.setattr("pcdiff.demo.demo", lambda folder, settings: record)
+    monkeypatch.setattr("pcdiff.design.demo.demo", lambda folder, settings: record)
     *_, last = doctor.examine(try_it=True)
     assert last.good is good and "designed in 7 s" in last.words and "812 MB" in last.words
 

@@ -12,13 +12,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pcdiff.data import Case, find_cases
+from pcdiff.data.cases import Case, find_cases
 from pcdiff.errors import InputError
-from pcdiff.evaluate import COMMAND, _measure, evaluate
+from pcdiff.evaluation.measure import COMMAND, _measure
+from pcdiff.evaluation.runner import evaluate
 from pcdiff.files import sha256
-from pcdiff.mesh import Mesh, write_stl
-from pcdiff.surface import volume_to_mesh
-from pcdiff.volume import Volume, read_volume, write_volume
+from pcdiff.geometry.mesh import Mesh, write_stl
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_volume, write_volume
 
 AFFINE = np.diag([1.0, 2.0, 0.5, 1.0])
 
@@ -311,7 +313,7 @@ def test_the_members_on_disk_are_asked_where_they_err(tmp_path, cases, program, 
     def longest(implant: Volume, members: list[Mesh], truth: Volume, skull: Volume) -> float:
         return float(sum(np.ptp(member.vertices[:, 0]) for member in members))
 
-    monkeypatch.setattr("pcdiff.evaluate.spread_error", longest)  # these implants are rim all over
+    monkeypatch.setattr("pcdiff.evaluation.runner.spread_error", longest)  # these implants are rim all over
     results = evaluate(["exact", "ensemble"], cases[:1], tmp_path / "out", command=program, progress=False)
     assert [row.spread_error for row in results.rows] == [0, pytest.approx(4 + 5 + 6)]
     assert results.summary()["ensemble"]["mean"]["spread_error"] == pytest.approx(15)

@@ -9,9 +9,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from pcdiff.errors import InputError
-from pcdiff.mesh import Mesh, mesh_to_mask, read_stl, write_stl
-from pcdiff.surface import volume_to_mesh
-from pcdiff.volume import Volume
+from pcdiff.geometry.mesh import Mesh, mesh_to_mask, read_stl, write_stl
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
 
 
 def box(low: list[float], high: list[float]) -> Mesh:

@@ -13,11 +13,12 @@ import SimpleITK as sitk
 import trimesh
 
 from pcdiff.errors import InputError
-from pcdiff.mesh import Mesh, mesh_to_mask, read_stl
-from pcdiff.mesh_files import KINDS, mesh_kinds, write_mesh
-from pcdiff.metrics import dice
-from pcdiff.surface import volume_to_mesh
-from pcdiff.volume import Volume, write_volume
+from pcdiff.geometry.mesh import Mesh, mesh_to_mask, read_stl
+from pcdiff.geometry.mesh_files import KINDS, mesh_kinds, write_mesh
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
 
 
 def box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Mesh:

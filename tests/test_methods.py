@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import save_file
 from scipy.spatial import cKDTree
 
-from pcdiff.condition import ANCHORS, choose_rays, make_condition
-from pcdiff.config import DiffusionConfig, NetworkConfig
-from pcdiff.design import design
+from pcdiff.design.flow import design
 from pcdiff.errors import InputError
-from pcdiff.methods import load_method
-from pcdiff.methods.diffusion import DiffusionMethod, _moved, draw_noise, save_network
+from pcdiff.methods.anchored.condition import ANCHORS, choose_rays, make_condition
+from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
+from pcdiff.methods.anchored.method import DiffusionMethod, _moved, draw_noise, save_network
+from pcdiff.methods.anchored.network import AnchoredDenoiser
 from pcdiff.methods.prior import PriorMethod
-from pcdiff.nets.anchored import AnchoredDenoiser
+from pcdiff.methods.registry import load_method
 
 NETWORK = NetworkConfig(width=16, grid=8, step_grid=4, blocks=1, heads=2)
 DIFFUSION = DiffusionConfig(steps=2)

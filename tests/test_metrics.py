@@ -5,9 +5,10 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from pcdiff.errors import InputError
-from pcdiff.metrics import border_dice, dice, hd95, scores, spread_error, surface_distances
-from pcdiff.surface import volume_to_mesh
-from pcdiff.volume import Volume
+from pcdiff.evaluation.spread import spread_error
+from pcdiff.geometry.metrics import border_dice, dice, hd95, scores, surface_distances
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
 
 
 def drawn(*rows: str) -> np.ndarray:

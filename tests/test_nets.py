@@ -9,17 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pcdiff.condition import FEATURES
-from pcdiff.config import NetworkConfig
-from pcdiff.nets.anchored import AnchoredDenoiser, Skull
-from pcdiff.nets.point_voxel import (
-    EXTENT,
-    Conv3dBlock,
-    CrossAttention,
-    NoiseEmbedding,
-    PointVoxelBlock,
-    to_grid,
-)
+from pcdiff.methods.anchored.condition import FEATURES
+from pcdiff.methods.anchored.config import NetworkConfig
+from pcdiff.methods.anchored.network import AnchoredDenoiser, Skull
+from pcdiff.nets.point_voxel import EXTENT, Conv3dBlock, CrossAttention, NoiseEmbedding, PointVoxelBlock, to_grid
 
 BATCH, ANCHORS, BONE = 3, 40, 50
 SIGMA = torch.tensor([0.1, 1.0, 3.0])

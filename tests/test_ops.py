@@ -15,8 +15,8 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
-from pcdiff import ops
-from pcdiff.ops import neighbours, plain, tree
+from pcdiff.nets import ops
+from pcdiff.nets.ops import neighbours, plain, tree
 
 SIZES = [(1, 1, 3, 3), (2, 5, 17, 4), (3, 2, 64, 8)]  # (B, C, N, r)
 
@@ -300,7 +300,7 @@ def test_trees_choose_the_same_furthest_points_with_ties_and_copies(candidates: 
 @pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
 def test_pytorch3d_agrees_with_plain(m: int, n: int, k: int) -> None:
     pytest.importorskip("pytorch3d")
-    from pcdiff.ops import fast
+    from pcdiff.nets.ops import pytorch3d_kernels as fast
 
     assert_twins_agree(fast, m, n, k, "cuda" if torch.cuda.is_available() else "cpu")
 
@@ -329,7 +329,7 @@ def test_the_adapter_mends_what_pytorch3d_does_differently(m: int, n: int, k: in
     )
     monkeypatch.setitem(sys.modules, "pytorch3d", stand_in)
     # A copy of the module under another name, lest the stand-in stay behind in the real one.
-    spec = importlib.util.spec_from_file_location("adapter", Path(plain.__file__).with_name("fast.py"))
+    spec = importlib.util.spec_from_file_location("adapter", Path(plain.__file__).with_name("pytorch3d_kernels.py"))
     adapter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(adapter)
     assert_twins_agree(adapter, m, n, k)
@@ -341,7 +341,7 @@ def test_kernels_agree_with_plain() -> None:
     on_gpu = torch.cuda.is_available()
     code = f"""
 from test_ops import TWIN_SIZES, assert_twins_agree, plain, rand, torch
-from pcdiff.ops import kernels
+from pcdiff.nets.ops import triton_kernels as kernels
 device = {"cuda" if on_gpu else "cpu"!r}
 for m, n, k in TWIN_SIZES:
     assert_twins_agree(kernels, m, n, k, device)
@@ -356,7 +356,7 @@ for m, n, k in TWIN_SIZES:
 
 
 def test_without_pytorch3d_and_triton_cuda_tensors_take_plain_torch(monkeypatch: MonkeyPatch) -> None:
-    for package, twin in (("pytorch3d", "fast"), ("triton", "kernels")):
+    for package, twin in (("pytorch3d", "pytorch3d_kernels"), ("triton", "triton_kernels")):
         monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
-        monkeypatch.delitem(sys.modules, f"pcdiff.ops.{twin}", raising=False)
+        monkeypatch.delitem(sys.modules, f"pcdiff.nets.ops.{twin}", raising=False)
     assert neighbours._on_cuda.__wrapped__() is plain

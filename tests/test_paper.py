@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from pcdiff.config import PaperConfig, PaperNetworkConfig
 from pcdiff.diffusion import SAMPLERS, linear_sigmas
 from pcdiff.diffusion import samplers as samplers_module
 from pcdiff.errors import InputError
-from pcdiff.nets.paper import PaperDenoiser, _furthest
+from pcdiff.geometry.volume import Volume
+from pcdiff.methods.friedrich2023.config import PaperConfig, PaperNetworkConfig
+from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser, _furthest
+from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_names, denoiser_state_from, denoiser_state_to
+from pcdiff.methods.friedrich2023.points import PaperFrame, outer_mesh
+from pcdiff.methods.friedrich2023.sampling import NoisePrediction, ladder, sample_points
 from pcdiff.nets.pvcnn import Cloud, Neighbourhoods, Norm, PointLayers
-from pcdiff.paper.denoiser_weights import denoiser_names, denoiser_state_from, denoiser_state_to
-from pcdiff.paper.points import PaperFrame, outer_mesh
-from pcdiff.paper.sampling import NoisePrediction, ladder, sample_points
-from pcdiff.volume import Volume
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -11,19 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from pcdiff.cli import main
-from pcdiff.config import PaperConfig, PaperNetworkConfig, load_config
+from pcdiff.cli.app import main
 from pcdiff.errors import InputError
-from pcdiff.methods import load_method
-from pcdiff.methods.paper import PaperMethod
-from pcdiff.nets.paper import PaperDenoiser
-from pcdiff.nets.voxelisation import VoxelisationNetwork
-from pcdiff.paper import train as training
-from pcdiff.paper.checkpoints import PaperModel, import_checkpoints, read_foreign
-from pcdiff.paper.denoiser_weights import denoiser_state_to
-from pcdiff.paper.points import PaperFrame, outer_mesh, surface_points
-from pcdiff.paper.voxelisation_weights import voxelisation_state_to
-from pcdiff.volume import write_volume
+from pcdiff.imaging.volumes import write_volume
+from pcdiff.methods.friedrich2023.checkpoints import PaperModel, import_checkpoints, read_foreign
+from pcdiff.methods.friedrich2023.config import PaperConfig, PaperNetworkConfig
+from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
+from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_state_to
+from pcdiff.methods.friedrich2023.method import PaperMethod
+from pcdiff.methods.friedrich2023.points import PaperFrame, outer_mesh, surface_points
+from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
+from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_to
+from pcdiff.methods.registry import load_method
+from pcdiff.training.friedrich2023 import train as training
+from pcdiff.training.recipes import load_config
 
 QUARTER = PaperNetworkConfig(width=0.25)
 TINY = PaperNetworkConfig(

@@ -13,21 +13,21 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import nn
 
-from pcdiff.defects import cut
+from pcdiff.data.craniotomy import cut
 from pcdiff.errors import InputError
-from pcdiff.metrics import dice
-from pcdiff.nets.voxelisation import VoxelisationConfig, VoxelisationNetwork
-from pcdiff.paper.clean import ball, filled, holes_of, largest, piece_per_hole, smoothed, within_reach
-from pcdiff.paper.data import Surfaces
-from pcdiff.paper.lattice import lattice_over
-from pcdiff.paper.points import outer_mesh
-from pcdiff.paper.volume import volume_from_points
-from pcdiff.paper.voxelisation_training import training_loss, voxelisation_sample
-from pcdiff.paper.voxelisation_weights import voxelisation_state_from, voxelisation_state_to, weight_map
-from pcdiff.points import PointCloud
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.surface import sample_surface
+from pcdiff.geometry.volume import Volume
+from pcdiff.methods.friedrich2023.clean import ball, filled, holes_of, largest, piece_per_hole, smoothed, within_reach
+from pcdiff.methods.friedrich2023.lattice import lattice_over
+from pcdiff.methods.friedrich2023.points import outer_mesh
+from pcdiff.methods.friedrich2023.volume import volume_from_points
+from pcdiff.methods.friedrich2023.voxelisation import VoxelisationConfig, VoxelisationNetwork
+from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_from, voxelisation_state_to, weight_map
 from pcdiff.reconstruct.dpsr import poisson_grid, poisson_region
-from pcdiff.surface import sample_surface
-from pcdiff.volume import Volume
+from pcdiff.training.friedrich2023.data import Surfaces
+from pcdiff.training.friedrich2023.voxelisation_training import training_loss, voxelisation_sample
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pcdiff.errors import InputError
-from pcdiff.picture import (
+from pcdiff.geometry.volume import Volume
+from pcdiff.report.render import (
     BONE,
     ERROR_MM,
     ERRORS,
@@ -24,7 +25,6 @@ from pcdiff.picture import (
     sheet,
     write_png,
 )
-from pcdiff.volume import Volume
 
 
 def ball(centre: tuple[float, float, float], radius: float, flip: bool = False) -> Volume:

@@ -13,12 +13,11 @@ from safetensors.numpy import save
 from safetensors.torch import save_file
 from scipy.spatial import cKDTree
 
-from pcdiff.data import HEAD_FORMAT, head_occupancy
+from pcdiff.data.heads import HEAD_FORMAT
 from pcdiff.errors import InputError
-from pcdiff.methods.places import LIFT, SMALLEST, PlaceModel, Verdict, solids
-from pcdiff.metrics import dice
-from pcdiff.nets.places import TRUST, PlaceNetwork
-from pcdiff.places import (
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.methods.occupancy.features import (
     CERTAIN,
     FEATURES,
     MARGIN,
@@ -37,10 +36,12 @@ from pcdiff.places import (
     missing_walls,
     occupancy_at,
 )
-from pcdiff.prior.rays import MAP
+from pcdiff.methods.occupancy.model import LIFT, SMALLEST, PlaceModel, Verdict, solids
+from pcdiff.methods.occupancy.network import TRUST, PlaceNetwork
+from pcdiff.prior.direction_map import MAP
 from pcdiff.reconstruct import reconstruct
 
-TOOL = Path(__file__).parents[1] / "tools" / "train_places.py"
+TOOL = Path(__file__).parents[1] / "tools" / "train_occupancy.py"
 NO_HEAD = np.zeros(MEAN_SHAPE, np.uint8)
 
 

@@ -10,22 +10,25 @@ import pytest
 from safetensors.numpy import save_file
 from scipy import ndimage
 
-from pcdiff.data import head_occupancy, prepare
-from pcdiff.defects import cut
-from pcdiff.design import design
+from pcdiff.data.craniotomy import cut
+from pcdiff.data.heads import prepare
+from pcdiff.design.flow import design
 from pcdiff.errors import InputError
+from pcdiff.geometry.metrics import scores
+from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.prior import PriorMethod
-from pcdiff.metrics import scores
-from pcdiff.points import PointCloud
-from pcdiff.prior.fit import RIM, _holes, choose_sites, complete, fit, with_bevel
+from pcdiff.prior.completed_surface import slab
+from pcdiff.prior.defects import _holes
+from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
+from pcdiff.prior.fit import RIM, choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import assign_folds, load_population
+from pcdiff.prior.gaussian_process import FLIP, OUTER, THICKNESS, Kernel, chord, regress
 from pcdiff.prior.model import ShapePrior, see_walls
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
-from pcdiff.prior.process import FLIP, OUTER, THICKNESS, Kernel, chord, regress
-from pcdiff.prior.rays import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
-from pcdiff.prior.slab import slab
 from pcdiff.reconstruct.spectral import local_areas
-from pcdiff.volume import Volume, write_volume
 
 IDENTITY = Pose(np.eye(3), np.zeros(3))
 STERADIAN = (PIXEL / RADIUS) ** 2

@@ -12,14 +12,16 @@ import SimpleITK as sitk
 
 from pcdiff import __version__
 from pcdiff.checks import Check, Figure, Report
-from pcdiff.mesh import Mesh, read_stl, write_stl
-from pcdiff.methods import Proposal
-from pcdiff.output import Settings, write_case
+from pcdiff.checks.recommend import recommend, spread
+from pcdiff.design.case import write_case
+from pcdiff.design.fitting import Fitting
+from pcdiff.design.settings import Settings
+from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.methods.base import Proposal
 from pcdiff.prior.fit import PriorFit
-from pcdiff.proof import recommend, spread
-from pcdiff.shaping import Fitting
-from pcdiff.surface import volume_to_mesh
-from pcdiff.volume import Volume, read_volume, write_volume
 
 NAMES = [
     "complete",

@@ -7,11 +7,11 @@ import pytest
 from scipy.ndimage import label
 
 from pcdiff.errors import InputError
-from pcdiff.points import PointCloud
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
 from pcdiff.reconstruct import indicator, reconstruct, region
 from pcdiff.reconstruct.finish import REACH_MM, close_seam, finish, one_piece_per_hole, without_slivers
 from pcdiff.reconstruct.spectral import local_areas
-from pcdiff.volume import Volume
 
 OUTER, INNER = 30.0, 24.0  # mm, a skull's vault in small
 HOLE, BAND = np.radians(28), np.radians(48)  # half angles at the centre

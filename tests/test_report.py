@@ -16,17 +16,19 @@ import pytest
 from PIL import Image
 
 from pcdiff import NOTICE
+from pcdiff.design.case import design_case
+from pcdiff.design.record import RECORD, case_record, case_skull, renew_record
+from pcdiff.design.settings import Settings
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
-from pcdiff.mesh import read_stl, write_stl
-from pcdiff.methods import Proposal, Trajectory
-from pcdiff.output import Settings, design_case
-from pcdiff.page import LARGEST, scene_html
+from pcdiff.geometry.mesh import read_stl, write_stl
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
+from pcdiff.methods.base import Proposal, Trajectory
 from pcdiff.prior.fit import PriorFit
-from pcdiff.record import RECORD, renew_record
-from pcdiff.report import CHECKS, PREVIEW, REPORT, write_report
-from pcdiff.scene import case_record, case_scene, case_skull
-from pcdiff.volume import Volume, write_volume
+from pcdiff.report.case_report import CHECKS, PREVIEW, REPORT, write_report
+from pcdiff.report.html import LARGEST, scene_html
+from pcdiff.report.scene import case_scene
 
 NAME = "<script>alert(1)<script> & 'co'"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

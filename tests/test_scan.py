@@ -14,9 +14,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from pcdiff.errors import InputError
-from pcdiff.formats.dicom import find_series
-from pcdiff.scan import Scan, input_digest, read_scan
-from pcdiff.volume import Volume, read_volume, write_volume
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.formats.dicom import find_series
+from pcdiff.imaging.scan import Scan, input_digest, read_scan
+from pcdiff.imaging.volumes import read_volume, write_volume
 
 SHAPE = (13, 11, 18)
 TURNS = {
@@ -225,9 +226,9 @@ def test_links_that_lead_out_are_passed_over(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dicom(tmp_path, ct(), grid())
     for limit, value in (
-        ("formats.dicom.MAX_FILES", 17),
-        ("formats.dicom.MAX_BYTES", 100),
-        ("scan.MAX_CT_VOXELS", 2573),
+        ("imaging.formats.dicom.MAX_FILES", 17),
+        ("imaging.formats.dicom.MAX_BYTES", 100),
+        ("imaging.scan.MAX_CT_VOXELS", 2573),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"pcdiff.{limit}", value)

@@ -14,18 +14,20 @@ import SimpleITK as sitk
 from phantom import AIR, BONE, BRAIN, SECRETS, head_ct, write_dicom
 from scipy import ndimage
 
-from pcdiff.defects import cut
+from pcdiff.data.craniotomy import cut
+from pcdiff.design.case import is_done
+from pcdiff.design.settings import Settings
 from pcdiff.errors import InputError
-from pcdiff.input_check import THICK, describe, read_skull
-from pcdiff.metrics import dice
-from pcdiff.output import Settings, is_done
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.input_check import THICK, describe, read_skull
+from pcdiff.imaging.scan import Scan, read_scan
+from pcdiff.imaging.segment import THRESHOLD, segment
+from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.rays import MAP
-from pcdiff.regions import BONES, bone_at, holes_of, ray_areas
-from pcdiff.scan import Scan, read_scan
-from pcdiff.segment import THRESHOLD, segment
-from pcdiff.volume import Volume, read_volume, write_volume
+from pcdiff.prior.regions import BONES, bone_at, holes_of, ray_areas
 
 Phantom = tuple[np.ndarray, Volume]
 SPACING = 2.4

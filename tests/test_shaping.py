@@ -9,12 +9,12 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
-from pcdiff.checks.surface import voxel_gap
-from pcdiff.design import design
+from pcdiff.checks.distances import voxel_gap
+from pcdiff.design.fitting import MARGIN, RIM, Fitting, fitted
+from pcdiff.design.flow import design
 from pcdiff.errors import InputError
-from pcdiff.methods import Proposal
-from pcdiff.shaping import MARGIN, RIM, Fitting, fitted
-from pcdiff.volume import Volume
+from pcdiff.geometry.volume import Volume
+from pcdiff.methods.base import Proposal
 
 OUTER, INNER = 80.0, 74.0
 CENTRE = np.array([12.0, -7.0, 30.0])

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import typer
 
-from pcdiff.cli import app
+from pcdiff.cli.app import app
 
 SOURCE = Path(__file__).parents[1] / "tools" / "slicer" / "PcdiffImplant" / "PcdiffImplant.py"
 

@@ -7,12 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcdiff.bones import jaw, knee
-from pcdiff.data import LoadedCase, find_cases
-from pcdiff.errors import InputError
-from pcdiff.metrics import dice
-from pcdiff.prior.fit import fit
-from pcdiff.suite import (
+from pcdiff.data.cases import LoadedCase, find_cases
+from pcdiff.data.phantoms import jaw, knee
+from pcdiff.data.suite import (
     REFUSALS,
     SKULLBREAK,
     SUITES,
@@ -24,7 +21,11 @@ from pcdiff.suite import (
     without_face,
     write_suite,
 )
-from pcdiff.volume import Volume, write_volume
+from pcdiff.errors import InputError
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
+from pcdiff.prior.fit import fit
 
 RNG = np.random.default_rng(0)  # for variants that draw nothing
 

@@ -8,9 +8,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from pcdiff.errors import InputError
-from pcdiff.mesh import Mesh
-from pcdiff.surface import distance_to, sample_surface, vertex_normals, volume_to_mesh
-from pcdiff.volume import Volume
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.surface import distance_to, sample_surface, vertex_normals, volume_to_mesh
+from pcdiff.geometry.volume import Volume
 
 RADIUS = 17.0  # mm
 # spacing (mm), shear of a gantry tilt, flipped axes

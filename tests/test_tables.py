@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pcdiff.evaluate import Results, Row, _write
+from pcdiff.evaluation.results import Results, Row, _write
 
 TOOL = Path(__file__).parents[1] / "tools" / "write_tables.py"
 DOCUMENT = "before\n<!-- results -->\nold\n<!-- /results -->\nbetween\n<!-- variants -->\n<!-- /variants -->\nafter\n"

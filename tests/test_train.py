@@ -22,16 +22,17 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from pcdiff import train as training
-from pcdiff.condition import ANCHORS
-from pcdiff.config import PaperConfig, PaperTrainConfig, TrainConfig, load_config
-from pcdiff.data import LoadedCase
+from pcdiff.data.cases import LoadedCase
 from pcdiff.errors import InputError
-from pcdiff.methods.diffusion import DiffusionMethod
+from pcdiff.geometry.volume import Volume
+from pcdiff.methods.anchored.condition import ANCHORS
+from pcdiff.methods.anchored.method import DiffusionMethod
+from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.prior.folds import Population, kept_prior
 from pcdiff.prior.model import ShapePrior
-from pcdiff.train import TrainingStep, batches, load_pairs, rate_at, train, validate
-from pcdiff.volume import Volume
+from pcdiff.training.anchored import train as training
+from pcdiff.training.anchored.train import TrainingStep, batches, load_pairs, rate_at, train, validate
+from pcdiff.training.recipes import PaperTrainConfig, TrainConfig, load_config
 
 STEPS = 6
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

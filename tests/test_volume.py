@@ -14,8 +14,9 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from pcdiff.errors import InputError
-from pcdiff.formats import image as image_module
-from pcdiff.volume import Volume, read_volume, write_map, write_volume
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.formats import image as image_module
+from pcdiff.imaging.volumes import read_volume, write_map, write_volume
 
 SHAPE = (7, 6, 5)
 GEOMETRY = {

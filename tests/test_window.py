@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcdiff import window
-from pcdiff.scene import Cloud, Field, Scene, Surface
-from pcdiff.shape import Shape
+from pcdiff.report import window
+from pcdiff.report.scene import Cloud, Field, Scene, Surface
+from pcdiff.report.surfaces import Shape
 
 
 class Viewer:

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pcdiff.record import weights_files
+from pcdiff.methods.registry import weights_files
 
 ROOT = Path(__file__).parent.parent
 STEPS = (1, 4, 20)

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from pcdiff.evaluate import _measure
-from pcdiff.output import case_name
-from pcdiff.record import machine
+from pcdiff.design.case import case_name
+from pcdiff.environment import machine
+from pcdiff.evaluation.measure import _measure
 
 SHIPPED = ("diffusion", "prior")  # methods with weights
 STAGES = ("read", "points", "reconstruct", "mesh", "write", "check")

@@ -18,19 +18,19 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pcdiff.config import PaperConfig
-from pcdiff.defects import cut
-from pcdiff.nets.paper import Geometry, PaperDenoiser
-from pcdiff.nets.voxelisation import VoxelisationNetwork
-from pcdiff.paper.lattice import SPACING_MM, lattice_over
-from pcdiff.paper.points import PaperFrame, outer_mesh, surface_points
-from pcdiff.paper.sampling import sample_points
-from pcdiff.paper.volume import volume_from_points
+from pcdiff.data.craniotomy import cut
+from pcdiff.environment import machine, peak_memory_mb
+from pcdiff.geometry.surface import sample_surface
+from pcdiff.geometry.volume import Volume
+from pcdiff.methods.friedrich2023.config import PaperConfig
+from pcdiff.methods.friedrich2023.denoiser import Geometry, PaperDenoiser
+from pcdiff.methods.friedrich2023.lattice import SPACING_MM, lattice_over
+from pcdiff.methods.friedrich2023.points import PaperFrame, outer_mesh, surface_points
+from pcdiff.methods.friedrich2023.sampling import sample_points
+from pcdiff.methods.friedrich2023.volume import volume_from_points
+from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
 from pcdiff.prior.model import ShapePrior
 from pcdiff.reconstruct.dpsr import poisson_grid, poisson_region
-from pcdiff.record import machine, peak_memory_mb
-from pcdiff.surface import sample_surface
-from pcdiff.volume import Volume
 
 
 def denoiser(config: PaperConfig) -> tuple[PaperDenoiser, torch.Tensor]:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcdiff.config import PaperNetworkConfig
-from pcdiff.nets.paper import PaperDenoiser
-from pcdiff.nets.voxelisation import VoxelisationConfig, VoxelisationNetwork
-from pcdiff.paper.denoiser_weights import denoiser_state_from, denoiser_state_to
-from pcdiff.paper.voxelisation_weights import voxelisation_state_from, voxelisation_state_to
+from pcdiff.methods.friedrich2023.config import PaperNetworkConfig
+from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
+from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_state_from, denoiser_state_to
+from pcdiff.methods.friedrich2023.voxelisation import VoxelisationConfig, VoxelisationNetwork
+from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_from, voxelisation_state_to
 from pcdiff.reconstruct.dpsr import poisson_grid
 
 FOLDER = Path(__file__).parents[1] / "tests" / "parity"

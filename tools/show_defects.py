@@ -14,8 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import ndimage
 
-from pcdiff.defects import KINDS, cut
-from pcdiff.volume import Volume, read_volume
+from pcdiff.data.craniotomy import KINDS, cut
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_volume
 
 PIXEL = 0.7  # mm
 

@@ -8,7 +8,7 @@ The same as `pcdiff view`. For points and the diffusion, design the case with `p
 
 import sys
 
-from pcdiff.cli import main
+from pcdiff.cli.app import main
 
 if __name__ == "__main__":
     main(["view", *sys.argv[1:]])

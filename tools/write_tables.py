@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pcdiff.suite import SKULLBREAK
+from pcdiff.data.suite import SKULLBREAK
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")

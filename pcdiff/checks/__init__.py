@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from pcdiff.checks.hole import bone_thickness, complete, no_false_positive_area, restores_shape, smooth_transition
+from pcdiff.checks.coverage import bone_thickness, complete, no_false_positive_area, restores_shape, smooth_transition
+from pcdiff.checks.criteria import Criteria
+from pcdiff.checks.distances import FACING, bone_gap, facing, least_gap, wall_thickness
 from pcdiff.checks.insertion import Exit, best_exit
 from pcdiff.checks.printable import printable
+from pcdiff.checks.ray_view import MARGIN, Vault, View
 from pcdiff.checks.report import Check, Figure, Report
-from pcdiff.checks.surface import FACING, bone_gap, facing, least_gap, wall_thickness
-from pcdiff.checks.view import MARGIN, Vault, View
-from pcdiff.criteria import Criteria
-from pcdiff.mesh import Mesh
-from pcdiff.metrics import bounding_box
-from pcdiff.volume import Volume
+from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.volume import Volume
 
 __all__ = ["Check", "Figure", "Report", "Vault", "check_implant", "exits", "surroundings"]
 
@@ -86,7 +86,7 @@ def surroundings(skull: Volume, implant: Volume, margin_mm: float = MARGIN) -> t
 
 def _around(vault: Vault, skull: Volume, implant: Volume) -> tuple[Volume, Volume]:
     """Cut to implant and holes, which it may have left open."""
-    from pcdiff.prior.rays import MAP
+    from pcdiff.prior.direction_map import MAP
 
     rays = np.flatnonzero((vault.hole > 0) & np.isfinite(vault.outer))
     places = vault.pose.to_patient(MAP.directions[rays] * vault.outer[rays, None])

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from pcdiff.checks.surface import border
-from pcdiff.volume import Volume
+from pcdiff.checks.distances import border
+from pcdiff.geometry.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the hole's normal; beyond, it would slide along the skull
 TRAVEL = 40.0  # mm of the way out that are looked at

@@ -7,10 +7,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.report import Check, Figure
-from pcdiff.criteria import Criteria
 from pcdiff.errors import InputError
-from pcdiff.mesh import Mesh
+from pcdiff.geometry.mesh import Mesh
 
 PAIRS = 2**19  # pairs of triangles tested at a time
 SAMPLED = 16  # of the triangles, one in so many has its neighbours counted

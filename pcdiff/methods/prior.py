@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pcdiff.methods import Proposal
+from pcdiff.geometry.volume import Volume
+from pcdiff.methods.base import Proposal
 from pcdiff.prior.fit import fit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.volume import Volume
 
 
 @dataclass(frozen=True)

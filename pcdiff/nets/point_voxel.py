@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pcdiff.ops import devoxelize_trilinear, voxelize_mean
+from pcdiff.nets.ops import devoxelize_trilinear, voxelize_mean
 
 EXTENT = 1.5  # network units from the frame's centre to the grid's border
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pcdiff.ops import ball_query, three_nn_weights
-from pcdiff.ops.voxels import trilinear_corners
+from pcdiff.nets.ops import ball_query, three_nn_weights
+from pcdiff.nets.ops.voxels import trilinear_corners
 
 GROUPS = 8
 

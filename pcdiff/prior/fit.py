@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
 
-from pcdiff.data import Head, head_occupancy
 from pcdiff.errors import InputError
-from pcdiff.points import PointCloud
+from pcdiff.geometry.occupancy import Head, head_occupancy
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
+from pcdiff.prior.completed_surface import slab
+from pcdiff.prior.defects import SMALLEST_HOLE, Observation, _check_view, _holes, open_rays
+from pcdiff.prior.direction_map import INNER_REACH, MAP, PIXEL, RADII, Pose, crossing, inner_table, profiles
+from pcdiff.prior.gaussian_process import OUTER, THICKNESS, Posterior, regress
 from pcdiff.prior.model import GROSS_OUTER, GROSS_THICKNESS, SMOOTH, ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
-from pcdiff.prior.process import OUTER, THICKNESS, Posterior, regress
-from pcdiff.prior.rays import INNER_REACH, MAP, PIXEL, RADII, Pose, crossing, inner_table, profiles
-from pcdiff.prior.slab import slab
-from pcdiff.volume import Volume
 
 SCREEN_MODES = 20  # modes of the robust first fit that says where each wall is to be expected
 ABSENT_SLACK = 3.0  # mm beyond the expected wall in which bone still counts as the wall
-SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
-OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
 USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
-BONE_RIM = 0.3  # share of a hole's rim that is bone, at least: else it is where the skull, or the scan of it, ends
-STRIP, NARROW = (
-    12.0,
-    1 / 12,
-)  # mm, and of its length: what is lower than either is no hole, but where the face is missing
 BAND = 12.0  # mm of bone around a hole that the slab covers
 ANCHORS = 512  # rays that a completion tells of at least: those that the network moves; two points each
 RIM = 1.6  # mm from a hole within which bone is no evidence: the rays next to it are often cut partly
@@ -42,25 +35,6 @@ RINGS = (
     (25.0, 60.0, 12.0),
     (60.0, 400.0, 24.0),
 )  # mm: from, to, site spacing
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A posed skull along the rays of the map.
-
-    outer, thickness: (R,) mm where measured, else NaN. hole: (R,) int, k >= 1 inside hole k, 0 elsewhere.
-    distance: (R,) mm to the nearest hole along the map.
-    """
-
-    outer: np.ndarray
-    thickness: np.ndarray
-    hole: np.ndarray
-    distance: np.ndarray
-
-    @cached_property
-    def depth(self) -> np.ndarray:
-        """(R,) mm from each ray inside a hole to the nearest bone along the map, 0 on bone."""
-        return ndimage.distance_transform_edt(MAP.to_image(self.hole > 0, False))[MAP.inside] * PIXEL
 
 
 @dataclass(frozen=True)
@@ -153,12 +127,6 @@ def with_bevel(observation: Observation, first: PriorFit) -> Observation:
     nearest = tuple(ndimage.distance_transform_edt(hole == 0, return_distances=False, return_indices=True))
     labels = np.where(grown, hole[nearest], 0)[MAP.inside]
     return open_rays(observation.outer, observation.thickness, labels)
-
-
-def open_rays(outer: np.ndarray, thickness: np.ndarray, hole: np.ndarray) -> Observation:
-    """What is left to see of walls (R,) mm once the rays of `hole` (R,) int labels are open."""
-    distance = ndimage.distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
-    return Observation(np.where(hole > 0, np.nan, outer), np.where(hole > 0, np.nan, thickness), hole, distance)
 
 
 def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: Pose, field: Volume) -> Observation:
@@ -261,44 +229,3 @@ def _screen(prior: ShapePrior, outer: np.ndarray, inner: np.ndarray) -> np.ndarr
     expected = prior.mean + np.tensordot(weights, prior.modes[:SCREEN_MODES], 1)
     expected[1] = np.maximum(expected[1], 1.5)
     return expected
-
-
-def _holes(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """(R,) int labels of the regions of absent bone that are holes: large enough, and with bone around them."""
-    image = MAP.to_image(absent, False)
-    radius = int(np.ceil(OPENING / PIXEL))
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    disc = np.hypot(x, y) <= OPENING / PIXEL
-    core = ndimage.binary_opening(image, disc)
-    # what the opening took from a hole's corners comes back
-    grown = ndimage.binary_dilation(core, iterations=radius, mask=image)
-    closed = ndimage.binary_fill_holes(
-        ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius]
-    )
-    labels, count = ndimage.label(closed & MAP.inside)
-    ground, stands = MAP.to_image(usual, False), MAP.to_image(in_view & ~absent, False)
-    beside_end = ndimage.binary_dilation(~MAP.to_image(in_view, False))
-    kept = np.zeros(labels.shape, int)
-    number = 0
-    for label in range(1, count + 1):
-        region = labels == label
-        rim = ndimage.binary_dilation(region) & ~region
-        large = np.count_nonzero(region & ground) * PIXEL**2 / 100 >= SMALLEST_HOLE
-        framed = np.count_nonzero(rim & stands) >= BONE_RIM * np.count_nonzero(rim)
-        length = np.count_nonzero(region & beside_end) * PIXEL  # mm that it is open to the end of map or scan
-        height = np.count_nonzero(region) * PIXEL**2 / max(length, PIXEL)
-        if large and framed and height >= max(STRIP, NARROW * length):
-            number += 1
-            kept[region] = number
-    return kept[MAP.inside]
-
-
-def _check_view(in_view: np.ndarray) -> None:
-    """Raises InputError where a scan ends below the top of the head."""
-    vault = MAP.directions[:, 2] > np.cos(np.deg2rad(55))
-    share = 1 - in_view[vault].mean()
-    if share > 0.02:
-        raise InputError(
-            f"head cut off at the vault: expected the scan to hold the top of the head, got {share:.0%} of it outside "
-            "the field of view; use a scan that holds the whole vault"
-        )

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from pcdiff.data import load_head
+from pcdiff.data.heads import load_head
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
+from pcdiff.prior.direction_map import Pose
 from pcdiff.prior.model import ShapePrior, Walls, average, build, population_mean, see_walls
-from pcdiff.prior.rays import Pose
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from pcdiff.data import Head
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
+from pcdiff.geometry.occupancy import Head
+from pcdiff.geometry.volume import Volume
+from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, profiles
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
-from pcdiff.prior.rays import MAP, RADII, Pose, crossing, profiles
-from pcdiff.volume import Volume
 
 FORMAT = "pcdiff-prior-1"
 WALL = 7.0  # mm, a first guess of the vault's thickness: where to look for the inner table

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
-from pcdiff.prior.rays import MAP, Pose, crossing, profiles
+from pcdiff.prior.direction_map import MAP, Pose, crossing, profiles
 
 VAULT = 75.0  # mm from the top of the head to the cranial centre
 EVERY = 3  # one ray in three is enough for a pose

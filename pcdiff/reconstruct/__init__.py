@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.points import PointCloud
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
 from pcdiff.reconstruct import screened, spectral
 from pcdiff.reconstruct.finish import finish
-from pcdiff.volume import Volume
 
 __all__ = ["BACKENDS", "Indicator", "finish", "indicator", "reconstruct", "reconstruct_ensemble", "region"]
 

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from pcdiff.points import PointCloud
-from pcdiff.volume import Volume
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
 
 REACH_MM = 3.0  # how far the implant may go beyond the points labelled as hole: labels end where the rim is guessed
 SEAM_VOXELS = 2  # gaps along the rim up to twice this wide are closed

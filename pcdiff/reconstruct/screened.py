@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.points import PointCloud
-from pcdiff.volume import Volume
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
 
 SCALE = 1.1  # Open3D's default: the octree's cube over the points' extent
 

@@ -7,8 +7,8 @@ import scipy.fft
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from pcdiff.points import PointCloud
-from pcdiff.volume import Volume
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
 
 NEIGHBOURS = 16
 VOXELS_PER_SIGMA = 0.8  # below this the trilinear splat aliases into ripples along the surface

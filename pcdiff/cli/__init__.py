@@ -1,0 +1,5 @@
+"""The command line: `pcdiff`."""
+
+from pcdiff.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,132 @@
+"""Dataset folders (SkullFix, SkullBreak) as cases, and the cache of healthy heads that training draws from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcdiff.errors import InputError
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_volume
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case in memory, on one grid."""
+
+    name: str
+    defective_skull: Volume
+    implant: Volume
+
+    @property
+    def complete_skull(self) -> Volume:
+        """Defective skull and implant together: both data sets are made so, voxel for voxel."""
+        return self.defective_skull.with_mask(self.defective_skull.mask | self.implant.mask)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one case; None for what the folder does not hold. name: `NNN`, or `<class>/NNN` in SkullBreak.
+
+    refusal: there is nothing to close in `defective_skull`, and no implant: the right answer is to say so.
+    """
+
+    name: str
+    complete_skull: Path | None
+    defective_skull: Path | None
+    implant: Path | None
+    refusal: bool = False
+
+    def load(self) -> LoadedCase:
+        """Reads the case; of complete skull, defective skull and implant, any two give the third.
+
+        Where an implant is to be refused it is empty.
+
+        Raises InputError if a file cannot be read, if two are missing, or if the grids differ.
+        """
+        if self.defective_skull and self.refusal:
+            skull = read_volume(self.defective_skull)
+            return LoadedCase(self.name, skull, skull.with_mask(np.zeros_like(skull.mask)))
+        if self.defective_skull and self.implant:
+            defective_skull, implant = read_volume(self.defective_skull), read_volume(self.implant)
+            self._check_grids(defective_skull, implant)
+            return LoadedCase(self.name, defective_skull, implant)
+        part = self.implant or self.defective_skull
+        if self.complete_skull is None or part is None:
+            raise InputError(
+                f"case {self.name}: expected two of complete_skull, defective_skull and implant, got one; "
+                "add the missing file"
+            )
+        complete_skull, taken = read_volume(self.complete_skull), read_volume(part)
+        self._check_grids(complete_skull, taken)
+        rest = complete_skull.with_mask(complete_skull.mask & ~taken.mask)
+        return LoadedCase(self.name, rest, taken) if self.implant else LoadedCase(self.name, taken, rest)
+
+    def _check_grids(self, first: Volume, second: Volume) -> None:
+        if first.mask.shape != second.mask.shape or not np.allclose(first.affine, second.affine, rtol=0, atol=1e-3):
+            raise InputError(
+                f"case {self.name}: expected skull and implant on one grid, got {first.mask.shape} and "
+                f"{second.mask.shape} or other directions or origin; resample one onto the other"
+            )
+
+
+def find_cases(folder: Path, cases: str | None = None) -> list[Case]:
+    """The cases of a data set, in order of name.
+
+    folder: SkullFix layout, `complete_skull/NNN.nrrd`, `defective_skull/NNN.nrrd`, `implant/NNN.nrrd`, or SkullBreak
+    layout, the last two with one folder per class: `implant/<class>/NNN.nrrd`. A folder of the three may be missing.
+    cases: numbers, ranges and names with commas between, "000-059,063" or "bilateral/003"; a number stands for that
+    head in every class. None takes all. A range may have gaps, its two ends must exist.
+
+    Raises InputError for a folder in neither layout and for an unknown case.
+    """
+    folder = Path(folder)
+    complete_skulls, defective_skulls, implants = (
+        {
+            path.relative_to(folder / part).with_suffix("").as_posix(): path
+            for pattern in ("*.nrrd", "*/*.nrrd")
+            for path in (folder / part).glob(pattern)
+            if not path.name.startswith(".")
+        }
+        for part in ("complete_skull", "defective_skull", "implant")
+    )
+    names = defective_skulls.keys() | implants.keys()
+    names |= complete_skulls.keys() - {_head(name) for name in names}
+    if not names:
+        came = "an empty folder" if folder.is_dir() and not any(folder.iterdir()) else "none of them"
+        raise InputError(
+            f"{folder}: expected complete_skull/, defective_skull/ or implant/ with NNN.nrrd or <class>/NNN.nrrd, "
+            f"got {came if folder.is_dir() else 'no such folder'}; give the data set's own folder"
+        )
+    found = [
+        Case(name, complete_skulls.get(_head(name)), defective_skulls.get(name), implants.get(name))
+        for name in sorted(names)
+    ]
+    if cases is None:
+        return found
+    chosen = set().union(*(_select(token.strip(), found, folder) for token in cases.split(",")))
+    return [case for case in found if case.name in chosen]
+
+
+def _head(name: str) -> str:
+    """`NNN` of `NNN` or `<class>/NNN`."""
+    return name.rsplit("/", 1)[-1]
+
+
+def _select(token: str, cases: list[Case], folder: Path) -> set[str]:
+    """The names that one item of a selection stands for."""
+    chosen = {case.name for case in cases if token in (case.name, _head(case.name))}
+    if not chosen and (ends := re.fullmatch(r"(\d+)(?:-(\d+))?", token)):
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        numbers = {case.name: int(_head(case.name)) for case in cases if _head(case.name).isdecimal()}
+        if {first, last} <= set(numbers.values()):
+            chosen = {name for name, number in numbers.items() if first <= number <= last}
+    if not chosen:
+        raise InputError(
+            f"cases: expected numbers, ranges or names such as 060-074 or 003, got {token!r}; "
+            f"{folder} holds {cases[0].name} to {cases[-1].name}"
+        )
+    return chosen

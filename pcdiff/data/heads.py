@@ -1,0 +1,82 @@
+"""The training cache: every head of a data set, reduced to about 1 mm."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from tqdm import tqdm
+
+from pcdiff import __version__
+from pcdiff.data.cases import find_cases
+from pcdiff.errors import InputError
+from pcdiff.files import sha256, written_beside
+from pcdiff.geometry.occupancy import Head, head_occupancy
+from pcdiff.imaging.volumes import read_volume
+
+HEAD_FORMAT = "pcdiff-head-1"
+
+
+def load_head(path: Path) -> Head:
+    """Reads a head that `prepare` wrote. Raises InputError for any other file."""
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != HEAD_FORMAT:
+                raise InputError(f"{path}: expected a head of format {HEAD_FORMAT}; run `pcdiff prepare` again")
+            return Head(file.get_tensor("occupancy"), file.get_tensor("affine"), metadata["name"])
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: expected a head of the cache, got {error}; run `pcdiff prepare` again") from error
+
+
+def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 1, progress: bool = True) -> list[Path]:
+    """Writes `cache/heads/NNN.safetensors` for each *complete skull* of a data set, each head once; returns the paths.
+
+    folder, cases: see `find_cases`. workers: processes. A head of the same source bytes and pcdiff version is left
+    alone, so an interrupted run goes on where it stopped; files appear whole or not at all.
+
+    Raises InputError if there is no complete skull, one cannot be read, or the cache cannot be written.
+    """
+    sources = sorted({case.complete_skull for case in find_cases(folder, cases) if case.complete_skull})
+    if not sources:
+        raise InputError(f"{folder}: expected complete_skull/NNN.nrrd, got none; heads are made from complete skulls")
+    heads = Path(cache) / "heads"
+    try:
+        heads.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{heads}: expected a folder to write to, got {error.strerror}; choose another") from error
+    targets = [heads / f"{source.stem}.safetensors" for source in sources]
+    jobs = list(zip(sources, targets, strict=True))
+    with tqdm(total=len(jobs), desc="heads", unit="head", disable=not progress) as bar:
+        if workers <= 1:
+            for job in jobs:
+                _prepare_head(*job)
+                bar.update()
+            return targets
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            futures = [pool.submit(_prepare_head, *job) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return targets
+
+
+def _prepare_head(source: Path, target: Path) -> None:
+    origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": sha256(source), "source": source.name}
+    if target.exists():
+        try:
+            with safe_open(target, "np") as existing:
+                if origin.items() <= (existing.metadata() or {}).items():
+                    return
+        except (OSError, SafetensorError):
+            pass  # not whole: made anew
+    head = head_occupancy(read_volume(source), source.stem)
+    with written_beside(target) as beside:
+        beside.write_bytes(save({"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name}))

@@ -1,0 +1,41 @@
+"""The built-in case: a head that never was, a hole cut into it, and the implant that closes it, scored."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdiff.data.craniotomy import cut
+from pcdiff.design.case import write_case
+from pcdiff.design.record import case_folder, write_record
+from pcdiff.design.settings import Settings
+from pcdiff.geometry.metrics import scores
+from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.prior.model import ShapePrior
+
+KIND = "skullfix"
+
+
+def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str, Any]:
+    """Designs the implant of a head drawn from the shipped prior; returns the record, with its `scores`.
+
+    The head and its hole follow from `settings.seed`. Writes what `output.design_case` does, and skull.nrrd (whole),
+    defective_skull.nrrd and implant_true.nrrd. Errors as there.
+    """
+    method = settings.load()
+    with case_folder(folder, overwrite) as part:
+        rng = np.random.default_rng(settings.seed)
+        skull = ShapePrior.shipped().draw(rng)
+        defective_skull, truth = cut(skull, KIND, rng)
+        for name, volume in (("skull", skull), ("defective_skull", defective_skull), ("implant_true", truth)):
+            write_volume(volume, part / f"{name}.nrrd")
+        record = write_case(part, part / "defective_skull.nrrd", method, settings)
+        implant = read_volume(part / "implant.nrrd")
+        result = asdict(scores(implant, truth, defective_skull))
+        record["scores"] = {name: round(float(value), 4) for name, value in result.items()}
+        record["true_ml"] = round(truth.ml, 3)
+        write_record(part, record)
+    return record

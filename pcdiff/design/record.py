@@ -1,0 +1,123 @@
+"""`run.json`, the record of a result, and the case folder that it completes.
+
+A case folder appears whole or not at all; the record is its last file, so a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
+
+from pcdiff.errors import InputError
+from pcdiff.files import sha256, written_beside
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_volume
+
+RECORD = "run.json"
+SKULL = "defective_skull.nrrd"  # in the folder where the input was not that mask itself
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The `run.json` of a case folder, None where there is none or it is not sound."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None
+
+
+def write_record(part: Path, record: dict[str, Any]) -> None:
+    """`run.json` beside the files of a case, with the sha256 of each."""
+    found = (path.relative_to(part).as_posix() for path in sorted(part.rglob("*")) if path.is_file())
+    renew_record(part, record | {"files": {}}, found)
+
+
+def renew_record(folder: Path, record: dict[str, Any], names: Iterable[str]) -> None:
+    """`run.json` again, with the sha256 of the files named, which are new, or have been written anew.
+
+    So a design that takes this one's place takes them away too: none of them is of the implant that lies beside it.
+    """
+    files = record["files"] | {name: sha256(folder / name) for name in names}
+    with written_beside(folder / RECORD) as path:
+        path.write_text(json.dumps(record | {"files": files}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def case_folder(folder: Path, overwrite: bool = False, source: Path | None = None) -> Iterator[Path]:
+    """An empty folder beside to write a case into; it becomes `folder` when the block succeeds, and vanishes when not.
+
+    Where there is a folder already, only what an earlier run wrote is replaced; other files in it stay. Raises
+    InputError for a folder that cannot be written, for one that the `source` is to be read from, and, unless
+    `overwrite`, for one that is not an earlier result.
+    """
+    if source is not None and source.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder}: holds {source.name}, which is to be read; choose another output folder")
+    if folder.is_dir() and any(folder.iterdir()) and read_record(folder) is None and not overwrite:
+        raise InputError(
+            f"{folder}: expected a new folder or an earlier result, found other files; "
+            "choose another output folder, or pass --overwrite to write between them"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(17, "a file of that name exists")
+        part = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to write to, got: {error.strerror}; choose another") from error
+    try:
+        part.chmod(0o777 & ~_umask())
+        yield part
+        _put(part, folder)
+    finally:
+        rmtree(part, ignore_errors=True)
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Moves a finished case into place, its record last."""
+    if not folder.exists():
+        part.rename(folder)
+        return
+    old = read_record(folder) or {"files": {}}
+    (folder / RECORD).unlink(missing_ok=True)
+    for name in old["files"]:
+        stale = folder / name
+        if stale.resolve().is_relative_to(folder.resolve()) and stale.is_file():
+            stale.unlink()
+            if stale.parent != folder and not any(stale.parent.iterdir()):
+                stale.parent.rmdir()
+    for path in sorted((path for path in part.rglob("*") if path.is_file()), key=lambda path: path.name == RECORD):
+        target = folder / path.relative_to(part)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+
+
+def _umask() -> int:
+    """mkdtemp makes a private folder; a case folder is as open as any other."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def case_record(folder: Path) -> dict[str, Any]:
+    """The record of a case folder. Raises InputError where there is none."""
+    record = read_record(folder)
+    if record is None:
+        raise InputError(f"{folder}: expected a case folder with {RECORD}, found none; give what `pcdiff sample` wrote")
+    return record
+
+
+def case_skull(folder: Path, record: dict[str, Any], skull: Path | None = None) -> Volume:
+    """The defective skull of a case: from the file given, else the one in the folder, else where the record says.
+
+    Raises InputError where it is not.
+    """
+    path = skull or folder / (SKULL if SKULL in record["files"] else record["input"]["path"])
+    if not path.is_file():
+        raise InputError(f"{path}: expected the defective skull of {folder}, found none; give it with --skull")
+    return read_volume(path)

@@ -1,0 +1,41 @@
+"""A virtual craniotomy as files: the defective skull and the piece that was cut out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pcdiff import NOTICE, __version__
+from pcdiff.design.record import SKULL, case_folder, write_record
+from pcdiff.files import sha256
+from pcdiff.imaging.volumes import read_volume, write_volume
+
+if TYPE_CHECKING:
+    pass
+from pcdiff.design.case import pieces_ml
+
+
+def write_simulation(source: Path, folder: Path, kind: str, holes: int, seed: int, overwrite: bool = False) -> dict:
+    """Cuts a healthy skull and writes defective_skull.nrrd, implant.nrrd and their record, which is returned.
+
+    Raises InputError for a skull that cannot be read or cut, and as `case_folder`.
+    """
+    from pcdiff.data.craniotomy import cut
+
+    with case_folder(folder, overwrite, source) as part:
+        skull = read_volume(source)
+        defective_skull, implant = cut(skull, kind, np.random.default_rng(seed), holes)
+        write_volume(defective_skull, part / SKULL)
+        write_volume(implant, part / "implant.nrrd")
+        record = {
+            "pcdiff": __version__,
+            "notice": NOTICE,
+            "input": {"path": str(source.resolve()), "sha256": sha256(source)},
+            "settings": {"kind": kind, "holes": holes, "seed": seed},
+            "implant_ml": round(implant.ml, 3),
+            "pieces_ml": pieces_ml(implant),
+        }
+        write_record(part, record)
+    return record

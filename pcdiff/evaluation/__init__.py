@@ -1,0 +1,1 @@
+"""Methods run on many cases, from file to file, and scored."""

@@ -1,0 +1,1 @@
+"""Volumes, points and meshes that carry their frame, in patient millimetres (LPS)."""

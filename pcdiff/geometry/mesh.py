@@ -1,0 +1,173 @@
+"""A triangle mesh in patient millimetres, and the files it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.geometry.volume import Volume
+
+STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+SPACES = ("lps", "ras")
+SNAP = 2**17  # steps per voxel in `mesh_to_mask`: finer than float32 millimetres, coarse enough for int64 products
+CANDIDATES = 2**19  # (triangle, lattice column) pairs tested at a time
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles, wound so that normals point out of the solid.
+
+    vertices: (V, 3) float, patient millimetres (LPS). faces: (F, 3) int.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("vertices", "faces"):
+            value = getattr(self, name)
+            if value.ndim != 2 or value.shape[1] != 3:
+                raise ValueError(f"{name} must have shape (N, 3), got {value.shape}")
+
+    @property
+    def area_vectors(self) -> np.ndarray:
+        """(F, 3) mm2: outward normal of each triangle, as long as the triangle's area."""
+        a, b, c = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
+        return 0.5 * np.cross(b - a, c - a)
+
+    @property
+    def area(self) -> float:
+        """Surface area in mm2."""
+        return float(np.linalg.norm(self.area_vectors, axis=1).sum())
+
+    @property
+    def volume_ml(self) -> float:
+        """Enclosed volume in millilitres by the divergence theorem; negative where the winding points inward."""
+        return float((self.vertices[self.faces[:, 0]] * self.area_vectors).sum()) / 3000.0
+
+    @property
+    def is_watertight(self) -> bool:
+        """Does every edge belong to exactly two triangles? Vertices must be merged, as all meshes here are."""
+        import trimesh
+
+        return bool(trimesh.Trimesh(self.vertices, self.faces, process=False).is_watertight)
+
+
+def in_space(vertices: np.ndarray, space: str) -> np.ndarray:
+    """(V, 3) LPS mm -> the same in `lps` or `ras`, and back: half a turn about z, so that outward stays outward.
+
+    Raises InputError for another space.
+    """
+    if space not in SPACES:
+        raise InputError(f"mesh space {space!r}: expected lps or ras; most tools that know patients ask for lps")
+    return vertices * (1.0, 1.0, 1.0) if space == "lps" else vertices * (-1.0, -1.0, 1.0)
+
+
+def write_stl(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
+    """Binary STL: float32, mm, outward normals, `SPACE=LPS` or `RAS` in the header; written beside, then renamed.
+
+    Triangles that float32 collapses to a line are left out: their neighbours then meet, and the solid stays closed.
+    Raises InputError for a mesh without triangles, another space, and a folder that is missing or not writable.
+    """
+    corners = in_space(mesh.vertices, space).astype(np.float32)[mesh.faces]  # (F, 3, 3)
+    same = [(corners[:, i] == corners[:, j]).all(axis=1) for i, j in ((0, 1), (1, 2), (2, 0))]
+    corners = corners[~np.any(same, axis=0)]
+    if len(corners) == 0:
+        raise InputError(f"{path}: expected a mesh with triangles, got an empty one; there is no implant to write")
+    triangles = np.zeros(len(corners), STL_TRIANGLE)
+    triangles["corners"] = corners
+    normals = np.cross(*np.diff(corners.astype(np.float64), axis=1).transpose(1, 0, 2))
+    triangles["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    # A binary file that began with "solid" would be taken for text; 3D Slicer reads the space from this comment.
+    header = f"binary STL by pcdiff; SPACE={space.upper()}; UNIT=mm".encode().ljust(80)
+    with written_beside(Path(path)) as part, part.open("wb") as file:
+        file.write(header + np.uint32(len(triangles)).astype("<u4").tobytes())
+        file.write(triangles.tobytes())
+
+
+def read_stl(path: str | Path) -> Mesh:
+    """Triangles of an STL file (binary or text), equal corners merged to one vertex.
+
+    Coordinates are mm, LPS unless the header says SPACE=RAS; in LPS they come out. Raises InputError for a file that
+    holds no triangles.
+    """
+    import trimesh
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected an STL file, found none; check the path")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(84)
+    if size != 84 + 50 * int.from_bytes(head[80:84], "little") and not head.lstrip().startswith(b"solid"):
+        raise InputError(f"{path}: not an STL file, or a truncated one; export it again")
+    try:
+        loaded = trimesh.load_mesh(str(path), file_type="stl", process=True)
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{path}: the STL text is not sound; export it again") from error
+    if len(loaded.faces) == 0:
+        raise InputError(f"{path}: the STL file holds no triangles; export it again")
+    space = "ras" if b"SPACE=RAS" in head[:80] else "lps"
+    return Mesh(in_space(np.asarray(loaded.vertices, np.float64), space), np.asarray(loaded.faces))
+
+
+def mesh_to_mask(mesh: Mesh, volume: Volume) -> np.ndarray:
+    """(I, J, K) bool: voxels of the volume's grid whose centre lies inside the closed mesh.
+
+    Each column of voxel centres along k is a ray; the triangles it crosses are found in the (i, j) projection, and a
+    centre is inside when an odd number of crossings lies below it. Vertices are snapped to 1/2**17 voxel, where the
+    predicates are exact integers and a ray through an edge or a vertex is decided by a symbolic shift of the ray
+    (Edelsbrunner & Muecke 1990): it crosses exactly one of the triangles that meet there, so parity never leaks.
+    Raises ValueError for a mesh more than 4096 voxels from the grid's origin, where int64 would overflow.
+    """
+    index = volume.to_index(np.asarray(mesh.vertices, np.float64))
+    if index.size and not np.abs(index).max() < 2**12:
+        raise ValueError(f"mesh must lie within 4096 voxels of the grid's origin, got {np.abs(index).max():.0f}")
+    shape = volume.mask.shape
+    triangles = np.rint(index * SNAP).astype(np.int64)[mesh.faces]  # (F, 3, 3)
+    crossings = [_crossings(chunk, i, j) for chunk, i, j in _columns(triangles, shape)]
+    i, j, height = (np.concatenate(column) for column in zip(*crossings, strict=True))
+    first = np.clip(np.ceil(height), 0, shape[2]).astype(np.int64)  # the first centre above the crossing
+    keep = first < shape[2]
+    cell, count = np.unique(np.ravel_multi_index((i[keep], j[keep], first[keep]), shape), return_counts=True)
+    inside = np.zeros(shape, bool, order="F")
+    inside[np.unravel_index(cell[count % 2 == 1], shape)] = True
+    for k in range(1, shape[2]):
+        inside[:, :, k] ^= inside[:, :, k - 1]
+    return inside
+
+
+def _columns(triangles: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Triangles (n, 3, 3) beside the lattice columns i (n,), j (n,) of their bounding boxes, in chunks."""
+    corner = triangles[:, :, :2]
+    low = np.maximum(-(-corner.min(axis=1) // SNAP), 0)  # ceil
+    high = np.minimum(corner.max(axis=1) // SNAP, np.array(shape[:2]) - 1)
+    extent = np.maximum(high - low + 1, 0)  # (F, 2)
+    pairs = extent.prod(axis=1)
+    triangles, low, extent, pairs = (x[pairs > 0] for x in (triangles, low, extent, pairs))
+    for group in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(np.cumsum(pairs) // CANDIDATES)) + 1):
+        owner = np.repeat(group, pairs[group])
+        rank = np.arange(len(owner)) - np.repeat(np.cumsum(pairs[group]) - pairs[group], pairs[group])
+        yield triangles[owner], low[owner, 0] + rank // extent[owner, 1], low[owner, 1] + rank % extent[owner, 1]
+
+
+def _crossings(triangles: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """i, j and height (voxels) where the ray of a column meets its triangle; pairs that miss each other are dropped."""
+    point = np.stack([i, j], axis=1) * SNAP
+    weights, sides = [], []
+    for start, end in ((1, 2), (2, 0), (0, 1)):  # each edge faces the corner whose barycentric weight it gives
+        a, b = triangles[:, start, :2], triangles[:, end, :2]
+        (dx, dy), (px, py) = (b - a).T, (point - a).T
+        weight = dx * py - dy * px
+        # On the edge's line: the ray moved by (eps, eps**2) adds -dy * eps, then dx * eps**2.
+        sides.append(np.where(weight != 0, weight, np.where(dy != 0, -dy, dx)) > 0)
+        weights.append(weight)
+    hit = (sides[0] == sides[1]) & (sides[1] == sides[2]) & (sum(weights) != 0)
+    w = np.stack(weights, axis=1)[hit].astype(np.float64)
+    height = (w * triangles[hit, :, 2]).sum(axis=1) / w.sum(axis=1) / SNAP
+    return i[hit], j[hit], height

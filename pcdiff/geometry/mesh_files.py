@@ -1,0 +1,90 @@
+"""A mesh as the files that other tools open: STL, PLY, OBJ and 3MF in millimetres, GLB as glTF asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import numpy as np
+
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.geometry.mesh import Mesh, in_space, write_stl
+
+KINDS = ("stl", "ply", "obj", "3mf", "glb")
+TYPES = """<?xml version="1.0" encoding="UTF-8"?>
+<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">
+<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>
+<Default Extension="model" ContentType="application/vnd.ms-package.3dmanufacturing-3dmodel+xml"/>
+</Types>
+"""
+RELATIONS = """<?xml version="1.0" encoding="UTF-8"?>
+<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">
+<Relationship Target="/3D/3dmodel.model" Id="model" Type="http://schemas.microsoft.com/3dmanufacturing/2013/01/3dmodel"/>
+</Relationships>
+"""
+
+
+def mesh_kinds(text: str) -> tuple[str, ...]:
+    """File kinds with commas between, each once, in the order of KINDS. Raises InputError for an unknown one."""
+    asked = {kind.strip().lower().removeprefix(".") for kind in text.split(",")}
+    for kind in sorted(asked - set(KINDS)):
+        raise InputError(f"unknown mesh file {kind!r}: expected some of {', '.join(KINDS)}, with commas")
+    return tuple(kind for kind in KINDS if kind in asked)
+
+
+def write_mesh(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
+    """By suffix: .stl, .ply, .obj, .3mf in millimetres of the patient's `lps` or `ras`; .glb in metres.
+
+    glTF fixes its own axes: y is up (superior), z is where the face looks (anterior), x the patient's left, whatever
+    the space. Same mesh, same bytes. Raises InputError for another suffix or space, a mesh without triangles, or where
+    the file cannot be written.
+    """
+    path = Path(path)
+    (kind,) = mesh_kinds(path.suffix or "none")
+    if kind == "stl":
+        write_stl(mesh, path, space)
+        return
+    if len(mesh.faces) == 0:
+        raise InputError(f"{path}: expected a mesh with triangles, got an empty one; there is no implant to write")
+    vertices = in_space(mesh.vertices, space)
+    note = f"SPACE={space.upper()}; UNIT=mm"
+    with written_beside(path) as part:
+        if kind == "3mf":
+            _write_3mf(vertices, mesh.faces, note, part)
+        else:
+            part.write_bytes(_exported(mesh, vertices, kind, note))
+
+
+def _exported(mesh: Mesh, vertices: np.ndarray, kind: str, note: str) -> bytes:
+    import trimesh
+
+    if kind == "glb":
+        left, posterior, superior = mesh.vertices.T / 1000
+        vertices = np.stack([left, superior, -posterior], axis=1)
+    solid = trimesh.Trimesh(vertices, mesh.faces, process=False)
+    if kind == "obj":
+        return str(solid.export(file_type="obj", header=note, digits=6, include_normals=False)).encode()
+    data = solid.export(file_type=kind)
+    assert isinstance(data, bytes)
+    if kind == "ply":
+        data = data.replace(b" 1.0\n", f" 1.0\ncomment {note}\n".encode(), 1)
+    return data
+
+
+def _write_3mf(vertices: np.ndarray, faces: np.ndarray, note: str, path: Path) -> None:
+    """3D Manufacturing Format, core specification 1.3; one object of one mesh, its unit said."""
+    corners = "".join(f'<vertex x="{x:.5f}" y="{y:.5f}" z="{z:.5f}"/>' for x, y, z in vertices.tolist())
+    triangles = "".join(f'<triangle v1="{a}" v2="{b}" v3="{c}"/>' for a, b, c in faces.tolist())
+    model = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<model unit="millimeter" xml:lang="en-US" '
+        'xmlns="http://schemas.microsoft.com/3dmanufacturing/core/2015/02">'
+        f'<metadata name="Title">implant</metadata><metadata name="Description">{note}</metadata>'
+        f'<resources><object id="1" type="model" name="implant"><mesh><vertices>{corners}</vertices>'
+        f"<triangles>{triangles}</triangles></mesh></object></resources>"
+        '<build><item objectid="1"/></build></model>\n'
+    )
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        files = {"[Content_Types].xml": TYPES, "_rels/.rels": RELATIONS, "3D/3dmodel.model": model}
+        for name, text in files.items():  # a ZipInfo of no time: same mesh, same bytes
+            archive.writestr(ZipInfo(name), text, ZIP_DEFLATED)

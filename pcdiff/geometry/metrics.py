@@ -1,0 +1,146 @@
+"""How good is an implant? DSC, border DSC and HD95 by the published definitions of the AutoImplant challenges.
+
+Definitions: Li et al., "AutoImplant 2020", IEEE TMI 2021, and Li et al., "Towards clinical applicability and
+computational efficiency in automatic cranial implant design", MedIA 2023. Everything is in mm, on the input grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from pcdiff.errors import InputError
+from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.volume import Volume
+
+# An oblique grid's column norms carry rounding; a voxel exactly on the border must not hang on it.
+_ROUNDING_MM = 1e-6
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """How far each surface voxel of one mask lies from the nearest surface voxel of the other, centre to centre.
+
+    a_to_b: (Na,) mm, one per surface voxel of a; infinite where b is empty.
+    b_to_a: (Nb,) mm, one per surface voxel of b; infinite where a is empty.
+    """
+
+    a_to_b: np.ndarray
+    b_to_a: np.ndarray
+
+    def percentile(self, q: float) -> float:
+        """The q-th percentile of both directed distances *pooled*, mm; 0 for two empty masks, infinite for one.
+
+        Libraries that take the larger of two directed percentiles return another number.
+        """
+        pooled = np.concatenate([self.a_to_b, self.b_to_a])
+        if pooled.size == 0:
+            return 0.0
+        # Interpolating between infinities is not a number; an empty mask leaves nothing finite anyway.
+        return float(np.percentile(pooled, q)) if np.isfinite(pooled).all() else float("inf")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """dsc and bdsc: 0 to 1, higher is better. hd95: mm, lower is better."""
+
+    dsc: float
+    bdsc: float
+    hd95: float
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """DSC = 2 |a and b| / (|a| + |b|) of two bool masks of one shape; 1 for two empty masks."""
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2.0 * np.count_nonzero(a & b) / total if total else 1.0
+
+
+def border_dice(
+    a: np.ndarray, b: np.ndarray, defective_skull: np.ndarray, spacing: np.ndarray, border_mm: float = 10.0
+) -> float:
+    """DSC of the voxels at most `border_mm` (Euclidean) from the nearest voxel of the *defective skull*.
+
+    a, b, defective_skull: (I, J, K) bool on one grid. spacing: (3,) mm, or the affine's (3, 3) part where axes are not
+    perpendicular. 1 where neither mask comes near the skull.
+    """
+    grid = _grid(spacing)
+    low, high = bounding_box(a | b)
+    # Bone that decides whether a voxel of a or b is near lies at most border_mm beyond their box.
+    margin = np.ceil(border_mm * np.linalg.norm(np.linalg.inv(grid), axis=1)).astype(int)
+    a, b, bone = (_cut(mask, low - margin, high + margin) for mask in (a, b, defective_skull))
+    union = np.argwhere(a | b)  # (N, 3)
+    near = _within(union @ grid.T, np.argwhere(_surface(bone)) @ grid.T, border_mm) | bone[tuple(union.T)]
+    index = tuple(union[near].T)
+    return dice(a[index], b[index])
+
+
+def surface_distances(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> SurfaceDistances:
+    """Both directed surface distances of two (I, J, K) bool masks on one grid; spacing: as in `border_dice`.
+
+    A surface voxel is a mask voxel with a 6-neighbour outside the mask; beyond the grid is outside.
+    """
+    grid = _grid(spacing)
+    low, high = bounding_box(a | b)
+    # Beyond the box of both masks lies no mask voxel, so the cut makes no surface that was not there.
+    points_a, points_b = (np.argwhere(_surface(_cut(mask, low, high))) @ grid.T for mask in (a, b))
+    return SurfaceDistances(_nearest(points_a, points_b), _nearest(points_b, points_a))
+
+
+def hd95(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> float:
+    """95th percentile of both directed surface distances pooled, mm: see `SurfaceDistances.percentile`."""
+    return surface_distances(a, b, spacing).percentile(95)
+
+
+def scores(prediction: Volume, truth: Volume, defective_skull: Volume) -> Scores:
+    """All three scores on the input grid with its true spacing. Raises InputError if the grids differ."""
+    for name, volume in (("prediction", prediction), ("defective skull", defective_skull)):
+        if volume.mask.shape != truth.mask.shape:
+            raise InputError(
+                f"{name} must lie on the true implant's grid {truth.mask.shape}, got {volume.mask.shape}; "
+                "write it on the input's grid"
+            )
+        if not np.allclose(volume.affine, truth.affine, rtol=0, atol=1e-3):
+            raise InputError(
+                f"{name} must have the true implant's directions and origin, they differ by up to "
+                f"{np.abs(volume.affine - truth.affine).max():.3g} mm; write it on the input's grid"
+            )
+    a, b, grid = prediction.mask, truth.mask, truth.affine[:3, :3]
+    return Scores(dice(a, b), border_dice(a, b, defective_skull.mask, grid), hd95(a, b, grid))
+
+
+def _grid(spacing: np.ndarray) -> np.ndarray:
+    """(3,) mm or (3, 3) -> (3, 3), voxel index -> mm up to a shift."""
+    spacing = np.asarray(spacing, float)
+    return np.diag(spacing) if spacing.ndim == 1 else spacing
+
+
+def _cut(mask: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The view low <= index < high, clipped to the grid."""
+    return mask[tuple(slice(max(first, 0), last) for first, last in zip(low, high, strict=True))]
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    """Mask voxels with a 6-neighbour outside; beyond the array is outside."""
+    inner = mask.copy()
+    for axis in range(3):
+        along, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        along[1:] &= source[:-1]
+        along[:-1] &= source[1:]
+        along[:1] = along[-1:] = False
+    return mask & ~inner
+
+
+def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, 3) mm, (M, 3) mm -> (N,) mm to the nearest of the others; infinite where there is none."""
+    if not len(others):
+        return np.full(len(points), np.inf)
+    return cKDTree(others).query(points)[0]
+
+
+def _within(points: np.ndarray, others: np.ndarray, mm: float) -> np.ndarray:
+    """(N, 3) mm, (M, 3) mm -> (N,) bool: does one of the others lie at most `mm` away?"""
+    if not len(others):
+        return np.zeros(len(points), bool)
+    return np.isfinite(cKDTree(others).query(points, distance_upper_bound=mm + _ROUNDING_MM)[0])

@@ -1,0 +1,67 @@
+"""A binary mask on its scan's grid: the one place where file formats, axis order and patient space are handled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A binary mask on a regular, possibly oblique, possibly anisotropic grid.
+
+    mask:   (I, J, K) bool. Index order is the file's own (first axis fastest in NRRD terms); nothing is flipped.
+    affine: (4, 4) float64, voxel index (i, j, k) of a voxel's *centre* -> patient millimetres, LPS.
+    header: what the file said of its geometry, verbatim, so that results are written onto exactly the same grid.
+    """
+
+    mask: np.ndarray
+    affine: np.ndarray
+    header: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.mask.ndim != 3:
+            raise ValueError(f"mask must be 3D, got shape {self.mask.shape}")
+        if self.mask.dtype != bool:
+            raise ValueError(f"mask must be bool, got {self.mask.dtype}")
+        if self.affine.shape != (4, 4):
+            raise ValueError(f"affine must have shape (4, 4), got {self.affine.shape}")
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) mm between voxel centres along each index axis: column norms of the affine, never its diagonal."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def ml(self) -> float:
+        """Volume of the mask in millilitres."""
+        return float(np.count_nonzero(self.mask)) * self.voxel_ml
+
+    def to_mm(self, index: np.ndarray) -> np.ndarray:
+        """(..., 3) continuous voxel index -> (..., 3) mm."""
+        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_index(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) mm -> (..., 3) continuous voxel index; undoes `to_mm`."""
+        return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+
+    def with_mask(self, mask: np.ndarray) -> Volume:
+        """Another mask on the same grid."""
+        if mask.shape != self.mask.shape:
+            raise ValueError(f"mask must have the grid's shape {self.mask.shape}, got {mask.shape}")
+        return replace(self, mask=mask)
+
+    def crop(self, low: np.ndarray, high: np.ndarray) -> Volume:
+        """The sub-grid low <= index < high (clipped to the grid), a view; its affine is shifted, its header dropped."""
+        low = np.clip(np.asarray(low, int), 0, self.mask.shape)
+        high = np.clip(np.asarray(high, int), low, self.mask.shape)
+        affine = self.affine.copy()
+        affine[:3, 3] = self.to_mm(low.astype(float))
+        return Volume(self.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], affine)

@@ -1,0 +1,1 @@
+"""A head scan becomes a mask of the skull, and masks become files again."""

@@ -1,0 +1,113 @@
+"""An implant as DICOM Segmentation, for a PACS or a planning station: optional, by highdicom."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pcdiff import __version__
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.geometry.volume import Volume
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SEGMENTATION = "implant.dcm"  # in a case folder
+ALIKE = 1e-3  # cosine between axes that count as perpendicular
+# What a scanner fills in and anonymisers strip; DICOM-SEG may leave it empty, highdicom asks for it.
+MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
+
+
+def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
+    """Writes a binary segmentation on the implant's own grid that refers to the scan's slices.
+
+    scan: the folder of DICOM slices that the implant was designed from. Patient, study and frame of reference are
+    theirs. Same implant and scan, same UIDs. Raises InputError without highdicom, for a folder without a series that
+    fits the implant or without its frame of reference, and for a grid whose axes are not perpendicular.
+    """
+    try:
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+        from pydicom.uid import generate_uid
+    except ImportError as error:
+        raise InputError(f"DICOM-SEG needs {error.name}, which is missing; run pip install 'pcdiff[dicom]'") from error
+    slices = _series(scan, implant)
+    directions = implant.affine[:3, :3] / implant.spacing
+    if np.abs(directions.T @ directions - np.eye(3)).max() > ALIKE:
+        raise InputError(f"{scan}: DICOM-SEG asks for perpendicular axes, the grid is tilted; use the STL or the NRRD")
+    affine = implant.affine[:, [2, 1, 0, 3]]  # frames, rows, columns
+    reference = slices[0].get("FrameOfReferenceUID")
+    if not reference:
+        raise InputError(f"{scan}: DICOM-SEG asks for a frame of reference, the scan has none; give it as it was sent")
+    volume = hd.Volume(implant.mask.T.astype(np.uint8), affine, "PATIENT", reference)
+    digest = hashlib.sha256(implant.mask.tobytes(order="C") + affine.tobytes()).hexdigest()
+    made = [slices[0].SeriesInstanceUID, digest]
+    segment = hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="cranial implant",
+        segmented_property_category=codes.SCT.PhysicalObject,
+        segmented_property_type=codes.SCT.Implant,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="pcdiff", version=__version__, family=codes.DCM.ArtificialIntelligence
+        ),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the scan's own names and dates need not please highdicom
+        segmentation = hd.seg.Segmentation(
+            source_images=slices,
+            pixel_array=volume,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[segment],
+            series_instance_uid=generate_uid(entropy_srcs=[*made, "series"]),
+            series_number=1000,
+            sop_instance_uid=generate_uid(entropy_srcs=[*made, "instance"]),
+            instance_number=1,
+            manufacturer="pcdiff",
+            manufacturer_model_name="pcdiff",
+            software_versions=__version__,
+            device_serial_number="0",
+            series_description="Cranial implant, not a medical device",
+        )
+    with written_beside(path) as part:
+        segmentation.save_as(part)
+
+
+def _series(scan: Path, implant: Volume) -> list[Dataset]:
+    """The slices of the series in a folder and below that the implant's grid is of; of one series alone, that."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    from pcdiff.imaging.formats.dicom import dicom_files
+
+    if not scan.is_dir():
+        raise InputError(f"{scan}: expected the scan's folder of DICOM slices, found none; check the path")
+    series: dict[str, list[Any]] = defaultdict(list)
+    for path in dicom_files(scan):
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError):
+            continue
+        if "ImagePositionPatient" in dataset:
+            for name in MAY_BE_EMPTY:
+                dataset.setdefault(name, "")
+            series[dataset.SeriesInstanceUID].append(dataset)
+    columns, rows, count = implant.mask.shape
+    fit = [s for s in series.values() if (s[0].Columns, s[0].Rows, len(s)) == (columns, rows, count)]
+    if len(series) == 1:
+        fit = list(series.values())
+    if len(fit) != 1:
+        raise InputError(
+            f"{scan}: expected one series of {count} slices with {columns} x {rows} pixels, found {len(fit)} of "
+            f"{len(series)}; give the folder that the implant was designed from"
+        )
+    return fit[0]

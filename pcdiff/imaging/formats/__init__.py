@@ -1,0 +1,67 @@
+"""File formats of volumes, one file each, behind two functions: `open_image(path)` and `save_image(...)`.
+
+DICOM (`dicom.py`) is read only, and a folder.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdiff.errors import InputError
+from pcdiff.imaging.formats import metaimage, nifti, nrrd
+from pcdiff.imaging.formats.image import Image
+
+
+@dataclass(frozen=True)
+class Format:
+    """read: path -> header and values to come. write: values (I, J, K), affine, the header kept from reading, path."""
+
+    name: str
+    read: Callable[[Path], Image]
+    write: Callable[[np.ndarray, np.ndarray, dict[str, Any] | None, Path], None]
+
+
+FORMATS = {
+    ".nrrd": Format("NRRD", nrrd.open_image, nrrd.save_image),
+    ".nii": Format("NIfTI", nifti.open_image, nifti.save_image),
+    ".nii.gz": Format("NIfTI", nifti.open_image, nifti.save_image),
+    ".mha": Format("MetaImage", metaimage.open_image, metaimage.save_image),
+    ".mhd": Format("MetaImage", metaimage.open_image, metaimage.save_image),
+}
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in FORMATS that a file name ends with. Raises InputError for any other."""
+    for suffix in FORMATS:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    if path.suffix.lower() == ".nhdr":
+        raise InputError(f"{path}: detached NRRD headers are not read; save it as one .nrrd file")
+    raise InputError(f"{path}: expected {', '.join(FORMATS)}, got another format; convert it first")
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file by its first bytes; where they say nothing, by its name. Raises InputError for another."""
+    with path.open("rb") as file:
+        head = file.read(2**12)
+    if head.startswith(b"NRRD000"):
+        return FORMATS[".nrrd"]
+    if head.startswith(b"\x1f\x8b"):
+        try:
+            unpacked = zlib.decompressobj(31).decompress(head, 352)
+        except zlib.error:
+            unpacked = b""
+        if unpacked[344:347] == b"n+1":
+            return FORMATS[".nii.gz"]
+    if head[344:347] == b"n+1":
+        return FORMATS[".nii"]
+    if re.match(rb"\s*(ObjectType|NDims) *=", head):
+        return FORMATS[".mhd" if path.suffix.lower() == ".mhd" else ".mha"]
+    return FORMATS[suffix_of(path)]

@@ -1,0 +1,1 @@
+"""Anchored diffusion: points start on the shape model's surface and a network moves them."""

@@ -1,0 +1,226 @@
+"""Anchored diffusion: the prior's missing surface, moved to where the network says it truly lies. The default."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from scipy.linalg import cho_solve
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from pcdiff.diffusion.samplers import SAMPLERS, Callback
+from pcdiff.diffusion.schedule import karras_sigmas
+from pcdiff.errors import InputError
+from pcdiff.files import sha256, written_beside
+from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.volume import Volume
+from pcdiff.methods.anchored.condition import ANCHORS, Condition, choose_rays, make_condition, make_frame, wall_normals
+from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
+from pcdiff.methods.anchored.network import AnchoredDenoiser, Denoised, Skull
+from pcdiff.methods.base import Proposal, Trajectory
+from pcdiff.methods.occupancy.model import PlaceModel, solids
+from pcdiff.prior.direction_map import MAP
+from pcdiff.prior.fit import PriorFit, fit_head
+from pcdiff.prior.model import ShapePrior
+
+FORMAT = "pcdiff-denoiser-1"
+SOFT = 0.1  # of the variance
+NEIGHBOURS = 4  # anchors that a ray's normal is interpolated from
+
+
+@dataclass(frozen=True)
+class DiffusionMethod:
+    """The prior and the network trained beside it; places: for bone that rays do not describe, None for rays alone.
+
+    Member 0 of an ensemble starts at the guide's mean and is the likeliest; the others start around it, at draws
+    from the prior's posterior, in pairs of opposite noise, so that their mean does not wander, and two pairs in
+    quadrature, so that four members spread as wide as the posterior everywhere: see `in_quadrature`.
+    """
+
+    prior: ShapePrior
+    network: AnchoredDenoiser
+    diffusion: DiffusionConfig
+    digest: str = ""
+    places: PlaceModel | None = None
+
+    @classmethod
+    def load(cls, path: Path, prior: ShapePrior, places: PlaceModel | None = None) -> DiffusionMethod:
+        """Reads what `save_network` wrote. Raises InputError for any other file."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path}: expected weights of format {FORMAT}, got another file")
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: expected a denoiser's weights, got {error}; train or choose others") from error
+        config = json.loads(metadata["config"])
+        try:
+            network = AnchoredDenoiser(NetworkConfig.model_validate(config["network"]))
+            network.load_state_dict(tensors)
+            diffusion = DiffusionConfig.model_validate(config["diffusion"])
+        except (RuntimeError, ValidationError) as error:
+            raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
+        return cls(prior, network.eval(), diffusion, sha256(Path(path)), places)
+
+    def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
+        """See `pcdiff.methods.Method`."""
+        head = head_occupancy(skull)
+        found = fit_head(self.prior, head, skull)
+        anchors, bone = choose_rays(found.observation)
+        condition = make_condition(found, anchors, bone)
+        generator = torch.Generator().manual_seed(seed)
+        steps: list[Tensor] = []
+        denoised = self.sample(condition, ensemble, generator, device, lambda step, x, x0: steps.append(x.cpu()))
+        shifts = denoised.x0.cpu().double().numpy() * condition.unit
+        moves = np.stack([step.double().numpy() * condition.unit for step in steps] + [shifts], axis=1)  # (K, T, P)
+        trajectory = Trajectory(_places(found, anchors, moves), self._captions())
+        turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
+        walls = _moved(found, condition, anchors, shifts)
+        verdict = self.places.judge(found, head, device) if self.places else None
+        if verdict is not None:
+            return Proposal(
+                solids(found, [(outer, thickness) for outer, thickness in walls], verdict), found, trajectory
+            )
+        normals = [_normals(found, anchors, turn) for turn in turned]
+        return Proposal(
+            [found.slab(outer, thickness, n) for (outer, thickness), n in zip(walls, normals, strict=True)],
+            found,
+            trajectory,
+        )
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        condition: Condition,
+        ensemble: int,
+        generator: torch.Generator,
+        device: str = "cpu",
+        callback: Callback | None = None,
+    ) -> Denoised:
+        """Runs the truncated diffusion for all members at once -> x0 (K, P), normals (K, 3, P).
+
+        callback: told of each step, see `diffusion.samplers.Sampler`.
+        """
+        network = self.network.to(device)
+        skull = bind(network, batch(condition, device)).repeated(ensemble)
+        count = ensemble + ensemble % 2
+        noise = draw_noise(
+            torch.from_numpy(condition.factors)[None], torch.from_numpy(condition.unit)[None], count, generator
+        )
+        noise = in_quadrature(noise)
+        noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(count)[:ensemble]]
+        sigmas = self._sigmas()
+        sampler = SAMPLERS[self.diffusion.sampler]
+        start = skull.mean + (self.diffusion.sigma_max * noise).to(device)  # noised data is spread around its mean
+        x0 = sampler(
+            partial(_denoise, network, skull), start, sigmas.to(device), generator=generator, callback=callback
+        )
+        return Denoised(x0, network(x0, sigmas[-2].to(x0), skull).normals)
+
+    def _sigmas(self) -> Tensor:
+        return karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
+
+    def _captions(self) -> tuple[str, ...]:
+        levels = [f"noise of {sigma:.2f} prior standard deviations" for sigma in self._sigmas().tolist()[:-1]]
+        return ("the prior's own surface", *levels, "the result")
+
+
+def batch(condition: Condition, device: str) -> dict[str, Tensor]:
+    """A batch of one, by name."""
+    return {name: torch.from_numpy(value)[None].to(device) for name, value in vars(condition).items()}
+
+
+def bind(network: AnchoredDenoiser, batch: dict[str, Tensor]) -> Skull:
+    """Encodes the skulls of a batch: what the denoiser is bound to before sampling."""
+    return network.encode(*(batch[name] for name in ("anchors", "anchor_features", "bone", "bone_features", "normals")))
+
+
+def draw_noise(factors: Tensor, unit: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draws from the prior's posterior, in its own standard deviations: `count` for each skull -> (B count, P).
+
+    factors: (B, 2, A, A) mm, Cholesky factors of outer table and thickness; unit: (B, 2 A) mm.
+    """
+    # drawn member by member, so that a larger ensemble begins with the smaller one
+    white = torch.randn(count, len(factors), 2, factors.shape[-1], generator=generator, device=generator.device)
+    outer, thickness = (factors @ rearrange(white.to(factors), "k b wall a -> b wall a k")).unbind(1)  # (B, A, k) each
+    both = torch.cat([outer, outer - thickness], 1) / unit[..., None]
+    return rearrange(both, "b p k -> (b k) p")
+
+
+def in_quadrature(noise: Tensor) -> Tensor:
+    """(2 k, P) draws of unit variance -> the same, each two in turn scaled so that their squares add up to two.
+
+    Two draws alone say little of where the posterior is wide: by chance both are small at one point and large at
+    another. Like a sine and a cosine of one random phase, these are as large together at every point. Where both
+    vanish the phase is undefined; `SOFT` keeps the fields smooth there.
+    """
+    pairs = rearrange(noise, "(k two) p -> k two p", two=2)
+    size = (pairs**2).mean(1, keepdim=True)
+    return rearrange(pairs * ((1 + SOFT) / (size + SOFT)).sqrt(), "k two p -> (k two) p")
+
+
+def save_network(
+    path: Path, network_state: Mapping[str, Tensor], config: Mapping[str, object], notes: Mapping[str, str]
+) -> None:
+    """Writes weights in half precision with their resolved config; `notes` go into the metadata."""
+    metadata = {"format": FORMAT, "config": json.dumps(config), "license": "CC-BY-NC-SA-4.0", **notes}
+    tensors = {name: value.to(torch.float16).contiguous() for name, value in network_state.items()}
+    with written_beside(path) as beside:
+        beside.write_bytes(save(tensors, metadata))
+
+
+def _paired(ensemble: int) -> Tensor:
+    """Which of (zero, ensemble draws, their opposites) the members are: 0, +1, -1, +2, -2, ..."""
+    order = [0] + [1 + k // 2 + (ensemble if k % 2 else 0) for k in range(ensemble - 1)]
+    return torch.tensor(order)
+
+
+def _denoise(network: AnchoredDenoiser, skull: Skull, x: Tensor, sigma: Tensor) -> Tensor:
+    return network(x, sigma, skull).x0
+
+
+def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shifts (K, P) mm of the anchors along their rays -> (K, 2, R) outer radius and thickness over the whole slab.
+
+    What the anchors say of the rays between them follows from the prior's own covariance: nothing at the rim.
+    """
+    rows = np.searchsorted(found.targets, anchors)
+    everywhere = np.arange(len(found.targets))
+    outer, inner = shifts[:, :ANCHORS], shifts[:, ANCHORS:]
+    walls = np.tile(np.stack([found.outer, found.thickness]), (len(shifts), 1, 1))
+    for wall, values in enumerate((outer, outer - inner)):
+        weights = cho_solve((condition.factors[wall].astype(np.float64), True), values.T)  # (A, K)
+        walls[:, wall, found.targets] += (found.posteriors[wall].covariance(everywhere, rows) @ weights).T
+    return walls
+
+
+def _places(found: PriorFit, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shifts (K, T, P) mm of the anchors along their rays -> (K, T + 1, P, 3) float32, patient mm; first unmoved."""
+    outer = found.outer[anchors]
+    radius = np.concatenate([outer, outer - found.thickness[anchors]]) + np.pad(shifts, ((0, 0), (1, 0), (0, 0)))
+    directions = np.tile(MAP.directions[anchors], (2, 1))
+    return found.pose.to_patient(radius[..., None] * directions).astype(np.float32)
+
+
+def _normals(found: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(2, R, 3) model axes: the prior's normals, turned as the network says, inside the holes; NaN elsewhere."""
+    rays = np.flatnonzero(found.hole > 0)
+    distance, index = cKDTree(MAP.directions[anchors]).query(MAP.directions[rays], NEIGHBOURS)
+    weight = 1 / (distance + 1e-3)
+    weight /= weight.sum(1, keepdims=True)
+    turns = make_frame(anchors).rotate_to_patient(turn.reshape(2, ANCHORS, 3))
+    normals = np.full((2, len(found.hole), 3), np.nan)
+    own = wall_normals(np.stack([found.outer, found.thickness]))
+    normals[:, rays] = own[:, rays] + np.einsum("rk,wrkc->wrc", weight, turns[:, index])
+    return normals / np.linalg.norm(normals, axis=-1, keepdims=True)

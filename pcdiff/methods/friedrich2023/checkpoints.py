@@ -1,0 +1,190 @@
+"""Foreign checkpoints in, ours out, and back: the original's two networks, and what its forks made of their files."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pcdiff import __version__
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.methods.friedrich2023.config import PaperConfig
+from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
+from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_state_from, denoiser_state_to
+from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
+from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_from, voxelisation_state_to
+
+FORMAT = "pcdiff-paper-1"
+LARGEST = 4 * 2**30  # bytes of a file that is read at all
+# Where training scripts put the weights: averaged ones win over the last step's.
+ROOMS = ("ema_state_dict", "ema_state", "model_ema", "ema", "model_state", "model_state_dict", "state_dict", "model")
+WRAPPERS = {"module", "_orig_mod", "ema_model", "online_model"}  # what wrappers of a model put into its names
+STAND_FOR = "model.sa_layers.0.0.voxel_layers.0.weight"  # (32 width, 3, 3, 3, 3)
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """The two networks, or one of them, and how they are used."""
+
+    config: PaperConfig
+    denoiser: PaperDenoiser | None = None
+    voxelisation: VoxelisationNetwork | None = None
+
+    def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
+        """One safetensors file, float32."""
+        tensors = {
+            f"{name}.{key}": value.detach().cpu().float().contiguous()
+            for name, network in self._networks().items()
+            for key, value in network.state_dict().items()
+        }
+        metadata = {"format": FORMAT, "config": self.config.model_dump_json(), "pcdiff": __version__, **(notes or {})}
+        with written_beside(path) as beside:
+            beside.write_bytes(save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> PaperModel:
+        """Reads what `save` wrote. Raises InputError for any other file."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{path}: expected the paper's weights as `pcdiff import-checkpoint` writes them, got: {error}"
+            ) from error
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{path}: expected weights of format {FORMAT}; make them by pcdiff import-checkpoint")
+        try:
+            config = PaperConfig.model_validate_json(metadata["config"])
+        except ValidationError as error:
+            raise InputError(f"{path}: its configuration is of another version of pcdiff; import it anew") from error
+        states: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            network, _, key = name.partition(".")
+            states.setdefault(network, {})[key] = value
+        return cls.of(config, states.get("denoiser"), states.get("voxelisation"), str(path))
+
+    @classmethod
+    def of(
+        cls, config: PaperConfig, denoiser: dict[str, Tensor] | None, voxelisation: dict[str, Tensor] | None, where: str
+    ) -> PaperModel:
+        """Networks in evaluation mode from weights by our names. Raises InputError where they do not fit."""
+        networks: list[Any] = []
+        for make, state in ((lambda: PaperDenoiser(config.network), denoiser), (VoxelisationNetwork, voxelisation)):
+            network = None if state is None else make()
+            if network is not None and state is not None:
+                try:
+                    network.load_state_dict(state)
+                except RuntimeError as error:
+                    raise InputError(f"{where}: weights of another network: {_line(error)}") from error
+                network.eval()
+            networks.append(network)
+        return cls(config, *networks)
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        both = {"denoiser": self.denoiser, "voxelisation": self.voxelisation}
+        return {name: network for name, network in both.items() if network is not None}
+
+
+def import_checkpoints(files: Sequence[Path], config: PaperConfig | None = None) -> PaperModel:
+    """A noise network's .pth, a point-to-volume network's .pt, or both, in any order -> our model.
+
+    config: None takes the paper's, at the width that the weights have.
+    Raises InputError for a file that is no checkpoint or not safe to read, a missing or unexpected name, a wrong shape,
+    and for two files of one network.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    config = config or PaperConfig()
+    for path in files:
+        foreign = read_foreign(path)
+        name = "denoiser" if any("sa_layers" in key for key in foreign) else "voxelisation"
+        if name in found:
+            raise InputError(f"{path}: expected one checkpoint of each network, got a second {name}; leave one out")
+        try:
+            if name == "denoiser":
+                config = _at_width(config, foreign)
+                found[name] = denoiser_state_from(foreign, config.network)
+            else:
+                found[name] = voxelisation_state_from(foreign)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return PaperModel.of(config, found.get("denoiser"), found.get("voxelisation"), ", ".join(map(str, files)))
+
+
+def export_checkpoints(model: PaperModel, folder: Path) -> list[Path]:
+    """Writes denoiser.pth and voxelisation.pt as the original's training saves them; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    if model.denoiser is not None:
+        written.append(folder / "denoiser.pth")
+        state = denoiser_state_to(model.denoiser.state_dict())
+        with written_beside(written[-1]) as beside:
+            torch.save({"epoch": 0, "model_state": state, "optimizer_state": {}}, beside)
+    if model.voxelisation is not None:
+        written.append(folder / "voxelisation.pt")
+        theirs = voxelisation_state_to(model.voxelisation.state_dict())
+        with written_beside(written[-1]) as beside:
+            torch.save({"epoch_it": 0, "it": 0, "loss_val_best": float("inf"), "state_dict": theirs}, beside)
+    return written
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by the original's names, wrappers' prefixes removed. Nothing in it is run.
+
+    Raises InputError for a file that holds anything but tensors and plain values, or no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint, found none; check the path")
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"{path}: expected a checkpoint of 4 GiB at most, got {path.stat().st_size / 2**30:.1f} GiB")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path}: expected a checkpoint of tensors and plain values, got another file ({_line(error)}); "
+            "save its state_dict alone with torch.save"
+        ) from error
+    weights = _weights_in(content)
+    if weights is None:
+        raise InputError(f"{path}: expected weights under one of {', '.join(ROOMS)}, or alone; found none")
+    return {_bare(name): value for name, value in weights.items()}
+
+
+def _at_width(config: PaperConfig, foreign: Mapping[str, Tensor]) -> PaperConfig:
+    """The configuration at the width of the weights."""
+    first = foreign.get(STAND_FOR, foreign.get(STAND_FOR.removeprefix("model.")))
+    if first is None or first.ndim != 5 or first.shape[0] % 8:
+        return config  # the check of names and shapes says what is wrong
+    return config.model_copy(update={"network": config.network.model_copy(update={"width": first.shape[0] / 32})})
+
+
+def _weights_in(content: Any) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    for room in ROOMS:
+        if room in content and (inner := _weights_in(content[room])):
+            return inner
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in tensors.items() if value.ndim > 0} or None
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,176 @@
+"""The noise network of Friedrich et al. (MICCAI 2023): PVCNN++ over skull and noisy implant points together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pcdiff.methods.friedrich2023.config import PaperNetworkConfig
+from pcdiff.nets.ops import furthest_point_sample
+from pcdiff.nets.pvcnn import Attention, Cloud, Nearest, Neighbourhoods, PointLayers, PVConv, rows_mixed
+
+TIME = 64  # channels of the time embedding
+# stage by stage, at width 1: channels of the PVConvs, how many, cells along a grid's side, layers after grouping
+DOWN = ((32, 2, 32, (32, 64)), (64, 1, 16, (64, 128)), (128, 1, 8, (128, 256)), (0, 0, 0, (256, 256, 512)))
+# layers after interpolation, how many PVConvs of the last's width, cells along a grid's side
+UP = (((256, 256), 3, 8), ((256, 256), 3, 8), ((256, 128), 2, 16), ((128, 128, 64), 2, 32))
+ATTENTION = 1  # the stage whose PVConvs attend
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Everything that depends on where the points are and not on what they say: made once for all layers.
+
+    clouds: all points, then the centres of each stage. around: whom each stage's centres group. nearest: of each
+    stage's points, the three nearest of its centres.
+    """
+
+    clouds: list[Cloud]
+    around: list[Neighbourhoods]
+    nearest: list[Nearest]
+
+    @classmethod
+    def of(cls, points: Tensor, config: PaperNetworkConfig) -> Geometry:
+        """points (B, N, 3). The centres of the later stages are prefixes of the first's: sampling is greedy."""
+        centres = points[torch.arange(len(points))[:, None], _furthest(points, config.centres[0])]
+        clouds = [Cloud(points), *(Cloud(centres[:, :m].contiguous()) for m in config.centres)]
+        around = [
+            Neighbourhoods.within(fine.points, coarse.points, radius, config.neighbours)
+            for coarse, fine, radius in zip(clouds, clouds[1:], config.radii, strict=False)
+        ]
+        nearest = [Nearest.of(fine.points, coarse.points) for fine, coarse in itertools.pairwise(clouds)]
+        return cls(clouds, around, nearest)
+
+
+class SetAbstraction(nn.Module):
+    """PVConvs, then each centre pools what its neighbours say (Qi et al. 2017, PointNet++, section 3.2)."""
+
+    def __init__(self, channels: int, convs: Sequence[PVConv], widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+        self.point = PointLayers(3 + channels, widths)
+
+    def forward(self, features: Tensor, cloud: Cloud, centres: Cloud, around: Neighbourhoods) -> Tensor:
+        """features (B, N, C) of the cloud -> (B, M, C') of the centres."""
+        for conv in self.convs:
+            features = conv(features, cloud)
+        first = self.point.first
+        place, said = first.weight[:, :3], first.weight[:, 3:]
+        # the first product, of [neighbour - centre, features], made of each point once and not of each pair
+        of_points = cloud.points @ place.T + functional.linear(features, said, first.bias)
+        of_centres = centres.points @ place.T
+        pooled = []
+        for b, (centre, point, count) in enumerate(zip(around.centre, around.point, around.count, strict=True)):
+            pairs = of_points[b].index_select(0, point) - of_centres[b].index_select(0, centre)
+            pairs = self.point.after_first(pairs[None], count)[0]  # (E, C')
+            pooled.append(_maximum(pairs, centre, centres.points.shape[1]))
+        return torch.stack(pooled)
+
+
+class FeaturePropagation(nn.Module):
+    """Centres' features carried to the points between them, joined by what those said on the way down, then PVConvs."""
+
+    def __init__(self, coarse: int, skipped: int, widths: tuple[int, ...], convs: Sequence[PVConv]) -> None:
+        super().__init__()
+        self.coarse = coarse
+        self.point = PointLayers(coarse + skipped, widths)
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, features: Tensor, skipped: Tensor | None, cloud: Cloud, nearest: Nearest) -> Tensor:
+        """features (B, M, C) of the centres, skipped (B, N, S) of the points -> (B, N, C')."""
+        first = self.point.first
+        x = rows_mixed(functional.linear(features, first.weight[:, : self.coarse]), nearest.index, nearest.weight)
+        if skipped is not None:
+            x = x + functional.linear(skipped, first.weight[:, self.coarse :])
+        x = self.point.after_first(x + first.bias)
+        for conv in self.convs:
+            x = conv(x, cloud)
+        return x
+
+
+class PaperDenoiser(nn.Module):
+    """Points (B, N, 3), skull first and noisy implant last, and the step t (B,) in 0..999 -> their noise.
+
+    What comes out is of the implant's points only, (B, implant_points, 3). The order of the points matters: furthest
+    point sampling begins at the first, and neighbourhoods take the first k.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, config: PaperNetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+
+        def scaled(*widths: int) -> tuple[int, ...]:
+            return tuple(int(width * config.width) for width in widths)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        channels, skips = 3, []
+        for stage, (width, convs, r, after) in enumerate(DOWN):
+            skips.append(0 if stage == 0 else channels)
+            channels += 0 if stage == 0 else TIME
+            blocks = []
+            for _ in range(convs):
+                (own,) = scaled(width)
+                blocks.append(PVConv(channels, own, r, stage == ATTENTION, config.dropout))
+                channels = own
+            self.down.append(SetAbstraction(channels, blocks, scaled(*after)))
+            channels = scaled(*after)[-1]
+        self.attention = Attention(channels)
+        for (widths, convs, r), skipped in zip(UP, reversed(skips), strict=True):
+            own = scaled(*widths)[-1]
+            blocks = [PVConv(own, own, r, False, config.dropout) for _ in range(convs)]
+            self.up.append(FeaturePropagation(channels + TIME, skipped, scaled(*widths), blocks))
+            channels = own
+        self.head = PointLayers(channels, scaled(128))
+        self.head_dropout = nn.Dropout(0.5)
+        self.out = nn.Linear(scaled(128)[0], 3)
+        self.time_1, self.time_2 = nn.Linear(TIME, TIME), nn.Linear(TIME, TIME)
+        half = TIME // 2
+        steps = torch.arange(half, dtype=torch.float64)
+        self.register_buffer("frequencies", (-steps * math.log(10_000) / (half - 1)).exp().float(), persistent=False)
+
+    def embed(self, t: Tensor) -> Tensor:
+        """(B,) -> (B, TIME), before the layers that follow (Vaswani et al. 2017, section 3.5)."""
+        angles = t.to(self.frequencies)[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    def forward(self, points: Tensor, t: Tensor) -> Tensor:
+        """See the class. Raises ValueError for another number of points than the configuration's."""
+        if points.shape[1] != self.config.points:
+            raise ValueError(f"points must be {self.config.points} a sample, got {points.shape[1]}")
+        geometry = Geometry.of(points, self.config)
+        time = self.time_2(functional.leaky_relu(self.time_1(self.embed(t)), 0.1))[:, None]
+
+        def with_time(features: Tensor) -> Tensor:
+            return torch.cat([features, time.to(features).expand(-1, features.shape[1], -1)], 2)
+
+        clouds, features, skips = geometry.clouds, points, []
+        for stage, block in enumerate(self.down):
+            skips.append(None if stage == 0 else features)
+            entering = features if stage == 0 else with_time(features)
+            features = block(entering, clouds[stage], clouds[stage + 1], geometry.around[stage])
+        features = self.attention(features)
+        for stage, block in zip(reversed(range(len(self.down))), self.up, strict=True):
+            features = block(with_time(features), skips[stage], clouds[stage], geometry.nearest[stage])
+        implant = self.config.implant_points
+        return self.out(self.head_dropout(self.head(features)))[:, -implant:]
+
+
+def _furthest(points: Tensor, m: int) -> Tensor:
+    """(B, m): of equally far ones the lowest (k mod 512), then the lowest k, as the blocks of 512 threads decided."""
+    k = torch.arange(points.shape[1], device=points.device)
+    order = ((k % 512) * points.shape[1] + k).argsort()
+    return order[furthest_point_sample(points[:, order], m)]
+
+
+def _maximum(rows: Tensor, owner: Tensor, owners: int) -> Tensor:
+    """rows (E, C), owner (E,) ascending -> (owners, C); an owner without rows has none in this network."""
+    lengths = torch.bincount(owner, minlength=owners)
+    return torch.segment_reduce(rows, "max", lengths=lengths, axis=0)

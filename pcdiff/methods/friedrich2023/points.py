@@ -1,0 +1,78 @@
+"""What the paper's networks see of a case: points on the surface of skull and implant, in one frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from skimage.measure import marching_cubes
+
+from pcdiff.errors import InputError
+from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.surface import sample_surface
+from pcdiff.geometry.volume import Volume
+
+HALF_EXTENT = 3.0  # network units from the frame's centre to the furthest side of the points' box
+ISO = 1e-3  # of a 0/1 mask: the surface lies half a voxel outside the bone's, where the original's points are
+
+
+@dataclass(frozen=True)
+class PaperFrame:
+    """Millimetres <-> network units: the centre of the points' box, and a third of half its largest extent.
+
+    Faithfully, millimetres are index times the diagonal of the directions, along the grid's own axes, which is wrong
+    for scans whose axes are turned; else they are the patient's, LPS.
+    """
+
+    centre: np.ndarray  # (3,) the frame's mm
+    scale: float  # mm per network unit
+    from_patient: np.ndarray  # (4, 4) LPS mm -> the frame's mm
+
+    @classmethod
+    def of(cls, points: np.ndarray, affine: np.ndarray, faithful: bool = False) -> PaperFrame:
+        """points (N, 3) LPS mm, affine (4, 4) index -> LPS mm of their scan.
+
+        Raises InputError for points without extent.
+        """
+        from_patient = np.eye(4)
+        if faithful:
+            diagonal = np.abs(np.diag(affine)[:3])
+            if not (diagonal > 0).all():
+                raise InputError(
+                    "the original takes the diagonal of the directions as spacing, and got a zero there; "
+                    "use faithful: false"
+                )
+            from_patient = np.diag([*diagonal, 1.0]) @ np.linalg.inv(affine)
+        own = points @ from_patient[:3, :3].T + from_patient[:3, 3]
+        low, high = own.min(0), own.max(0)
+        scale = float((high - low).max()) / 2 / HALF_EXTENT
+        if not scale > 0:
+            raise InputError("expected a skull with an extent, got a single point; check the mask")
+        return cls((low + high) / 2, scale, from_patient)
+
+    def to_network(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) LPS mm -> network units."""
+        own = points @ self.from_patient[:3, :3].T + self.from_patient[:3, 3]
+        return (own - self.centre) / self.scale
+
+    def to_mm(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) network units -> LPS mm; undoes `to_network`."""
+        back = np.linalg.inv(self.from_patient)
+        return (points * self.scale + self.centre) @ back[:3, :3].T + back[:3, 3]
+
+
+def outer_mesh(volume: Volume) -> Mesh:
+    """The surface half a voxel outside a mask, mm, LPS. Raises InputError for an empty mask."""
+    if not volume.mask.any():
+        raise InputError("expected a mask that holds bone to take points of, got an empty one")
+    low, high = bounding_box(volume.mask)
+    crop = volume.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    vertices, faces, _, _ = marching_cubes(np.pad(crop, 1).astype(np.float32), ISO, allow_degenerate=False)
+    mesh = Mesh(volume.to_mm(vertices.astype(np.float64) + low - 1), faces)
+    return mesh if mesh.volume_ml > 0 else Mesh(mesh.vertices, faces[:, ::-1])  # outward, whatever det(affine)
+
+
+def surface_points(volume: Volume, n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, 3) mm, independent and uniform on `outer_mesh`: what random picks out of the original's 400,000 amount to."""
+    return sample_surface(outer_mesh(volume), n, rng).points

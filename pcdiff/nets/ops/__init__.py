@@ -1,0 +1,17 @@
+"""Point operations, batched, features channel-first. Plain torch, with pytorch3d behind the same names on CUDA."""
+
+from pcdiff.nets.ops.gather import gather
+from pcdiff.nets.ops.interpolate import three_nn_interpolate, three_nn_weights
+from pcdiff.nets.ops.neighbours import ball_query, furthest_point_sample, knn
+from pcdiff.nets.ops.voxels import devoxelize_trilinear, voxelize_mean
+
+__all__ = [
+    "ball_query",
+    "devoxelize_trilinear",
+    "furthest_point_sample",
+    "gather",
+    "knn",
+    "three_nn_interpolate",
+    "three_nn_weights",
+    "voxelize_mean",
+]

@@ -1,0 +1,1 @@
+"""Pictures, 3D scenes and the report of a case."""

@@ -1,0 +1,202 @@
+"""Training pairs on the fly: healthy walls, a virtual defect, the prior of another fold, and what it gets wrong.
+
+What a pair shows is what use will see: the head is posed by the bone that is left, not by the bone cut out of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from safetensors.numpy import load_file, save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pcdiff.data.craniotomy import Cranium, draw_outlines
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.methods.anchored.condition import (
+    DIRECTION_X,
+    NORMAL_X,
+    Condition,
+    choose_rays,
+    make_condition,
+    make_frame,
+    wall_normals,
+)
+from pcdiff.prior.defects import open_rays
+from pcdiff.prior.direction_map import MAP, PIXEL, RADIUS
+from pcdiff.prior.fit import PriorFit, complete
+from pcdiff.prior.folds import Population
+from pcdiff.prior.model import ShapePrior
+from pcdiff.training.anchored.augment import ORIGIN, jittered, pose_without, seen_in, smooth_field, warped
+from pcdiff.training.recipes import PairsConfig
+
+STERADIAN = (PIXEL / RADIUS) ** 2  # of each ray: the map is equal-area
+THINNED = 3  # one ray in three is enough to place and size a hole
+PORE = 3.0  # mm from the smooth surface: a ray that ran into a pore, a suture or past the bone
+SMOOTH = 1.5  # pixels: the truth is the surface without its pores, which no one can know from the bone around
+
+VERSION = 1  # of how pairs are made: raised when the same config gives others, so that kept ones are not taken for them
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A condition and its answer, for the P = 2 ANCHORS points.
+
+    target: (P,) true displacement along the ray in units of `Condition.unit`. normals: (P, 3) true unit normals,
+    network axes. valid: (P,) 1 where the truth is known, else 0.
+    """
+
+    condition: Condition
+    target: np.ndarray
+    normals: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pairs(Dataset[dict[str, np.ndarray]]):
+    """Pair k is a pure function of (config, k): any worker makes it, any run meets it again.
+
+    priors: one for each fold, built without the heads of that fold. fold: (H,). store: a folder that keeps pairs once
+    made, None to make each anew.
+    """
+
+    population: Population
+    fold: np.ndarray
+    priors: list[ShapePrior]
+    config: PairsConfig
+    store: Path | None = None
+
+    def __len__(self) -> int:
+        return self.config.pool
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Flat float16 arrays of a pair, named as in `Condition` and `Pair` ("true_normals" for the latter's)."""
+        path = self.store / f"{index:07d}.safetensors" if self.store else None
+        if path and path.exists():
+            return load_file(path)
+        pair = {name: value.astype(np.float16) for name, value in flatten(self.make(index)).items()}
+        if path:
+            with written_beside(path) as beside:
+                beside.write_bytes(save(pair))
+        return pair
+
+    def make(self, index: int) -> Pair:
+        """Draws head, deformation and defect; a defect that finds no room is drawn again."""
+        rng = np.random.default_rng([self.config.seed, index])
+        for _ in range(20):
+            try:
+                return self._draw(rng)
+            except InputError as error:
+                last = error
+        raise InputError(f"pair {index}: expected a defect on one of 20 heads, found none; the last: {last}") from last
+
+    def _draw(self, rng: np.random.Generator) -> Pair:
+        fold, walls = self._head(rng)
+        prior = self.priors[fold]
+        kind = str(rng.choice(list(self.config.kinds), p=np.array(list(self.config.kinds.values()))))
+        holes = 2 if rng.random() < self.config.two_holes else 1
+        hole = cut_rays(walls, kind, holes, rng)
+        pose = jittered(pose_without(prior, walls, hole), self.config.pose_mm, rng)
+        walls, hole = seen_in(pose, walls, hole)
+        observation = open_rays(walls[0], walls[1], hole)
+        anchors, bone = choose_rays(observation)
+        # completing the anchors alone, not all of hole and band, is what makes pairs cheap
+        fit = complete(prior, ORIGIN, observation, 0.0, anchors)
+        return make_pair(fit, walls, anchors, bone)
+
+    def _head(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """A head's fold and its (2, R) outer radius and thickness: mirrored, mixed and deformed at random."""
+        people = self.population
+        first = int(rng.integers(len(people.names)))
+        fold = int(self.fold[first])
+        mean = self.priors[fold].mean
+        deviation = np.stack([people.outer[first], people.thickness[first]]) - mean
+        others = np.setdiff1d(np.flatnonzero(self.fold == fold), first)
+        if len(others) and rng.random() < self.config.mix:
+            second = int(rng.choice(others))
+            other = np.stack([people.outer[second], people.thickness[second]]) - mean
+            if rng.random() < 0.5:
+                other = other[:, MAP.mirror]
+            angle = rng.uniform(0, np.pi / 2)  # keeps the covariance, unlike an average
+            deviation = np.cos(angle) * deviation + np.sin(angle) * other
+        if rng.random() < 0.5:
+            deviation = deviation[:, MAP.mirror]
+        if rng.random() < self.config.deform:
+            deviation = deviation + np.stack([rng.uniform(0, mm) * smooth_field(rng) for mm in self.config.deform_mm])
+        walls = mean + deviation
+        walls[1] = np.maximum(walls[1], 1.0)
+        if self.config.warp_mm:
+            walls = warped(
+                walls, rng.uniform(0, self.config.warp_mm) * np.stack([smooth_field(rng), smooth_field(rng)])
+            )
+        return fold, walls
+
+
+def cut_rays(walls: np.ndarray, kind: str, holes: int, rng: np.random.Generator) -> np.ndarray:
+    """(2, R) walls -> (R,) int labels of the rays that a virtual craniotomy opens. Raises InputError without room."""
+    known = np.flatnonzero(np.isfinite(walls).all(0))
+    outer, inner = walls[0], walls[0] - walls[1]
+    some = known[::THINNED]
+    cranium = Cranium.from_rays(
+        np.zeros(3), MAP.directions[some], outer[some], inner[some], np.full(len(some), THINNED * STERADIAN)
+    )
+    middle = (outer[known] + inner[known])[:, None] / 2 * MAP.directions[known]
+    hole = np.zeros(len(outer), int)
+    for number, outline in enumerate(draw_outlines(kind, rng, cranium, holes), start=1):
+        hole[known[outline.contains(middle)]] = number
+    if np.count_nonzero(hole) < 100:
+        raise InputError(f"{kind}: expected a hole of a hundred rays, got {np.count_nonzero(hole)}; draw another")
+    return hole
+
+
+def make_pair(fit: PriorFit, walls: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:
+    """The condition of a fitted defect and the truth at its anchors; walls: (2, R) of the complete head."""
+    condition = make_condition(fit, anchors, bone)
+    tables = np.stack([walls[0], walls[0] - walls[1]])
+    smooth, known = without_pores(tables)
+    guess = np.stack([fit.outer[anchors], fit.outer[anchors] - fit.thickness[anchors]])
+    shift = (smooth[:, anchors] - guess).reshape(-1)
+    # beyond a few millimetres the ray met another bone, not the wall
+    valid = known[:, anchors].reshape(-1) & (np.abs(shift) < 6)
+    target = np.where(valid, shift, 0) / condition.unit
+    true_normals = wall_normals(np.stack([smooth[0], smooth[0] - smooth[1]]))[:, anchors]
+    normals = make_frame(anchors).rotate_to_network(true_normals)
+    return Pair(
+        condition,
+        np.clip(target, -8, 8).astype(np.float32),
+        rearrange(normals, "wall ray xyz -> (wall ray) xyz").astype(np.float32),
+        valid.astype(np.float32),
+    )
+
+
+def without_pores(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(2, R) radii of outer and inner table -> smoothed over the map, and (2, R) bool: measured, no pore, no spike."""
+    known = np.isfinite(tables)
+    for _ in range(2):
+        smooth = np.stack([MAP.smoothed(np.where(k, t, 0), SMOOTH, k) for t, k in zip(tables, known, strict=True)])
+        with np.errstate(invalid="ignore"):
+            known = np.abs(tables - smooth) < PORE
+    return smooth, known
+
+
+def flatten(pair: Pair) -> dict[str, np.ndarray]:
+    """One level of names, for collation and storage."""
+    return vars(pair.condition) | {"target": pair.target, "true_normals": pair.normals, "valid": pair.valid}
+
+
+def mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch as the mirrored heads would give it: in the local frame, and in the model's, x changes its sign.
+
+    The prior is symmetric, so all else stays: distances, deviations, the noise's covariance, the target.
+    """
+    flipped = {name: value.clone() for name, value in batch.items()}
+    for name in ("anchors", "bone", "normals", "true_normals"):
+        flipped[name][..., 0] *= -1
+    for name in ("anchor_features", "bone_features"):
+        for column in (NORMAL_X, DIRECTION_X):
+            flipped[name][..., column] *= -1
+    return flipped

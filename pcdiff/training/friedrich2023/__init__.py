@@ -1,0 +1,1 @@
+"""Training of the networks of Friedrich et al. (2023)."""

@@ -32,7 +32,7 @@ def healthy(prior: ShapePrior) -> Volume:
 
 @pytest.fixture(scope="session")
 def case(healthy: Volume) -> tuple[Volume, Volume]:
-    """(defective skull, true implant), one hole of 25 ml."""
+    """(defective skull, true implant), one defect of 25 ml."""
     return cut(healthy, "random_1", np.random.default_rng(1))
 
 

@@ -32,7 +32,8 @@ def head_ct(
 ) -> tuple[np.ndarray, Volume]:
     """(I, J, K) int16 HU of a head around a skull, and the skull on the same grid: larger, to hold skin and table.
 
-    The scalp is 5 mm thick and closes the hole; a holder's shell, denser than spongy bone, touches it from behind over
+    The scalp is 5 mm thick and closes the defect; a holder's shell, denser than spongy bone, touches it from behind
+    over
     a third of the head; beneath lies a table with a steel rail.
     """
     spacing = skull.spacing
@@ -103,7 +104,7 @@ def write_dicom(folder: Path, hu: np.ndarray, affine: np.ndarray, series: int = 
 
 
 def _filled(bone: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The head within the scalp: bone closed by 60 mm on a coarse grid, the hole covered."""
+    """The head within the scalp: bone closed by 60 mm on a coarse grid, the defect covered."""
     step = np.maximum(1, np.round(4 / spacing)).astype(int)
     pad = 20
     coarse = np.pad(bone[:: step[0], :: step[1], :: step[2]], pad)

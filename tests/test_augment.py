@@ -1,4 +1,4 @@
-"""Heads that never were: poses as a hole leaves them, moved features, smooth fields."""
+"""Heads that never were: poses as a defect leaves them, moved features, smooth fields."""
 
 from __future__ import annotations
 
@@ -20,48 +20,50 @@ def sphere(radius: float, thickness: float = 6.0) -> np.ndarray:
 def test_a_sphere_from_beside_its_centre():
     # seen from c, a sphere of radius R lies at -c.d + sqrt((c.d)^2 + R^2 - c^2) along d
     centre = np.array([3.0, -4.0, 2.0])
-    walls, hole = seen_in(Pose(np.eye(3), centre), sphere(80.0), (MAP.directions[:, 2] > 0.8).astype(int))
+    table_radii, defect = seen_in(Pose(np.eye(3), centre), sphere(80.0), (MAP.directions[:, 2] > 0.8).astype(int))
     along = MAP.directions @ centre
-    for radius, seen in ((80.0, walls[0]), (74.0, walls[0] - walls[1])):
+    for radius, seen in ((80.0, table_radii[0]), (74.0, table_radii[0] - table_radii[1])):
         expected = -along + np.sqrt(along**2 + radius**2 - centre @ centre)
         assert np.abs(seen - expected)[HIGH].max() < 1e-3
-    point = walls[0, :, None] * MAP.directions + centre
+    point = table_radii[0, :, None] * MAP.directions + centre
     clear = np.abs(point[:, 2] / 80 - 0.8) > 0.03  # a label is that of the nearest ray
-    assert ((hole > 0) == (point[:, 2] / 80 > 0.8))[clear & HIGH].all()
+    assert ((defect > 0) == (point[:, 2] / 80 > 0.8))[clear & HIGH].all()
 
 
 def test_its_own_pose_changes_nothing(population):
-    walls = np.stack([population.outer[0], population.thickness[0]])
-    again, _ = seen_in(ORIGIN, walls, np.zeros(RAYS, int))
-    assert np.allclose(again, walls, atol=1e-3, equal_nan=True)
+    table_radii = np.stack([population.outer[0], population.thickness[0]])
+    again, _ = seen_in(ORIGIN, table_radii, np.zeros(RAYS, int))
+    assert np.allclose(again, table_radii, atol=1e-3, equal_nan=True)
 
 
 def test_what_is_not_measured_stays_so():
-    walls = sphere(80.0)
+    table_radii = sphere(80.0)
     gap = MAP.directions[:, 2] > 0.9
-    walls[1, gap] = np.nan
-    assert np.array_equal(np.isnan(seen_in(ORIGIN, walls, gap.astype(int))[0][1]), gap)
-    still = warped(walls, np.zeros((2, RAYS)))
+    table_radii[1, gap] = np.nan
+    assert np.array_equal(np.isnan(seen_in(ORIGIN, table_radii, gap.astype(int))[0][1]), gap)
+    still = warped(table_radii, np.zeros((2, RAYS)))
     assert np.array_equal(np.isnan(still[1]), gap) and np.isfinite(still[0]).all()
-    assert np.allclose(still[:, ~gap], walls[:, ~gap])
+    assert np.allclose(still[:, ~gap], table_radii[:, ~gap])
 
 
 def test_features_move_by_as_much_as_asked(prior):
     bump = 5 * np.exp(-0.5 * ((MAP.directions @ MAP.from_pixel(np.array([99.0, 99.0])) - 1) / 0.01) ** 2)
-    walls = sphere(80.0) + np.stack([bump, 0 * bump])
-    moved = warped(walls, np.stack([np.full(RAYS, 6.0), np.zeros(RAYS)]))  # 6 mm are 4 pixels along the first axis
-    image, expected = MAP.to_image(moved[0]), MAP.to_image(walls[0])
+    table_radii = sphere(80.0) + np.stack([bump, 0 * bump])
+    moved = warped(
+        table_radii, np.stack([np.full(RAYS, 6.0), np.zeros(RAYS)])
+    )  # 6 mm are 4 pixels along the first axis
+    image, expected = MAP.to_image(moved[0]), MAP.to_image(table_radii[0])
     assert np.allclose(image[60:140, 60:140], expected[64:144, 60:140], atol=0.02)
 
 
-def test_a_hole_has_no_say_in_the_pose(prior: ShapePrior):
-    hole = (MAP.directions @ np.array([0.0, 0.6, 0.8]) > 0.85).astype(int)
+def test_a_defect_has_no_say_in_the_pose(prior: ShapePrior):
+    defect = (MAP.directions @ np.array([0.0, 0.6, 0.8]) > 0.85).astype(int)
     nothing = np.zeros(RAYS)
-    still = pose_without(prior, prior.mean, hole)  # the mean lies on itself
+    still = pose_without(prior, prior.mean, defect)  # the mean lies on itself
     assert np.abs(still.to_patient(80 * MAP.directions) - 80 * MAP.directions).max() < 0.05
-    walls = prior.mean + np.stack([smooth_field(np.random.default_rng(1)), nothing])
-    bulging = walls + np.stack([np.where(hole > 0, 2.0, 0.0), nothing])
-    plain, other = (pose_without(prior, w, hole) for w in (walls, bulging))
+    table_radii = prior.mean + np.stack([smooth_field(np.random.default_rng(1)), nothing])
+    bulging = table_radii + np.stack([np.where(defect > 0, 2.0, 0.0), nothing])
+    plain, other = (pose_without(prior, w, defect) for w in (table_radii, bulging))
     assert np.array_equal(plain.linear, other.linear) and np.array_equal(plain.shift, other.shift)
     whole = pose_without(prior, bulging, np.zeros(RAYS, int))
     assert (

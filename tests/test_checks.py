@@ -1,4 +1,4 @@
-"""Every criterion on shapes whose answer is known: a shell of 6 mm with a hole at its top, and plugs for it."""
+"""Every criterion on shapes whose answer is known: a shell of 6 mm with a defect at its top, and plugs for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP, Pose
 
 OUTER, INNER, HOLE = 80.0, 74.0, np.deg2rad(15)
-CAP = 2 * np.pi * OUTER**2 * (1 - np.cos(HOLE))  # mm2 of the hole at the outer surface
+CAP = 2 * np.pi * OUTER**2 * (1 - np.cos(HOLE))  # mm2 of the defect at the outer surface
 
 
 class Shell:
@@ -41,14 +41,14 @@ class Shell:
         self.angle = np.arccos(self.z / self.r)
         self.wall = (self.r < OUTER) & (self.r > INNER)
         directions = MAP.directions @ rotation
-        hole = (directions[:, 2] > np.cos(HOLE)).astype(int)
+        defect = (directions[:, 2] > np.cos(HOLE)).astype(int)
         rays = np.full(len(directions), OUTER)
-        self.vault = Vault(Pose(np.eye(3), np.zeros(3)), rays, rays - INNER, hole, rays)
-        self.hole = self.angle < HOLE
+        self.vault = Vault(Pose(np.eye(3), np.zeros(3)), rays, rays - INNER, defect, rays)
+        self.defect = self.angle < HOLE
 
     @property
     def skull(self) -> Volume:
-        return self.empty.with_mask(self.wall & ~self.hole)
+        return self.empty.with_mask(self.wall & ~self.defect)
 
     def check(self, mask: np.ndarray, clearance: float = 0.0, mesh: Mesh | None = None) -> Report:
         implant = self.empty.with_mask(mask)
@@ -62,12 +62,12 @@ def shell() -> Shell:
 
 @pytest.fixture(scope="module")
 def flush(shell: Shell) -> Report:
-    return shell.check(shell.wall & shell.hole)
+    return shell.check(shell.wall & shell.defect)
 
 
 def test_a_flush_plug_passes_everything(flush: Report) -> None:
     assert flush.failed == [] and [check.passed for check in flush.checks] == [True] * 8
-    assert flush["complete"].figure("size of the hole") == pytest.approx(CAP / 100, rel=0.03)
+    assert flush["complete"].figure("size of the defect") == pytest.approx(CAP / 100, rel=0.03)
     assert flush["complete"].figure("share closed, narrow gaps counted") > 0.999
     assert flush["no_false_positive_area"].figure("area over bone") == 0
     assert flush["implantable"].figure("collision") == 0
@@ -81,7 +81,7 @@ def test_a_flush_plug_passes_everything(flush: Report) -> None:
 
 @pytest.mark.parametrize("lift", [1.0, -1.0, 2.0])
 def test_a_plug_that_is_lifted_makes_a_step(shell: Shell, lift: float) -> None:
-    lifted = (shell.r < OUTER + lift) & (shell.r > INNER + lift) & shell.hole
+    lifted = (shell.r < OUTER + lift) & (shell.r > INNER + lift) & shell.defect
     report = shell.check(lifted)
     step = report["smooth_transition"]
     assert step.passed is False and step.figure("step, mean") == pytest.approx(abs(lift), abs=0.15)
@@ -91,8 +91,8 @@ def test_a_plug_that_is_lifted_makes_a_step(shell: Shell, lift: float) -> None:
     assert shape.figure("height above the mirrored side, mean") == pytest.approx(lift, abs=0.15)
 
 
-def test_half_a_plug_leaves_half_the_hole(shell: Shell) -> None:
-    complete = shell.check(shell.wall & shell.hole & (shell.x > 0))["complete"]
+def test_half_a_plug_leaves_half_the_defect(shell: Shell) -> None:
+    complete = shell.check(shell.wall & shell.defect & (shell.x > 0))["complete"]
     assert complete.passed is False and complete.figure("share closed") == pytest.approx(0.5, abs=0.03)
 
 
@@ -101,7 +101,7 @@ def test_a_leak_of_known_size(shell: Shell, across: float, passed: bool) -> None
     axis = np.array([np.sin(0.1), 0, np.cos(0.1)])
     along = shell.x * axis[0] + shell.z * axis[2]
     bore = shell.r**2 - along**2 < (across / 2) ** 2
-    complete = shell.check(shell.wall & shell.hole & ~bore)["complete"]
+    complete = shell.check(shell.wall & shell.defect & ~bore)["complete"]
     lost = np.pi * across**2 / 4 / CAP
     assert complete.passed is passed
     assert 1 - complete.figure("share closed, narrow gaps counted") == pytest.approx(lost, rel=0.15, abs=0.001)
@@ -115,7 +115,7 @@ def test_a_flange_of_known_area(shell: Shell, outside: bool) -> None:
     low, high = (OUTER, OUTER + 2) if outside else (INNER - 2, INNER)
     rim = np.deg2rad(20)
     flange = (shell.r > low) & (shell.r < high) & (shell.angle < rim)
-    check = shell.check((shell.wall & shell.hole) | flange)["no_false_positive_area"]
+    check = shell.check((shell.wall & shell.defect) | flange)["no_false_positive_area"]
     ring = 2 * np.pi * (np.cos(HOLE) - np.cos(rim))
     assert check.passed is False
     assert check.figure("area over bone") == pytest.approx(ring * OUTER**2 / 100, rel=0.08)
@@ -124,12 +124,12 @@ def test_a_flange_of_known_area(shell: Shell, outside: bool) -> None:
 
 
 def undercut(shell: Shell, tilt: float = 30.0) -> tuple[Shell, np.ndarray]:
-    """A hole of 20 mm radius that widens inward by tan(tilt) mm per mm, and the plug that fills it."""
+    """A defect of 20 mm radius that widens inward by tan(tilt) mm per mm, and the plug that fills it."""
     top = np.sqrt(OUTER**2 - 20**2)
     other = object.__new__(Shell)
     other.__dict__.update(shell.__dict__)
-    other.hole = shell.rho < 20 + (top - shell.z) * np.tan(np.deg2rad(tilt))
-    return other, shell.wall & other.hole
+    other.defect = shell.rho < 20 + (top - shell.z) * np.tan(np.deg2rad(tilt))
+    return other, shell.wall & other.defect
 
 
 def test_an_undercut_of_known_size(shell: Shell) -> None:
@@ -177,7 +177,7 @@ def test_gaps_are_those_between_boxes(turn: float) -> None:
 
 
 def test_thickness_and_gap_lie_at_the_vertices(shell: Shell, flush: Report) -> None:
-    mesh = volume_to_mesh(shell.empty.with_mask(shell.wall & shell.hole))
+    mesh = volume_to_mesh(shell.empty.with_mask(shell.wall & shell.defect))
     assert flush.thickness_mm.shape == flush.gap_mm.shape == (len(mesh.vertices),)
     assert flush.thickness_mm.dtype == np.float32
     top = np.linalg.norm(mesh.vertices - [0, 0, OUTER], axis=1).argmin()
@@ -207,7 +207,11 @@ def test_the_print_gate_on_good_and_bad_meshes() -> None:
     assert gate(good) == {}
     assert printable(good, 1, 2.0, Criteria()).figure("volume") == pytest.approx(4 / 3 * np.pi, rel=0.02)
     assert gate(together(good, sphere(at=30.0)), pieces=2) == {}
-    shells, crossing, inward = "shells beyond or short of one per hole", "self-intersections", "shells that face inward"
+    shells, crossing, inward = (
+        "shells beyond or short of one per defect",
+        "self-intersections",
+        "shells that face inward",
+    )
     assert gate(together(good, sphere(at=30.0))).keys() == {shells}
     assert gate(together(good, sphere(at=5.0)), pieces=2).keys() == {crossing}
     assert gate(Mesh(good.vertices, good.faces[:, ::-1])).keys() == {inward}
@@ -233,11 +237,11 @@ def test_criteria_are_read_and_refused(tmp_path: object) -> None:
     from pathlib import Path
 
     path = Path(str(tmp_path)) / "ours.yaml"
-    path.write_text("most_step_p95_mm: 0.2\n")
-    assert load_criteria(path) == Criteria(most_step_p95_mm=0.2) != load_criteria(None)
+    path.write_text("max_step_p95_mm: 0.2\n")
+    assert load_criteria(path) == Criteria(max_step_p95_mm=0.2) != load_criteria(None)
     for text, said in (
         ("most_steps: 1", "most_steps"),
-        ("leak_mm: wide", "leak_mm"),
+        ("max_gap_mm: wide", "max_gap_mm"),
         ("- 1", "list"),
         ("a: [", "YAML"),
     ):
@@ -247,8 +251,8 @@ def test_criteria_are_read_and_refused(tmp_path: object) -> None:
 
 
 def test_a_limit_decides(shell: Shell, flush: Report) -> None:
-    strict = Criteria(most_step_mean_mm=0.0, least_thickness_mm=7)
-    implant = shell.empty.with_mask(shell.wall & shell.hole)
+    strict = Criteria(max_step_mean_mm=0.0, min_thickness_mm=7)
+    implant = shell.empty.with_mask(shell.wall & shell.defect)
     report = check_implant(shell.skull, implant, volume_to_mesh(implant), shell.vault, strict)
     assert report.failed == ["smooth_transition", "thickness"] and flush.failed == []
     figure = Figure("x", 1.0, "mm", most=1.0)
@@ -260,6 +264,6 @@ def test_one_sided_bone_is_not_compared(shell: Shell) -> None:
     alone = Shell.__new__(Shell)
     alone.__dict__.update(shell.__dict__)
     alone.vault = replace(shell.vault, mirrored=np.full_like(shell.vault.mirrored, np.nan))
-    check = alone.check(shell.wall & shell.hole)["restores_shape"]
+    check = alone.check(shell.wall & shell.defect)["restores_shape"]
     assert check.passed and "no intact other side" in check.words
     assert check.figure("share of the surface with an intact other side") == 0

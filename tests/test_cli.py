@@ -37,7 +37,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @dataclass
 class Stub:
-    """A method without a network: the fitted slab, its members apart by some tenths of a millimetre."""
+    """A method without a network: the fitted completed surface, its members apart by some tenths of a millimetre."""
 
     fitted: PriorFit
     calls: list[int] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Stub:
         if self.error:
             raise self.error
         shifts = np.random.default_rng(seed).normal(0, 1.0, ensemble)
-        return Proposal([self.fitted.slab(self.fitted.outer + shift) for shift in shifts], self.fitted)
+        return Proposal([self.fitted.completed_surface(self.fitted.outer + shift) for shift in shifts], self.fitted)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_what_a_case_folder_holds(
     run: Run, stub: Stub, skull: Path, case: tuple[Volume, Volume], tmp_path: Path
 ) -> None:
     code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
-    assert code == 0 and "head: 1 hole" in said
+    assert code == 0 and "head: 1 defect" in said
     folder = tmp_path / "out" / "head"
     written = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "report.html", "preview.png", "run.json"}
     assert files(folder).keys() == written
@@ -91,7 +91,7 @@ def test_what_a_case_folder_holds(
     assert record["settings"]["seed"] == 3 and record["settings"]["method"] == "diffusion"
     assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "places.safetensors"}
     assert Path(record["input"]["path"]) == skull and len(record["input"]["sha256"]) == 64
-    assert record["holes"] == 1 and record["pieces_ml"] == [record["implant_ml"]]
+    assert record["defects"] == 1 and record["pieces_ml"] == [record["implant_ml"]]
     assert record["implant_ml"] == pytest.approx(implant.ml, abs=1e-3)
     assert record["stl"]["dsc"] >= 0.97
     assert record["seconds"]["total"] == pytest.approx(sum(record["seconds"].values()) / 2, abs=0.01)
@@ -172,7 +172,7 @@ def test_a_case_that_fails_is_a_line_and_the_others_go_on(run: Run, stub: Stub, 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (InputError("no hole found: expected one"), 2, "pcdiff: head.nii.gz: no hole found: expected one"),
+        (InputError("no defect found: expected one"), 2, "pcdiff: head.nii.gz: no defect found: expected one"),
         (OSError(28, "No space left on device", "x"), 1, "pcdiff: head.nii.gz: x: No space left on device"),
         (MemoryError(), 1, "pcdiff: head.nii.gz: out of memory"),
         (KeyError("why"), 1, "pcdiff: head.nii.gz: unexpected KeyError: 'why'; PCDIFF_DEBUG=1"),
@@ -255,11 +255,11 @@ def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
         (tmp_path / "data" / part).mkdir(parents=True)
         write_volume(volume, tmp_path / "data" / part / "001.nrrd")
     monkeypatch.setattr("pcdiff.evaluation.measure.COMMAND", (sys.executable, "-S", "-c", f"import sys; {program}"))
-    where = ("--data", tmp_path / "data", "-o", tmp_path / "out", "--suite", "no_hole,jaw")
+    where = ("--data", tmp_path / "data", "-o", tmp_path / "out", "--suite", "no_defect,jaw")
     got, said, _ = run("evaluate", *where, "--method", "prior,diffusion", "--ensemble", 3, "--workers", 2)
     assert got == code and f"refused, rightly: diffusion on jaw: {1 - code} of 1" in said
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert (results["suite"], results["ensemble"], results["workers"]) == ("no_hole,jaw", 3, 2)
+    assert (results["suite"], results["ensemble"], results["workers"]) == ("no_defect,jaw", 3, 2)
     shipped = {name: sha256(Path(cli.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]}
     assert results["weights"]["diffusion"] == shipped and len(shipped) == 3
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}

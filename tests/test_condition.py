@@ -1,4 +1,4 @@
-"""What the network is told: nothing of what lies in the hole; and pairs, pure functions of their number."""
+"""What the network is told: nothing of what lies in the defect; and pairs, pure functions of their number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pcdiff.methods.anchored.condition import (
     choose_rays,
     make_condition,
     make_frame,
-    wall_normals,
+    table_normals,
 )
 from pcdiff.prior.defects import Observation, open_rays
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose
@@ -43,7 +43,7 @@ def condition(fitted, chosen) -> Condition:
 
 
 @pytest.fixture(scope="module")
-def walls(population) -> np.ndarray:
+def table_radii(population) -> np.ndarray:
     """(2, R) of a complete head that no prior of `left_out` has seen."""
     return np.stack([population.outer[0], population.thickness[0]])
 
@@ -54,12 +54,12 @@ def left_out(population):
 
 
 @pytest.fixture(scope="module")
-def hole(walls) -> np.ndarray:
-    return cut_rays(walls, "random_1", 1, np.random.default_rng(3))
+def defect(table_radii) -> np.ndarray:
+    return cut_rays(table_radii, "random_1", 1, np.random.default_rng(3))
 
 
-def completed(prior, walls: np.ndarray, hole: np.ndarray) -> tuple[PriorFit, np.ndarray, np.ndarray]:
-    observation = open_rays(*walls, hole)
+def completed(prior, table_radii: np.ndarray, defect: np.ndarray) -> tuple[PriorFit, np.ndarray, np.ndarray]:
+    observation = open_rays(*table_radii, defect)
     anchors, bone = choose_rays(observation)
     return complete(prior, ORIGIN, observation, 0.0, anchors), anchors, bone
 
@@ -67,13 +67,13 @@ def completed(prior, walls: np.ndarray, hole: np.ndarray) -> tuple[PriorFit, np.
 # --- rays and frame -------------------------------------------------------------------------------------------------
 
 
-def test_anchors_lie_in_the_hole_and_bone_around_it(fitted, chosen):
+def test_anchors_lie_in_the_defect_and_bone_around_it(fitted, chosen):
     seen = fitted.observation
     anchors, bone = chosen
     for rays, count in ((anchors, ANCHORS), (bone, BONE)):
         assert len(rays) == count and (np.diff(rays) > 0).all()  # sorted, none twice
-    assert seen.distance[anchors].max() <= PIXEL and (seen.hole[anchors] > 0).mean() > 0.8
-    assert (seen.hole[bone] == 0).all() and seen.distance[bone].max() <= REACH
+    assert seen.distance[anchors].max() <= PIXEL and (seen.defect[anchors] > 0).mean() > 0.8
+    assert (seen.defect[bone] == 0).all() and seen.distance[bone].max() <= REACH
     assert np.isfinite(seen.outer[bone]).all() and np.isfinite(seen.thickness[bone]).all()
 
 
@@ -82,28 +82,28 @@ def test_anchors_are_spread_evenly(fitted, chosen):
     cosine = np.clip(MAP.directions[anchors] @ MAP.directions[anchors].T, -1, 1)
     np.fill_diagonal(cosine, -1)
     nearest = np.arccos(cosine.max(1))
-    inside = np.flatnonzero(fitted.hole > 0)
+    inside = np.flatnonzero(fitted.defect > 0)
     reach = np.arccos(np.clip((MAP.directions[inside] @ MAP.directions[anchors].T).max(1), -1, 1)).max()
-    assert reach < 2 * nearest.min()  # a furthest-point sample covers the hole about as well as it is apart
+    assert reach < 2 * nearest.min()  # a furthest-point sample covers the defect about as well as it is apart
 
 
-def test_a_small_hole_is_filled_up_with_the_rays_next_to_it():
+def test_a_small_defect_is_filled_up_with_the_rays_next_to_it():
     middle = MAP.directions @ MAP.directions[len(MAP.directions) // 2]
-    hole = np.where(middle > np.cos(0.12), 1, 0)
-    assert 100 < hole.sum() < ANCHORS
-    observation = open_rays(np.full(len(hole), 80.0), np.full(len(hole), 6.0), hole)
+    defect = np.where(middle > np.cos(0.12), 1, 0)
+    assert 100 < defect.sum() < ANCHORS
+    observation = open_rays(np.full(len(defect), 80.0), np.full(len(defect), 6.0), defect)
     anchors, _ = choose_rays(observation)
-    assert np.isin(np.flatnonzero(hole), anchors).all()
-    left = np.setdiff1d(np.arange(len(hole)), anchors)
+    assert np.isin(np.flatnonzero(defect), anchors).all()
+    left = np.setdiff1d(np.arange(len(defect)), anchors)
     assert observation.distance[left].min() >= observation.distance[anchors].max()
 
 
 @pytest.mark.parametrize("place", [(0, 0.9, -0.2), (0, 0.8, 0.6), (0, -1, 0.5), (0.9, 0, 0.4), (0, 0.97, -0.24)])
 @pytest.mark.parametrize("radius", [10.0, 14.0])
-def test_a_small_hole_has_a_condition_wherever_it_lies(prior, walls, place, radius):
+def test_a_small_defect_has_a_condition_wherever_it_lies(prior, table_radii, place, radius):
     direction = np.array(place) / np.linalg.norm(place)
-    hole = np.where(np.arccos(np.clip(MAP.directions @ direction, -1, 1)) * 85 < radius, 1, 0)
-    fit = complete(prior, ORIGIN, open_rays(*walls, hole), 0.0)
+    defect = np.where(np.arccos(np.clip(MAP.directions @ direction, -1, 1)) * 85 < radius, 1, 0)
+    fit = complete(prior, ORIGIN, open_rays(*table_radii, defect), 0.0)
     anchors, bone = choose_rays(fit.observation)
     assert np.isin(anchors, fit.targets).all()
     condition = make_condition(fit, anchors, bone)
@@ -183,8 +183,8 @@ def test_normals_are_unit_and_face_out_of_the_bone(chosen, condition):
 def test_normals_are_the_completed_surface_s(fitted, chosen, condition):
     anchors, _ = chosen
     found = make_frame(anchors).rotate_to_patient(condition.normals.astype(float)).reshape(2, ANCHORS, 3)
-    fine = wall_normals(np.stack([fitted.outer, fitted.thickness]))[:, anchors]
-    mean = wall_normals(fitted.prior.mean)[:, anchors]
+    fine = table_normals(np.stack([fitted.outer, fitted.thickness]))[:, anchors]
+    mean = table_normals(fitted.prior.mean)[:, anchors]
     off, mean_off = (np.nanmean(np.degrees(np.arccos(np.clip((n * fine).sum(-1), -1, 1)))) for n in (found, mean))
     assert off < 1.5 and off < mean_off / 2
 
@@ -212,35 +212,37 @@ def test_inference_shows_bone_as_training_does(prior, fitted, chosen, condition)
     assert np.allclose(condition.bone_features[clear], trained_on.bone_features[clear], atol=1e-5)
 
 
-def test_what_lay_in_the_hole_is_not_told(left_out, walls, hole):
-    fit, anchors, bone = completed(left_out, walls, hole)
-    altered = walls.copy()
-    altered[0, hole > 0] += 4 * np.random.default_rng(0).normal(size=np.count_nonzero(hole))
-    altered[1, hole > 0] = 3.0
-    other, other_anchors, other_bone = completed(left_out, altered, hole)
+def test_what_lay_in_the_defect_is_not_told(left_out, table_radii, defect):
+    fit, anchors, bone = completed(left_out, table_radii, defect)
+    altered = table_radii.copy()
+    altered[0, defect > 0] += 4 * np.random.default_rng(0).normal(size=np.count_nonzero(defect))
+    altered[1, defect > 0] = 3.0
+    other, other_anchors, other_bone = completed(left_out, altered, defect)
     assert np.array_equal(anchors, other_anchors) and np.array_equal(bone, other_bone)
-    pair, changed = make_pair(fit, walls, anchors, bone), make_pair(other, altered, other_anchors, other_bone)
+    pair, changed = make_pair(fit, table_radii, anchors, bone), make_pair(other, altered, other_anchors, other_bone)
     for name, value in vars(pair.condition).items():
         assert value.tobytes() == getattr(changed.condition, name).tobytes(), name
     assert np.abs(pair.target - changed.target).mean() > 0.1
 
 
-def test_an_outer_table_counts_where_the_inner_is_not_known(left_out, walls, hole):
-    fit, anchors, _ = completed(left_out, walls, hole)
-    near = (open_rays(*walls, hole).distance < 20) & (MAP.directions[:, 2] < np.median(MAP.directions[anchors, 2]))
-    sinus, gone = walls.copy(), walls.copy()
-    sinus[1, near & (hole == 0)] = np.nan
-    gone[:, near & (hole == 0)] = np.nan
-    other, less = (completed(left_out, changed, hole)[0] for changed in (sinus, gone))
+def test_an_outer_table_counts_where_the_inner_is_not_known(left_out, table_radii, defect):
+    fit, anchors, _ = completed(left_out, table_radii, defect)
+    near = (open_rays(*table_radii, defect).distance < 20) & (
+        MAP.directions[:, 2] < np.median(MAP.directions[anchors, 2])
+    )
+    sinus, gone = table_radii.copy(), table_radii.copy()
+    sinus[1, near & (defect == 0)] = np.nan
+    gone[:, near & (defect == 0)] = np.nan
+    other, less = (completed(left_out, changed, defect)[0] for changed in (sinus, gone))
     assert np.array_equal(other.outer[anchors], fit.outer[anchors])
     assert np.abs(less.outer - fit.outer)[anchors].max() > 0.02 < np.abs(other.thickness - fit.thickness)[anchors].max()
 
 
-def test_bone_far_from_the_hole_is_told(left_out, walls, hole):
-    fit, anchors, bone = completed(left_out, walls, hole)
-    altered = walls.copy()
-    altered[0, open_rays(*walls, hole).distance > 6] += 1.0
-    other, _, _ = completed(left_out, altered, hole)
+def test_bone_far_from_the_defect_is_told(left_out, table_radii, defect):
+    fit, anchors, bone = completed(left_out, table_radii, defect)
+    altered = table_radii.copy()
+    altered[0, open_rays(*table_radii, defect).distance > 6] += 1.0
+    other, _, _ = completed(left_out, altered, defect)
     before, after = (make_condition(f, anchors, bone).anchors for f in (fit, other))
     assert np.linalg.norm(before - after, axis=1).mean() * 80 > 0.5  # mm: the guess follows the bone around it
 
@@ -248,21 +250,21 @@ def test_bone_far_from_the_hole_is_told(left_out, walls, hole):
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_target_moves_the_guess_onto_the_truth(left_out, walls, hole):
-    fit, anchors, bone = completed(left_out, walls, hole)
-    pair = make_pair(fit, walls, anchors, bone)
+def test_a_target_moves_the_guess_onto_the_truth(left_out, table_radii, defect):
+    fit, anchors, bone = completed(left_out, table_radii, defect)
+    pair = make_pair(fit, table_radii, anchors, bone)
     outer, inner = (pair.target * pair.condition.unit).reshape(2, ANCHORS)
     right = pair.valid.reshape(2, ANCHORS).all(0)
     assert right.mean() > 0.9
-    assert np.allclose((fit.outer[anchors] + outer)[right], walls[0, anchors][right], atol=1e-2)
-    true = (walls[0] - walls[1])[anchors]
+    assert np.allclose((fit.outer[anchors] + outer)[right], table_radii[0, anchors][right], atol=1e-2)
+    true = (table_radii[0] - table_radii[1])[anchors]
     assert np.allclose((fit.outer - fit.thickness)[anchors][right] + inner[right], true[right], atol=1e-2)
     assert np.allclose(np.linalg.norm(pair.normals, axis=1), 1, atol=1e-5)
 
 
-def test_unknown_walls_do_not_count(left_out, walls, hole):
-    fit, anchors, bone = completed(left_out, walls, hole)
-    patchy = walls.copy()
+def test_unknown_walls_do_not_count(left_out, table_radii, defect):
+    fit, anchors, bone = completed(left_out, table_radii, defect)
+    patchy = table_radii.copy()
     patchy[1, anchors[:50]] = np.nan  # an inner table that was not measured
     patchy[0, anchors[60]] += 30.0
     pair = make_pair(fit, patchy, anchors, bone)
@@ -271,15 +273,15 @@ def test_unknown_walls_do_not_count(left_out, walls, hole):
     assert np.isfinite(pair.target).all() and np.isfinite(pair.normals).all()
 
 
-def test_the_mirrored_batch_is_that_of_the_mirrored_head(left_out, walls, hole):
-    fit, anchors, bone = completed(left_out, walls, hole)
+def test_the_mirrored_batch_is_that_of_the_mirrored_head(left_out, table_radii, defect):
+    fit, anchors, bone = completed(left_out, table_radii, defect)
     there = np.sort(MAP.mirror[anchors]), np.sort(MAP.mirror[bone])
-    other = complete(left_out, ORIGIN, open_rays(*walls[:, MAP.mirror], hole[MAP.mirror]), 0.0, there[0])
+    other = complete(left_out, ORIGIN, open_rays(*table_radii[:, MAP.mirror], defect[MAP.mirror]), 0.0, there[0])
     order = [np.tile(np.searchsorted(t, MAP.mirror[r]), 2) for t, r in zip(there, (anchors, bone), strict=True)]
     for index, count in zip(order, (ANCHORS, BONE), strict=True):
         index[count:] += count
-    expected = flatten(make_pair(other, walls[:, MAP.mirror], *there))
-    batch = {name: torch.from_numpy(v)[None] for name, v in flatten(make_pair(fit, walls, anchors, bone)).items()}
+    expected = flatten(make_pair(other, table_radii[:, MAP.mirror], *there))
+    batch = {name: torch.from_numpy(v)[None] for name, v in flatten(make_pair(fit, table_radii, anchors, bone)).items()}
     flipped = mirrored(batch)
     assert flipped.keys() == batch.keys() == expected.keys()
     for name in ("anchors", "bone", "normals", "true_normals", "anchor_features", "bone_features", "unit", "valid"):
@@ -346,21 +348,21 @@ def test_a_pair_is_what_the_prior_of_its_fold_gets_wrong(pairs):
     assert met == {0, 1}
 
 
-def test_holes_along_rays(walls):
-    two = cut_rays(walls, "random_1", 2, np.random.default_rng(1))
+def test_defects_along_rays(table_radii):
+    two = cut_rays(table_radii, "random_1", 2, np.random.default_rng(1))
     assert set(np.unique(two)) == {0, 1, 2}
-    shell = (PIXEL / 85) ** 2 * (walls[0] ** 3 - (walls[0] - walls[1]) ** 3) / 3000
-    assert 10 < shell[cut_rays(walls, "random_1", 1, np.random.default_rng(2)) > 0].sum() < 50  # ml
-    unknown = walls.copy()
+    shell = (PIXEL / 85) ** 2 * (table_radii[0] ** 3 - (table_radii[0] - table_radii[1]) ** 3) / 3000
+    assert 10 < shell[cut_rays(table_radii, "random_1", 1, np.random.default_rng(2)) > 0].sum() < 50  # ml
+    unknown = table_radii.copy()
     unknown[:, np.flatnonzero(two == 1)[:20]] = np.nan
     assert not cut_rays(unknown, "random_1", 2, np.random.default_rng(1))[np.isnan(unknown[0])].any()
 
 
-def test_hiding_shows_only_what_is_left(walls, hole):
-    seen = open_rays(*walls, hole)
-    assert np.isnan(seen.outer[hole > 0]).all() and np.isnan(seen.thickness[hole > 0]).all()
-    assert np.array_equal(seen.outer[hole == 0], walls[0][hole == 0])
-    assert (seen.distance[hole > 0] == 0).all() and seen.distance[hole == 0].min() == PIXEL
+def test_hiding_shows_only_what_is_left(table_radii, defect):
+    seen = open_rays(*table_radii, defect)
+    assert np.isnan(seen.outer[defect > 0]).all() and np.isnan(seen.thickness[defect > 0]).all()
+    assert np.array_equal(seen.outer[defect == 0], table_radii[0][defect == 0])
+    assert (seen.distance[defect > 0] == 0).all() and seen.distance[defect == 0].min() == PIXEL
 
 
 def test_an_unknown_kind_of_defect_is_named(pairs):

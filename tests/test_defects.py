@@ -89,7 +89,7 @@ def test_the_centre_lies_75_mm_under_the_vertex_and_the_surface_on_the_outer_wal
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_kind_cuts_one_piece_through_the_whole_vault(
+def test_every_kind_cuts_one_piece_through_the_wdefect_vault(
     kind: str, seed: int, skull: Volume, cranium: Cranium
 ) -> None:
     before = skull.mask.copy()
@@ -100,7 +100,7 @@ def test_every_kind_cuts_one_piece_through_the_whole_vault(
     assert ML_RANGE[0] <= implant.ml <= ML_RANGE[1]
     assert 0.8 * KINDS[kind].ml[0] < implant.ml < 1.1 * KINDS[kind].ml[2]
     assert ndimage.label(implant.mask)[1] == 1
-    assert ndimage.label(defective.mask)[1] == 1  # nothing hangs in the hole
+    assert ndimage.label(defective.mask)[1] == 1  # nothing hangs in the defect
 
     (outline,) = draw_outlines(kind, np.random.default_rng(seed), cranium)
     aim = outline.origin - cranium.centre
@@ -149,21 +149,21 @@ def test_the_same_state_cuts_the_same_and_another_one_does_not(skull: Volume) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "holes"), [("bilateral", 2), ("parietotemporal", 2), ("random_1", 3), ("skullfix", 2)]
+    ("kind", "defects"), [("bilateral", 2), ("parietotemporal", 2), ("random_1", 3), ("skullfix", 2)]
 )
-def test_several_holes_are_apart_by_a_bridge_of_bone(kind: str, holes: int, skull: Volume) -> None:
-    defective, implant = cut(skull, kind, np.random.default_rng(2), holes)
+def test_several_defects_are_apart_by_a_bridge_of_bone(kind: str, defects: int, skull: Volume) -> None:
+    defective, implant = cut(skull, kind, np.random.default_rng(2), defects)
     labels, count = ndimage.label(implant.mask)
-    assert count == holes
-    for hole in range(1, count):
-        gap = ndimage.distance_transform_edt(labels != hole, sampling=skull.spacing)
-        assert gap[labels > hole].min() > BRIDGE
+    assert count == defects
+    for defect in range(1, count):
+        gap = ndimage.distance_transform_edt(labels != defect, sampling=skull.spacing)
+        assert gap[labels > defect].min() > BRIDGE
     assert np.array_equal(defective.mask ^ implant.mask, skull.mask)
-    assert 10 * holes * 0.9 < implant.ml <= ML_RANGE[1]
+    assert 10 * defects * 0.9 < implant.ml <= ML_RANGE[1]
 
 
 def test_a_scrap_that_the_cut_frees_goes_with_the_implant(skull: Volume) -> None:
-    """A bar that hangs from the vault far below the cutter's reach would float in the hole."""
+    """A bar that hangs from the vault far below the cutter's reach would float in the defect."""
     seed = 3
     (outline,) = draw_outlines("random_2", np.random.default_rng(seed), Cranium.from_volume(skull))
     points = skull.to_mm(np.moveaxis(np.indices(skull.mask.shape), 0, -1))
@@ -204,7 +204,7 @@ def test_a_users_mistakes_are_one_line(skull: Volume) -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match=r"bilateral, frontoorbital, .*irregular; got 'cube'"):
         cut(skull, "cube", rng)
-    with pytest.raises(InputError, match="1 to 3 holes, got 7"):
-        cut(skull, "random_1", rng, holes=7)
+    with pytest.raises(InputError, match="1 to 3 defects, got 7"):
+        cut(skull, "random_1", rng, defects=7)
     with pytest.raises(InputError, match="expected a skull"):
         cut(skull.with_mask(np.zeros_like(skull.mask)), "random_1", rng)

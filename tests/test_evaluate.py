@@ -25,18 +25,19 @@ from pcdiff.imaging.volumes import read_volume, write_volume
 AFFINE = np.diag([1.0, 2.0, 0.5, 1.0])
 
 # What `pcdiff sample` is to the evaluation: SKULL OUT METHOD SEED. The implant of these cases fills i = 4 ... 7 of a
-# slab; "shifted" writes it one voxel further along i, "graded" as many as the case's number, the others in place.
+# completed surface; "shifted" writes it one voxel further along i, "graded" as many as the case's number, the others
+# in place.
 PROGRAM = r"""
 import pathlib, sys, time
 skull, out, method, seed = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 with open({log!r}, "a") as log:
     log.write(f"{{method}} {{skull.stem}} {{seed}}\n")
 if method == "fails" and skull.stem.endswith("001"):
-    sys.exit("Traceback ...\n  somewhere\nInputError: no hole found; is it a defective skull?\n")
+    sys.exit("Traceback ...\n  somewhere\nInputError: no defect found; is it a defective skull?\n")
 if method == "silent":
     sys.exit(0)
 if method == "refuses":
-    print("pcdiff: no hole found", file=sys.stderr)
+    print("pcdiff: no defect found", file=sys.stderr)
 if method in ("refuses", "sulks"):
     sys.exit(2)
 if method == "meets":  # waits for another process to be there at the same time
@@ -125,7 +126,7 @@ def test_failures_are_rows_and_the_run_goes_on(tmp_path, cases, program):
     rows = {(row.method, row.case): row for row in results.rows}
     assert len(rows) == 8
     failed = rows["fails", "001"]
-    assert failed.error == "InputError: no hole found; is it a defective skull?"
+    assert failed.error == "InputError: no defect found; is it a defective skull?"
     assert (failed.dsc, failed.bdsc, failed.hd95) == (0, 0, math.inf) and failed.seconds > 0
     assert rows["fails", "002"].dsc == 1
     assert "expected an image file, found none" in rows["silent", "000"].error
@@ -134,7 +135,7 @@ def test_failures_are_rows_and_the_run_goes_on(tmp_path, cases, program):
     assert summary["cases"] == 4 and summary["failed"] == ["001", "009"]
     assert summary["mean"]["dsc"] == 0.5 and summary["mean"]["hd95"] == math.inf
     assert summary["median"]["dsc"] == 0.5 and summary["worst"] == summary["worst"] | {"dsc": 0, "hd95": math.inf}
-    assert "failed: fails on 001: InputError: no hole found" in results.table()
+    assert "failed: fails on 001: InputError: no defect found" in results.table()
 
 
 def test_a_hanging_case_is_stopped(tmp_path, cases, program):
@@ -241,24 +242,24 @@ def test_written_results(tmp_path, cases, program):
 
 @pytest.fixture
 def whole(tmp_path, cases) -> Case:
-    """A skull without a hole."""
+    """A skull without a defect."""
     (tmp_path / "whole").mkdir()
     write_volume(cases[0].load().complete_skull, tmp_path / "whole" / "001.nrrd")
-    return Case("no_hole/001", None, tmp_path / "whole" / "001.nrrd", None, refusal=True)
+    return Case("no_defect/001", None, tmp_path / "whole" / "001.nrrd", None, refusal=True)
 
 
 def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, program, asked, whole):
     run = partial(evaluate, ["refuses"], [whole], tmp_path / "out", command=program, progress=False)
     results = run()
     (row,) = results.rows
-    assert row.refusal and row.error is None and row.reason == "pcdiff: no hole found"
+    assert row.refusal and row.error is None and row.reason == "pcdiff: no defect found"
     assert all(math.isnan(value) for value in (row.dsc, row.bdsc, row.hd95, row.ml_predicted)) and row.seconds > 0
     assert results.summary()["refuses"].items() >= {"cases": 0, "failed": [], "refusals": 1, "refused": 1}.items()
-    assert "refused, rightly: refuses on no_hole: 1 of 1" in results.table() and "of 0" not in results.table()
+    assert "refused, rightly: refuses on no_defect: 1 of 1" in results.table() and "of 0" not in results.table()
     (again,) = run().rows
     assert len(asked()) == 1 and math.isnan(again.hd95)  # kept, and as it was
-    (refused,) = evaluate(["refuses"], cases[:1], tmp_path / "hole", command=program, progress=False).rows
-    assert not refused.refusal and refused.error == "pcdiff: no hole found" and refused.dsc == 0
+    (refused,) = evaluate(["refuses"], cases[:1], tmp_path / "defect", command=program, progress=False).rows
+    assert not refused.refusal and refused.error == "pcdiff: no defect found" and refused.dsc == 0
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, pro
     [
         ("exact", "exit code 0 and an implant: nothing"),
         ("silent", "exit code 0: nothing"),
-        ("fails", "exit code 1: InputError: no hole found"),
+        ("fails", "exit code 1: InputError: no defect found"),
         ("regrets", "exit code 2 and an implant: on second thoughts"),
         ("sulks", "exit code 2: nothing"),
     ],
@@ -277,7 +278,9 @@ def test_anything_else_there_is_a_failure(tmp_path, cases, program, whole, metho
     summary = results.summary()[method]
     assert summary["cases"] == 1 and summary["refusals"] == 1 and summary["refused"] == 0
     table = results.table()
-    assert f"failed: {method} on no_hole/001: " in table and f"refused, rightly: {method} on no_hole: 0 of 1" in table
+    assert (
+        f"failed: {method} on no_defect/001: " in table and f"refused, rightly: {method} on no_defect: 0 of 1" in table
+    )
 
 
 def test_implants_are_kept_and_rows_with_them(tmp_path, cases, program, asked):

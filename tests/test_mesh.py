@@ -92,7 +92,7 @@ def test_bowl_survives_the_file(tmp_path: Path) -> None:
     assert dsc(mesh_to_mask(again, volume), volume.mask) > 0.99
 
 
-def test_slivers_that_float32_collapses_leave_no_hole(tmp_path: Path) -> None:
+def test_slivers_that_float32_collapses_leave_no_defect(tmp_path: Path) -> None:
     mesh = box([1000, 1000, 1000], [1010, 1010, 1010])
     # Split the edge 0-1 of two sides close to its end: that triangle's corners coincide in float32.
     near = mesh.vertices[0] + [0, 0, 1e-6]

@@ -54,18 +54,18 @@ def proposal(method, case):
 
 
 def test_a_silent_network_is_the_prior(silent, fitted, case):
-    (mine,), theirs = silent(case[0]).candidates, fitted.slab()
+    (mine,), theirs = silent(case[0]).candidates, fitted.completed_surface()
     assert np.allclose(mine.points, theirs.points, atol=1e-4)
-    assert np.array_equal(mine.hole, theirs.hole)
+    assert np.array_equal(mine.defect, theirs.defect)
     same = (mine.normals * theirs.normals).sum(1)
-    assert same.min() > 0.99 and np.median(same[theirs.hole > 0]) > 0.9995
+    assert same.min() > 0.99 and np.median(same[theirs.defect > 0]) > 0.9995
 
 
 def test_candidates_are_slabs_of_one_layout(proposal):
-    assert len(proposal.candidates) == 3 and proposal.fit.holes == 1
-    plain = proposal.fit.slab()
+    assert len(proposal.candidates) == 3 and proposal.fit.defects == 1
+    plain = proposal.fit.completed_surface()
     for candidate in proposal.candidates:
-        assert len(candidate) == len(plain) and np.array_equal(candidate.hole, plain.hole)
+        assert len(candidate) == len(plain) and np.array_equal(candidate.defect, plain.defect)
         assert np.isfinite(candidate.points).all()
         assert np.allclose(np.linalg.norm(candidate.normals, axis=1), 1, atol=1e-6)
 
@@ -84,17 +84,17 @@ def test_both_walls_go_where_the_network_says(silent, fitted, condition):
 
 
 def test_shifts_end_at_the_rim(proposal):
-    plain = proposal.fit.slab()
+    plain = proposal.fit.completed_surface()
     moved = np.linalg.norm(proposal.candidates[1].points - plain.points, axis=1)
-    far = cKDTree(plain.points[plain.hole > 0]).query(plain.points)[0] > 8
-    assert np.median(moved[plain.hole > 0]) > 5 * np.median(moved[far])
+    far = cKDTree(plain.points[plain.defect > 0]).query(plain.points)[0] > 8
+    assert np.median(moved[plain.defect > 0]) > 5 * np.median(moved[far])
 
 
 def test_the_way_begins_at_the_prior_and_ends_at_the_candidates(proposal):
     way = proposal.trajectory
     assert way is not None and way.points.shape == (3, DIFFUSION.steps + 2, 2 * ANCHORS, 3)
     assert len(way.captions) == way.points.shape[1] and way.captions[0] == "the prior's own surface"
-    plain = cKDTree(proposal.fit.slab().points)
+    plain = cKDTree(proposal.fit.completed_surface().points)
     for member, candidate in zip(way.points, proposal.candidates, strict=True):
         assert np.median(plain.query(member[0])[0]) < 0.6  # the points lie about 0.75 mm apart
         assert np.median(cKDTree(candidate.points).query(member[-1])[0]) < 0.6

@@ -95,7 +95,7 @@ def test_the_order_of_the_bone_says_nothing(network, skulls, x):
     assert torch.allclose(network(x, SIGMA, network.encode(**moved)).x0, straight, atol=1e-4)
 
 
-def test_bone_around_the_hole_is_heard(network, skulls, x):
+def test_bone_around_the_defect_is_heard(network, skulls, x):
     straight = network(x, SIGMA, network.encode(**skulls)).x0
     other = skulls | {"bone_features": skulls["bone_features"] + 1}
     assert (network(x, SIGMA, network.encode(**other)).x0 - straight).abs().max() > 1e-2
@@ -131,7 +131,7 @@ def test_the_guide_hears_a_ray_s_two_points_and_no_others(network, skulls):
     told = torch.zeros(ANCHORS, dtype=torch.bool)
     told[[3, ANCHORS // 2 + 3]] = True
     assert change[:, told].min() > 0 and change[:, ~told].max() == 0
-    assert torch.equal(straight, network.expect(features))
+    assert torch.equal(straight, network.predict_mean(features))
 
 
 def test_a_batch_is_a_loop(network, skulls, x):

@@ -19,7 +19,15 @@ from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.surface import sample_surface
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.friedrich2023.clean import ball, filled, holes_of, largest, piece_per_hole, smoothed, within_reach
+from pcdiff.methods.friedrich2023.clean import (
+    ball,
+    defects_of,
+    filled,
+    largest,
+    piece_per_defect,
+    smoothed,
+    within_reach,
+)
 from pcdiff.methods.friedrich2023.lattice import lattice_over
 from pcdiff.methods.friedrich2023.points import outer_mesh
 from pcdiff.methods.friedrich2023.volume import volume_from_points
@@ -253,25 +261,25 @@ def test_voids_are_filled_and_cups_are_not() -> None:
     assert np.array_equal(np.argwhere(~filled(mask)), [[0, 0, 2]])
 
 
-def test_largest_piece_and_a_piece_per_hole() -> None:
+def test_largest_piece_and_a_piece_per_defect() -> None:
     mask = np.zeros((20, 6, 6), bool)
     mask[:8], mask[9:15], mask[16:] = True, True, True
     assert largest(mask).sum() == 8 * 36 and not largest(np.zeros_like(mask)).any()
     points = np.array([[3.0, 3, 3], [11, 3, 3], [17.4, 3, 3], [18, 3, 3]])
-    assert piece_per_hole(mask, points, np.array([1, 2, 2, 0])).sum() == 14 * 36  # strays claim nothing
-    assert piece_per_hole(mask, points, np.array([1, 1, 1, 1])).sum() == 8 * 36
+    assert piece_per_defect(mask, points, np.array([1, 2, 2, 0])).sum() == 14 * 36  # strays claim nothing
+    assert piece_per_defect(mask, points, np.array([1, 1, 1, 1])).sum() == 8 * 36
 
 
-def test_points_that_hang_together_fill_one_hole() -> None:
+def test_points_that_hang_together_fill_one_defect() -> None:
     rng = np.random.default_rng(0)
     left, right = rng.uniform(0, 20, (300, 3)), rng.uniform((30, 0, 0), (50, 20, 20), (200, 3))
     stray = np.array([[100.0, 100, 100]])
-    label = holes_of(np.concatenate([left, right, stray]))
+    label = defects_of(np.concatenate([left, right, stray]))
     assert np.unique(label[:300]).size == np.unique(label[300:500]).size == 1
     assert {label[0], label[300]} == {1, 2} and label[-1] == 0
     many = rng.permutation(np.concatenate([left] * 20 + [right] * 20))  # not all are compared
-    assert np.unique(holes_of(many)).tolist() == [1, 2]
-    assert np.array_equal(holes_of(rng.uniform(0, 1e4, (30, 3))), np.ones(30))  # no group: all one
+    assert np.unique(defects_of(many)).tolist() == [1, 2]
+    assert np.array_equal(defects_of(rng.uniform(0, 1e4, (30, 3))), np.ones(30))  # no group: all one
 
 
 def test_the_ball_reaches_beyond_the_points() -> None:
@@ -341,8 +349,8 @@ def test_of_several_samples_the_majority_counts(case: tuple[Volume, Volume]) -> 
     assert dice(five.mask, implant.mask) > dice(one.mask, implant.mask)
 
 
-def test_two_holes_get_two_pieces(healthy: Volume) -> None:
-    skull, implant = cut(healthy, "random_1", np.random.default_rng(4), holes=2)
+def test_two_defects_get_two_pieces(healthy: Volume) -> None:
+    skull, implant = cut(healthy, "random_1", np.random.default_rng(4), defects=2)
     found = solid(implant, skull)
     assert ndimage.label(found.mask)[1] == 2 and dice(found.mask, implant.mask) > 0.94
     assert dice(solid(implant, skull, faithful=True).mask, implant.mask) < 0.8  # the largest piece only

@@ -1,4 +1,5 @@
-"""Places around a hole: they see what is there, and overrule rays where a network says so and nowhere else."""
+"""OccupancyQueries around a defect: they see what is there, and overrule rays where a network says so and nowhere
+else."""
 
 from __future__ import annotations
 
@@ -30,14 +31,14 @@ from pcdiff.methods.occupancy.features import (
     Rays,
     X,
     along_rays,
+    build_occupancy_features,
     lattice_around,
     logit,
-    look,
-    missing_walls,
+    missing_surface_points,
     occupancy_at,
 )
-from pcdiff.methods.occupancy.model import LIFT, SMALLEST, PlaceModel, Verdict, solids
-from pcdiff.methods.occupancy.network import TRUST, PlaceNetwork
+from pcdiff.methods.occupancy.model import LIFT, SMALLEST, OccupancyCorrection, OccupancyModel, fused_surfaces
+from pcdiff.methods.occupancy.network import TRUST, OccupancyNetwork
 from pcdiff.prior.direction_map import MAP
 from pcdiff.reconstruct import reconstruct
 
@@ -47,13 +48,13 @@ NO_HEAD = np.zeros(MEAN_SHAPE, np.uint8)
 
 @pytest.fixture(scope="module")
 def places(fitted, case):
-    return look(fitted, head_occupancy(case[0]), NO_HEAD)
+    return build_occupancy_features(fitted, head_occupancy(case[0]), NO_HEAD)
 
 
 @pytest.fixture(scope="module")
 def plain(fitted, case):
     """The implant by rays alone."""
-    return reconstruct(fitted.slab(), case[0])
+    return reconstruct(fitted.completed_surface(), case[0])
 
 
 def test_a_finer_lattice_holds_the_same_box():
@@ -98,7 +99,9 @@ def test_places_see_the_bone_that_stands_and_its_mirror(fitted, case, places):
 
 def test_a_deformed_head_is_seen_where_it_was_moved_to(fitted, case, places):
     shift = np.array([0.0, 0, 4 * STEP])
-    moved = look(fitted, head_occupancy(case[0]), NO_HEAD, moved=np.broadcast_to(shift, (2, 1, 1, 1, 3)))
+    moved = build_occupancy_features(
+        fitted, head_occupancy(case[0]), NO_HEAD, moved=np.broadcast_to(shift, (2, 1, 1, 1, 3))
+    )
     np.testing.assert_allclose(moved.bone[:, :, :-4], places.bone[:, :, 4:], atol=1e-4)
     np.testing.assert_allclose(moved.logit[:, :, :-4], places.logit[:, :, 4:], atol=1e-3)
 
@@ -106,17 +109,17 @@ def test_a_deformed_head_is_seen_where_it_was_moved_to(fitted, case, places):
 def test_the_mean_head_is_read_where_it_lies(fitted, case):
     mean = np.zeros(MEAN_SHAPE, np.uint8)
     mean[..., 60:] = 255
-    seen = look(fitted, head_occupancy(case[0]), mean)
+    seen = build_occupancy_features(fitted, head_occupancy(case[0]), mean)
     height = (seen.lattice.points - MEAN_LOW)[..., 2] / STEP
     usual = seen._maps["mean"][PAD:-PAD, PAD:-PAD, PAD:-PAD]
     inside = ((seen.lattice.points - MEAN_LOW) / STEP < np.array(MEAN_SHAPE) - 1).all(-1)
     assert (usual[(height > 60) & inside] == 1).all() and (usual[height < 59] == 0).all()
 
 
-def test_only_what_lies_near_the_hole_is_judged(fitted, case):
+def test_only_what_lies_near_the_defect_is_judged(fitted, case):
     everywhere = np.full(MEAN_SHAPE, 255, np.uint8)
-    seen = look(fitted, head_occupancy(case[0]), everywhere)
-    distance = cKDTree(missing_walls(fitted)).query(seen.lattice.low + STEP * seen.index)[0]
+    seen = build_occupancy_features(fitted, head_occupancy(case[0]), everywhere)
+    distance = cKDTree(missing_surface_points(fitted)).query(seen.lattice.low + STEP * seen.index)[0]
     assert MARGIN - STEP < distance.max() < MARGIN + STEP
 
 
@@ -134,13 +137,16 @@ def test_mirrored_places_are_the_mirror_image(places):
 
 
 def test_a_silent_network_overrules_no_ray(fitted, case):
-    assert PlaceModel((PlaceNetwork(16).eval(),), NO_HEAD).judge(fitted, head_occupancy(case[0])) is None
+    assert (
+        OccupancyModel((OccupancyNetwork(16).eval(),), NO_HEAD).predict_correction(fitted, head_occupancy(case[0]))
+        is None
+    )
 
 
 def test_a_network_that_knows_better_is_heard_but_not_where_bone_stands(fitted, case, places):
-    network = PlaceNetwork(16).eval()
+    network = OccupancyNetwork(16).eval()
     torch.nn.init.constant_(network.leave.bias, 10.0)
-    verdict = PlaceModel((network,), NO_HEAD).judge(fitted, head_occupancy(case[0]))
+    verdict = OccupancyModel((network,), NO_HEAD).predict_correction(fitted, head_occupancy(case[0]))
     assert verdict is not None
     overruled = np.argwhere(verdict.correction != 0)
     judged = {tuple(index) for index in places.index.tolist()}
@@ -150,21 +156,21 @@ def test_a_network_that_knows_better_is_heard_but_not_where_bone_stands(fitted, 
 
 def test_without_a_verdict_the_solid_is_the_slab(fitted, case, plain):
     lattice = lattice_around(fitted)
-    nothing = Verdict(lattice, np.zeros(lattice.shape, np.float32))
-    (points,) = solids(fitted, [(fitted.outer, fitted.thickness)], nothing)
+    nothing = OccupancyCorrection(lattice, np.zeros(lattice.shape, np.float32))
+    (points,) = fused_surfaces(fitted, [(fitted.outer, fitted.thickness)], nothing)
     assert np.allclose(np.linalg.norm(points.normals, axis=1), 1, atol=1e-6)
     assert dice(reconstruct(points, case[0]).mask, plain.mask) > 0.97
 
 
 def test_bone_that_only_the_places_know_of_is_built(fitted, case):
     lattice = lattice_around(fitted)
-    nothing = Verdict(lattice, np.zeros(lattice.shape, np.float32))
+    nothing = OccupancyCorrection(lattice, np.zeros(lattice.shape, np.float32))
     ray = fitted.observation.depth.argmax()
-    middle = MAP.directions[ray] * (fitted.outer[ray] - fitted.thickness[ray] - 8)  # beneath the hole, joined to it
+    middle = MAP.directions[ray] * (fitted.outer[ray] - fitted.thickness[ray] - 8)  # beneath the defect, joined to it
     ball = np.linalg.norm(lattice.points - middle, axis=-1) < 9
-    verdict = Verdict(lattice, np.where(ball, 2 * CERTAIN, 0).astype(np.float32))
-    walls = [(fitted.outer, fitted.thickness)]
-    before, built = (reconstruct(solids(fitted, walls, said), case[0]) for said in (nothing, verdict))
+    verdict = OccupancyCorrection(lattice, np.where(ball, 2 * CERTAIN, 0).astype(np.float32))
+    table_radii = [(fitted.outer, fitted.thickness)]
+    before, built = (reconstruct(fused_surfaces(fitted, table_radii, said), case[0]) for said in (nothing, verdict))
     more = built.mask & ~before.mask
     scale = abs(np.linalg.det(fitted.pose.linear))
     assert more.sum() * case[0].voxel_ml == pytest.approx(4 / 3 * np.pi * 9**3 / 1000 * scale, rel=0.35)
@@ -172,14 +178,14 @@ def test_bone_that_only_the_places_know_of_is_built(fitted, case):
     assert np.quantile(away, 0.95) < 12
 
 
-def speaking(members: int) -> PlaceModel:
+def speaking(members: int) -> OccupancyModel:
     """Networks that say something, each something else."""
     torch.manual_seed(0)
-    networks = tuple(PlaceNetwork(16).eval() for _ in range(members))
+    networks = tuple(OccupancyNetwork(16).eval() for _ in range(members))
     for network in networks:
         torch.nn.init.normal_(network.leave.weight)
     mean = np.arange(np.prod(MEAN_SHAPE), dtype=np.uint8).reshape(MEAN_SHAPE)
-    return PlaceModel(networks, mean)
+    return OccupancyModel(networks, mean)
 
 
 def test_a_head_and_its_mirror_image_are_told_the_same_by_all_networks(places):
@@ -193,14 +199,14 @@ def test_a_head_and_its_mirror_image_are_told_the_same_by_all_networks(places):
 
 
 def test_a_place_of_less_than_even_odds_is_built_but_no_wall_moved_by_it(fitted, case, places):
-    network = PlaceNetwork(16).eval()
-    model = PlaceModel((network,), NO_HEAD)
+    network = OccupancyNetwork(16).eval()
+    model = OccupancyModel((network,), NO_HEAD)
     head = head_occupancy(case[0])
     rays = places.logit[tuple(places.index.T)]
-    assert (TRUST * rays[rays <= 0] + LIFT > 0).sum() > SMALLEST  # beside the walls the silent network would add
-    assert model.judge(fitted, head) is None
+    assert (TRUST * rays[rays <= 0] + LIFT > 0).sum() > SMALLEST  # beside the tables the silent network would add
+    assert model.predict_correction(fitted, head) is None
     torch.nn.init.constant_(network.leave.bias, CERTAIN * TRUST - 0.8 * LIFT)
-    verdict = model.judge(fitted, head)
+    verdict = model.predict_correction(fitted, head)
     assert verdict is not None and (verdict.correction[places.logit <= -CERTAIN] > CERTAIN).any()
 
 
@@ -208,16 +214,16 @@ def test_weights_come_back_and_other_files_do_not(tmp_path, places):
     model = speaking(2)
     path = tmp_path / "places.safetensors"
     model.save(path)
-    loaded = PlaceModel.load(path)
+    loaded = OccupancyModel.load(path)
     assert np.array_equal(loaded.mean, model.mean) and not any(network.training for network in loaded.networks)
     few = replace(places, index=places.index[:500])
     np.testing.assert_allclose(loaded.odds(few), model.odds(few), atol=0.02)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="expected weights of format"):
-        PlaceModel.load(path)
+        OccupancyModel.load(path)
     path.write_text("no tensors")
     with pytest.raises(InputError, match="expected a network of places"):
-        PlaceModel.load(path)
+        OccupancyModel.load(path)
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.prior import PriorMethod
-from pcdiff.prior.completed_surface import slab
-from pcdiff.prior.defects import _holes
+from pcdiff.prior.completed_surface import completed_surface
+from pcdiff.prior.defects import _defects
 from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
 from pcdiff.prior.fit import RIM, choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import assign_folds, load_population
 from pcdiff.prior.gaussian_process import FLIP, OUTER, THICKNESS, Kernel, chord, regress
-from pcdiff.prior.model import ShapePrior, see_walls
+from pcdiff.prior.model import ShapePrior, measure_tables
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
 from pcdiff.reconstruct.spectral import local_areas
 
@@ -381,13 +381,16 @@ def test_gaps_do_not_reach_beyond_themselves(population):
 
 def test_walls_of_a_healthy_head_are_read(prior, healthy):
     head = head_occupancy(healthy, "000")
-    walls = see_walls(head, prior.mean, prior.std)
-    assert np.isfinite(walls.outer[cap(80)]).mean() > 0.98 and np.isfinite(walls.thickness[cap(80)]).mean() > 0.98
-    assert np.nanmean(walls.present[cap(80)]) > 0.99
-    # the walls, put back into the patient, lie on the mask's own border
-    rays = np.flatnonzero(np.isfinite(walls.outer) & cap(60))[::20]
+    table_radii = measure_tables(head, prior.mean, prior.std)
+    assert (
+        np.isfinite(table_radii.outer[cap(80)]).mean() > 0.98
+        and np.isfinite(table_radii.thickness[cap(80)]).mean() > 0.98
+    )
+    assert np.nanmean(table_radii.present[cap(80)]) > 0.99
+    # the tables, put back into the patient, lie on the mask's own border
+    rays = np.flatnonzero(np.isfinite(table_radii.outer) & cap(60))[::20]
     for step, bone in ((-1.0, True), (1.5, False)):
-        points = walls.pose.to_patient((walls.outer[rays] + step)[:, None] * MAP.directions[rays])
+        points = table_radii.pose.to_patient((table_radii.outer[rays] + step)[:, None] * MAP.directions[rays])
         index = np.round(healthy.to_index(points)).astype(int)
         assert (healthy.mask[tuple(index.T)] == bone).mean() > 0.9
 
@@ -428,7 +431,7 @@ def test_walls_of_cached_heads(prior, tmp_path):
     people = load_population(cache, ["000", "001"], 1, prior)
     assert people.names == ("000", "001") and people.outer.shape == people.present.shape == (2, RAYS)
     assert np.nanmedian(np.abs(people.outer - prior.mean[0])) < 3
-    kept = list(cache.glob("walls-*.safetensors"))
+    kept = list(cache.glob("table_radii-*.safetensors"))
     assert len(kept) == 1
     stamp = kept[0].stat().st_mtime_ns
     again = load_population(cache, ["000", "001"], 1, prior)
@@ -440,68 +443,68 @@ def test_walls_of_cached_heads(prior, tmp_path):
 # --- fit ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_hole_is_found_and_closed(prior, case, fitted):
+def test_the_defect_is_found_and_closed(prior, case, fitted):
     skull, implant = case
-    assert fitted.holes == 1 and fitted.residual < 1
+    assert fitted.defects == 1 and fitted.residual < 1
     made = design(skull, PriorMethod(prior)).implant
     found = scores(made, implant, skull)
     assert found.dsc > 0.85 and found.hd95 < 4
     assert not (made.mask & skull.mask).any()
     assert ndimage.label(made.mask)[1] == 1
-    # the hole's rays are those whose wall the implant holds
+    # the defect's rays are those whose wall the implant holds
     middle = (fitted.outer - fitted.thickness / 2)[:, None] * MAP.directions
-    index = np.round(skull.to_index(fitted.pose.to_patient(middle[fitted.hole > 0]))).astype(int)
+    index = np.round(skull.to_index(fitted.pose.to_patient(middle[fitted.defect > 0]))).astype(int)
     assert implant.mask[tuple(index.T)].mean() > 0.9
 
 
-def test_two_holes_are_two_pieces(prior, healthy):
-    skull, implant = cut(healthy, "random_1", np.random.default_rng(5), holes=2)
+def test_two_defects_are_two_pieces(prior, healthy):
+    skull, implant = cut(healthy, "random_1", np.random.default_rng(5), defects=2)
     made = design(skull, PriorMethod(prior))
-    assert made.proposal.fit.holes == 2 and set(np.unique(made.proposal.fit.hole)) == {0, 1, 2}
+    assert made.proposal.fit.defects == 2 and set(np.unique(made.proposal.fit.defect)) == {0, 1, 2}
     assert ndimage.label(made.implant.mask)[1] == 2
     assert scores(made.implant, implant, skull).dsc > 0.85
 
 
 def test_certainty_ends_at_the_rim(fitted):
     depth = fitted.observation.depth
-    hole = fitted.hole > 0
+    defect = fitted.defect > 0
     for std in fitted.std:
-        steps = [std[hole & (depth > low) & (depth <= low + 6)].mean() for low in (0, 6, 12, 18)]
+        steps = [std[defect & (depth > low) & (depth <= low + 6)].mean() for low in (0, 6, 12, 18)]
         assert all(a < b for a, b in pairwise(steps))
         assert not std[fitted.observation.distance > 12].any()
 
 
 def test_an_observation_s_distances(fitted):
     seen = fitted.observation
-    assert (seen.distance[seen.hole > 0] == 0).all() and (seen.distance[seen.hole == 0] > 0).all()
-    assert (seen.depth[seen.hole > 0] >= PIXEL).all() and (seen.depth[seen.hole == 0] == 0).all()
-    assert np.isnan(seen.outer[seen.hole > 0]).all()
+    assert (seen.distance[seen.defect > 0] == 0).all() and (seen.distance[seen.defect == 0] > 0).all()
+    assert (seen.depth[seen.defect > 0] >= PIXEL).all() and (seen.depth[seen.defect == 0] == 0).all()
+    assert np.isnan(seen.outer[seen.defect > 0]).all()
     ring = (seen.distance > 0) & (seen.distance < 1.6)
     # a neighbour on the map is 1.5 mm of arc away at 85 mm; the equal-area map stretches by at most 2 at its rim
-    closest = (MAP.directions[ring] @ MAP.directions[seen.hole > 0].T).max(1)
+    closest = (MAP.directions[ring] @ MAP.directions[seen.defect > 0].T).max(1)
     assert np.all(RADIUS * np.arccos(np.clip(closest, -1, 1)) < 2 * 1.5 + 1e-6)
 
 
-def test_rays_that_the_saw_cut_partly_join_the_hole(fitted):
+def test_rays_that_the_saw_cut_partly_join_the_defect(fitted):
     seen = fitted.observation
     bevel = (seen.distance > 0) & (seen.distance <= 5)
     apart = (seen.distance > 9) & (seen.distance <= 11)
     cut = replace(seen, outer=np.where(bevel | apart, fitted.outer - 3, fitted.outer), thickness=fitted.thickness)
     grown = with_bevel(cut, fitted)
-    assert np.array_equal(grown.hole > 0, (seen.hole > 0) | bevel)
-    assert np.isnan(grown.outer[bevel]).all() and set(np.unique(grown.hole)) == set(np.unique(seen.hole))
+    assert np.array_equal(grown.defect > 0, (seen.defect > 0) | bevel)
+    assert np.isnan(grown.outer[bevel]).all() and set(np.unique(grown.defect)) == set(np.unique(seen.defect))
 
 
 def test_bone_along_the_rim_is_no_evidence(prior, fitted):
     seen = fitted.observation
     rim = (seen.distance > 0) & (seen.distance <= RIM)
     bent = replace(seen, outer=np.where(rim, seen.outer - 4, seen.outer))
-    targets = np.flatnonzero(seen.hole > 0)[::20]
+    targets = np.flatnonzero(seen.defect > 0)[::20]
     plain, other = (complete(prior, fitted.pose, o, 0.0, targets) for o in (seen, bent))
     assert np.array_equal(plain.outer[targets], other.outer[targets])
 
 
-def test_sites_are_on_bone_and_denser_near_the_hole(fitted):
+def test_sites_are_on_bone_and_denser_near_the_defect(fitted):
     seen = fitted.observation
     measured = np.isfinite(seen.outer) & np.isfinite(seen.thickness)
     sites = choose_sites(seen.distance, measured & (seen.distance > RIM))
@@ -512,7 +515,7 @@ def test_sites_are_on_bone_and_denser_near_the_hole(fitted):
 
 
 def test_a_complete_skull_is_refused(prior, healthy):
-    with pytest.raises(InputError, match="no hole"):
+    with pytest.raises(InputError, match="no defect"):
         fit(prior, healthy)
 
 
@@ -558,18 +561,19 @@ def test_what_is_no_head_is_refused(prior, kind):
         fit(prior, shape(kind))
 
 
-# --- slab -----------------------------------------------------------------------------------------------------------
+# --- completed surface
+# -----------------------------------------------------------------------------------------------------------
 
 
 def cap_slab(pose: Pose, normals: np.ndarray | None = None) -> tuple[PointCloud, float]:
     """The shell from 74 to 80 mm over a cap of 35 degrees, and its true volume in the patient."""
     inside = cap(35)
-    walls = np.stack([np.full(RAYS, 80.0), np.full(RAYS, 74.0)])
-    walls[:, ~inside] = np.nan
-    hole = np.where(cap(25), 1, 0)
+    table_radii = np.stack([np.full(RAYS, 80.0), np.full(RAYS, 74.0)])
+    table_radii[:, ~inside] = np.nan
+    defect = np.where(cap(25), 1, 0)
     std = np.stack([np.full(RAYS, 0.3), np.full(RAYS, 0.4)])
     volume = inside.sum() * STERADIAN * (80**3 - 74**3) / 3 * np.linalg.det(pose.linear)
-    return slab(pose, walls, inside, hole, std, normals), float(volume)
+    return completed_surface(pose, table_radii, inside, defect, std, normals), float(volume)
 
 
 @pytest.mark.parametrize("linear", [np.eye(3), rotation((1, 2, 0), 30) * [0.97, 1.03, 1.0]], ids=["plain", "posed"])
@@ -583,21 +587,21 @@ def test_a_slab_is_closed(linear):
     assert np.abs((points.normals * areas[:, None]).sum(0)).max() < 0.03 * areas.sum()  # and of a constant field
 
 
-def test_a_slab_s_normals_face_out_and_its_labels_lie_in_the_hole():
+def test_a_slab_s_normals_face_out_and_its_labels_lie_in_the_defect():
     points, _ = cap_slab(IDENTITY)
     radius = np.linalg.norm(points.points, axis=1)
     direction = points.points / radius[:, None]
     along = (points.normals * direction).sum(1)
     pole = MAP.from_pixel(np.full(2, (SIZE - 1) / 2))
     angle = np.rad2deg(np.arccos(np.clip(direction @ pole, -1, 1)))
-    assert points.hole is not None and points.std is not None
+    assert points.defect is not None and points.std is not None
     side = points.std == 0
     outer, inner = (np.abs(radius - r) < 1e-3 for r in (80, 74))
     assert (outer | inner | side).all()
     assert along[outer & ~side].min() > 0.999 and along[inner & ~side].max() < -0.999
     assert np.abs(along[side]).max() < 0.1 and angle[side].min() > 33
     assert ((points.normals @ pole)[side] < 0.1).all()  # away from the cap's axis
-    assert angle[points.hole == 1].max() < 26.5 and angle[(points.hole == 0) & ~side].min() > 23.5
+    assert angle[points.defect == 1].max() < 26.5 and angle[(points.defect == 0) & ~side].min() > 23.5
     assert np.allclose(points.std[outer & ~side], 0.3) and np.allclose(points.std[inner & ~side], 0.5)
     spacing = np.sqrt(np.median(local_areas(points)[outer & ~side]))
     assert spacing == pytest.approx(0.75 * 80 / 85, rel=0.15)
@@ -626,22 +630,22 @@ def test_given_normals_win_where_they_are_known():
 
 
 @pytest.mark.parametrize(("share", "found"), [(1.0, 1), (0.4, 1), (0.2, 0)])
-def test_a_hole_has_bone_around_it(share: float, found: int) -> None:
+def test_a_defect_has_bone_around_it(share: float, found: int) -> None:
     """Else it is where the skull ends."""
     x, y, z = MAP.directions.T
     absent = z > 0.9
     bone = (np.arctan2(y, x) / (2 * np.pi)) % 1 < share
-    assert _holes(absent, absent | bone, np.ones(len(z), bool)).max() == found
+    assert _defects(absent, absent | bone, np.ones(len(z), bool)).max() == found
 
 
 @pytest.mark.parametrize("end", [MAX_ANGLE, np.deg2rad(110)], ids=["the map's end", "the scan's end"])
 @pytest.mark.parametrize(("height", "width", "found"), [(8, 60, 0), (8, 8, 0), (25, 120, 0), (25, 30, 1), (35, 25, 1)])
-def test_a_strip_along_the_end_is_no_hole(end: float, height: float, width: float, found: int) -> None:
-    """A face cut off leaves one beneath the forehead; a hole into the orbit is open there too, but reaches higher."""
+def test_a_strip_along_the_end_is_no_defect(end: float, height: float, width: float, found: int) -> None:
+    """A face cut off leaves one beneath the forehead; a defect into the orbit is open there too, but reaches higher."""
     middle = (SIZE - 1) / 2
     angle = np.arccos(np.clip(MAP.directions @ MAP.from_pixel(np.full(2, middle)), -1, 1))
     u, v = np.argwhere(MAP.inside).T - middle
     azimuth = np.abs(np.rad2deg(np.arctan2(v, u)))
     in_view = angle <= end
     absent = (angle > end - np.deg2rad(height)) & (azimuth < width) & in_view
-    assert _holes(absent, in_view, np.ones(len(angle), bool)).max() == found
+    assert _defects(absent, in_view, np.ones(len(angle), bool)).max() == found

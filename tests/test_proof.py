@@ -14,7 +14,7 @@ from pcdiff import __version__
 from pcdiff.checks import Check, Figure, Report
 from pcdiff.checks.recommend import recommend, spread
 from pcdiff.design.case import write_case
-from pcdiff.design.fitting import Fitting
+from pcdiff.design.fitting import FitOptions
 from pcdiff.design.settings import Settings
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
@@ -90,7 +90,7 @@ def test_a_bad_implant_is_code_1_and_says_why(run: Run, files: Path, case: tuple
     write_stl(Mesh(mesh.vertices, mesh.faces[1:]), files / "open.stl")
     code, said, _ = run("check", files / "open.stl", "--skull", files / "skull.nrrd")
     assert code == 1 and "open edges" in said and "Covers" not in said
-    (files / "ours.yaml").write_text("least_thickness_mm: 20")
+    (files / "ours.yaml").write_text("min_thickness_mm: 20")
     criteria = ("--criteria", files / "ours.yaml")
     code, said, _ = run("check", files / "implant.nrrd", "--skull", files / "skull.nrrd", *criteria)
     assert code == 1 and said.count("FAIL  ") == 1 and "FAIL  Thickness" in said
@@ -110,7 +110,7 @@ def test_what_does_not_belong_together_is_code_2(run: Run, files: Path, case: tu
 def member(fitted: PriorFit) -> Callable[..., Proposal]:
     def method(skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal:
         shifts = [0.0, 2.5, -0.1, 0.1][:ensemble]
-        return Proposal([fitted.slab(fitted.outer + shift) for shift in shifts], fitted)
+        return Proposal([fitted.completed_surface(fitted.outer + shift) for shift in shifts], fitted)
 
     return method
 
@@ -136,7 +136,7 @@ def test_each_candidate_is_checked_and_one_recommended(
 
 def test_a_case_is_made_to_fit_as_asked(fitted: PriorFit, files: Path) -> None:
     made = {}
-    for name, fitting in (("plain", Fitting()), ("fit", Fitting(clearance=1.0, make_insertable=True))):
+    for name, fitting in (("plain", FitOptions()), ("fit", FitOptions(clearance=1.0, make_insertable=True))):
         (files / name).mkdir()
         settings = Settings("prior", fitting=fitting)
         made[name] = write_case(files / name, files / "skull.nrrd", member(fitted), settings)

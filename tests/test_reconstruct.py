@@ -10,7 +10,7 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.reconstruct import indicator, reconstruct, region
-from pcdiff.reconstruct.finish import REACH_MM, close_seam, finish, one_piece_per_hole, without_slivers
+from pcdiff.reconstruct.finish import REACH_MM, close_seam, finish, one_piece_per_defect, without_slivers
 from pcdiff.reconstruct.spectral import local_areas
 
 OUTER, INNER = 30.0, 24.0  # mm, a skull's vault in small
@@ -55,10 +55,12 @@ def ball(radius: float, n: int, rng: np.random.Generator, shift: float = 0.0) ->
     return PointCloud(radius * normals + [shift, 0, 0], normals, np.ones(n, int))
 
 
-def slab(rng: np.random.Generator, pole: int = 1, hole: int = 1, shift: float = 0.0, n: int = 5000) -> PointCloud:
+def completed_surface(
+    rng: np.random.Generator, pole: int = 1, defect: int = 1, shift: float = 0.0, n: int = 5000
+) -> PointCloud:
     """The completed shell around one pole (+z or -z): both tables and the cone at the band's end.
 
-    shift moves the tables out by so many mm inside the hole, fading in from its rim.
+    shift moves the tables out by so many mm inside the defect, fading in from its rim.
     """
     outer, inner = cap(n, rng, BAND), cap(int(n * (INNER / OUTER) ** 2), rng, BAND)
     table = np.concatenate([outer, inner])
@@ -72,16 +74,16 @@ def slab(rng: np.random.Generator, pole: int = 1, hole: int = 1, shift: float = 
     wall_normal = np.cos(BAND) * ring - [0, 0, np.sin(BAND)]
     points = np.concatenate([table * radius[:, None], wall * r[:, None]])
     normals = np.concatenate([outer, -inner, wall_normal])
-    label = np.r_[np.where(theta < HOLE, hole, 0), np.zeros(side, int)]
+    label = np.r_[np.where(theta < HOLE, defect, 0), np.zeros(side, int)]
     return PointCloud(points * [1, 1, pole], normals * [1, 1, pole], label)
 
 
 def joined(*clouds: PointCloud) -> PointCloud:
-    return PointCloud(*(np.concatenate([getattr(c, f) for c in clouds]) for f in ("points", "normals", "hole")))
+    return PointCloud(*(np.concatenate([getattr(c, f) for c in clouds]) for f in ("points", "normals", "defect")))
 
 
-def skull_with_holes(matrix: np.ndarray, poles: tuple[int, ...]) -> tuple[Volume, list[np.ndarray]]:
-    """A spherical shell with a hole at each pole, and the true implant of each."""
+def skull_with_defects(matrix: np.ndarray, poles: tuple[int, ...]) -> tuple[Volume, list[np.ndarray]]:
+    """A spherical shell with a defect at each pole, and the true implant of each."""
     empty = grid(matrix, OUTER + 3)
     x = centres(empty)
     radius = np.linalg.norm(x, axis=-1)
@@ -105,11 +107,11 @@ def test_ball_on_any_grid(matrix: np.ndarray) -> None:
 
 @pytest.mark.parametrize("matrix", AFFINES.values(), ids=AFFINES)
 def test_slab_on_any_grid(matrix: np.ndarray) -> None:
-    skull, _ = skull_with_holes(matrix, (1,))
+    skull, _ = skull_with_defects(matrix, (1,))
     x = centres(skull)
     radius = np.linalg.norm(x, axis=-1)
     truth = (radius <= OUTER) & (radius >= INNER) & (x[..., 2] > np.cos(BAND) * radius)
-    field = indicator(slab(np.random.default_rng(0)), skull)
+    field = indicator(completed_surface(np.random.default_rng(0)), skull)
     solid = np.zeros_like(truth)
     solid[tuple(slice(a, a + n) for a, n in zip(field.low, field.values.shape, strict=True))] = field.values > 0.5
     assert dsc(solid, truth) > 0.97
@@ -157,21 +159,21 @@ def test_uneven_density_does_not_bend_the_surface() -> None:
 
 
 def test_less_noise_less_error() -> None:
-    skull, (truth,) = skull_with_holes(np.eye(3), (1,))
+    skull, (truth,) = skull_with_defects(np.eye(3), (1,))
     rng = np.random.default_rng(0)
-    points = slab(rng)
+    points = completed_surface(rng)
     noise = rng.standard_normal(points.points.shape)
     coarse, fine = (dsc(reconstruct(points.moved(points.points + s * noise), skull).mask, truth) for s in (1.2, 0.6))
     assert 0.9 < coarse < fine < 1
 
 
-@pytest.mark.parametrize("poles", [(1,), (1, -1)], ids=["one hole", "two holes"])
+@pytest.mark.parametrize("poles", [(1,), (1, -1)], ids=["one defect", "two defects"])
 @pytest.mark.parametrize("matrix", [AFFINES["isotropic"], AFFINES["flipped"]], ids=["isotropic", "flipped"])
-def test_implant_fills_each_hole_in_one_piece(matrix: np.ndarray, poles: tuple[int, ...]) -> None:
-    skull, truths = skull_with_holes(matrix, poles)
+def test_implant_fills_each_defect_in_one_piece(matrix: np.ndarray, poles: tuple[int, ...]) -> None:
+    skull, truths = skull_with_defects(matrix, poles)
     before = skull.mask.copy()
     rng = np.random.default_rng(0)
-    points = joined(*(slab(rng, pole, k) for k, pole in enumerate(poles, start=1)))
+    points = joined(*(completed_surface(rng, pole, k) for k, pole in enumerate(poles, start=1)))
     implant = reconstruct(points, skull)
 
     assert np.array_equal(skull.mask, before) and implant.affine is skull.affine
@@ -186,9 +188,9 @@ def test_implant_fills_each_hole_in_one_piece(matrix: np.ndarray, poles: tuple[i
 
 
 def test_ensemble_yields_the_surface_midway() -> None:
-    skull, (truth,) = skull_with_holes(np.eye(3), (1,))
+    skull, (truth,) = skull_with_defects(np.eye(3), (1,))
     rng = np.random.default_rng(0)
-    out, back = slab(rng, shift=1.0), slab(rng, shift=-1.0)
+    out, back = completed_surface(rng, shift=1.0), completed_surface(rng, shift=-1.0)
     singles = [dsc(reconstruct(c, skull).mask, truth) for c in (out, back)]
     assert max(singles) < 0.93
     assert dsc(reconstruct([out, back], skull).mask, truth) > 0.96
@@ -199,18 +201,18 @@ def test_small_islands_and_wrong_owners_are_dropped() -> None:
     owner[:8], owner[12:] = 1, 3  # label 2 has no voxel
     owner[2, 8, 8] = 3  # so that the boxes around the labels overlap
     mask[1:4, 1:4, 1:4] = True
-    mask[6, 6, 6] = True  # island of hole 1
+    mask[6, 6, 6] = True  # island of defect 1
     mask[10, 5, 5] = True  # nobody's
-    mask[13:15, 2:4, 2:4] = True  # smaller than hole 1's piece, kept
+    mask[13:15, 2:4, 2:4] = True  # smaller than defect 1's piece, kept
     expected = mask.copy()
     expected[6, 6, 6] = expected[10, 5, 5] = False
-    assert np.array_equal(one_piece_per_hole(mask, owner), expected)
+    assert np.array_equal(one_piece_per_defect(mask, owner), expected)
 
 
 @pytest.mark.parametrize(("too_far_out", "reach"), [(1.0, 2.5), (3.0, REACH_MM + 2.5)], ids=["flake", "shell"])
 def test_no_shell_on_top_of_the_surrounding_bone(too_far_out: float, reach: float) -> None:
-    skull, _ = skull_with_holes(np.eye(3), (1,))
-    points = slab(np.random.default_rng(0))
+    skull, _ = skull_with_defects(np.eye(3), (1,))
+    points = completed_surface(np.random.default_rng(0))
     implant = reconstruct(points.moved(points.points * (1 + too_far_out / OUTER)), skull)
     x = centres(skull)[implant.mask]
     beyond = np.arccos(x[:, 2] / np.linalg.norm(x, axis=1)) - HOLE

@@ -56,8 +56,10 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
     write_volume(case[0], skull)
 
     def method(skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal:
-        slabs = [fitted.slab(fitted.outer + shift) for shift in (0.0, 0.8, -0.8)]
-        points = np.stack([[slab.points[:500] + away for away in (9, 3, 0)] for slab in slabs]).astype(np.float32)
+        slabs = [fitted.completed_surface(fitted.outer + shift) for shift in (0.0, 0.8, -0.8)]
+        points = np.stack(
+            [[completed_surface.points[:500] + away for away in (9, 3, 0)] for completed_surface in slabs]
+        ).astype(np.float32)
         return Proposal(slabs, fitted, Trajectory(points, ("the prior", "halfway", "the result")))
 
     folder = tmp_path_factory.mktemp("out") / "head"
@@ -69,7 +71,7 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
     for k in (1, 2, 3):
         (folder / "candidates" / f"checks_{k}.json").write_text(json.dumps(checks(k == 2)))
     told = {"kind": "ct", "tilt_deg": 12.5, "warnings": ["Slices are <thick>."]}
-    told["holes"] = [{"label": 1, "area_cm2": 31.4, "side": "left", "place": "left parietal"}]
+    told["defects"] = [{"label": 1, "area_cm2": 31.4, "side": "left", "place": "left parietal"}]
     record |= {
         "recommended": 2,
         "recommended_because": "It <fits> best.",

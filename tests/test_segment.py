@@ -1,4 +1,4 @@
-"""From a CT to the skull with its hole, to the input check, to the implant: on phantoms whose truth is known."""
+"""From a CT to the skull with its defect, to the input check, to the implant: on phantoms whose truth is known."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.regions import BONES, bone_at, holes_of, ray_areas
+from pcdiff.prior.regions import BONES, bone_at, defects_of, ray_areas
 
 Phantom = tuple[np.ndarray, Volume]
 SPACING = 2.4
@@ -89,10 +89,10 @@ def ball(grid: Volume, middle: np.ndarray, radius: float) -> np.ndarray:
     return np.linalg.norm(grid.to_mm(np.moveaxis(np.indices(grid.mask.shape), 0, -1)) - middle, axis=-1) <= radius
 
 
-def test_the_mask_is_the_skull_and_its_hole(phantom: Phantom, truth: Volume) -> None:
+def test_the_mask_is_the_skull_and_its_defect(phantom: Phantom, truth: Volume) -> None:
     found = segment(scan_of(phantom))
     assert dice(found.skull.mask, phantom[1].mask) > 0.99
-    assert not (found.skull.mask & truth.mask).any()  # the scalp and the brain in the hole stay what they are
+    assert not (found.skull.mask & truth.mask).any()  # the scalp and the brain in the defect stay what they are
     assert not (found.skull.mask & ~phantom[1].mask).any()  # nothing of table and holder
     assert found.noise == pytest.approx(15, rel=0.1)
     assert found.metal_ml == 0 and found.streaks is None  # the table's rail is none of the patient's
@@ -105,7 +105,7 @@ def test_a_blurred_noisy_ct(blurred: Phantom, truth: Volume) -> None:
     found = segment(scan_of(blurred))
     assert dice(found.skull.mask, grid.mask) > 0.93
     kept = np.count_nonzero(found.skull.mask & truth.mask) / np.count_nonzero(truth.mask)
-    assert kept < 0.02  # the rim's half voxel; and no noise in the hole
+    assert kept < 0.02  # the rim's half voxel; and no noise in the defect
     assert found.noise == pytest.approx(60, rel=0.35)  # blur came first
     outside = ndimage.distance_transform_edt(~grid.mask, grid.spacing)[found.skull.mask]
     assert outside.max() < 3.5
@@ -119,10 +119,10 @@ def test_the_threshold_is_adjustable(blurred: Phantom, threshold: int) -> None:
 
 def test_islands_stay_and_loose_pieces_go(phantom: Phantom, truth: Volume) -> None:
     hu, grid = phantom
-    centre, hole = (volume.to_mm(np.argwhere(volume.mask)).mean(0) for volume in (grid, truth))
-    inward = (centre - hole) / np.linalg.norm(centre - hole)
+    centre, defect = (volume.to_mm(np.argwhere(volume.mask)).mean(0) for volume in (grid, truth))
+    inward = (centre - defect) / np.linalg.norm(centre - defect)
     across = np.cross(inward, [0, 1, 0])
-    island, crumb = (ball(grid, hole + 14 * inward + shift * across, r) for shift, r in ((0, 7.5), (15, 3.5)))
+    island, crumb = (ball(grid, defect + 14 * inward + shift * across, r) for shift, r in ((0, 7.5), (15, 3.5)))
     deep = ball(grid, centre, 7.5)
     pieces = island | crumb | deep
     assert crumb.any() and not (grid.mask & ndimage.binary_dilation(pieces)).any()
@@ -242,16 +242,16 @@ def test_the_check_of_a_mask(case: tuple[Volume, Volume], tmp_path: Path) -> Non
     assert any("only 89 mm" in line for line in describe(replace(fine, values=fine.values[:, :, :89])).warnings)
 
 
-def test_holes_have_a_place_a_side_and_a_size(fitted: PriorFit, case: tuple[Volume, Volume]) -> None:
-    (hole,) = holes_of(fitted)
+def test_defects_have_a_place_a_side_and_a_size(fitted: PriorFit, case: tuple[Volume, Volume]) -> None:
+    (defect,) = defects_of(fitted)
     middle = fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask))).mean(0)
     left = (fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask)))[:, 0] > 0).mean()
-    assert hole.label == 1 and hole.side == ("left" if left > 0.85 else "right" if left < 0.15 else "both")
+    assert defect.label == 1 and defect.side == ("left" if left > 0.85 else "right" if left < 0.15 else "both")
     # what was cut, in the middle of the bone, is a little smaller than the surface that is missing
-    thickness = np.median(fitted.thickness[fitted.hole == 1])
-    assert hole.area_cm2 == pytest.approx(case[1].ml / thickness * 10, rel=0.25)
+    thickness = np.median(fitted.thickness[fitted.defect == 1])
+    assert defect.area_cm2 == pytest.approx(case[1].ml / thickness * 10, rel=0.25)
     bone = BONES[int(bone_at(middle[None] / np.linalg.norm(middle))[0])]
-    assert bone[:5] in hole.place
+    assert bone[:5] in defect.place
 
 
 def test_areas_are_those_of_a_sphere(fitted: PriorFit) -> None:
@@ -277,12 +277,12 @@ def test_bones_by_direction(direction: tuple[float, ...], bone: str) -> None:
     assert BONES[int(bone_at(np.array([direction]))[0])] == bone
 
 
-def test_holes_in_words(fitted: PriorFit) -> None:
+def test_defects_in_words(fitted: PriorFit) -> None:
     x, y, z = MAP.directions.T
 
     def place(inside: np.ndarray) -> tuple[str, str]:
-        (hole,) = holes_of(replace(fitted, observation=replace(fitted.observation, hole=inside.astype(int))))
-        return hole.place, hole.side
+        (defect,) = defects_of(replace(fitted, observation=replace(fitted.observation, defect=inside.astype(int))))
+        return defect.place, defect.side
 
     assert place((np.abs(x) < 0.3) & (y < -0.6)) == ("frontal, across the midline", "both")
     assert place((x > 0.9) & (np.abs(z - 0.1) < 0.2) & (np.abs(y) < 0.3)) == ("left temporo-parietal", "left")
@@ -292,7 +292,7 @@ def test_holes_in_words(fitted: PriorFit) -> None:
 def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume, tmp_path: Path) -> None:
     command = ("sample", folder, "-o", tmp_path / "out", "--method", "prior")
     code, said, errors = run(*command, "--mask-out", tmp_path / "mask.nii.gz")
-    assert code == 0 and "head_ct: 1 hole" in said and "warning: slices of 2.4 mm" in errors
+    assert code == 0 and "head_ct: 1 defect" in said and "warning: slices of 2.4 mm" in errors
     out = tmp_path / "out" / "head_ct"
     implant, skull = read_volume(out / "implant.nrrd"), read_volume(out / "defective_skull.nrrd")
     np.testing.assert_allclose(implant.affine, truth.affine, atol=1e-9)
@@ -301,9 +301,9 @@ def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume
     np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii.gz").mask, skull.mask)
     record = json.loads((out / "run.json").read_text())
     found = record["input_check"]
-    assert found == json.loads(json.dumps(asdict(read_skull(folder)[1]) | {"holes": found["holes"]}))
-    assert found["kind"] == "ct" and found["format"] == "DICOM" and len(found["holes"]) == record["holes"] == 1
-    assert found["holes"][0].keys() == {"label", "area_cm2", "side", "place"}
+    assert found == json.loads(json.dumps(asdict(read_skull(folder)[1]) | {"defects": found["defects"]}))
+    assert found["kind"] == "ct" and found["format"] == "DICOM" and len(found["defects"]) == record["defects"] == 1
+    assert found["defects"][0].keys() == {"label", "area_cm2", "side", "place"}
     for path in [*(tmp_path / "out").rglob("*.*"), tmp_path / "mask.nii.gz"]:  # nothing of the patient anywhere
         data = path.read_bytes()
         data += gzip.decompress(data) if path.suffix == ".gz" else b""
@@ -323,7 +323,7 @@ def test_the_mask_is_written_even_where_the_design_fails(run: Run, whole: Volume
     code, said, errors = run(
         "sample", tmp_path / "whole", "-o", tmp_path / "out", "--method", "prior", "--mask-out", tmp_path / "m.nrrd"
     )
-    assert code == 2 and said == "" and "no hole found" in errors.splitlines()[-1]
+    assert code == 2 and said == "" and "no defect found" in errors.splitlines()[-1]
     assert dice(read_volume(tmp_path / "m.nrrd").mask, grid.mask) > 0.99
     assert not list((tmp_path / "out").iterdir())
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
 from pcdiff.checks.distances import voxel_gap
-from pcdiff.design.fitting import MARGIN, RIM, Fitting, fitted
+from pcdiff.design.fitting import MARGIN, RIM, FitOptions, apply_fit_options
 from pcdiff.design.flow import design
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
@@ -21,7 +21,7 @@ CENTRE = np.array([12.0, -7.0, 30.0])
 
 
 def plugged(spacing: tuple[float, float, float] = (0.8, 0.8, 0.8), turn: float = 0.0) -> tuple[Volume, Volume]:
-    """(skull with a hole of 15 degrees, plug): the top of a shell about CENTRE, on a grid turned about it."""
+    """(skull with a defect of 15 degrees, plug): the top of a shell about CENTRE, on a grid turned about it."""
     rotation = Rotation.from_euler("xyz", [turn, -turn, 2 * turn], degrees=True).as_matrix()
     affine = np.eye(4)
     affine[:3, :3] = rotation * spacing
@@ -30,8 +30,8 @@ def plugged(spacing: tuple[float, float, float] = (0.8, 0.8, 0.8), turn: float =
     points = (empty.to_mm(np.stack(np.indices(empty.mask.shape), -1).astype(float)) - CENTRE) @ rotation
     radius = np.linalg.norm(points, axis=-1)
     wall = (radius < OUTER) & (radius > INNER)
-    hole = points[..., 2] / radius > np.cos(np.deg2rad(15))
-    return empty.with_mask(wall & ~hole), empty.with_mask(wall & hole)
+    defect = points[..., 2] / radius > np.cos(np.deg2rad(15))
+    return empty.with_mask(wall & ~defect), empty.with_mask(wall & defect)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def radii(volume: Volume) -> np.ndarray:
 def fit(case: tuple[Volume, Volume], **asked: object) -> Volume:
     skull, implant = case
     before = skull.mask.copy(), implant.mask.copy()
-    made = fitted(implant, skull, CENTRE, Fitting(**asked)).implant  # type: ignore[arg-type]
+    made = apply_fit_options(implant, skull, CENTRE, FitOptions(**asked)).implant  # type: ignore[arg-type]
     np.testing.assert_array_equal(skull.mask, before[0])
     np.testing.assert_array_equal(implant.mask, before[1])
     assert not (made.mask & skull.mask).any()
@@ -55,7 +55,7 @@ def fit(case: tuple[Volume, Volume], **asked: object) -> Volume:
 
 
 def test_the_default_changes_nothing(case: tuple[Volume, Volume]) -> None:
-    assert fitted(case[1], case[0], CENTRE, Fitting()).implant is case[1]
+    assert apply_fit_options(case[1], case[0], CENTRE, FitOptions()).implant is case[1]
 
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (0.6, 0.7, 1.5)])
@@ -104,7 +104,7 @@ def test_smoothing_takes_bumps_and_leaves_the_rim(case: tuple[Volume, Volume]) -
 
 def test_drain_holes_have_their_size_and_keep_the_rim(case: tuple[Volume, Volume]) -> None:
     skull, implant = case
-    result = fitted(implant, skull, CENTRE, Fitting(drain_holes="3@10"))
+    result = apply_fit_options(implant, skull, CENTRE, FitOptions(drain_holes="3@10"))
     gone = implant.mask & ~result.implant.mask
     count = ndimage.label(gone, np.ones((3, 3, 3)))[1]
     assert count == result.drains >= 5
@@ -120,7 +120,7 @@ def test_what_voxels_are_too_coarse_for_is_told_before_the_design() -> None:
         raise AssertionError("designed in vain")
 
     with pytest.raises(InputError, match=r"at least three voxels across, 3\.6 mm here, got 2 mm"):
-        design(plugged((0.8, 0.8, 1.2))[0], method, fitting=Fitting(drain_holes="2@10"))
+        design(plugged((0.8, 0.8, 1.2))[0], method, fitting=FitOptions(drain_holes="2@10"))
 
 
 def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:
@@ -147,7 +147,7 @@ def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:
 )
 def test_what_cannot_be_is_refused(asked: dict[str, object]) -> None:
     with pytest.raises(InputError, match=f"--{next(iter(asked)).replace('_', '-')}: expected"):
-        Fitting(**asked)  # type: ignore[arg-type]
+        FitOptions(**asked)  # type: ignore[arg-type]
 
 
 def test_nothing_left_is_said(case: tuple[Volume, Volume]) -> None:

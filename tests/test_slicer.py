@@ -43,6 +43,6 @@ def test_what_comes_back_is_the_record_or_the_reason(slicer: ModuleType, tmp_pat
     program.chmod(0o755)
     found = slicer.design(str(program), tmp_path / "scan.nrrd", tmp_path / "out")
     assert found == record | {"folder": folder}
-    program.write_text(f"#!{sys.executable}\nraise SystemExit('pcdiff: scan.nrrd: no hole found')\n")
-    with pytest.raises(RuntimeError, match=r"pcdiff: scan\.nrrd: no hole found"):
+    program.write_text(f"#!{sys.executable}\nraise SystemExit('pcdiff: scan.nrrd: no defect found')\n")
+    with pytest.raises(RuntimeError, match=r"pcdiff: scan\.nrrd: no defect found"):
         slicer.design(str(program), tmp_path / "scan.nrrd", tmp_path / "out")

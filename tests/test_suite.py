@@ -58,7 +58,7 @@ def turned_grid(volume: Volume) -> Volume:
     return Volume(np.ascontiguousarray(mask[::-1, ::-1]), affine @ flip)
 
 
-@pytest.mark.parametrize("name", ["random_2", "irregular", "two_holes"])
+@pytest.mark.parametrize("name", ["random_2", "irregular", "two_defects"])
 def test_another_defect_in_the_same_head(loaded, name):
     varied = VARIANTS[name](loaded, np.random.default_rng(3))
     assert not (varied.defective_skull.mask & varied.implant.mask).any()
@@ -146,7 +146,7 @@ def test_bones_that_are_no_skull(loaded, prior, bone, ml):
 
 def test_what_is_to_be_refused_has_no_implant(folder, tmp_path, loaded):
     made = write_suite([*REFUSALS, "own"], find_cases(folder), tmp_path / "out", progress=False)
-    assert [case.name for case in made] == ["no_hole/001", "jaw/001", "knee/001", "own/001"]
+    assert [case.name for case in made] == ["no_defect/001", "jaw/001", "knee/001", "own/001"]
     assert [case.refusal for case in made] == [True, True, True, False]
     assert [case.implant is None for case in made] == [True, True, True, False]
     assert len(list((tmp_path / "out").rglob("*.nrrd"))) == 5

@@ -59,18 +59,18 @@ def test_the_table_of_a_data_set_s_own_defects(tool, tmp_path):
 def test_the_table_of_a_suite(tool, tmp_path):
     rows = [row(f"own/{n}", 0.94) for n in (0, 1)]
     rows += [row(f"{kind}/{n}", 0.8 + 0.01 * k) for k, kind in enumerate(CLASSES) for n in (0, 1)]
-    rows += [row("irregular/0", 0.9), row("irregular/1", 0.9), row("two_holes/0", 0.8, spread=0.25)]
-    rows.append(Row("two_holes/1", "prior", 0, error="why", seconds=1.0, peak_mb=1.0))
+    rows += [row("irregular/0", 0.9), row("irregular/1", 0.9), row("two_defects/0", 0.8, spread=0.25)]
+    rows.append(Row("two_defects/1", "prior", 0, error="why", seconds=1.0, peak_mb=1.0))
     nothing = dict.fromkeys(("dsc", "bdsc", "hd95"), math.nan)
     rows += [Row(f"jaw/{n}", "prior", 0, refusal=True, error=error, **nothing) for n, error in ((0, None), (1, "made"))]
     written = lines(tool, [results(tmp_path, rows)], tmp_path)
     assert "| prior | 0.940 | 0.950 | 1.50 | 7.2 | 500 | 0.940 | 0 of 2 |" in written
     table = [line for line in written if line.count("|") == 3 and "/" in line]
-    assert [line.split(" | ")[0][2:] for line in table][1:9] == ["own", *CLASSES, "irregular", "two_holes"]
+    assert [line.split(" | ")[0][2:] for line in table][1:9] == ["own", *CLASSES, "irregular", "two_defects"]
     assert "| bilateral | 0.800 / 0.810 / 1.50 / 0.800 |" in table
-    assert "| two_holes | 0.400 / 0.405 / inf / 0.000 (1 failed) |" in table
+    assert "| two_defects | 0.400 / 0.405 / inf / 0.000 (1 failed) |" in table
     assert "| SkullBreak's five classes, mean of classes | 0.820 / 0.830 / 1.50 / 0.800 |" in table
-    assert "| irregular and two_holes | 0.650 / 0.657 / inf / 0.000 (1 failed) |" in table
+    assert "| irregular and two_defects | 0.650 / 0.657 / inf / 0.000 (1 failed) |" in table
     assert not any(line.startswith("| jaw") for line in written)
     assert "Refused with a reason, as it should be: prior: jaw 1 of 2." in written
     assert any("Spearman's rho" in line and line.endswith("prior: 0.25.") for line in written)

@@ -28,7 +28,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.methods.anchored.condition import ANCHORS
 from pcdiff.methods.anchored.method import DiffusionMethod
 from pcdiff.methods.friedrich2023.config import PaperConfig
-from pcdiff.prior.folds import Population, kept_prior
+from pcdiff.prior.folds import Population, cached_prior
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.anchored import train as training
 from pcdiff.training.anchored.train import TrainingStep, batches, load_pairs, rate_at, train, validate
@@ -327,14 +327,14 @@ def test_a_run_that_found_no_data_can_be_begun_again(tmp_path, places):
         train(tiny(blocked, cache, data, steps=1), progress=False)
 
 
-def test_weights_hold_their_whole_recipe(tmp_path, places):
+def test_weights_hold_their_wdefect_recipe(tmp_path, places):
     config = tiny(tmp_path / "run", *places, steps=1)
     train(config, progress=False)
     with safe_open(config.run.out / "denoiser.safetensors", "pt") as file:
         assert TrainConfig.model_validate_json(file.metadata()["recipe"]) == config
 
 
-def test_validation_runs_the_whole_pipeline(tmp_path, places, monkeypatch):
+def test_validation_runs_the_wdefect_pipeline(tmp_path, places, monkeypatch):
     config = tiny(tmp_path / "run", *places)
     config = config.model_copy(update={"run": config.run.model_copy(update={"validate_cases": 1})})
     truth = np.zeros((20, 20, 20), bool)
@@ -417,7 +417,7 @@ def test_heads_of_training_and_validation_stay_apart(tmp_path, places):
 def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, places, population):
     other = replace(population, outer=population.outer + 3)
     every = np.ones(len(population.names), bool)
-    first, second = (kept_prior(tmp_path, people, every) for people in (population, other))
+    first, second = (cached_prior(tmp_path, people, every) for people in (population, other))
     assert not np.array_equal(first.mean, second.mean)
     pairs = load_pairs(tiny(tmp_path / "run", *places))[0]
     stores = [training._stored(tmp_path, replace(pairs, population=people)).store for people in (population, other)]

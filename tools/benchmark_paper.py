@@ -140,7 +140,7 @@ def measure(name: str, steps: int) -> dict[str, float]:
         (make, repeats), first = TASKS[name], True
     task = make()
     before = peak_memory_mb()
-    seconds, walls = [], []
+    seconds, table_radii = [], []
     with torch.inference_mode():
         if first:
             task()
@@ -148,8 +148,8 @@ def measure(name: str, steps: int) -> dict[str, float]:
             cpu, wall = time.process_time(), time.perf_counter()
             task()
             seconds.append(time.process_time() - cpu)
-            walls.append(time.perf_counter() - wall)
-    found = {"cpu": np.median(seconds), "wall": np.median(walls), "peak": peak_memory_mb(), "before": before}
+            table_radii.append(time.perf_counter() - wall)
+    found = {"cpu": np.median(seconds), "wall": np.median(table_radii), "peak": peak_memory_mb(), "before": before}
     return {name: float(value) for name, value in found.items()}
 
 

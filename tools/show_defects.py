@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A sheet of virtual craniotomies, to be looked at: each kind of hole cut into a healthy skull, beside a real one.
+"""A sheet of virtual craniotomies, to be looked at: each kind of defect cut into a healthy skull, beside a real one.
 
-usage: show_defects.py SKULL -o SHEET.png [--real IMPLANT] [--kinds bilateral,irregular] [--holes 2] [--seed 0]
+usage: show_defects.py SKULL -o SHEET.png [--real IMPLANT] [--kinds bilateral,irregular] [--defects 2] [--seed 0]
 """
 
 import argparse
@@ -52,7 +52,7 @@ def shaded(points: np.ndarray, axes: np.ndarray, low: np.ndarray, high: np.ndarr
 
 
 def draw(row: np.ndarray, name: str, defective: Volume, implant: Volume) -> None:
-    """Three pictures: into the hole, from beside it with the implant in colour, the implant alone."""
+    """Three pictures: into the defect, from beside it with the implant in colour, the implant alone."""
     bone, piece = shell(defective), shell(implant)
     everything = np.r_[bone, piece]
     middle = (everything.min(axis=0) + everything.max(axis=0)) / 2
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the sheet, PNG")
     parser.add_argument("--real", type=Path, help="mask of a real implant of this skull, drawn first")
     parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated, default all")
-    parser.add_argument("--holes", type=int, default=1)
+    parser.add_argument("--defects", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -91,7 +91,7 @@ def main() -> None:
         implant = read_volume(options.real)
         pairs.append(("real", skull.with_mask(skull.mask & ~implant.mask), implant))
     for kind in options.kinds.split(","):
-        pairs.append((kind, *cut(skull, kind, np.random.default_rng(options.seed), options.holes)))
+        pairs.append((kind, *cut(skull, kind, np.random.default_rng(options.seed), options.defects)))
 
     across = 3
     figure, axes = plt.subplots(-(-len(pairs) // across), 3 * across, figsize=(18, 2.2 * -(-len(pairs) // across)))

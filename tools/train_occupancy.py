@@ -2,7 +2,8 @@
 
 usage: python tools/train_occupancy.py CACHE --cases 000-059 --skip 052 -o pcdiff/weights/places.safetensors
 
-Cuts holes into the heads, fits the prior of another fold to each, and asks at places around the hole whether bone is
+Cuts defects into the heads, fits the prior of another fold to each, and asks at places around the defect whether bone
+is
 missing. What is cut is kept in the cache: an interrupted run goes on. Its 560 cuts take 25 minutes on two cores.
 """
 
@@ -31,11 +32,18 @@ from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.occupancy import Head
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.occupancy.features import MEAN_LOW, MEAN_SHAPE, Lattice, lattice_around, look, occupancy_at
-from pcdiff.methods.occupancy.model import PlaceModel
-from pcdiff.methods.occupancy.network import PlaceNetwork
+from pcdiff.methods.occupancy.features import (
+    MEAN_LOW,
+    MEAN_SHAPE,
+    Lattice,
+    build_occupancy_features,
+    lattice_around,
+    occupancy_at,
+)
+from pcdiff.methods.occupancy.model import OccupancyModel
+from pcdiff.methods.occupancy.network import OccupancyNetwork
 from pcdiff.prior.fit import fit_head
-from pcdiff.prior.folds import assign_folds, cached_heads, kept_prior, load_population
+from pcdiff.prior.folds import assign_folds, cached_heads, cached_prior, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
 
@@ -49,12 +57,12 @@ KINDS = {
     "irregular": 0.08,
     "skullfix": 0.08,
 }
-TWO_HOLES = 0.08
+TWO_DEFECTS = 0.08
 DEFORM = 3.0  # mm, the largest standard deviation of a smooth deformation of the head
 KNOTS = 10.0  # mm between the knots of one
 LOOKS = 3  # at each cut: the head as it is, then deformed
-ASKED = 1500  # places of each look
-FEWEST = 500  # missing places that a hole counts as at least, so that small ones do not rule
+ASKED = 1500  # places of each build_occupancy_features
+FEWEST = 500  # missing places that a defect counts as at least, so that small ones do not rule
 BATCH = 4096
 
 
@@ -88,7 +96,7 @@ def asked(
     for _ in range(20):
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
         try:
-            left, implant = cut(skull, kind, rng, 2 if rng.random() < TWO_HOLES else 1)
+            left, implant = cut(skull, kind, rng, 2 if rng.random() < TWO_DEFECTS else 1)
             # half-filled voxels beside the cut go with the implant
             out = implant.mask | (ndimage.binary_dilation(implant.mask) & ~left.mask)
             rest = Head(np.where(out, 0, head.occupancy).astype(np.uint8), head.affine, name)
@@ -97,14 +105,14 @@ def asked(
         except InputError as error:
             last = error
     else:
-        raise InputError(f"cut {index}: expected a hole that the prior finds in {name}, got none of 20; {last}")
+        raise InputError(f"cut {index}: expected a defect that the prior finds in {name}, got none of 20; {last}")
     missing = Head(np.where(out, head.occupancy, 0).astype(np.uint8), head.affine, name)
     found: dict[str, list[np.ndarray]] = {"features": [], "logit": [], "missing": [], "weight": []}
     for deformed in range(LOOKS):
         lattice = lattice_around(fit, rng.uniform(-1, 1, 3))
         points = lattice.points
         moved = deformation(rng, np.stack([points, points * [-1, 1, 1]])) if deformed else np.zeros((2, 1, 1, 1, 3))
-        places = look(fit, rest, means[fold[name]], lattice, moved)
+        places = build_occupancy_features(fit, rest, means[fold[name]], lattice, moved)
         truth = occupancy_at(missing, fit.pose, points + moved[0]) >= 0.5
         if rng.random() < 0.5:
             places, truth = places.mirrored(), truth[::-1]
@@ -128,8 +136,8 @@ def keep(folder: Path, index: int, **arguments: object) -> Path:
     return path
 
 
-def train(files: list[Path], passes: int, seeds: Sequence[int]) -> tuple[tuple[PlaceNetwork, ...], float]:
-    """Cross-entropy, each hole weighted alike; a network of each seed, and their mean loss in the last pass."""
+def train(files: list[Path], passes: int, seeds: Sequence[int]) -> tuple[tuple[OccupancyNetwork, ...], float]:
+    """Cross-entropy, each defect weighted alike; a network of each seed, and their mean loss in the last pass."""
     loaded = [load_file(path) for path in files]
     features, logit, missing, weight = (
         torch.from_numpy(np.concatenate([cut[name] for cut in loaded]))
@@ -142,10 +150,10 @@ def train(files: list[Path], passes: int, seeds: Sequence[int]) -> tuple[tuple[P
 
 def train_one(
     features: Tensor, logit: Tensor, missing: Tensor, weight: Tensor, passes: int, seed: int
-) -> tuple[PlaceNetwork, float]:
+) -> tuple[OccupancyNetwork, float]:
     """One network. features: (N, FEATURES) float16; logit, missing, weight: (N,) float32."""
     torch.manual_seed(seed)
-    network = PlaceNetwork()
+    network = OccupancyNetwork()
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
     steps = passes * (len(features) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, steps, pct_start=0.03, div_factor=100)
@@ -180,8 +188,8 @@ def main() -> None:
     names = cached_heads(args.cache, args.cases, args.skip)
     people = load_population(args.cache, names, args.workers)
     fold = assign_folds(names, args.folds, [group.split(",") for group in args.same])
-    priors = [kept_prior(args.cache, people, fold != k) for k in range(args.folds)]
-    prior = kept_prior(args.cache, people, np.ones(len(names), bool))
+    priors = [cached_prior(args.cache, people, fold != k) for k in range(args.folds)]
+    prior = cached_prior(args.cache, people, np.ones(len(names), bool))
     made_of = [f"{VERSION} {args.seed}", *names, *map(str, fold), *(p.digest for p in priors)]
     folder = args.cache / "places" / hashlib.sha256(",".join(made_of).encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +212,7 @@ def main() -> None:
     networks, loss = train(files, args.passes, range(args.seed, args.seed + args.members))
     numbers = {"cuts": args.cuts, "passes": args.passes, "members": args.members}
     notes = {"cases": args.cases, "loss": f"{loss:.4f}"} | {name: str(value) for name, value in numbers.items()}
-    PlaceModel(networks, mean[-1]).save(args.out, notes)
+    OccupancyModel(networks, mean[-1]).save(args.out, notes)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 
 

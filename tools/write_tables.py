@@ -24,7 +24,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
 DIGITS = {"dsc": 3, "bdsc": 3, "hd95": 2, "seconds": 1, "peak_mb": 0, "spread_error": 2}
 GROUPS = {
     "SkullBreak's five classes, mean of classes": SKULLBREAK,
-    "irregular and two_holes": ("irregular", "two_holes"),
+    "irregular and two_defects": ("irregular", "two_defects"),
 }
 
 Found = Mapping[str, Any]  # of a method, as `Results.summary` has it

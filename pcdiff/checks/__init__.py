@@ -41,11 +41,11 @@ def check_implant(
     bone, solid = surroundings(skull, implant)
     centre = vault.pose.shift
     view = View.of(vault, *_around(vault, skull, implant))
-    ways = exits(solid, bone, centre, criteria.crumb_ml)
+    ways = exits(solid, bone, centre, criteria.min_body_ml)
     out = facing(mesh, centre)
     thickness = wall_thickness(mesh, out)
     gap = bone_gap(mesh.vertices, bone)
-    pieces = max(vault.holes, 1)
+    pieces = max(vault.defects, 1)
     outer = (out > FACING) & np.isfinite(thickness)
     wall = float(np.percentile(thickness[outer], 1)) if outer.any() else 0.0
     return Report(
@@ -65,7 +65,9 @@ def check_implant(
     )
 
 
-def exits(implant: Volume, bone: Volume, centre: np.ndarray, crumb_ml: float = 0.0, exact: bool = False) -> list[Exit]:
+def exits(
+    implant: Volume, bone: Volume, centre: np.ndarray, min_body_ml: float = 0.0, exact: bool = False
+) -> list[Exit]:
     """The best way out of each piece of the implant, largest piece first; see `insertion.best_exit`."""
     labels, count = ndimage.label(implant.mask, np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -73,7 +75,7 @@ def exits(implant: Volume, bone: Volume, centre: np.ndarray, crumb_ml: float = 0
     for label in 1 + np.argsort(-sizes, kind="stable"):
         piece = implant.with_mask(labels == label)
         normal = piece.to_mm(np.argwhere(piece.mask).mean(0)) - centre
-        found.append(best_exit(piece, bone, normal, crumb_ml, exact))
+        found.append(best_exit(piece, bone, normal, min_body_ml, exact))
     return found
 
 
@@ -85,10 +87,10 @@ def surroundings(skull: Volume, implant: Volume, margin_mm: float = MARGIN) -> t
 
 
 def _around(vault: Vault, skull: Volume, implant: Volume) -> tuple[Volume, Volume]:
-    """Cut to implant and holes, which it may have left open."""
+    """Cut to implant and defects, which it may have left open."""
     from pcdiff.prior.direction_map import MAP
 
-    rays = np.flatnonzero((vault.hole > 0) & np.isfinite(vault.outer))
+    rays = np.flatnonzero((vault.defect > 0) & np.isfinite(vault.outer))
     places = vault.pose.to_patient(MAP.directions[rays] * vault.outer[rays, None])
     low, high = bounding_box(implant.mask)
     if len(rays):
@@ -103,8 +105,8 @@ def _implantable(ways: list[Exit], criteria: Criteria) -> Check:
     for k, way in enumerate(ways, 1):
         label = f"piece {k}: " if len(ways) > 1 else ""
         figures += [
-            Figure(f"{label}collision", way.ml, "ml", most=criteria.most_collision_ml),
-            Figure(f"{label}undercut", way.mm, "mm", most=criteria.most_collision_mm),
+            Figure(f"{label}collision", way.ml, "ml", most=criteria.max_collision_ml),
+            Figure(f"{label}undercut", way.mm, "mm", most=criteria.max_collision_mm),
         ]
     ml, mm = sum(way.ml for way in ways), max(way.mm for way in ways)
     words = (
@@ -121,12 +123,12 @@ def _thickness(thickness: np.ndarray, gap: np.ndarray, bone: float, criteria: Cr
         return Check("thickness", "Thickness", "The implant has no surface away from its rim.", ())
     least, mean = float(inner.min()), float(inner.mean())
     figures = [
-        Figure("thickness, minimum", least, "mm", least=criteria.least_thickness_mm),
+        Figure("thickness, minimum", least, "mm", least=criteria.min_thickness_mm),
         Figure("thickness, mean", mean, "mm"),
         Figure("thickness of the bone beside it", bone, "mm"),
     ]
     if np.isfinite(bone):
-        figures.append(Figure("share of the bone's thickness", mean / bone, "", most=criteria.most_thickness_share))
+        figures.append(Figure("share of the bone's thickness", mean / bone, "", most=criteria.max_thickness_share))
     words = f"Away from the rim it is {least:.1f} mm thick at least and {mean:.1f} mm on average"
     words += f"; the bone beside it has {bone:.1f} mm." if np.isfinite(bone) else "."
     return Check("thickness", "Thickness", words, tuple(f for f in figures if np.isfinite(f.value)))
@@ -144,7 +146,7 @@ def _clearance(
         Figure("gap, minimum between voxels", least, "mm", least=clearance),
         Figure("gap of the mesh along the rim, mean", float(np.mean(rim)) if rim.size else float("nan"), "mm"),
         Figure("gap of the mesh, minimum", float(gap.min()), "mm"),
-        Figure("depth of the mesh in bone", overlap, "mm", most=criteria.most_overlap_mm),
+        Figure("depth of the mesh in bone", overlap, "mm", most=criteria.max_overlap_mm),
     )
     words = f"Asked for: {clearance:g} mm to the bone; there are {least:.2f} mm at the least"
     words += f" and {rim.mean():.2f} mm along the rim on average." if rim.size else "."

@@ -19,29 +19,29 @@ INTACT = 0.5  # mm that bone may lack of its expected surface and still be whole
 
 
 def complete(view: View, criteria: Criteria) -> Check:
-    """Light-tight? Each ray from the cranial centre through a hole must meet implant or bone.
+    """Light-tight? Each ray from the cranial centre through a defect must meet implant or bone.
 
-    An opening counts where a disc of `leak_mm` passes; narrower ones (clearance, drain holes) are measured only.
+    An opening counts where a disc of `max_gap_mm` passes; narrower ones (clearance, drain holes) are measured only.
     """
-    open_ = ((view.bone + view.implant).max(-1) < 0.5) & (view.hole > 0)
-    leak = ndimage.binary_opening(np.pad(open_, 1), _disc(criteria.leak_mm / 2 / view.pitch))[1:-1, 1:-1]
+    open_ = ((view.bone + view.implant).max(-1) < 0.5) & (view.defect > 0)
+    leak = ndimage.binary_opening(np.pad(open_, 1), _disc(criteria.max_gap_mm / 2 / view.pitch))[1:-1, 1:-1]
     depth = ndimage.distance_transform_edt(np.pad(open_, 1))
     widest = max(0.0, 2 * float(depth.max()) - 0.5) * view.pitch
     figures = []
-    for k in range(1, int(view.hole.max(initial=0)) + 1):
-        here = view.hole == k
+    for k in range(1, int(view.defect.max(initial=0)) + 1):
+        here = view.defect == k
         area = view.area[here].sum()
         closed = 1 - view.area[here & leak].sum() / area
-        label = f"hole {k}: " if view.hole.max() > 1 else ""
+        label = f"defect {k}: " if view.defect.max() > 1 else ""
         figures += [
-            Figure(f"{label}share closed", closed, "", least=criteria.least_closed),
+            Figure(f"{label}share closed", closed, "", least=criteria.min_closed),
             Figure(f"{label}share closed, narrow gaps counted", 1 - view.area[here & open_].sum() / area, ""),
-            Figure(f"{label}size of the hole", area / 100, "cm2"),
+            Figure(f"{label}size of the defect", area / 100, "cm2"),
         ]
     figures.append(Figure("widest opening", widest, "mm"))
     worst = min((figure.value for figure in figures if figure.least is not None), default=1.0)
     words = (
-        f"The implant closes {worst:.1%} of {'each' if view.hole.max(initial=0) > 1 else 'the'} hole; "
+        f"The implant closes {worst:.1%} of {'each' if view.defect.max(initial=0) > 1 else 'the'} defect; "
         f"the widest opening is {widest:.1f} mm across."
     )
     return Check("complete", "Covers the whole defect", words, tuple(figures))
@@ -69,8 +69,8 @@ def no_false_positive_area(view: View, criteria: Criteria) -> Check:
     area, volume = float(view.area[covered].sum()) / 100, float((view.area * excess).sum()) / 1000
     words = f"{area:.2f} cm2 of bone lie under or over implant ({volume:.2f} ml of it)."
     figures = (
-        Figure("area over bone", area, "cm2", most=criteria.most_overhang_cm2),
-        Figure("volume over bone", volume, "ml", most=criteria.most_overhang_ml),
+        Figure("area over bone", area, "cm2", most=criteria.max_overhang_cm2),
+        Figure("volume over bone", volume, "ml", most=criteria.max_overhang_ml),
     )
     return Check("no_false_positive_area", "Does not run past the defect", words, figures)
 
@@ -78,8 +78,8 @@ def no_false_positive_area(view: View, criteria: Criteria) -> Check:
 def restores_shape(view: View, criteria: Criteria) -> Check:
     """Heights of the implant's outer surface above the prior's completed one, and above the mirrored other side."""
     inside = ndimage.distance_transform_edt(np.pad(_of_implant(view), 1))[1:-1, 1:-1] * view.pitch > EDGE
-    off = np.abs(view.top[1] * view.mm)[inside & (view.hole > 0)]
-    asymmetry = ((view.top[1] - view.mirrored) * view.mm)[inside & (view.hole > 0) & np.isfinite(view.mirrored)]
+    off = np.abs(view.top[1] * view.mm)[inside & (view.defect > 0)]
+    asymmetry = ((view.top[1] - view.mirrored) * view.mm)[inside & (view.defect > 0) & np.isfinite(view.mirrored)]
     figures: list[Figure] = []
     words = []
     if off.size:
@@ -89,7 +89,7 @@ def restores_shape(view: View, criteria: Criteria) -> Check:
                 "distance to the expected surface, 95th percentile",
                 float(np.percentile(off, 95)),
                 "mm",
-                most=criteria.most_prior_mm,
+                most=criteria.max_prior_mm,
             ),
         ]
         words.append(f"The outer surface lies {off.mean():.1f} mm from the one expected of this head on average")
@@ -100,7 +100,7 @@ def restores_shape(view: View, criteria: Criteria) -> Check:
                 "difference to the mirrored side, mean",
                 float(np.abs(asymmetry).mean()),
                 "mm",
-                most=criteria.most_asymmetry_mm,
+                most=criteria.max_asymmetry_mm,
             ),
             Figure("height above the mirrored side, mean", float(asymmetry.mean()), "mm"),
         ]
@@ -134,17 +134,17 @@ def smooth_transition(view: View, criteria: Criteria) -> Check:
         f"percentile; on the whole it stands {abs(step.mean()):.2f} mm {side} it."
     )
     figures = (
-        Figure("step, mean", mean, "mm", most=criteria.most_step_mean_mm),
-        Figure("step, 95th percentile", p95, "mm", most=criteria.most_step_p95_mm),
+        Figure("step, mean", mean, "mm", most=criteria.max_step_mean_mm),
+        Figure("step, 95th percentile", p95, "mm", most=criteria.max_step_p95_mm),
         Figure("step outward, mean", float(step.mean()), "mm"),
     )
     return Check("smooth_transition", "Smooth transition", words, figures)
 
 
 def bone_thickness(view: View) -> float:
-    """mm, mean of whole bone beside the holes; NaN where there is none."""
+    """mm, mean of whole bone beside the defects; NaN where there is none."""
     (bone_top, top), (bone_bottom, _) = view.top, view.bottom
-    distance = ndimage.distance_transform_edt(view.hole == 0) * view.pitch
+    distance = ndimage.distance_transform_edt(view.defect == 0) * view.pitch
     with np.errstate(invalid="ignore"):
         whole = (bone_top > -INTACT) & np.isnan(top) & (distance > EDGE)
     return float(((bone_top - bone_bottom) * view.mm)[whole].mean()) if whole.any() else float("nan")

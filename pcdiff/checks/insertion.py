@@ -1,4 +1,4 @@
-"""Implantable: is there a straight way out of the hole (and so in) on which the implant does not meet the skull?"""
+"""Implantable: is there a straight way out of the defect (and so in) on which the implant does not meet the skull?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from pcdiff.checks.distances import border
 from pcdiff.geometry.volume import Volume
 
-TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the hole's normal; beyond, it would slide along the skull
+TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; beyond, it would slide along the skull
 TRAVEL = 40.0  # mm of the way out that are looked at
 COARSE, FINER = 2_000, 8_000  # voxels of the implant's rim that directions are tried with, at first and then
 FINE = 60_000  # of the whole implant, with the best direction
@@ -33,13 +33,13 @@ class Exit:
     undercut: np.ndarray
 
 
-def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, crumb_ml: float = 0.0, exact: bool = False) -> Exit:
-    """The direction around the hole's `normal` (3,) with the least volume of implant in the way.
+def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, min_body_ml: float = 0.0, exact: bool = False) -> Exit:
+    """The direction around the defect's `normal` (3,) with the least volume of implant in the way.
 
     implant: one piece, and bone: the skull, on one crop. A voxel of bone's surface gives way: two masks that touch
     interlock by their stairs. exact: every voxel is tried at the end, not some, and `undercut` says which are caught.
     A direction's figures: ml is the volume whose straight path meets bone, just what has to go for it to slide out; mm
-    is how far that lies outside the part that is free, across the direction, the deepest `crumb_ml` of it left out.
+    is how far that lies outside the part that is free, across the direction, the deepest `min_body_ml` of it left out.
     """
     solid = np.zeros_like(bone.mask, order="C")
     within = (slice(1, -1),) * 3  # beyond the crop there is air, and so in its outermost layer
@@ -66,7 +66,7 @@ def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, crumb_ml: float
         flat = _across(best)
         free, stuck = (implant.to_mm(points[chosen].astype(float)) @ flat.T for chosen in (~hit, hit))
         depths = np.sort(cKDTree(free).query(stuck)[0])[::-1]
-        crumb = int(crumb_ml / implant.ml * len(points))
+        crumb = int(min_body_ml / implant.ml * len(points))
         depth = float(depths[crumb]) if crumb < len(depths) else 0.0
     elif hit.any():
         depth = float("inf")

@@ -20,7 +20,7 @@ ROUNDING = 1e-9  # mm3
 
 
 def printable(mesh: Mesh, pieces: int, wall: float, criteria: Criteria) -> Check:
-    """pieces: shells that there should be, one per hole. wall: mm, what 99 % of the outer surface have, or NaN."""
+    """pieces: shells that there should be, one per defect. wall: mm, what 99 % of the outer surface have, or NaN."""
     import manifold3d
     import trimesh
 
@@ -42,8 +42,8 @@ def printable(mesh: Mesh, pieces: int, wall: float, criteria: Criteria) -> Check
             (min(volumes) <= 0, "a shell faces inward"),
             (len(volumes) != pieces, f"it has {len(volumes)} shells where {pieces} should be"),
             (crossings > 0, f"{crossings} pairs of triangles cross"),
-            (wall < criteria.least_wall_mm, f"its wall is {wall:.1f} mm at the thinnest"),
-            (size > criteria.most_size_mm, f"it is {size:.0f} mm long"),
+            (wall < criteria.min_wall_mm, f"its wall is {wall:.1f} mm at the thinnest"),
+            (size > criteria.max_size_mm, f"it is {size:.0f} mm long"),
         )
         if wrong
     ]
@@ -52,11 +52,11 @@ def printable(mesh: Mesh, pieces: int, wall: float, criteria: Criteria) -> Check
         Figure("watertight", float(body.is_watertight), "", least=1),
         Figure("consistent winding", float(body.is_winding_consistent), "", least=1),
         Figure("manifold", float(manifold), "", least=1),
-        Figure("shells beyond or short of one per hole", abs(len(volumes) - pieces), "", most=0),
+        Figure("shells beyond or short of one per defect", abs(len(volumes) - pieces), "", most=0),
         Figure("shells that face inward", sum(volume <= 0 for volume in volumes), "", most=0),
         Figure("self-intersections", crossings, "", most=0),
-        *([Figure("minimum wall", wall, "mm", least=criteria.least_wall_mm)] if np.isfinite(wall) else []),
-        Figure("longest side", size, "mm", most=criteria.most_size_mm),
+        *([Figure("minimum wall", wall, "mm", least=criteria.min_wall_mm)] if np.isfinite(wall) else []),
+        Figure("longest side", size, "mm", most=criteria.max_size_mm),
         Figure("volume", mesh.volume_ml, "ml"),
         Figure("triangles", len(mesh.faces), ""),
     )

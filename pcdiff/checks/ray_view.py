@@ -13,7 +13,7 @@ from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.fit import PriorFit
 
 FINER = 2  # rays per pixel of the map, along each side: about 0.75 mm apart
-MARGIN = 10.0  # mm of bone around hole and implant
+MARGIN = 10.0  # mm of bone around defect and implant
 HEIGHTS = np.arange(-26.0, 12.25, 0.5)  # mm along a ray, from the completed outer surface
 WALL = 4.0  # mm beyond either expected surface in which bone is that of the vault, not of the skull base
 
@@ -22,36 +22,36 @@ WALL = 4.0  # mm beyond either expected surface in which bone is that of the vau
 class Vault:
     """The completed skull as radii along the rays of the map, in model mm: what an implant is compared with.
 
-    outer, thickness: (R,), NaN where unknown. hole: (R,) int labels, 0 on bone. mirrored: (R,) outer radius of the
+    outer, thickness: (R,), NaN where unknown. defect: (R,) int labels, 0 on bone. mirrored: (R,) outer radius of the
     other side's bone, NaN where there is none.
     """
 
     pose: Pose
     outer: np.ndarray
     thickness: np.ndarray
-    hole: np.ndarray
+    defect: np.ndarray
     mirrored: np.ndarray
 
     @classmethod
     def of(cls, fit: PriorFit) -> Vault:
         """As the prior completes it."""
-        return cls(fit.pose, fit.outer, fit.thickness, fit.hole, fit.observation.outer[MAP.mirror])
+        return cls(fit.pose, fit.outer, fit.thickness, fit.defect, fit.observation.outer[MAP.mirror])
 
     @property
-    def holes(self) -> int:
+    def defects(self) -> int:
         """How many there are."""
-        return int(self.hole.max(initial=0))
+        return int(self.defect.max(initial=0))
 
 
 @dataclass(frozen=True)
 class View:
     """Images (U, V) over a window of the map, one fine ray each, and (U, V, H) occupancies at `HEIGHTS` above `outer`.
 
-    hole: int labels. inner: height of the completed inner surface, mm, negative. mirrored: height of the other side.
+    defect: int labels. inner: height of the completed inner surface, mm, negative. mirrored: height of the other side.
     mm: patient mm per mm of height, measured across the surface. area: mm2 of the completed outer surface.
     """
 
-    hole: np.ndarray
+    defect: np.ndarray
     inner: np.ndarray
     mirrored: np.ndarray
     mm: np.ndarray
@@ -61,7 +61,7 @@ class View:
 
     @classmethod
     def of(cls, vault: Vault, skull: Volume, implant: Volume) -> View:
-        """skull, implant: crops of one grid that hold the holes' surroundings."""
+        """skull, implant: crops of one grid that hold the defects' surroundings."""
         pixels, shape = _window(vault, implant)
         outer, thickness = (_at(MAP.filled(values), pixels).reshape(shape) for values in (vault.outer, vault.thickness))
         directions = MAP.from_pixel(pixels).reshape(*shape, 3)
@@ -81,10 +81,10 @@ class View:
         )
         far = (-(thickness + WALL)[..., None] > HEIGHTS) | (HEIGHTS > WALL)
         bone[far] = 0
-        hole = ndimage.map_coordinates(MAP.to_image(vault.hole), pixels.T, order=0).reshape(shape)
+        defect = ndimage.map_coordinates(MAP.to_image(vault.defect), pixels.T, order=0).reshape(shape)
         known = _at(MAP.to_image(np.isfinite(vault.mirrored).astype(float)), pixels).reshape(shape) > 0.99
         mirrored = np.where(known, _at(MAP.filled(vault.mirrored), pixels).reshape(shape) - outer, np.nan)
-        return cls(hole, -thickness, mirrored, mm, across, bone, solid)
+        return cls(defect, -thickness, mirrored, mm, across, bone, solid)
 
     @cached_property
     def top(self) -> tuple[np.ndarray, np.ndarray]:
@@ -99,12 +99,12 @@ class View:
     @property
     def pitch(self) -> float:
         """mm between neighbouring rays on the surface."""
-        return float(np.sqrt(np.median(self.area[self.hole > 0]))) if (self.hole > 0).any() else PIXEL / FINER
+        return float(np.sqrt(np.median(self.area[self.defect > 0]))) if (self.defect > 0).any() else PIXEL / FINER
 
 
 def _window(vault: Vault, implant: Volume) -> tuple[np.ndarray, tuple[int, int]]:
-    """(U V, 2) fine pixel coordinates of the window around holes and implant, and (U, V)."""
-    inside = np.argwhere(MAP.to_image(vault.hole > 0, False))
+    """(U V, 2) fine pixel coordinates of the window around defects and implant, and (U, V)."""
+    inside = np.argwhere(MAP.to_image(vault.defect > 0, False))
     body = np.argwhere(implant.mask[::3, ::3, ::3]) * 3
     model = vault.pose.to_model(implant.to_mm(body.astype(float)))
     model = model[np.linalg.norm(model, axis=1) > 20]

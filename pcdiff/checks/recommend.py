@@ -31,7 +31,8 @@ def spread(mesh: Mesh, members: Sequence[Mesh]) -> np.ndarray:
 def recommend(reports: Sequence[Report | None]) -> Choice:
     """The candidate to take: that which fails the fewest checks; of those, that which agrees best with what is known.
 
-    reports: of the mean of all candidates, then of each; None for one that left a hole open. Agreement in mm: mean step
+    reports: of the mean of all candidates, then of each; None for one that left a defect open. Agreement in mm: mean
+    step
     along the rim plus mean distance to the expected surface. A candidate must be better than the mean by a tenth of a
     millimetre, or by a check, to be taken in its place: the mean is the likeliest.
     """

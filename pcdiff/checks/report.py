@@ -78,7 +78,7 @@ class Check:
 class Report:
     """All checks of an implant, and what is drawn on its mesh.
 
-    insertion_direction: (3,) unit, LPS, the best way *out* of the largest hole; the implant goes in the other way.
+    insertion_direction: (3,) unit, LPS, the best way *out* of the largest defect; the implant goes in the other way.
     thickness_mm, gap_mm: (V,) float32 per vertex of the mesh: wall, and distance to bone (negative inside it).
     """
 

@@ -18,7 +18,7 @@ from pcdiff import NOTICE, __version__
 from pcdiff.cli.console import debugging, device_that_is_there, exit_code, line_on, say
 from pcdiff.errors import InputError
 
-HELP = f"""Designs patient-specific cranial implants: a skull with a hole goes in, the missing piece comes out,
+HELP = f"""Designs patient-specific cranial implants: a skull with a defect goes in, the missing piece comes out,
 as a volume on the scan's own grid and as an STL in patient millimetres (LPS).
 
 {NOTICE}
@@ -149,7 +149,8 @@ def sample(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Design implants for skulls with holes: a CT's DICOM folder, or a CT or mask as .nrrd, .nii, .nii.gz, .mha, .mhd.
+    """Design implants for skulls with defects: a CT's DICOM folder, or a CT or mask as .nrrd, .nii, .nii.gz, .mha,
+    .mhd.
 
     Each becomes a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json
     (does it fit, can it be printed?), surface.npz (wall and gap at each vertex) and run.json. What is done already is
@@ -165,11 +166,11 @@ def sample(
 
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.design.case import STAGES, case_name, design_case, is_done
-    from pcdiff.design.fitting import Fitting
+    from pcdiff.design.fitting import FitOptions
     from pcdiff.design.settings import DEFAULT_ENSEMBLE, Settings
 
     members, there = ensemble or DEFAULT_ENSEMBLE, device_that_is_there(device)
-    fitting = Fitting(clearance, thickness, smooth, drain_holes, make_insertable)
+    fitting = FitOptions(clearance, thickness, smooth, drain_holes, make_insertable)
     made: dict[str, Any] = {"fitting": fitting, "criteria": load_criteria(criteria)}
     files: dict[str, Any] = {"mesh": mesh, "mesh_space": mesh_space, "keep_points": keep_points, "report": report}
     settings = Settings(method, members, seed, there, backend, weights, threshold, series, **made, **files)
@@ -285,7 +286,7 @@ def demo(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Design an implant for a built-in case: a head drawn from the shape prior, with a hole cut into it.
+    """Design an implant for a built-in case: a head drawn from the shape prior, with a defect cut into it.
 
     OUT gets what `pcdiff sample` writes, and skull.nrrd, the head as it was drawn, defective_skull.nrrd, and
     implant_true.nrrd, which was cut out.
@@ -297,7 +298,7 @@ def demo(
     from pcdiff.design.settings import Settings
 
     if not quiet:
-        say("drawing a head from the shape prior, cutting a hole, designing the implant ...")
+        say("drawing a head from the shape prior, cutting a defect, designing the implant ...")
     record = run(out, Settings(method, seed=seed, weights=weights), overwrite)
     if quiet:
         return
@@ -308,7 +309,7 @@ against the true implant ({record["true_ml"]:.1f} ml): DSC {figures["dsc"]:.3f},
 HD95 {figures["hd95"]:.2f} mm
 
 {out / "report.html"}: all there is to know about it, with a 3D view; opens in any browser
-{out / "preview.png"}: the hole, the implant in it, and the implant alone
+{out / "preview.png"}: the defect, the implant in it, and the implant alone
 {out / "implant.stl"}: the implant, millimetres, LPS; opens in any viewer beside the scan
 {out / "implant.nrrd"}: the same on the grid of {out / "defective_skull.nrrd"}
 
@@ -327,18 +328,18 @@ def simulate(
             "or irregular."
         ),
     ] = "skullfix",
-    holes: Annotated[int, typer.Option(min=1, max=3, help="Holes, with bone between them.")] = 1,
+    defects: Annotated[int, typer.Option(min=1, max=3, help="Defects, with bone between them.")] = 1,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cut a hole into a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, its exact complement.
+    """Cut a defect into a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, its exact complement.
 
-    pcdiff simulate healthy.nrrd -o out/cut --kind irregular --holes 2
+    pcdiff simulate healthy.nrrd -o out/cut --kind irregular --defects 2
     """
     from pcdiff.design.simulate import write_simulation
 
-    record = write_simulation(skull, out, kind, holes, seed, overwrite)
+    record = write_simulation(skull, out, kind, defects, seed, overwrite)
     if not quiet:
         defective = out / "defective_skull.nrrd"
         typer.echo(f"{record['implant_ml']:.1f} ml cut out -> {out}\nNow close it:  pcdiff sample {defective} -o out")
@@ -452,7 +453,7 @@ def evaluate(
     nothing to close.
 
         pcdiff evaluate --data skullfix --cases 060-074 --method prior,diffusion -o results
-        pcdiff evaluate --data skullfix --suite tilted,two_holes --ensemble 5 -o results
+        pcdiff evaluate --data skullfix --suite tilted,two_defects --ensemble 5 -o results
     """
     from pcdiff.data.cases import find_cases
     from pcdiff.data.suite import variants_named, write_suite
@@ -592,17 +593,17 @@ def _changes(changes: list[str] | None) -> dict[str, str]:
 
 def _summary(record: dict[str, Any]) -> str:
     """One line on a result."""
-    from pcdiff.prior.fit import UNUSUAL
+    from pcdiff.prior.fit import WARN_POSE_RESIDUAL_MM
 
-    holes, pieces = record["holes"], len(record["pieces_ml"])
+    defects, pieces = record["defects"], len(record["pieces_ml"])
     volume, seconds = record["implant_ml"], record["seconds"]["total"]
-    text = f"{holes} hole{'s' * (holes != 1)}, implant {volume:.1f} ml, {seconds:.1f} s"
+    text = f"{defects} defect{'s' * (defects != 1)}, implant {volume:.1f} ml, {seconds:.1f} s"
     if not record["checks"]["failed"]:
         text += ", passes every check"
     if record["members_ml"]:
         text += f"; recommended: {record['recommended_because']}"
-    if pieces != holes:
+    if pieces != defects:
         text += f" (the implant has {pieces} piece{'s' * (pieces != 1)}: look at it closely)"
-    if record["prior_residual_mm"] > UNUSUAL:
+    if record["prior_residual_mm"] > WARN_POSE_RESIDUAL_MM:
         text += f" (a head unlike those known, {record['prior_residual_mm']:.1f} mm off: is it in patient axes?)"
     return text

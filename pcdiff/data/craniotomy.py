@@ -20,10 +20,10 @@ from pcdiff.geometry.volume import Volume
 CENTRE_BELOW_TOP = 75.0  # mm; about half the height of an adult brain case
 SAMPLING = 3.0  # mm between the bone samples that choose place and size
 ABOVE, BELOW = 10.0, 25.0  # mm around the smooth outer surface: all of the vault, but not the base beneath it
-BRIDGE = 8.0  # mm of bone that stay between two holes
+BRIDGE = 8.0  # mm of bone that stay between two defects
 ML_RANGE = (10.0, 150.0)
-ATTEMPTS = 80  # places tried for a hole
-CUTS = 8  # and holes tried for a cut in one piece
+ATTEMPTS = 80  # places tried for a defect
+CUTS = 8  # and defects tried for a cut in one piece
 WHOLE = 0.85  # the least share of the bone in the cutter that must hang together
 ANGLES = np.linspace(0, 2 * np.pi, 360, endpoint=False)
 
@@ -117,7 +117,7 @@ class Outline:
         return gap
 
     def rim(self, points: np.ndarray, width: float) -> np.ndarray:
-        """(N, 3) mm -> the 24 sectors of the frame of `width` mm around the hole: (24,) bool, is there bone?"""
+        """(N, 3) mm -> the 24 sectors of the frame of `width` mm around the defect: (24,) bool, is there bone?"""
         near = points[self._in_shell(points)]
         gap = self.beyond(near)
         u, v = self._on_plane(near[(gap > 0) & (gap < width)])[0].T
@@ -137,7 +137,7 @@ class Outline:
         return (depth > -BELOW) & (depth < ABOVE) & (direction[:, 2] > 0)
 
 
-Place = Callable[[np.random.Generator, float, int], tuple[float, float]]  # side, holes -> azimuth, elevation
+Place = Callable[[np.random.Generator, float, int], tuple[float, float]]  # side, defects -> azimuth, elevation
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Kind:
     """How a class of defects is drawn. Degrees: azimuth from anterior (0) to left (90), elevation from horizontal."""
 
     place: Place
-    ml: tuple[float, float, float]  # least, most likely, most; of the only hole
+    ml: tuple[float, float, float]  # least, most likely, most; of the only defect
     aspect: tuple[float, float] = (0.7, 1.4)  # width / height
     squareness: tuple[float, float] = (2.0, 4.5)  # exponent of the superellipse: 2 is round
     wobble: float = 0.08  # relative size of the random Fourier terms
@@ -157,29 +157,29 @@ class _Kind:
     boxed: bool = False
 
 
-def _anywhere(rng: np.random.Generator, side: float, holes: int) -> tuple[float, float]:
+def _anywhere(rng: np.random.Generator, side: float, defects: int) -> tuple[float, float]:
     # The area of a band of a sphere goes with the sine of its elevation.
     return float(rng.uniform(-180, 180)), float(np.degrees(np.arcsin(rng.uniform(0.05, 1.0))))
 
 
-def _frontal_vertex(rng: np.random.Generator, side: float, holes: int) -> tuple[float, float]:
-    if holes == 1:
+def _frontal_vertex(rng: np.random.Generator, side: float, defects: int) -> tuple[float, float]:
+    if defects == 1:
         return float(rng.normal(0, 5)), float(rng.uniform(48, 82))
     return side * float(rng.uniform(50, 80)), float(rng.uniform(40, 55))
 
 
-def _forehead(rng: np.random.Generator, side: float, holes: int) -> tuple[float, float]:
-    return side * abs(float(rng.normal(25 if holes == 1 else 40, 10))), float(rng.uniform(-10, 8))
+def _forehead(rng: np.random.Generator, side: float, defects: int) -> tuple[float, float]:
+    return side * abs(float(rng.normal(25 if defects == 1 else 40, 10))), float(rng.uniform(-10, 8))
 
 
-def _temple(rng: np.random.Generator, side: float, holes: int) -> tuple[float, float]:
+def _temple(rng: np.random.Generator, side: float, defects: int) -> tuple[float, float]:
     return side * float(rng.uniform(70, 120)), float(rng.uniform(15, 42))
 
 
-def _posterior_vault(rng: np.random.Generator, side: float, holes: int) -> tuple[float, float]:
+def _posterior_vault(rng: np.random.Generator, side: float, defects: int) -> tuple[float, float]:
     # As measured on 18 cases of SkullFix: a right-angled notch astride the midline, 79 +- 7 mm wide, 62 +- 7 long,
     # 46 +- 4 high, its floor 31 +- 4 mm above the cranial centre, burr holes of 4.3 mm radius at the front corners.
-    return 180 - float(rng.normal(0, 3.5)) - (0 if holes == 1 else 50 * side), float(rng.normal(52, 4.5))
+    return 180 - float(rng.normal(0, 3.5)) - (0 if defects == 1 else 50 * side), float(rng.normal(52, 4.5))
 
 
 KINDS: dict[str, _Kind] = {
@@ -193,16 +193,16 @@ KINDS: dict[str, _Kind] = {
 }
 
 
-def cut(skull: Volume, kind: str, rng: np.random.Generator, holes: int | None = None) -> tuple[Volume, Volume]:
-    """A healthy skull -> (defective skull, implant): disjoint, their union the skull, one piece of implant per hole.
+def cut(skull: Volume, kind: str, rng: np.random.Generator, defects: int | None = None) -> tuple[Volume, Volume]:
+    """A healthy skull -> (defective skull, implant): disjoint, their union the skull, one piece of implant per defect.
 
     kind: one of KINDS, the five of SkullBreak, SkullFix's (Kodym et al., Data in Brief 2021), or `irregular`.
-    holes: 1 to 3 (None: 1), with bone between them. The same state of `rng` gives the same cut.
-    Raises InputError: unknown kind, number of holes out of range, no skull in the mask, bone in pieces, no room.
+    defects: 1 to 3 (None: 1), with bone between them. The same state of `rng` gives the same cut.
+    Raises InputError: unknown kind, number of defects out of range, no skull in the mask, bone in pieces, no room.
     """
     cranium = Cranium.from_volume(skull)
     for _ in range(CUTS):
-        pieces = [_saw(skull, cranium, outline) for outline in draw_outlines(kind, rng, cranium, holes)]
+        pieces = [_saw(skull, cranium, outline) for outline in draw_outlines(kind, rng, cranium, defects)]
         if all(share >= WHOLE for *_, share in pieces):
             implant = np.zeros_like(skull.mask)
             for box, piece, _ in pieces:
@@ -231,7 +231,7 @@ def _saw(skull: Volume, cranium: Cranium, outline: Outline) -> tuple[tuple[slice
 def _stranded(bone: np.ndarray, piece: np.ndarray) -> np.ndarray:
     """What the cut has freed without being in the cutter: remaining bone that touches the piece, but not the skull.
 
-    In a crop whose border runs through the skull around the hole, so that what reaches the border is skull.
+    In a crop whose border runs through the skull around the defect, so that what reaches the border is skull.
     """
     labels, count = ndimage.label(bone & ~piece)
     loose = np.zeros(count + 1, bool)
@@ -243,15 +243,15 @@ def _stranded(bone: np.ndarray, piece: np.ndarray) -> np.ndarray:
     return loose[labels]
 
 
-def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, holes: int | None = None) -> list[Outline]:
+def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, defects: int | None = None) -> list[Outline]:
     """Cutters for one defect of a kind, in mm: places, shapes and sizes fitted to this head. Errors as in `cut`."""
     if kind not in KINDS:
         raise InputError(f"expected a kind of defect out of {', '.join(KINDS)}; got {kind!r}: name one of them")
-    holes = 1 if holes is None else holes
-    if holes not in (1, 2, 3):
-        raise InputError(f"expected 1 to 3 holes, got {holes}: ask for fewer, or cut again")
+    defects = 1 if defects is None else defects
+    if defects not in (1, 2, 3):
+        raise InputError(f"expected 1 to 3 defects, got {defects}: ask for fewer, or cut again")
     rules = KINDS[kind]
-    sizes = rng.triangular(*rules.ml, size=holes) * (1.0, 0.65, 0.45)[holes - 1]
+    sizes = rng.triangular(*rules.ml, size=defects) * (1.0, 0.65, 0.45)[defects - 1]
     sizes = np.clip(sizes * min(1.0, 0.95 * ML_RANGE[1] / sizes.sum()), 1.05 * ML_RANGE[0], None)
     side = rng.choice([-1.0, 1.0])
 
@@ -259,9 +259,9 @@ def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, holes: 
     taken = np.zeros((0, 3))
     for ml in sizes:
         for attempt in range(ATTEMPTS):
-            # A later hole may find its kind's place taken: then it lies anywhere.
+            # A later defect may find its kind's place taken: then it lies anywhere.
             place = _anywhere if outlines and attempt > ATTEMPTS // 2 else rules.place
-            outline = _sized(kind, place(rng, side, holes), max(ml * 0.99**attempt, 1.05 * ML_RANGE[0]), rng, cranium)
+            outline = _sized(kind, place(rng, side, defects), max(ml * 0.99**attempt, 1.05 * ML_RANGE[0]), rng, cranium)
             mine = cranium.bone[outline.contains(cranium.bone)]
             if (
                 len(mine)
@@ -271,7 +271,9 @@ def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, holes: 
             ):
                 break
         else:
-            raise InputError(f"expected room for {holes} hole(s), found none for {kind}: try fewer, or another kind")
+            raise InputError(
+                f"expected room for {defects} defect(s), found none for {kind}: try fewer, or another kind"
+            )
         outlines.append(outline)
         taken = np.r_[taken, mine]
         side = -side
@@ -296,7 +298,7 @@ def _sized(kind: str, place: tuple[float, float], ml: float, rng: np.random.Gene
     cone = rng.uniform(0.3, 1.0) / CENTRE_BELOW_TOP
 
     def at(size: float) -> Outline:
-        # Rims lie lower than the middle of the hole by the sagitta of a sphere as large as a head.
+        # Rims lie lower than the middle of the defect by the sagitta of a sphere as large as a head.
         origin = point - w * size**2 / (2 * CENTRE_BELOW_TOP)
         outer = _smooth_radius(cranium, axes, size)
         if not rules.boxed:
@@ -351,7 +353,7 @@ def _normal(surface: np.ndarray, point: np.ndarray, towards: np.ndarray) -> np.n
 
 
 def _smooth_radius(cranium: Cranium, axes: np.ndarray, size: float) -> np.ndarray:
-    """(6,) quadratic of the outer radius around the hole, by Cauchy-weighted least squares: orbits hardly pull."""
+    """(6,) quadratic of the outer radius around the defect, by Cauchy-weighted least squares: orbits hardly pull."""
     radius = np.linalg.norm(cranium.surface - cranium.centre, axis=1)
     local = (cranium.surface - cranium.centre) @ axes.T / radius[:, None]
     reach = np.cos(min(1.4 * size / CENTRE_BELOW_TOP + 0.2, np.pi / 2))

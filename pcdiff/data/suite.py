@@ -27,9 +27,9 @@ Variant = Callable[[LoadedCase, np.random.Generator], LoadedCase]
 Bone = Callable[[Volume, np.random.Generator], Volume]
 
 
-def recut(case: LoadedCase, rng: np.random.Generator, kind: str, holes: int = 1) -> LoadedCase:
+def recut(case: LoadedCase, rng: np.random.Generator, kind: str, defects: int = 1) -> LoadedCase:
     """The same head with another defect."""
-    return LoadedCase(case.name, *cut(case.complete_skull, kind, rng, holes))
+    return LoadedCase(case.name, *cut(case.complete_skull, kind, rng, defects))
 
 
 def resampled(case: LoadedCase, rng: np.random.Generator, spacing: tuple[float | None, ...]) -> LoadedCase:
@@ -103,18 +103,18 @@ SKULLBREAK = ("bilateral", "frontoorbital", "parietotemporal", "random_1", "rand
 VARIANTS: dict[str, Variant] = {
     "own": lambda case, rng: case,
     **{kind: partial(recut, kind=kind) for kind in (*SKULLBREAK, "irregular")},
-    "two_holes": partial(recut, kind="irregular", holes=2),
+    "two_defects": partial(recut, kind="irregular", defects=2),
     "isotropic_1mm": partial(resampled, spacing=(1.0, 1.0, 1.0)),
     "slices_2mm": partial(resampled, spacing=(None, None, 2.0)),
     "without_face": without_face,
     "without_base": without_base,
     "tilted": partial(placed, linear=_turned(20)),
     "mirrored": partial(placed, linear=np.diag([-1.0, 1, 1])),
-    "no_hole": refused,
+    "no_defect": refused,
     "jaw": partial(refused, bone=bones.jaw),
     "knee": partial(refused, bone=bones.knee),
 }
-REFUSALS = ("no_hole", "jaw", "knee")
+REFUSALS = ("no_defect", "jaw", "knee")
 SUITES = {"full": tuple(VARIANTS), "skullbreak": SKULLBREAK}
 
 

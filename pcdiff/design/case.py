@@ -29,7 +29,7 @@ from pcdiff.imaging.formats import FORMATS, format_of, suffix_of
 from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_map, write_volume
-from pcdiff.prior.regions import holes_of
+from pcdiff.prior.regions import defects_of
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
@@ -181,8 +181,8 @@ def write_case(
             "shape": list(skull.mask.shape),
             "spacing_mm": [round(float(s), 6) for s in skull.spacing],
         },
-        "input_check": asdict(check) | {"holes": [asdict(hole) for hole in holes_of(fit)]},
-        "holes": fit.holes,
+        "input_check": asdict(check) | {"defects": [asdict(defect) for defect in defects_of(fit)]},
+        "defects": fit.defects,
         "implant_ml": round(result.implant.ml, 3),
         "pieces_ml": pieces_ml(result.implant),
         "members_ml": [round(member.ml, 3) for member in result.members],
@@ -210,11 +210,11 @@ def write_points(proposal: Proposal, path: Path) -> None:
     """The points an implant was made of, mm, LPS, float32: `prior` (N, 3) of the missing surface as the prior has it,
     `candidate_K` (N, 3) of each member, and `trajectory` (K, T, N, 3) with its `captions` (T,) where there is one.
     """
-    clouds = {"prior": proposal.fit.slab()}
+    clouds = {"prior": proposal.fit.completed_surface()}
     clouds |= {f"candidate_{k}": candidate for k, candidate in enumerate(proposal.candidates, 1)}
     arrays: dict[str, Any] = {}
     for name, cloud in clouds.items():
-        missing = cloud if cloud.hole is None else cloud[cloud.hole > 0]
+        missing = cloud if cloud.defect is None else cloud[cloud.defect > 0]
         arrays[name] = missing.points.astype(np.float32)
     if proposal.trajectory is not None:
         arrays |= {"trajectory": proposal.trajectory.points, "captions": np.array(proposal.trajectory.captions)}
@@ -257,7 +257,7 @@ def _verdict(report: Report) -> dict[str, Any]:
 
 
 def _write_members(part: Path, result: Design, space: str) -> list[Mesh | None]:
-    """Also returns their surfaces; None for a candidate that leaves a small hole open."""
+    """Also returns their surfaces; None for a candidate that leaves a small defect open."""
     candidates = part / "candidates"
     candidates.mkdir()
 

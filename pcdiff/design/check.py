@@ -20,8 +20,8 @@ def check_files(implant: Path, skull: Path, criteria: Criteria, clearance: float
     """Checks an implant from anywhere against a defective skull.
 
     implant: an STL (LPS, mm), or a mask on the skull's grid. skull: a CT or a mask, as `sample` takes them.
-    The shape prior finds the holes. Of a mesh with open edges there is the print gate only: it has no inside.
-    Raises InputError for files that cannot be read or do not belong together, and a skull without a hole.
+    The shape prior finds the defects. Of a mesh with open edges there is the print gate only: it has no inside.
+    Raises InputError for files that cannot be read or do not belong together, and a skull without a defect.
     """
     from pcdiff.checks import Report, Vault, check_implant
     from pcdiff.checks.printable import printable
@@ -42,7 +42,7 @@ def check_files(implant: Path, skull: Path, criteria: Criteria, clearance: float
     vault = Vault.of(fit(ShapePrior.shipped(), bone))
     if not mesh.is_watertight:
         unknown = np.full(len(mesh.vertices), np.nan, np.float32)
-        return Report((printable(mesh, vault.holes, float("nan"), criteria),), None, unknown, unknown), mesh
+        return Report((printable(mesh, vault.defects, float("nan"), criteria),), None, unknown, unknown), mesh
     if implant.suffix.lower() == ".stl":
         index = bone.to_index(mesh.vertices)
         low, high = np.floor(index.min(0)).astype(int), np.ceil(index.max(0)).astype(int) + 1

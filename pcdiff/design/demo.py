@@ -1,4 +1,4 @@
-"""The built-in case: a head that never was, a hole cut into it, and the implant that closes it, scored."""
+"""The built-in case: a head that never was, a defect cut into it, and the implant that closes it, scored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KIND = "skullfix"
 def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str, Any]:
     """Designs the implant of a head drawn from the shipped prior; returns the record, with its `scores`.
 
-    The head and its hole follow from `settings.seed`. Writes what `output.design_case` does, and skull.nrrd (whole),
+    The head and its defect follow from `settings.seed`. Writes what `output.design_case` does, and skull.nrrd (whole),
     defective_skull.nrrd and implant_true.nrrd. Errors as there.
     """
     method = settings.load()

@@ -31,7 +31,7 @@ PATCH = 2.0  # mm over which a thickness is that of its neighbourhood
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FitOptions:
     """What is asked for beside the shape. The default changes nothing.
 
     clearance: mm between implant and bone, everywhere. thickness: `bone` (as designed), `3mm`, or `0.6` of the bone's.
@@ -96,26 +96,26 @@ class Fitting:
             )
 
 
-AS_DESIGNED = Fitting()
+AS_DESIGNED = FitOptions()
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """An implant after a `Fitting`. trimmed_ml: what `make_insertable` took away. drains: how many drain holes."""
+class FittedImplant:
+    """An implant after a `FitOptions`. trimmed_ml: what `make_insertable` took away. drains: how many drain holes."""
 
     implant: Volume
     trimmed_ml: float = 0.0
     drains: int = 0
 
 
-def fitted(implant: Volume, skull: Volume, centre: np.ndarray, fitting: Fitting) -> Fitted:
+def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, fitting: FitOptions) -> FittedImplant:
     """The implant made to fit, on the same grid. centre: (3,) mm, the cranial centre; the brain's side is towards it.
 
     Raises InputError where it leaves nothing, or the scan is too coarse for what is asked.
     """
     fitting.needs(skull.spacing)
     if fitting == AS_DESIGNED:
-        return Fitted(implant)
+        return FittedImplant(implant)
     bone, solid = surroundings(skull, implant)
     pieces = _pieces(solid.mask)
     trimmed, drains = 0.0, 0
@@ -140,7 +140,7 @@ def fitted(implant: Volume, skull: Volume, centre: np.ndarray, fitting: Fitting)
     mask = np.zeros_like(skull.mask)
     low = np.rint(skull.to_index(solid.affine[:3, 3])).astype(int)
     mask[tuple(slice(a, a + n) for a, n in zip(low, solid.mask.shape, strict=True))] = solid.mask
-    return Fitted(skull.with_mask(mask), trimmed, drains)
+    return FittedImplant(skull.with_mask(mask), trimmed, drains)
 
 
 def cleared(implant: Volume, bone: Volume, clearance: float) -> Volume:
@@ -198,7 +198,7 @@ def insertable(implant: Volume, bone: Volume, centre: np.ndarray) -> Volume:
 
 
 def drilled(implant: Volume, bone: Volume, centre: np.ndarray, across: float, apart: float) -> tuple[Volume, int]:
-    """Holes of `across` mm at right angles to the surface, in a triangular pattern `apart` mm wide, and their number.
+    """Defects of `across` mm at right angles to the surface, in a triangular pattern `apart` mm wide, and their number.
 
     A rim of `MARGIN` mm stays whole.
     """

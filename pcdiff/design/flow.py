@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcdiff.design.fitting import AS_DESIGNED, Fitting, fitted
+from pcdiff.design.fitting import AS_DESIGNED, FitOptions, apply_fit_options
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.mesh import Mesh
@@ -22,7 +22,7 @@ class Design:
 
     implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS.
     members: each candidate of the ensemble as an implant of its own (empty for a single candidate or when not asked).
-    seconds: by stage. trimmed_ml, drains: see `shaping.Fitted`.
+    seconds: by stage. trimmed_ml, drains: see `shaping.FittedImplant`.
     """
 
     implant: Volume
@@ -54,11 +54,11 @@ def design(
     backend: str = "spectral",
     device: str = "cpu",
     keep_members: bool = False,
-    fitting: Fitting = AS_DESIGNED,
+    fitting: FitOptions = AS_DESIGNED,
 ) -> Design:
-    """Designs the implant that closes every hole of a defective skull, made to fit as asked.
+    """Designs the implant that closes every defect of a defective skull, made to fit as asked.
 
-    Raises InputError when there is no hole to close, the skull is none, or its voxels are too coarse for the fitting.
+    Raises InputError when there is no defect to close, the skull is none, or its voxels are too coarse for the fitting.
     """
     fitting.needs(skull.spacing)  # told at once, not after the design
     started = time.perf_counter()
@@ -66,10 +66,12 @@ def design(
     generated = time.perf_counter()
     implant, members = proposal.implants(skull, backend, keep_members)
     if not implant.mask.any():
-        raise InputError("no implant: the hole found is thinner than the scan's voxels; is the skull really defective?")
+        raise InputError(
+            "no implant: the defect found is thinner than the scan's voxels; is the skull really defective?"
+        )
     centre = proposal.fit.pose.shift
-    fit = fitted(implant, skull, centre, fitting)
-    members = [fitted(m, skull, centre, fitting).implant if m.mask.any() else m for m in members]
+    fit = apply_fit_options(implant, skull, centre, fitting)
+    members = [apply_fit_options(m, skull, centre, fitting).implant if m.mask.any() else m for m in members]
     solid = time.perf_counter()
     mesh = volume_to_mesh(fit.implant)
     return Design(

@@ -10,7 +10,7 @@ import numpy as np
 
 from pcdiff import __version__
 from pcdiff.checks.criteria import Criteria
-from pcdiff.design.fitting import AS_DESIGNED, Fitting
+from pcdiff.design.fitting import AS_DESIGNED, FitOptions
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import in_space
 from pcdiff.geometry.mesh_files import mesh_kinds
@@ -41,7 +41,7 @@ class Settings:
     weights: Path | None = None
     threshold: int | None = None
     series: str | None = None
-    fitting: Fitting = AS_DESIGNED
+    fitting: FitOptions = AS_DESIGNED
     criteria: Criteria = USUAL
     mesh: str = "stl"
     mesh_space: str = "lps"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 from pcdiff.design.case import pieces_ml
 
 
-def write_simulation(source: Path, folder: Path, kind: str, holes: int, seed: int, overwrite: bool = False) -> dict:
+def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: int, overwrite: bool = False) -> dict:
     """Cuts a healthy skull and writes defective_skull.nrrd, implant.nrrd and their record, which is returned.
 
     Raises InputError for a skull that cannot be read or cut, and as `case_folder`.
@@ -26,14 +26,14 @@ def write_simulation(source: Path, folder: Path, kind: str, holes: int, seed: in
 
     with case_folder(folder, overwrite, source) as part:
         skull = read_volume(source)
-        defective_skull, implant = cut(skull, kind, np.random.default_rng(seed), holes)
+        defective_skull, implant = cut(skull, kind, np.random.default_rng(seed), defects)
         write_volume(defective_skull, part / SKULL)
         write_volume(implant, part / "implant.nrrd")
         record = {
             "pcdiff": __version__,
             "notice": NOTICE,
             "input": {"path": str(source.resolve()), "sha256": sha256(source)},
-            "settings": {"kind": kind, "holes": holes, "seed": seed},
+            "settings": {"kind": kind, "defects": defects, "seed": seed},
             "implant_ml": round(implant.ml, 3),
             "pieces_ml": pieces_ml(implant),
         }

@@ -16,14 +16,14 @@ class PointCloud:
 
     points:  (N, 3) float, patient millimetres (LPS).
     normals: (N, 3) float, unit length, pointing out of the solid.
-    hole:    (N,) int; k >= 1 for a point of the missing surface of hole k, 0 for a point of the
-             bone around it. None where holes play no part.
+    defect:    (N,) int; k >= 1 for a point of the missing surface of defect k, 0 for a point of the
+             bone around it. None where defects play no part.
     std:     (N,) float, millimetres: standard deviation along the normal. None where unknown.
     """
 
     points: np.ndarray
     normals: np.ndarray
-    hole: np.ndarray | None = None
+    defect: np.ndarray | None = None
     std: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -31,7 +31,7 @@ class PointCloud:
             raise ValueError(f"points must have shape (N, 3), got {self.points.shape}")
         if self.normals.shape != self.points.shape:
             raise ValueError(f"normals must have the points' shape {self.points.shape}, got {self.normals.shape}")
-        for name in ("hole", "std"):
+        for name in ("defect", "std"):
             value = getattr(self, name)
             if value is not None and value.shape != (len(self.points),):
                 raise ValueError(f"{name} must have shape ({len(self.points)},), got {value.shape}")
@@ -44,7 +44,7 @@ class PointCloud:
         return PointCloud(
             self.points[index],
             self.normals[index],
-            None if self.hole is None else self.hole[index],
+            None if self.defect is None else self.defect[index],
             None if self.std is None else self.std[index],
         )
 

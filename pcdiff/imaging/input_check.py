@@ -1,4 +1,4 @@
-"""What was given, in figures and in words, before and after the holes are known; and the skull that comes of it."""
+"""What was given, in figures and in words, before and after the defects are known; and the skull that comes of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.scan import Scan, read_scan
 from pcdiff.imaging.segment import METAL, THRESHOLD, Segmentation, segment
 
-THICK = 1.5  # mm: thicker slices round off a hole's rim
+THICK = 1.5  # mm: thicker slices round off a defect's rim
 TILTED = 0.5  # degrees
 SOME_METAL = 0.1  # ml
 STREAKS = 40.0  # HU
@@ -28,7 +28,7 @@ class InputCheck:
     kind: ct or mask. format: DICOM, NRRD, NIfTI or MetaImage. spacing_mm, field_of_view_mm: along the index axes.
     slice_thickness_mm: see `Scan`. tilt_deg: of the gantry. threshold_hu, metal_ml, noise_hu, streaks_hu: see
     `Segmentation`. removed_ml: as dense as bone, but table, holder or a loose piece. These are None for a mask.
-    holes: of the prior's fit, none before it.
+    defects: of the prior's fit, none before it.
     warnings: each a line for the user.
     """
 
@@ -88,7 +88,7 @@ def _warnings(scan: Scan, view: np.ndarray, found: Segmentation | None) -> list[
     words = []
     if scan.slice_thickness > THICK + 1e-3:
         words.append(
-            f"slices of {scan.slice_thickness:.1f} mm: more than {THICK} mm round off the hole's rim; "
+            f"slices of {scan.slice_thickness:.1f} mm: more than {THICK} mm round off the defect's rim; "
             "use the thinnest reconstruction there is"
         )
     if scan.tilt > TILTED:
@@ -108,7 +108,7 @@ def _warnings(scan: Scan, view: np.ndarray, found: Segmentation | None) -> list[
     if found.streaks is not None and found.streaks > STREAKS:
         words.append(
             f"streaks: in slices with metal soft tissue varies by {found.streaks:.0f} HU more than elsewhere: "
-            "that can pass for bone or for a hole; look at the mask (--mask-out)"
+            "that can pass for bone or for a defect; look at the mask (--mask-out)"
         )
     if found.noise is not None and found.noise > NOISY:
         words.append(

@@ -1,4 +1,5 @@
-"""A CT becomes a mask of the skull: bone by its HU, without table, holder and loose pieces, and with every hole in it.
+"""A CT becomes a mask of the skull: bone by its HU, without table, holder and loose pieces, and with every defect in
+it.
 
 Nothing is closed and nothing is filled: the defect is what it is all about.
 """

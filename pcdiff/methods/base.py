@@ -29,9 +29,10 @@ class Trajectory:
 class Proposal:
     """What a method says of a defective skull.
 
-    candidates: one closed slab of oriented points (mm) per ensemble member: both tables of the completed bone over
-    each hole and a band of bone around it, and the band's side wall; see `PriorFit.slab`.
-    fit: where the shape prior found the holes, and what it knew there.
+    candidates: one closed completed surface of oriented points (mm) per ensemble member: both tables of the completed
+    bone over
+    each defect and a band of bone around it, and the band's side wall; see `PriorFit.completed_surface`.
+    fit: where the shape prior found the defects, and what it knew there.
     trajectory: of a method that moves points, None of another.
     """
 
@@ -47,6 +48,6 @@ class Proposal:
 
 
 class Method(Protocol):
-    """Raises InputError when the skull shows no hole, or is no head."""
+    """Raises InputError when the skull shows no defect, or is no head."""
 
     def __call__(self, skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal: ...

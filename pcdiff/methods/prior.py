@@ -19,4 +19,4 @@ class PriorMethod:
     def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         """See `pcdiff.methods.Method`."""
         found = fit(self.prior, skull)
-        return Proposal([found.slab()], found)
+        return Proposal([found.completed_surface()], found)

@@ -53,7 +53,7 @@ def load_method(name: str, weights: Path | None = None) -> Method:
 
         return PaperMethod.load(own, ShapePrior.load(beside[0]))
     from pcdiff.methods.anchored.method import DiffusionMethod
-    from pcdiff.methods.occupancy.model import PlaceModel
+    from pcdiff.methods.occupancy.model import OccupancyModel
 
     prior, *places = beside
-    return DiffusionMethod.load(own, ShapePrior.load(prior), PlaceModel.load(places[0]) if places else None)
+    return DiffusionMethod.load(own, ShapePrior.load(prior), OccupancyModel.load(places[0]) if places else None)

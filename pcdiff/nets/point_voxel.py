@@ -22,7 +22,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(8, channels)
 
 
-def silent(layer: nn.Conv1d) -> nn.Conv1d:
+def zero_init(layer: nn.Conv1d) -> nn.Conv1d:
     """The layer with weights and biases of zero: what it adds begins as nothing."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -70,7 +70,7 @@ class CrossAttention(nn.Module):
         self.norm = PointNorm(channels)
         self.query = nn.Conv1d(channels, channels, 1)
         self.key_value = nn.Linear(channels, 2 * channels)
-        self.out = silent(nn.Conv1d(channels, channels, 1))
+        self.out = zero_init(nn.Conv1d(channels, channels, 1))
 
     def forward(self, points: Tensor, tokens: Tensor) -> Tensor:
         """See the class."""
@@ -98,7 +98,7 @@ class PointVoxelBlock(nn.Module):
         )
         self.squeeze = nn.Conv1d(channels, half, 1)
         self.voxel = Conv3dBlock(half)
-        self.expand = silent(nn.Conv1d(half, channels, 1))
+        self.expand = zero_init(nn.Conv1d(half, channels, 1))
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 

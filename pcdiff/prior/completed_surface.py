@@ -1,4 +1,4 @@
-"""Two walls over a region of directions -> a closed surface of oriented points in patient millimetres."""
+"""Two tables over a region of directions -> a closed surface of oriented points in patient millimetres."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pcdiff.geometry.points import PointCloud
 from pcdiff.prior.direction_map import MAP, Pose
 
 FINER = 2  # points per pixel of the map, along each side: 0.75 mm at the reference radius
-LEVELS = 9  # points between the walls along the side
+LEVELS = 9  # points between the tables along the side
 
 
-def slab(
+def completed_surface(
     pose: Pose,
-    walls: np.ndarray,
+    table_radii: np.ndarray,
     inside: np.ndarray,
-    hole: np.ndarray,
+    defect: np.ndarray,
     std: np.ndarray,
     normals: np.ndarray | None = None,
 ) -> PointCloud:
-    """Both walls over the rays `inside`, and the side between them, facing away: Poisson needs a closed surface.
+    """Both tables over the rays `inside`, and the side between them, facing away: Poisson needs a closed surface.
 
-    walls: (2, R) model mm, outer and inner radius, NaN where unknown. inside: (R,) bool. hole: (R,) int labels.
-    std: (2, R) mm of outer radius and thickness. normals: see `PriorFit.slab`.
+    table_radii: (2, R) model mm, outer and inner radius, NaN where unknown. inside: (R,) bool. defect: (R,) int labels.
+    std: (2, R) mm of outer radius and thickness. normals: see `PriorFit.completed_surface`.
     """
     region = MAP.to_image(inside, False)
-    images = [MAP.filled(wall) for wall in np.where(inside & np.isfinite(walls).all(0), walls, np.nan)]
+    images = [MAP.filled(wall) for wall in np.where(inside & np.isfinite(table_radii).all(0), table_radii, np.nan)]
     size = np.array(region.shape)
     fine = np.argwhere(ndimage.zoom(region.astype(float), FINER, order=1, grid_mode=False) >= 0.5)
     pixels = fine * ((size - 1) / (FINER * size - 1))  # (N, 2), as `zoom` places its samples
@@ -37,7 +37,7 @@ def slab(
             (points, _preferred(pose, normals[wall], pixels, own)) for wall, (points, own) in enumerate(surfaces)
         ]
     side, side_normals = _side(pose, region, *images)
-    labels = ndimage.map_coordinates(MAP.to_image(hole), pixels.T, order=0)
+    labels = ndimage.map_coordinates(MAP.to_image(defect), pixels.T, order=0)
     spread = [ndimage.map_coordinates(MAP.to_image(s), pixels.T, order=1) for s in (std[0], np.hypot(std[0], std[1]))]
     return PointCloud(
         np.concatenate([surfaces[0][0], surfaces[1][0], side]),
@@ -69,7 +69,7 @@ def _preferred(pose: Pose, normals: np.ndarray, pixels: np.ndarray, own: np.ndar
 
 
 def _side(pose: Pose, region: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points between the walls along the region's border, and unit normals that face away from the region."""
+    """Points between the tables along the region's border, and unit normals that face away from the region."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     border = np.argwhere(region & (depth < 1.5))
     away = -np.stack(np.gradient(ndimage.gaussian_filter(region.astype(float), 1.5)), -1)[tuple(border.T)]

@@ -11,9 +11,9 @@ from scipy import ndimage
 from pcdiff.errors import InputError
 from pcdiff.prior.direction_map import MAP, PIXEL
 
-SMALLEST_HOLE = 3.0  # cm^2; less is a burr hole, a foramen or a suture
+MIN_DEFECT_CM2 = 3.0  # cm^2; less is a burr hole, a foramen or a suture
 OPENING = 4.0  # mm, gaps narrower than twice this are no craniotomy
-BONE_RIM = 0.3  # share of a hole's rim that is bone, at least: else it is where the skull, or the scan of it, ends
+BONE_RIM = 0.3  # share of a defect's rim that is bone, at least: else it is where the skull, or the scan of it, ends
 # A strip at the edge of the field of view is a missing face, not a defect, where it is narrower than STRIP mm or than
 # NARROW of its length.
 STRIP, NARROW = 12.0, 1 / 12
@@ -23,35 +23,35 @@ STRIP, NARROW = 12.0, 1 / 12
 class Observation:
     """A posed skull along the rays of the map.
 
-    outer, thickness: (R,) mm where measured, else NaN. hole: (R,) int, k >= 1 inside hole k, 0 elsewhere.
-    distance: (R,) mm to the nearest hole along the map.
+    outer, thickness: (R,) mm where measured, else NaN. defect: (R,) int, k >= 1 inside defect k, 0 elsewhere.
+    distance: (R,) mm to the nearest defect along the map.
     """
 
     outer: np.ndarray
     thickness: np.ndarray
-    hole: np.ndarray
+    defect: np.ndarray
     distance: np.ndarray
 
     @cached_property
     def depth(self) -> np.ndarray:
-        """(R,) mm from each ray inside a hole to the nearest bone along the map, 0 on bone."""
-        return ndimage.distance_transform_edt(MAP.to_image(self.hole > 0, False))[MAP.inside] * PIXEL
+        """(R,) mm from each ray inside a defect to the nearest bone along the map, 0 on bone."""
+        return ndimage.distance_transform_edt(MAP.to_image(self.defect > 0, False))[MAP.inside] * PIXEL
 
 
-def open_rays(outer: np.ndarray, thickness: np.ndarray, hole: np.ndarray) -> Observation:
-    """What is left to see of walls (R,) mm once the rays of `hole` (R,) int labels are open."""
-    distance = ndimage.distance_transform_edt(~MAP.to_image(hole > 0, False))[MAP.inside] * PIXEL
-    return Observation(np.where(hole > 0, np.nan, outer), np.where(hole > 0, np.nan, thickness), hole, distance)
+def open_rays(outer: np.ndarray, thickness: np.ndarray, defect: np.ndarray) -> Observation:
+    """What is left to see of tables (R,) mm once the rays of `defect` (R,) int labels are open."""
+    distance = ndimage.distance_transform_edt(~MAP.to_image(defect > 0, False))[MAP.inside] * PIXEL
+    return Observation(np.where(defect > 0, np.nan, outer), np.where(defect > 0, np.nan, thickness), defect, distance)
 
 
-def _holes(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """(R,) int labels of the regions of absent bone that are holes: large enough, and with bone around them."""
+def _defects(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """(R,) int labels of the regions of absent bone that are defects: large enough, and with bone around them."""
     image = MAP.to_image(absent, False)
     radius = int(np.ceil(OPENING / PIXEL))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     disc = np.hypot(x, y) <= OPENING / PIXEL
     core = ndimage.binary_opening(image, disc)
-    # what the opening took from a hole's corners comes back
+    # what the opening took from a defect's corners comes back
     grown = ndimage.binary_dilation(core, iterations=radius, mask=image)
     closed = ndimage.binary_fill_holes(
         ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius]
@@ -64,7 +64,7 @@ def _holes(absent: np.ndarray, in_view: np.ndarray, usual: np.ndarray) -> np.nda
     for label in range(1, count + 1):
         region = labels == label
         rim = ndimage.binary_dilation(region) & ~region
-        large = np.count_nonzero(region & ground) * PIXEL**2 / 100 >= SMALLEST_HOLE
+        large = np.count_nonzero(region & ground) * PIXEL**2 / 100 >= MIN_DEFECT_CM2
         framed = np.count_nonzero(rim & stands) >= BONE_RIM * np.count_nonzero(rim)
         length = np.count_nonzero(region & beside_end) * PIXEL  # mm that it is open to the end of map or scan
         height = np.count_nonzero(region) * PIXEL**2 / max(length, PIXEL)

@@ -11,8 +11,8 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
-from pcdiff.prior.completed_surface import slab
-from pcdiff.prior.defects import SMALLEST_HOLE, Observation, _check_view, _holes, open_rays
+from pcdiff.prior.completed_surface import completed_surface
+from pcdiff.prior.defects import MIN_DEFECT_CM2, Observation, _check_view, _defects, open_rays
 from pcdiff.prior.direction_map import INNER_REACH, MAP, PIXEL, RADII, Pose, crossing, inner_table, profiles
 from pcdiff.prior.gaussian_process import OUTER, THICKNESS, Posterior, regress
 from pcdiff.prior.model import GROSS_OUTER, GROSS_THICKNESS, SMOOTH, ShapePrior
@@ -20,14 +20,14 @@ from pcdiff.prior.pose import fit_pose, largest_piece
 
 SCREEN_MODES = 20  # modes of the robust first fit that says where each wall is to be expected
 ABSENT_SLACK = 3.0  # mm beyond the expected wall in which bone still counts as the wall
-USUAL = 0.9  # share of healthy heads that have bone here, for its absence to mean a hole
-BAND = 12.0  # mm of bone around a hole that the slab covers
+MIN_PRESENCE = 0.9  # share of healthy heads that have bone here, for its absence to mean a defect
+BAND = 12.0  # mm of bone around a defect that the completed surface covers
 ANCHORS = 512  # rays that a completion tells of at least: those that the network moves; two points each
-RIM = 1.6  # mm from a hole within which bone is no evidence: the rays next to it are often cut partly
+RIM = 1.6  # mm from a defect within which bone is no evidence: the rays next to it are often cut partly
 BEVEL = 9.0  # mm, the same before it is known how far the saw's slanting cut reaches beneath the bone
-LOST = 1.2  # mm of wall missing at its outer or inner face, for a ray beside the hole to count as cut
-UNUSUAL = 1.2  # mm, more than the misfit of any head that the prior was built from: worth a second look
-STRANGE = 2.0  # mm, median misfit of the pose beyond which a skull is outside what the prior knows
+BEVEL_LOSS_MM = 1.2  # mm of wall missing at its outer or inner face, for a ray beside the defect to count as cut
+WARN_POSE_RESIDUAL_MM = 1.2  # mm, more than the misfit of any head that the prior was built from: worth a second look
+MAX_POSE_RESIDUAL_MM = 2.0  # mm, median misfit of the pose beyond which a skull is outside what the prior knows
 RINGS = (
     (0.0, 8.0, 1.5),
     (8.0, 10.0, 3.0),
@@ -41,10 +41,11 @@ RINGS = (
 class PriorFit:
     """The completed vault according to the prior, in model millimetres along rays, and how to get back to the patient.
 
-    outer, thickness: (R,) mm, posterior mean over holes and band, the measured values elsewhere (NaN without).
-    std: (2, R) mm of outer and thickness over holes and band, else 0.
-    residual: mm, median misfit of the pose; above `STRANGE` the skull is unlike what the prior was built from.
-    targets: (T,) rays over holes and band, ascending. posteriors: of outer and thickness there, for covariances.
+    outer, thickness: (R,) mm, posterior mean over defects and band, the measured values elsewhere (NaN without).
+    std: (2, R) mm of outer and thickness over defects and band, else 0.
+    residual: mm, median misfit of the pose; above `MAX_POSE_RESIDUAL_MM` the skull is unlike what the prior was built
+    from.
+    targets: (T,) rays over defects and band, ascending. posteriors: of outer and thickness there, for covariances.
     """
 
     prior: ShapePrior
@@ -58,36 +59,38 @@ class PriorFit:
     posteriors: tuple[Posterior, Posterior]
 
     @property
-    def hole(self) -> np.ndarray:
-        """(R,) int: label of the hole that a ray passes through, 0 where bone stands."""
-        return self.observation.hole
+    def defect(self) -> np.ndarray:
+        """(R,) int: label of the defect that a ray passes through, 0 where bone stands."""
+        return self.observation.defect
 
     @property
-    def holes(self) -> int:
-        """How many holes there are."""
-        return int(self.hole.max(initial=0))
+    def defects(self) -> int:
+        """How many defects there are."""
+        return int(self.defect.max(initial=0))
 
-    def slab(
+    def completed_surface(
         self,
         outer: np.ndarray | None = None,
         thickness: np.ndarray | None = None,
         normals: np.ndarray | None = None,
     ) -> PointCloud:
-        """The completed bone over holes and band as a closed surface of points, about 0.75 mm apart, in patient mm.
+        """The completed bone over defects and band as a closed surface of points, about 0.75 mm apart, in patient mm.
 
         outer, thickness: (R,) model mm; by default the prior's own. `std` is the prior's, along the ray.
-        normals: (2, R, 3) unit, model axes, of both walls, NaN where unknown: there they come from the surface.
+        normals: (2, R, 3) unit, model axes, of both tables, NaN where unknown: there they come from the surface.
         """
         outer = self.outer if outer is None else outer
         thickness = np.maximum(self.thickness if thickness is None else thickness, 1.0)
         inside = self.observation.distance <= BAND
-        return slab(self.pose, np.stack([outer, outer - thickness]), inside, self.hole, self.std, normals)
+        return completed_surface(
+            self.pose, np.stack([outer, outer - thickness]), inside, self.defect, self.std, normals
+        )
 
 
 def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
     """Fits the prior to a defective skull; absent bone does not pull.
 
-    Raises InputError when the skull is cut off at the vault, is not a head, or has no hole.
+    Raises InputError when the skull is cut off at the vault, is not a head, or has no defect.
     """
     return fit_head(prior, head_occupancy(skull), skull)
 
@@ -96,15 +99,16 @@ def fit_head(prior: ShapePrior, head: Head, field: Volume) -> PriorFit:
     """The same for a skull at about 0.9 mm; only the grid of `field` is used: what of the place the scan shows."""
     occupancy = largest_piece(head.occupancy)
     pose, residual = fit_pose(occupancy, head.affine, prior.mean[0], prior.std[0])
-    if residual > STRANGE:
+    if residual > MAX_POSE_RESIDUAL_MM:
         raise InputError(
-            f"not a head the prior knows: expected a vault within {STRANGE} mm of the mean skull, got a median misfit "
+            f"not a head the prior knows: expected a vault within {MAX_POSE_RESIDUAL_MM} mm of the mean skull, "
+            f"got a median misfit "
             f"of {residual:.1f} mm; check that this is a head in patient axes"
         )
     observation = observe(prior, occupancy, head.affine, pose, field)
-    if observation.hole.max(initial=0) == 0:
+    if observation.defect.max(initial=0) == 0:
         raise InputError(
-            f"no hole found: expected bone to be absent over at least {SMALLEST_HOLE:g} cm2 of the vault, got none; "
+            f"no defect found: expected bone to be absent over at least {MIN_DEFECT_CM2:g} cm2 of the vault, got none; "
             "is this the defective skull, not the complete one?"
         )
     around = np.flatnonzero(observation.distance <= BAND)
@@ -113,24 +117,25 @@ def fit_head(prior: ShapePrior, head: Head, field: Volume) -> PriorFit:
 
 
 def with_bevel(observation: Observation, first: PriorFit) -> Observation:
-    """The holes grown by the rays around them that the saw cut partly: there the walls measured are the cut's.
+    """The defects grown by the rays around them that the saw cut partly: there the tables measured are the cut's.
 
-    first: a completion from bone far enough from the hole to be whole. A cut ray lacks `LOST` mm of the wall that it
-    expects, at either face, and is joined to the hole by such rays.
+    first: a completion from bone far enough from the defect to be whole. A cut ray lacks `BEVEL_LOSS_MM` mm of the
+    wall that it
+    expects, at either face, and is joined to the defect by such rays.
     """
     with np.errstate(invalid="ignore"):
-        outer_lost = ~(observation.outer > first.outer - LOST)
-        inner_lost = ~(observation.outer - observation.thickness < first.outer - first.thickness + LOST)
+        outer_lost = ~(observation.outer > first.outer - BEVEL_LOSS_MM)
+        inner_lost = ~(observation.outer - observation.thickness < first.outer - first.thickness + BEVEL_LOSS_MM)
     lost = (outer_lost | inner_lost) & (observation.distance <= BAND)
-    hole = MAP.to_image(observation.hole)
-    grown = ndimage.binary_propagation(hole > 0, mask=(hole > 0) | MAP.to_image(lost, False))
-    nearest = tuple(ndimage.distance_transform_edt(hole == 0, return_distances=False, return_indices=True))
-    labels = np.where(grown, hole[nearest], 0)[MAP.inside]
+    defect = MAP.to_image(observation.defect)
+    grown = ndimage.binary_propagation(defect > 0, mask=(defect > 0) | MAP.to_image(lost, False))
+    nearest = tuple(ndimage.distance_transform_edt(defect == 0, return_distances=False, return_indices=True))
+    labels = np.where(grown, defect[nearest], 0)[MAP.inside]
     return open_rays(observation.outer, observation.thickness, labels)
 
 
 def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: Pose, field: Volume) -> Observation:
-    """Reads both walls along every ray, and where they are absent although the scan `field` shows the place."""
+    """Reads both tables along every ray, and where they are absent although the scan `field` shows the place."""
     profile, _ = profiles(occupancy, affine, pose, MAP.directions)
     outer = crossing(profile, prior.mean[0], outward=True)
     expected = _screen(prior, outer, inner_table(profile, outer - prior.mean[1], INNER_REACH))
@@ -148,8 +153,8 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
     in_view = np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
     _check_view(in_view)
     absent = ~((profile >= 0.5) & wall).any(1) & in_view
-    hole = _holes(absent, in_view, prior.present >= USUAL)
-    return open_rays(outer, thickness, hole)
+    defect = _defects(absent, in_view, prior.present >= MIN_PRESENCE)
+    return open_rays(outer, thickness, defect)
 
 
 def complete(
@@ -160,9 +165,10 @@ def complete(
     targets: np.ndarray | None = None,
     rim: float = RIM,
 ) -> PriorFit:
-    """Gaussian-process regression of outer table and thickness from the bone around the holes.
+    """Gaussian-process regression of outer table and thickness from the bone around the defects.
 
-    targets: (T,) rays to complete; by default all of holes and band, `ANCHORS` at least. rim: mm from a hole where bone
+    targets: (T,) rays to complete; by default all of defects and band, `ANCHORS` at least. rim: mm from a defect
+    where bone
     is no evidence.
     """
     if targets is None:
@@ -198,7 +204,7 @@ def process(prior: ShapePrior, observation: Observation, axis: int, targets: np.
 
 
 def choose_sites(distance: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """(S,) rays on bone, denser near the holes (`RINGS`): about a thousand say as much as all thirty thousand."""
+    """(S,) rays on bone, denser near the defects (`RINGS`): about a thousand say as much as all thirty thousand."""
     pixels = np.argwhere(MAP.inside)
     chosen = []
     for low, high, spacing in RINGS:

@@ -17,7 +17,7 @@ from pcdiff.data.heads import load_head
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 from pcdiff.prior.direction_map import Pose
-from pcdiff.prior.model import ShapePrior, Walls, average, build, population_mean, see_walls
+from pcdiff.prior.model import ShapePrior, TableRadii, average, build, measure_tables, population_mean
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,15 @@ class Population:
     def prior(self, chosen: Sequence[bool] | np.ndarray) -> ShapePrior:
         """The shape prior of some of the heads; chosen: (H,) bool."""
         origin = Pose(np.eye(3), np.zeros(3))
-        walls = [
-            Walls(self.outer[k], self.thickness[k], self.present[k], origin) for k in np.flatnonzero(np.asarray(chosen))
+        table_radii = [
+            TableRadii(self.outer[k], self.thickness[k], self.present[k], origin)
+            for k in np.flatnonzero(np.asarray(chosen))
         ]
-        return build(walls, *average(walls))
+        return build(table_radii, *average(table_radii))
 
 
 def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: ShapePrior | None = None) -> Population:
-    """Reads the walls of heads that `pcdiff prepare` cached; computed once, then kept beside them.
+    """Reads the tables of heads that `pcdiff prepare` cached; computed once, then kept beside them.
 
     prior: the mean to pose the heads on, for heads it was not built from; None poses them on their own mean.
     Raises InputError if a head is missing from the cache.
@@ -52,13 +53,13 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
         raise InputError(f"{cache}: expected heads {', '.join(missing[:5])}, got none; run `pcdiff prepare` first")
     key = hashlib.sha256(",".join(f"{path.stem}:{sha256(path)}" for path in paths).encode())
     key.update(b"" if prior is None else prior.mean.tobytes())
-    kept = Path(cache) / f"walls-{key.hexdigest()[:12]}.safetensors"
+    kept = Path(cache) / f"table_radii-{key.hexdigest()[:12]}.safetensors"
     if not kept.exists():
         heads = [load_head(path) for path in paths]
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             mean, std = population_mean(heads, pool) if prior is None else (prior.mean, prior.std)
-            walls = list(pool.map(partial(see_walls, mean=mean, std=std), heads))
-        fields = {name: np.stack([getattr(w, name) for w in walls]) for name in ("outer", "thickness", "present")}
+            table_radii = list(pool.map(partial(measure_tables, mean=mean, std=std), heads))
+        fields = {name: np.stack([getattr(w, name) for w in table_radii]) for name in ("outer", "thickness", "present")}
         with written_beside(kept) as beside:
             beside.write_bytes(save({name: value.astype(np.float32) for name, value in fields.items()}))
     return Population(tuple(names), **load_file(kept))
@@ -78,10 +79,10 @@ def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]]
     return np.array([place[alias.get(name, name)] for name in names])
 
 
-def kept_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
+def cached_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
     """A prior of some heads, (H,) bool, built once and kept in the cache."""
-    walls = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
-    key = hashlib.sha256(b"".join(wall.tobytes() for wall in walls)).hexdigest()[:12]
+    table_radii = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
+    key = hashlib.sha256(b"".join(wall.tobytes() for wall in table_radii)).hexdigest()[:12]
     path = Path(cache) / "priors" / f"{key}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ SMOOTH = 1.0  # pixels; the thickness of single rays is noisier than the covaria
 
 
 @dataclass(frozen=True)
-class Walls:
+class TableRadii:
     """One head along the rays of the map, in its pose.
 
     outer, thickness: (R,) mm, NaN where the ray meets no wall. present: (R,) float, 1 where the wall stands, 0 where it
@@ -116,8 +116,8 @@ class ShapePrior:
         return Volume(mask, affine)
 
 
-def see_walls(head: Head, mean: np.ndarray, std: np.ndarray) -> Walls:
-    """Poses a healthy head on the mean ((2, R) outer, thickness; std the same) and reads its walls."""
+def measure_tables(head: Head, mean: np.ndarray, std: np.ndarray) -> TableRadii:
+    """Poses a healthy head on the mean ((2, R) outer, thickness; std the same) and reads its tables."""
     occupancy = largest_piece(head.occupancy)
     pose, _ = fit_pose(occupancy, head.affine, mean[0], std[0])
     profile, seen = profiles(occupancy, head.affine, pose, MAP.directions)
@@ -129,7 +129,7 @@ def see_walls(head: Head, mean: np.ndarray, std: np.ndarray) -> Walls:
     outer[np.abs(outer - mean[0]) > GROSS_OUTER] = np.nan
     thickness = outer - inner
     thickness[(thickness <= 0) | (np.abs(thickness - mean[1]) > GROSS_THICKNESS)] = np.nan
-    return Walls(outer, thickness, np.where((seen | ~wall).all(1), present, np.nan), pose)
+    return TableRadii(outer, thickness, np.where((seen | ~wall).all(1), present, np.nan), pose)
 
 
 def first_outer(head: Head) -> np.ndarray:
@@ -145,25 +145,25 @@ def population_mean(heads: Sequence[Head], pool: Executor, rounds: int = 3) -> t
     mean = np.stack([outer, np.full_like(outer, WALL)])
     std = np.stack([spread, np.full_like(outer, 2.0)])
     for _ in range(rounds):
-        walls = list(pool.map(partial(see_walls, mean=mean, std=std), heads))
-        mean, std = average(walls)
+        table_radii = list(pool.map(partial(measure_tables, mean=mean, std=std), heads))
+        mean, std = average(table_radii)
     return mean, std
 
 
-def average(walls: Sequence[Walls]) -> tuple[np.ndarray, np.ndarray]:
+def average(table_radii: Sequence[TableRadii]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (2, R) of heads and their mirrors."""
-    outer, outer_std = _average(np.array([w.outer for w in walls]), GROSS_OUTER)
-    thickness, thickness_std = _average(np.array([w.thickness for w in walls]), GROSS_THICKNESS)
+    outer, outer_std = _average(np.array([w.outer for w in table_radii]), GROSS_OUTER)
+    thickness, thickness_std = _average(np.array([w.thickness for w in table_radii]), GROSS_THICKNESS)
     return np.stack([outer, thickness]), np.stack([outer_std, thickness_std])
 
 
-def build(walls: Sequence[Walls], mean: np.ndarray, std: np.ndarray) -> ShapePrior:
-    """Mean and modes of the walls of heads (already posed on about this mean) and of their mirrors."""
-    residual = np.stack([np.stack([w.outer, w.thickness]) for w in walls]) - mean  # (H, 2, R)
+def build(table_radii: Sequence[TableRadii], mean: np.ndarray, std: np.ndarray) -> ShapePrior:
+    """Mean and modes of the tables of heads (already posed on about this mean) and of their mirrors."""
+    residual = np.stack([np.stack([w.outer, w.thickness]) for w in table_radii]) - mean  # (H, 2, R)
     known = np.isfinite(residual)
     residual = np.where(known, residual, 0)
     residual[:, 1] = np.stack([MAP.smoothed(r, SMOOTH, k) for r, k in zip(residual[:, 1], known[:, 1], strict=True)])
-    flat = np.concatenate([residual, residual[..., MAP.mirror]]).reshape(2 * len(walls), -1).astype(np.float32)
+    flat = np.concatenate([residual, residual[..., MAP.mirror]]).reshape(2 * len(table_radii), -1).astype(np.float32)
     gaps = ~np.concatenate([known, known[..., MAP.mirror]]).reshape(flat.shape)
     for _ in range(6):  # EM: a head's gaps take the values that its own modes expect there
         weights, values, modes = np.linalg.svd(flat, full_matrices=False)
@@ -172,10 +172,10 @@ def build(walls: Sequence[Walls], mean: np.ndarray, std: np.ndarray) -> ShapePri
     _, values, modes = np.linalg.svd(flat, full_matrices=False)
     scaled = modes[:MODES] * (values[:MODES] / np.sqrt(len(flat)))[:, None]
     with np.errstate(invalid="ignore"):
-        seen = np.array([w.present for w in walls])
+        seen = np.array([w.present for w in table_radii])
         seen = np.concatenate([seen, seen[:, MAP.mirror]])
         present = np.nansum(seen, 0) / np.maximum(np.isfinite(seen).sum(0), 1)
-    return ShapePrior(mean, std, scaled.reshape(-1, 2, mean.shape[1]), present, len(walls))
+    return ShapePrior(mean, std, scaled.reshape(-1, 2, mean.shape[1]), present, len(table_radii))
 
 
 def _average(values: np.ndarray, gross: float) -> tuple[np.ndarray, np.ndarray]:

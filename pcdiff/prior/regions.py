@@ -1,4 +1,4 @@
-"""Where on the skull a hole lies, how large it is and on which side: what an engineer calls it."""
+"""Where on the skull a defect lies, how large it is and on which side: what an engineer calls it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 
-ONE_SIDE = 0.85  # share of a hole's area left or right of the midline, for the hole to be on that side
-NAMED = 0.2  # share of a hole's area in a bone, for the bone to be named
+ONE_SIDE = 0.85  # share of a defect's area left or right of the midline, for the defect to be on that side
+NAMED = 0.2  # share of a defect's area in a bone, for the bone to be named
 BONES = ("frontal", "temporal", "parietal", "occipital")
 JOINED = {"frontal": "fronto", "temporal": "temporo", "parietal": "parieto", "occipital": "occipito"}
 
 
 @dataclass(frozen=True)
-class Hole:
-    """A place where bone is absent. label: as in `PriorFit.hole`. area_cm2: of the outer surface that is missing.
+class Defect:
+    """A place where bone is absent. label: as in `PriorFit.defect`. area_cm2: of the outer surface that is missing.
 
     side: left, right (the patient's) or both. place: in words, such as "left temporo-parietal".
     """
@@ -28,11 +28,11 @@ class Hole:
     place: str
 
 
-def holes_of(fit: PriorFit) -> list[Hole]:
-    """The holes that a fit found, by label."""
+def defects_of(fit: PriorFit) -> list[Defect]:
+    """The defects that a fit found, by label."""
     area = ray_areas(fit)
     bones = bone_at(MAP.directions)
-    return [_hole(label, np.where(fit.hole == label, area, 0), bones) for label in range(1, fit.holes + 1)]
+    return [_defect(label, np.where(fit.defect == label, area, 0), bones) for label in range(1, fit.defects + 1)]
 
 
 def ray_areas(fit: PriorFit) -> np.ndarray:
@@ -58,7 +58,7 @@ def bone_at(directions: np.ndarray) -> np.ndarray:
     return bone
 
 
-def _hole(label: int, area: np.ndarray, bones: np.ndarray) -> Hole:
+def _defect(label: int, area: np.ndarray, bones: np.ndarray) -> Defect:
     total = area.sum()
     left = area[MAP.directions[:, 0] > 0].sum() / total
     side = "left" if left >= ONE_SIDE else "right" if left <= 1 - ONE_SIDE else "both"
@@ -66,4 +66,4 @@ def _hole(label: int, area: np.ndarray, bones: np.ndarray) -> Hole:
     named = [name for name in BONES if shares[name] >= NAMED]
     words = "-".join([*(JOINED[name] for name in named[:-1]), named[-1]])
     place = f"{words}, across the midline" if side == "both" else f"{side} {words}"
-    return Hole(label, round(float(total), 1), side, place)
+    return Defect(label, round(float(total), 1), side, place)

@@ -67,7 +67,8 @@ def indicator(
 ) -> Indicator:
     """Indicator of the solid that the points enclose, on `box` (default: their `region`) of the skull's grid.
 
-    points: a closed slab, outward normals, mm: both tables over hole and band, and the band's side wall. Only the grid
+    points: a closed completed surface, outward normals, mm: both tables over defect and band, and the band's side
+    wall. Only the grid
     of `skull` is used. backend: a name in `BACKENDS`. Give candidates of one ensemble the same box to average them.
 
     InputError: unknown backend, or points outside the grid.
@@ -85,7 +86,7 @@ def backend_named(name: str) -> Callable[[PointCloud, Volume, np.ndarray, np.nda
 
 
 def reconstruct(points: PointCloud | Sequence[PointCloud], skull: Volume, backend: str = "spectral") -> Volume:
-    """Labelled slab points, or several candidates of them -> the implant, bool on the skull's grid.
+    """Labelled completed surface points, or several candidates of them -> the implant, bool on the skull's grid.
 
     Of several candidates the mean indicator is thresholded: unlike a vote of masks it keeps each candidate's sub-voxel
     surface, so that two candidates 2 mm apart yield the surface midway.
@@ -108,12 +109,12 @@ def _solids(
     candidates = [points] if isinstance(points, PointCloud) else list(points)
     if not candidates:
         raise ValueError("reconstruct needs at least one candidate, got none")
-    if any(c.hole is None for c in candidates):
-        raise ValueError("reconstruct needs points labelled with the hole they fill, got hole=None")
+    if any(c.defect is None for c in candidates):
+        raise ValueError("reconstruct needs points labelled with the defect they fill, got defect=None")
     joined = PointCloud(
         np.concatenate([c.points for c in candidates]),
         np.concatenate([c.normals for c in candidates]),
-        np.concatenate([c.hole for c in candidates if c.hole is not None]),
+        np.concatenate([c.defect for c in candidates if c.defect is not None]),
     )
     low, high = region(joined, skull)
     total = np.zeros(tuple(high - low), np.float32)

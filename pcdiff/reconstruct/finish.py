@@ -1,4 +1,4 @@
-"""Indicator of the completed bone -> the implant: what is missing, in one piece per hole, flush with the rim."""
+"""Indicator of the completed bone -> the implant: what is missing, in one piece per defect, flush with the rim."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 
-REACH_MM = 3.0  # how far the implant may go beyond the points labelled as hole: labels end where the rim is guessed
+REACH_MM = 3.0  # how far the implant may go beyond the points labelled as defect: labels end where the rim is guessed
 SEAM_VOXELS = 2  # gaps along the rim up to twice this wide are closed
 SEAM_LEVEL = 0.3  # but only where the indicator says that bone is likely
 CROSS = ndimage.generate_binary_structure(3, 1)
@@ -19,41 +19,41 @@ def finish(values: np.ndarray, low: np.ndarray, skull: Volume, points: PointClou
     """The implant on the skull's own grid; implant AND skull is empty by construction.
 
     values: (i, j, k) indicator of the completed bone, 0.5 at its surface. low: (3,) index of its origin on the grid.
-    skull: the defective skull. points: with `hole` labels; where they lie decides what is implant and what is a
-    sliver on the surrounding bone. A hole that the indicator leaves open gets no voxel.
+    skull: the defective skull. points: with `defect` labels; where they lie decides what is implant and what is a
+    sliver on the surrounding bone. A defect that the indicator leaves open gets no voxel.
 
-    ValueError: no point is labelled as a hole.
+    ValueError: no point is labelled as a defect.
     """
-    if points.hole is None or not np.any(points.hole > 0):
-        raise ValueError("finish needs points labelled with the hole they fill (hole >= 1), got none")
+    if points.defect is None or not np.any(points.defect > 0):
+        raise ValueError("finish needs points labelled with the defect they fill (defect >= 1), got none")
     low = np.asarray(low, int)
     bone = skull.mask[tuple(slice(a, a + n) for a, n in zip(low, values.shape, strict=True))]
 
-    # From here on only the neighbourhood of the holes: everything below costs time per voxel.
-    index = skull.to_index(points.points[points.hole > 0]) - low
+    # From here on only the neighbourhood of the defects: everything below costs time per voxel.
+    index = skull.to_index(points.points[points.defect > 0]) - low
     reach = (REACH_MM + 1.0) * np.linalg.norm(np.linalg.inv(skull.affine[:3, :3]), axis=1) + SEAM_VOXELS + 1
     start = np.clip(np.floor(index.min(0) - reach), 0, values.shape).astype(int)
     stop = np.clip(np.ceil(index.max(0) + reach) + 1, start, values.shape).astype(int)
     near = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     values, bone = values[near], bone[near]
 
-    owner = nearest_hole((values > SEAM_LEVEL) & ~bone, skull, low + start, points)
+    owner = nearest_defect((values > SEAM_LEVEL) & ~bone, skull, low + start, points)
     implant = (values > 0.5) & (owner > 0)
-    implant = one_piece_per_hole(without_slivers(implant), owner)
-    implant = one_piece_per_hole(close_seam(implant, bone, owner > 0), owner)
+    implant = one_piece_per_defect(without_slivers(implant), owner)
+    implant = one_piece_per_defect(close_seam(implant, bone, owner > 0), owner)
 
     mask = np.zeros_like(skull.mask)
     mask[tuple(slice(a, a + n) for a, n in zip(low + start, implant.shape, strict=True))] = implant
     return skull.with_mask(mask)
 
 
-def nearest_hole(where: np.ndarray, skull: Volume, low: np.ndarray, points: PointCloud) -> np.ndarray:
-    """Label of the hole that each voxel belongs to, int16 (i, j, k); 0 outside `where` and where bone is nearer.
+def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: PointCloud) -> np.ndarray:
+    """Label of the defect that each voxel belongs to, int16 (i, j, k); 0 outside `where` and where bone is nearer.
 
-    A voxel belongs to the hole of the nearest hole point, unless a point of the bone is nearer by over `REACH_MM`.
+    A voxel belongs to the defect of the nearest defect point, unless a point of the bone is nearer by over `REACH_MM`.
     Decided once for each 2 x 2 x 2 voxels: eight times fewer searches, for an error below a voxel.
     """
-    assert points.hole is not None
+    assert points.defect is not None
     padded = np.pad(where, [(0, n % 2) for n in where.shape])
     blocks = padded[::2, ::2, ::2].copy()
     for corner in np.ndindex(2, 2, 2):
@@ -61,12 +61,12 @@ def nearest_hole(where: np.ndarray, skull: Volume, low: np.ndarray, points: Poin
     found = np.argwhere(blocks)
     mm = skull.to_mm(2.0 * found + 0.5 + low)
 
-    in_hole = points.hole > 0
-    to_hole, index = cKDTree(points.points[in_hole]).query(mm, workers=-1)
-    label = points.hole[in_hole][index]
-    if not in_hole.all():
-        to_bone, _ = cKDTree(points.points[~in_hole]).query(mm, workers=-1)
-        label = np.where(to_hole <= to_bone + REACH_MM, label, 0)
+    in_defect = points.defect > 0
+    to_defect, index = cKDTree(points.points[in_defect]).query(mm, workers=-1)
+    label = points.defect[in_defect][index]
+    if not in_defect.all():
+        to_bone, _ = cKDTree(points.points[~in_defect]).query(mm, workers=-1)
+        label = np.where(to_defect <= to_bone + REACH_MM, label, 0)
     owner = np.zeros(blocks.shape, np.int16)
     owner[tuple(found.T)] = label
     for axis in range(3):
@@ -74,8 +74,9 @@ def nearest_hole(where: np.ndarray, skull: Volume, low: np.ndarray, points: Poin
     return owner[tuple(slice(n) for n in where.shape)] * where
 
 
-def one_piece_per_hole(mask: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """For each hole label, the largest face-connected piece among its own voxels; a global largest would lose holes."""
+def one_piece_per_defect(mask: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """For each defect label, the largest face-connected piece among its own voxels; a global largest would lose
+    defects."""
     kept = np.zeros_like(mask)
     for k, box in enumerate(ndimage.find_objects(owner), start=1):
         if box is None:

@@ -26,7 +26,7 @@ LIGHTS = {True: ("good", "passed"), False: ("bad", "look at this"), None: ("none
 LIMITS = (
     "A height field over directions from the cranial centre describes the vault. The orbital roof, zygoma and mastoid "
     "are known to 2 mm only: look closely there.",
-    "The shipped weights have learned from 59 heads of one data set, most with one hole in the back of the head.",
+    "The shipped weights have learned from 59 heads of one data set, most with one defect in the back of the head.",
     "The volume and the STL agree to a fraction of a voxel. What is finer than the scan's voxels is not in them.",
     "The 3D view and the pictures show thinned surfaces. Print and measure the STL.",
     "Whoever uses the implant is responsible for it, and for the approval that their country asks for.",
@@ -83,10 +83,10 @@ def read_checks(path: Path) -> dict[str, Any] | None:
 
 
 def _header(name: str, record: dict[str, Any], checks: dict[str, Any] | None) -> str:
-    pieces, holes = len(record["pieces_ml"]), record["holes"]
+    pieces, defects = len(record["pieces_ml"]), record["defects"]
     cards = [
         (f"{record['implant_ml']:.1f} ml", "implant"),
-        (str(holes), "hole" if holes == 1 else "holes"),
+        (str(defects), "defect" if defects == 1 else "defects"),
         (str(pieces), "piece" if pieces == 1 else "pieces"),
     ]
     if len(record.get("members_ml", [])) > 1:
@@ -116,7 +116,7 @@ def _header(name: str, record: dict[str, Any], checks: dict[str, Any] | None) ->
 
 
 def _pictures(scene: Scene, skull: Volume, implant: Volume, preview: np.ndarray) -> str:
-    whole = picture_html(preview, "the hole, the implant in it, and the implant alone", "whole")
+    whole = picture_html(preview, "the defect, the implant in it, and the implant alone", "whole")
     drawn = [picture_html(picture, caption) for caption, picture in views(scene)]
     cut = [picture_html(picture, caption) for caption, picture in sections(skull, implant)]
     return f'{whole}<div class="pictures">{"".join(drawn)}</div><div class="pictures">{"".join(cut)}</div>'
@@ -202,9 +202,9 @@ def _input(record: dict[str, Any]) -> str:
             value = check[key]
             text = _numbers(value) if isinstance(value, list | tuple) else _number(value)
             facts[title] = f"{escape(text)} {unit}".strip()
-    for n, hole in enumerate(check.get("holes") or [], 1):
-        where = hole.get("place") or hole.get("side")
-        facts[f"Hole {hole.get('label', n)}"] = escape(f"{_number(hole.get('area_cm2'))} cm\u00b2, {where}")
+    for n, defect in enumerate(check.get("defects") or [], 1):
+        where = defect.get("place") or defect.get("side")
+        facts[f"Defect {defect.get('label', n)}"] = escape(f"{_number(defect.get('area_cm2'))} cm\u00b2, {where}")
     warnings = "".join(f"<li>{escape(str(warning))}</li>" for warning in check.get("warnings") or [])
     return _list(facts) + (f'<div class="warnings"><b>Warnings</b><ul>{warnings}</ul></div>' if warnings else "")
 

@@ -22,7 +22,7 @@ SECTIONS = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # 
 
 
 def scene_picture(scene: Scene) -> np.ndarray:
-    """(H, W, 3) uint8 of a scene: skull, hole and implant; beneath, its points and their way, and its error map."""
+    """(H, W, 3) uint8 of a scene: skull, defect and implant; beneath, its points and their way, and its error map."""
     bone, implant = scene.surfaces[0].shape, scene.surface("implant")
     assert implant is not None
     rows = [case_picture(bone, implant.shape)]

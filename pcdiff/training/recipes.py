@@ -20,14 +20,14 @@ class PairsConfig(_Strict):
 
     pool: int = Field(default=4096, gt=0, description="distinct pairs; each returns with fresh noise")
     kinds: dict[str, float] = Field(default={"skullfix": 1.0}, description="kinds of defect and their shares")
-    two_holes: float = Field(default=0.0, ge=0, le=1)
+    two_defects: float = Field(default=0.0, ge=0, le=1)
     mix: float = Field(default=0.3, ge=0, le=1, description="mix two heads of a fold")
     deform: float = Field(default=0.3, ge=0, le=1, description="add a smooth random deformation")
     deform_mm: tuple[float, float] = Field(
         default=(0.6, 0.4), description="its largest amplitude: outer table, thickness"
     )
     warp_mm: float = Field(default=4.0, ge=0, description="how far features of a head move along the map, at most")
-    pose_mm: float = Field(default=0.2, ge=0, description="what chips and bone seen through a hole do to real poses")
+    pose_mm: float = Field(default=0.2, ge=0, description="what chips and bone seen through a defect do to real poses")
     folds: int = Field(default=5, ge=2)
     seed: int = 0
 

@@ -83,7 +83,7 @@ class Sigterm:
         self.stop = True
 
 
-def deaf_to_sigterm(_: int = 0) -> None:
+def ignore_sigterm(_: int = 0) -> None:
     """A worker lives on when a whole process group is told to stop: the run decides, and keeps what it has."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -78,8 +78,8 @@ def runs_of(values: np.ndarray) -> Iterator[np.ndarray]:
 
 def write_runs(values: np.ndarray, stream: IO[bytes]) -> None:
     """(I, J, K) values onto a stream, first index fastest, in runs."""
-    for slab in np.array_split(values.T, max(1, values.size // RUN)):  # (k, j, i)
-        stream.write(np.ascontiguousarray(slab).data)
+    for completed_surface in np.array_split(values.T, max(1, values.size // RUN)):  # (k, j, i)
+        stream.write(np.ascontiguousarray(completed_surface).data)
 
 
 def gzip_writer(file: IO[bytes]) -> IO[bytes]:

@@ -1,6 +1,8 @@
-"""What the network is told of a skull: points of the bone around the hole, and anchors on the prior's missing surface.
+"""What the network is told of a skull: points of the bone around the defect, and anchors on the prior's missing
+surface.
 
-Everything is in the prior's model space, in a local frame around the hole; the network moves each anchor along its ray.
+Everything is in the prior's model space, in a local frame around the defect; the network moves each anchor along its
+ray.
 Along a ray there are two points, on the outer and on the inner table: index 0 and 1 of the axis `wall`.
 """
 
@@ -16,8 +18,8 @@ from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import ANCHORS, RIM, PriorFit
 
 BONE = 640  # rays of the surrounding bone; two points each
-FRAME_SCALE = 80.0  # mm per network unit: a hole of 150 ml and the bone around it lie within [-1.5, 1.5]
-REACH = 45.0  # mm of bone around the hole that the network is shown
+FRAME_SCALE = 80.0  # mm per network unit: a defect of 150 ml and the bone around it lie within [-1.5, 1.5]
+REACH = 45.0  # mm of bone around the defect that the network is shown
 FEATURES = 20
 NORMAL_X, DIRECTION_X = 3, 16  # columns of the features that change sign when a head is mirrored
 RELATIVE_JITTER = 1e-3  # of the variance, so that a covariance of close rays can be factored in float32
@@ -45,9 +47,9 @@ class Condition:
 
 
 def choose_rays(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
-    """(ANCHORS,) rays spread over the holes, (BONE,) over the measured bone around them.
+    """(ANCHORS,) rays spread over the defects, (BONE,) over the measured bone around them.
 
-    A hole with fewer rays is filled up with those next to it.
+    A defect with fewer rays is filled up with those next to it.
     """
     distance = observation.distance
     order = np.argsort(distance, kind="stable")
@@ -75,7 +77,7 @@ def make_condition(fit: PriorFit, anchors: np.ndarray, bone: np.ndarray) -> Cond
     factors = np.stack([_factor(posterior.covariance(rows, rows)) for posterior in fit.posteriors]).astype(np.float32)
     outer_std, thickness_std = np.sqrt((factors**2).sum(-1))
     unit = np.concatenate([outer_std, np.hypot(outer_std, thickness_std)])
-    normals = wall_normals(fit.prior.mean)
+    normals = table_normals(fit.prior.mean)
     guess = np.stack([fit.outer, fit.thickness])
     measured = np.stack([fit.observation.outer, fit.observation.thickness])
     # bone is shown as measured, but not along the rim, where the saw's bevel is no wall
@@ -96,15 +98,15 @@ def make_condition(fit: PriorFit, anchors: np.ndarray, bone: np.ndarray) -> Cond
 
 def completed_normals(anchors: np.ndarray, bone: np.ndarray, towards: np.ndarray) -> np.ndarray:
     """Anchors (P, 3), bone (Q, 3), rough normals (2, ANCHORS, 3) -> (P, 3) float32 normals of each wall's points."""
-    walls = zip(np.split(anchors, 2), np.split(bone, 2), towards, strict=True)
-    normals = [surface_normals(np.concatenate([at, around]), at, rough) for at, around, rough in walls]
+    table_radii = zip(np.split(anchors, 2), np.split(bone, 2), towards, strict=True)
+    normals = [surface_normals(np.concatenate([at, around]), at, rough) for at, around, rough in table_radii]
     return np.concatenate(normals).astype(np.float32)
 
 
-def wall_normals(walls: np.ndarray) -> np.ndarray:
+def table_normals(table_radii: np.ndarray) -> np.ndarray:
     """(2, R) outer radius and thickness, mm -> (2, R, 3) unit normals out of the bone, model axes."""
     normals = []
-    for sign, radius in ((1, walls[0]), (-1, walls[0] - walls[1])):
+    for sign, radius in ((1, table_radii[0]), (-1, table_radii[0] - table_radii[1])):
         surface = MAP.to_image((radius[:, None] * MAP.directions).astype(np.float32))
         normal = np.cross(np.gradient(surface, axis=0), np.gradient(surface, axis=1))[MAP.inside]
         normal *= sign * np.sign((normal * MAP.directions).sum(1, keepdims=True))
@@ -113,14 +115,14 @@ def wall_normals(walls: np.ndarray) -> np.ndarray:
 
 
 def _points(
-    fit: PriorFit, walls: np.ndarray, frame: Frame, rays: np.ndarray, unit: np.ndarray, normals: np.ndarray
+    fit: PriorFit, table_radii: np.ndarray, frame: Frame, rays: np.ndarray, unit: np.ndarray, normals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (2 N, 3) in network units and features (2 N, FEATURES) of the points of both walls on rays (N,).
+    """Positions (2 N, 3) in network units and features (2 N, FEATURES) of the points of both tables on rays (N,).
 
-    walls: (2, R) mm, outer radius and thickness.
+    table_radii: (2, R) mm, outer radius and thickness.
     """
     prior, seen = fit.prior, fit.observation
-    deviation = walls - prior.mean  # (2, R)
+    deviation = table_radii - prior.mean  # (2, R)
     mirrored = (np.stack([seen.outer, seen.thickness]) - prior.mean)[:, MAP.mirror[rays]]
     known = np.isfinite(mirrored).all(0)
     per_ray = np.stack(
@@ -136,7 +138,7 @@ def _points(
         ],
         -1,
     )  # (N, 13)
-    radius = np.stack([walls[0, rays], walls[0, rays] - walls[1, rays]])  # (2, N)
+    radius = np.stack([table_radii[0, rays], table_radii[0, rays] - table_radii[1, rays]])  # (2, N)
     positions = frame.to_network(radius[..., None] * MAP.directions[rays])
     wall = np.repeat([1.0, -1.0], len(rays))
     features = np.concatenate(
@@ -154,7 +156,7 @@ def _points(
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor, with a jitter that keeps it one; over a small hole rounding may ask for more of it.
+    """Lower Cholesky factor, with a jitter that keeps it one; over a small defect rounding may ask for more of it.
 
     Raises LinAlgError for what is no covariance: jitter as large as the variance does not help either.
     """

@@ -24,11 +24,11 @@ from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.anchored.condition import ANCHORS, Condition, choose_rays, make_condition, make_frame, wall_normals
+from pcdiff.methods.anchored.condition import ANCHORS, Condition, choose_rays, make_condition, make_frame, table_normals
 from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
 from pcdiff.methods.anchored.network import AnchoredDenoiser, Denoised, Skull
 from pcdiff.methods.base import Proposal, Trajectory
-from pcdiff.methods.occupancy.model import PlaceModel, solids
+from pcdiff.methods.occupancy.model import OccupancyModel, fused_surfaces
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit, fit_head
 from pcdiff.prior.model import ShapePrior
@@ -51,10 +51,10 @@ class DiffusionMethod:
     network: AnchoredDenoiser
     diffusion: DiffusionConfig
     digest: str = ""
-    places: PlaceModel | None = None
+    places: OccupancyModel | None = None
 
     @classmethod
-    def load(cls, path: Path, prior: ShapePrior, places: PlaceModel | None = None) -> DiffusionMethod:
+    def load(cls, path: Path, prior: ShapePrior, places: OccupancyModel | None = None) -> DiffusionMethod:
         """Reads what `save_network` wrote. Raises InputError for any other file."""
         try:
             with safe_open(path, "pt") as file:
@@ -86,15 +86,20 @@ class DiffusionMethod:
         moves = np.stack([step.double().numpy() * condition.unit for step in steps] + [shifts], axis=1)  # (K, T, P)
         trajectory = Trajectory(_places(found, anchors, moves), self._captions())
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
-        walls = _moved(found, condition, anchors, shifts)
-        verdict = self.places.judge(found, head, device) if self.places else None
+        table_radii = _moved(found, condition, anchors, shifts)
+        verdict = self.places.predict_correction(found, head, device) if self.places else None
         if verdict is not None:
             return Proposal(
-                solids(found, [(outer, thickness) for outer, thickness in walls], verdict), found, trajectory
+                fused_surfaces(found, [(outer, thickness) for outer, thickness in table_radii], verdict),
+                found,
+                trajectory,
             )
         normals = [_normals(found, anchors, turn) for turn in turned]
         return Proposal(
-            [found.slab(outer, thickness, n) for (outer, thickness), n in zip(walls, normals, strict=True)],
+            [
+                found.completed_surface(outer, thickness, n)
+                for (outer, thickness), n in zip(table_radii, normals, strict=True)
+            ],
             found,
             trajectory,
         )
@@ -191,18 +196,19 @@ def _denoise(network: AnchoredDenoiser, skull: Skull, x: Tensor, sigma: Tensor) 
 
 
 def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Shifts (K, P) mm of the anchors along their rays -> (K, 2, R) outer radius and thickness over the whole slab.
+    """Shifts (K, P) mm of the anchors along their rays -> (K, 2, R) outer radius and thickness over the whole
+    completed_surface.
 
     What the anchors say of the rays between them follows from the prior's own covariance: nothing at the rim.
     """
     rows = np.searchsorted(found.targets, anchors)
     everywhere = np.arange(len(found.targets))
     outer, inner = shifts[:, :ANCHORS], shifts[:, ANCHORS:]
-    walls = np.tile(np.stack([found.outer, found.thickness]), (len(shifts), 1, 1))
+    table_radii = np.tile(np.stack([found.outer, found.thickness]), (len(shifts), 1, 1))
     for wall, values in enumerate((outer, outer - inner)):
         weights = cho_solve((condition.factors[wall].astype(np.float64), True), values.T)  # (A, K)
-        walls[:, wall, found.targets] += (found.posteriors[wall].covariance(everywhere, rows) @ weights).T
-    return walls
+        table_radii[:, wall, found.targets] += (found.posteriors[wall].covariance(everywhere, rows) @ weights).T
+    return table_radii
 
 
 def _places(found: PriorFit, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
@@ -214,13 +220,13 @@ def _places(found: PriorFit, anchors: np.ndarray, shifts: np.ndarray) -> np.ndar
 
 
 def _normals(found: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """(2, R, 3) model axes: the prior's normals, turned as the network says, inside the holes; NaN elsewhere."""
-    rays = np.flatnonzero(found.hole > 0)
+    """(2, R, 3) model axes: the prior's normals, turned as the network says, inside the defects; NaN elsewhere."""
+    rays = np.flatnonzero(found.defect > 0)
     distance, index = cKDTree(MAP.directions[anchors]).query(MAP.directions[rays], NEIGHBOURS)
     weight = 1 / (distance + 1e-3)
     weight /= weight.sum(1, keepdims=True)
     turns = make_frame(anchors).rotate_to_patient(turn.reshape(2, ANCHORS, 3))
-    normals = np.full((2, len(found.hole), 3), np.nan)
-    own = wall_normals(np.stack([found.outer, found.thickness]))
+    normals = np.full((2, len(found.defect), 3), np.nan)
+    own = table_normals(np.stack([found.outer, found.thickness]))
     normals[:, rays] = own[:, rays] + np.einsum("rk,wrkc->wrc", weight, turns[:, index])
     return normals / np.linalg.norm(normals, axis=-1, keepdims=True)

@@ -19,8 +19,8 @@ from pcdiff.nets.point_voxel import (
     NoiseEmbedding,
     PointNorm,
     PointVoxelBlock,
-    silent,
     to_grid,
+    zero_init,
 )
 
 
@@ -71,7 +71,7 @@ class AnchoredDenoiser(nn.Module):
         self.guide = nn.Sequential(
             *(nn.Conv1d(2 * FEATURES, 2 * width, 1), nn.SiLU(), nn.Dropout(config.dropout)),
             *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), nn.Dropout(config.dropout)),
-            *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), silent(nn.Conv1d(2 * width, 2, 1))),
+            *(nn.Conv1d(2 * width, 2 * width, 1), nn.SiLU(), zero_init(nn.Conv1d(2 * width, 2, 1))),
         )
         self.lift = nn.Sequential(nn.Conv1d(FEATURES, width, 1), nn.SiLU(), nn.Conv1d(width, width, 1))
         self.squeeze = nn.Conv1d(width + 3, half - 1, 1)
@@ -79,7 +79,7 @@ class AnchoredDenoiser(nn.Module):
         self.down = nn.Sequential(nn.Conv3d(half, width, 2, stride=2), Conv3dBlock(width))
         self.bottom = nn.Sequential(nn.Conv3d(width, width, 2, stride=2), Conv3dBlock(width))
         self.place = nn.Parameter(0.02 * torch.randn((config.grid // 4) ** 3, width))
-        self.context = silent(nn.Conv1d(half + 2 * width, width, 1))
+        self.context = zero_init(nn.Conv1d(half + 2 * width, width, 1))
 
         self.embed = NoiseEmbedding(width)
         self.enter = nn.Conv1d(width + 1, width, 1)
@@ -87,7 +87,7 @@ class AnchoredDenoiser(nn.Module):
             PointVoxelBlock(width, config.step_grid, width, config.dropout) for _ in range(config.blocks)
         )
         self.attend = nn.ModuleList(CrossAttention(width, config.heads) for _ in range(config.blocks))
-        self.leave = nn.Sequential(PointNorm(width), nn.SiLU(), silent(nn.Conv1d(width, 4, 1)))
+        self.leave = nn.Sequential(PointNorm(width), nn.SiLU(), zero_init(nn.Conv1d(width, 4, 1)))
 
     def encode(
         self, anchors: Tensor, anchor_features: Tensor, bone: Tensor, bone_features: Tensor, normals: Tensor
@@ -106,10 +106,10 @@ class AnchoredDenoiser(nn.Module):
         if self.training:
             gate = (torch.rand_like(gate) >= self.hidden).to(gate)
         features = lifted[..., : anchors.shape[1]] + gate * self.context(torch.cat(seen, 1))
-        mean = self.expect(anchor_features)
+        mean = self.predict_mean(anchor_features)
         return Skull(anchors, features, tokens, rearrange(normals, "b n xyz -> b xyz n"), gate, mean)
 
-    def expect(self, anchor_features: Tensor) -> Tensor:
+    def predict_mean(self, anchor_features: Tensor) -> Tensor:
         """(B, P, F) -> (B, P) float32: the guide's mean, of each ray's two points at once."""
         rays = rearrange(anchor_features, "b (wall ray) c -> b (wall c) ray", wall=2)
         return rearrange(self.guide(rays), "b wall ray -> b (wall ray)").float()

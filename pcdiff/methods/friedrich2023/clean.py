@@ -10,12 +10,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from pcdiff.reconstruct.finish import one_piece_per_hole, voids
+from pcdiff.reconstruct.finish import one_piece_per_defect, voids
 
 REACH = 1.1  # of the points' largest distance from their centre: what lies further away is no implant
-LINK_MM = 6.0  # points nearer than this fill the same hole
+LINK_MM = 6.0  # points nearer than this fill the same defect
 LINKED = 4096  # points at most that are compared pair by pair; the others join the nearest
-STRAY = 0.05  # a group with a smaller share of the points fills no hole
+STRAY = 0.05  # a group with a smaller share of the points fills no defect
 MEDIAN_OF_27 = 14
 
 
@@ -51,10 +51,11 @@ def largest(mask: np.ndarray) -> np.ndarray:
     return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count else mask
 
 
-def holes_of(points: np.ndarray) -> np.ndarray:
-    """(N,) int16 label of the hole that each point (N, 3) mm fills, from 1 on; 0 for strays.
+def defects_of(points: np.ndarray) -> np.ndarray:
+    """(N,) int16 label of the defect that each point (N, 3) mm fills, from 1 on; 0 for strays.
 
-    Groups of points that hang together within `LINK_MM`: the paper's points know no holes. All are one where none is a
+    Groups of points that hang together within `LINK_MM`: the paper's points know no defects. All are one where none
+    is a
     group.
     """
     tree = cKDTree(points[:: -(-len(points) // LINKED)])
@@ -70,15 +71,15 @@ def holes_of(points: np.ndarray) -> np.ndarray:
     return np.append(label[group], np.int16(0))[nearest]
 
 
-def piece_per_hole(mask: np.ndarray, points: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """For each hole the largest piece of the voxels that are nearest to its points; points (N, 3) in voxels."""
-    if hole.max() == 1:
+def piece_per_defect(mask: np.ndarray, points: np.ndarray, defect: np.ndarray) -> np.ndarray:
+    """For each defect the largest piece of the voxels that are nearest to its points; points (N, 3) in voxels."""
+    if defect.max() == 1:
         return largest(mask)
     owner = np.zeros(mask.shape, np.int16)
     where = np.nonzero(mask)
-    _, nearest = cKDTree(points[hole > 0]).query(np.stack(where, axis=1))
-    owner[where] = hole[hole > 0][nearest]
-    return one_piece_per_hole(mask, owner)
+    _, nearest = cKDTree(points[defect > 0]).query(np.stack(where, axis=1))
+    owner[where] = defect[defect > 0][nearest]
+    return one_piece_per_defect(mask, owner)
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class PaperProposal(Proposal):
 class PaperMethod:
     """Both networks of the paper. Every member draws skull points of its own, and takes its own noise.
 
-    prior: finds the holes beforehand, for the checks, and refuses what has none; the networks know nothing of it.
+    prior: finds the defects beforehand, for the checks, and refuses what has none; the networks know nothing of it.
     """
 
     model: PaperModel

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.friedrich2023.clean import ball, holes_of, largest, piece_per_hole, smoothed, within_reach
+from pcdiff.methods.friedrich2023.clean import ball, defects_of, largest, piece_per_defect, smoothed, within_reach
 from pcdiff.methods.friedrich2023.lattice import RESOLUTION, SPACING_MM, Lattice, lattice_over
 from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
 from pcdiff.reconstruct.dpsr import poisson_region
@@ -35,7 +35,8 @@ def volume_from_points(
     resolution: of the cube that the network was trained in; 0.4 for SkullBreak's weights.
 
     Corrected, the default: the scan's true affine; points half a voxel further in, no dilation; skull voxels are taken
-    off as sets, before and after the clean-up; each hole keeps one piece. faithful: the original's frame; one dilation;
+    off as sets, before and after the clean-up; each defect keeps one piece. faithful: the original's frame; one
+    dilation;
     its difference of 0/1 integers, whose -1 its next test takes for implant; the largest piece only. Either way Poisson
     is solved around the points, not in the whole cube.
 
@@ -55,16 +56,16 @@ def volume_from_points(
         implant, low = _published(solid, low, index, skull, lattice)
         implant, low = _on_grid_of(skull, lattice, implant, low, order=0)
     else:
-        hole = holes_of(points)  # strays, 0, must neither widen the ball nor claim a piece
+        defect = defects_of(points)  # strays, 0, must neither widen the ball nor claim a piece
         at = index - low
-        implant = solid & ~_skull_on(lattice, skull, low, solid.shape) & within_reach(solid.shape, at[hole > 0])
-        implant = smoothed(implant, lambda mask: piece_per_hole(mask, at, hole))
+        implant = solid & ~_skull_on(lattice, skull, low, solid.shape) & within_reach(solid.shape, at[defect > 0])
+        implant = smoothed(implant, lambda mask: piece_per_defect(mask, at, defect))
         implant, low = _on_grid_of(skull, lattice, implant, low, order=1)
-        implant = piece_per_hole(
-            implant & ~skull.crop(low, low + implant.shape).mask, skull.to_index(points) - low, hole
+        implant = piece_per_defect(
+            implant & ~skull.crop(low, low + implant.shape).mask, skull.to_index(points) - low, defect
         )
     if not implant.any():
-        raise InputError("expected points that enclose a solid in the hole, got none; are the weights trained?")
+        raise InputError("expected points that enclose a solid in the defect, got none; are the weights trained?")
     result = np.zeros_like(skull.mask)
     result[tuple(slice(a, a + n) for a, n in zip(low, implant.shape, strict=True))] = implant
     return skull.with_mask(result)

@@ -1,4 +1,4 @@
-"""What surrounds each place near a hole, on a lattice: for bone that rays from the cranial centre do not describe.
+"""What surrounds each place near a defect, on a lattice: for bone that rays from the cranial centre do not describe.
 
 Rays say where two tables lie along a direction. At the forehead that leaves out the orbit's roof and rim; there each
 place of a lattice in model space is judged by the bone around it, the mirrored bone, and the mean head.
@@ -17,11 +17,11 @@ from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.fit import PriorFit
 
 STEP = 2.0  # mm between places
-MARGIN = 22.0  # mm around the missing walls in which bone may be missing too: the orbit's roof reaches so far back
-RIM = 4.0  # mm beyond a hole's border, along the map, that the rays' walls go on
+MARGIN = 22.0  # mm around the missing tables in which bone may be missing too: the orbit's roof reaches so far back
+RIM = 4.0  # mm beyond a defect's border, along the map, that the rays' tables go on
 SLOPE = 0.5  # mm from a wall to odds of e, and `CERTAIN` at most
 CERTAIN = 5.0
-NEAR = 6.0  # mm outside the rays' walls in which a place is judged whatever else is there
+NEAR = 6.0  # mm outside the rays' tables in which a place is judged whatever else is there
 MIRRORED, USUAL = 0.1, 0.15  # occupancy on the other side, or of the mean head, that makes a place worth judging
 MEAN_LOW = np.array([-100.0, -120.0, -110.0])  # model mm, the first place of the mean head
 MEAN_SHAPE = (101, 116, 106)
@@ -48,7 +48,8 @@ PAD = max(side // 2 * step for _, side, step in PATCHES)
 
 @dataclass(frozen=True)
 class Lattice:
-    """Places in model space: low (3,) mm is the first; (I, J, K) of them, `step` mm apart along the model's axes."""
+    """OccupancyQueries in model space: low (3,) mm is the first; (I, J, K) of them, `step` mm apart along the model's
+    axes."""
 
     low: np.ndarray
     shape: tuple[int, int, int]
@@ -68,9 +69,9 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Rays:
-    """What the rays say of any point: completed walls over the holes and the band around them, as maps.
+    """What the rays say of any point: completed tables over the defects and the band around them, as maps.
 
-    outer, inner, outer_std, thickness_std: (SIZE, SIZE) mm. edge: (SIZE, SIZE) mm from the hole's border, > 0 in it.
+    outer, inner, outer_std, thickness_std: (SIZE, SIZE) mm. edge: (SIZE, SIZE) mm from the defect's border, > 0 in it.
     """
 
     outer: np.ndarray
@@ -81,9 +82,9 @@ class Rays:
 
     @classmethod
     def of(cls, fit: PriorFit) -> Rays:
-        """By the prior's own walls."""
-        hole = MAP.to_image(fit.hole > 0, False)
-        edge = ndimage.distance_transform_edt(hole) - ndimage.distance_transform_edt(~hole)
+        """By the prior's own tables."""
+        defect = MAP.to_image(fit.defect > 0, False)
+        edge = ndimage.distance_transform_edt(defect) - ndimage.distance_transform_edt(~defect)
         return cls(
             _filled(fit, fit.outer),
             _filled(fit, fit.outer - fit.thickness),
@@ -93,7 +94,7 @@ class Rays:
         )
 
     def moved(self, fit: PriorFit, outer: np.ndarray, thickness: np.ndarray) -> Rays:
-        """The same with other walls: (R,) model mm."""
+        """The same with other table_radii: (R,) model mm."""
         return replace(self, outer=_filled(fit, outer), inner=_filled(fit, outer - thickness))
 
     def at(self, pixels: np.ndarray, *names: str) -> list[np.ndarray]:
@@ -102,7 +103,7 @@ class Rays:
 
 
 def _filled(fit: PriorFit, values: np.ndarray) -> np.ndarray:
-    """(R,) -> (SIZE, SIZE) float32: the values over holes and band, the nearest of them elsewhere."""
+    """(R,) -> (SIZE, SIZE) float32: the values over defects and band, the nearest of them elsewhere."""
     known = np.full(len(values), np.nan)
     known[fit.targets] = values[fit.targets]
     return MAP.filled(known).astype(np.float32)
@@ -120,8 +121,8 @@ def logit(below_outer: np.ndarray, above_inner: np.ndarray, edge: np.ndarray) ->
 
 
 @dataclass(frozen=True)
-class Places:
-    """A lattice around the holes and the places of it that are to be judged.
+class OccupancyQueries:
+    """A lattice around the defects and the places of it that are to be judged.
 
     logit: (I, J, K) float32, what the rays say. bone: (I, J, K) float32 in [0, 1], what stands.
     index: (N, 3) int, the places to be judged. Their features are made by `features`: all at once take much memory.
@@ -145,12 +146,12 @@ class Places:
             parts.append(self._maps[name][at[..., 0], at[..., 1], at[..., 2]])
         return np.concatenate(parts, 1).astype(np.float16)
 
-    def mirrored(self) -> Places:
+    def mirrored(self) -> OccupancyQueries:
         """As the mirrored head would give them; the mean head is symmetric."""
         low = self.lattice.low * MIRROR - [(self.lattice.shape[0] - 1) * self.lattice.step, 0, 0]
         own = self._own[::-1].copy()
         own[..., X] *= -1
-        return Places(
+        return OccupancyQueries(
             Lattice(low, self.lattice.shape, self.lattice.step),
             self.logit[::-1],
             self.bone[::-1],
@@ -160,16 +161,17 @@ class Places:
         )
 
 
-def missing_walls(fit: PriorFit) -> np.ndarray:
-    """(N, 3) model mm: points of the walls that the holes lack, of the outer table and, roughly, of the inner."""
-    rays = np.flatnonzero((fit.hole > 0) & np.isfinite(fit.outer))
-    walls = MAP.directions[rays] * fit.outer[rays, None]
-    return np.concatenate([walls, 0.9 * walls])
+def missing_surface_points(fit: PriorFit) -> np.ndarray:
+    """(N, 3) model mm: points of the tables that the defects lack, of the outer table and, roughly, of the
+    inner."""
+    rays = np.flatnonzero((fit.defect > 0) & np.isfinite(fit.outer))
+    table_radii = MAP.directions[rays] * fit.outer[rays, None]
+    return np.concatenate([table_radii, 0.9 * table_radii])
 
 
 def lattice_around(fit: PriorFit, shift: np.ndarray | float = 0.0) -> Lattice:
-    """The lattice that holds the missing walls and a margin; shift: (3,) mm."""
-    points = missing_walls(fit)
+    """The lattice that holds the missing tables and a margin; shift: (3,) mm."""
+    points = missing_surface_points(fit)
     low = np.floor((points.min(0) - MARGIN) / STEP) * STEP + shift
     i, j, k = np.ceil((points.max(0) + MARGIN - low) / STEP).astype(int).tolist()
     return Lattice(low, (i, j, k))
@@ -183,10 +185,10 @@ def occupancy_at(head: Head, pose: Pose, points: np.ndarray) -> np.ndarray:
     return values.reshape(points.shape[:-1]) / 255
 
 
-def look(
+def build_occupancy_features(
     fit: PriorFit, head: Head, mean: np.ndarray, lattice: Lattice | None = None, moved: np.ndarray | float = 0.0
-) -> Places:
-    """What the places around a fitted skull's holes see.
+) -> OccupancyQueries:
+    """What the places around a fitted skull's defects see.
 
     head: the skull's. mean: MEAN_SHAPE uint8, the mean head's occupancy. moved: (2, I, J, K, 3) mm, where in the head
     each place and each mirrored place is taken from: a deformation of the head; training draws them.
@@ -239,12 +241,14 @@ def look(
     padded = {name: np.pad(values, PAD).astype(np.float16) for name, values in maps.items()}
     for name, values in (("outer", below), ("inner", above)):
         padded[name] = np.pad(np.clip(values / 4, -2, 2), PAD, mode="edge").astype(np.float16)
-    index = np.round((missing_walls(fit) - lattice.low) / lattice.step).astype(int)
+    index = np.round((missing_surface_points(fit) - lattice.low) / lattice.step).astype(int)
     wall = np.zeros(lattice.shape, bool)
     wall[tuple(index[((index >= 0) & (index < lattice.shape)).all(1)].T)] = True
-    close = ndimage.distance_transform_edt(~wall) * lattice.step < MARGIN  # two holes share a lattice as wide as a head
+    close = (
+        ndimage.distance_transform_edt(~wall) * lattice.step < MARGIN
+    )  # two defects share a lattice as wide as a head
     worth = (bone < 0.5) & close & ((depth > -NEAR) | (mirrored > MIRRORED) | (usual > USUAL))
-    return Places(
+    return OccupancyQueries(
         lattice,
         odds.astype(np.float32),
         bone,

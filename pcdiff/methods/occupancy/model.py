@@ -1,4 +1,5 @@
-"""Where rays do not describe the bone, places do: the walls of a completion, overruled by the network of places."""
+"""Where rays do not describe the bone, places do: the tables of a completion, overruled by the network of
+places."""
 
 from __future__ import annotations
 
@@ -20,8 +21,17 @@ from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.occupancy import Head
 from pcdiff.geometry.points import PointCloud
-from pcdiff.methods.occupancy.features import CERTAIN, MEAN_SHAPE, Lattice, Places, Rays, along_rays, logit, look
-from pcdiff.methods.occupancy.network import PlaceNetwork
+from pcdiff.methods.occupancy.features import (
+    CERTAIN,
+    MEAN_SHAPE,
+    Lattice,
+    OccupancyQueries,
+    Rays,
+    along_rays,
+    build_occupancy_features,
+    logit,
+)
+from pcdiff.methods.occupancy.network import OccupancyNetwork
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 
@@ -31,14 +41,14 @@ BATCH = 16_384  # places judged at a time
 # (Lipton et al. 2014): 0.38 where places speak at all.
 LIFT = 0.5  # log-odds
 REMOVE = -0.5  # lifted log-odds beneath which the network takes away what the rays have: that asks for more
-OFF = 1.0  # log-odds of the rays beyond which a place lies off their walls
+OFF = 1.0  # log-odds of the rays beyond which a place lies off their tables
 SMALLEST = 40  # such places that hang together: fewer are a matter of tenths of a millimetre, which rays know better
 FINER = 2  # of the lattice, for the surface
 SMOOTH = 0.7  # steps of the finer lattice, for the normals
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OccupancyCorrection:
     """What the places say against the rays: log-odds to add to theirs, (I, J, K), 0 where both agree."""
 
     lattice: Lattice
@@ -46,17 +56,17 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class PlaceModel:
+class OccupancyModel:
     """Networks of places, of which each sees the head and its mirror image and whose log-odds are averaged.
 
     mean: the mean head they compare with, MEAN_SHAPE uint8, 255 where every head has bone.
     """
 
-    networks: tuple[PlaceNetwork, ...]
+    networks: tuple[OccupancyNetwork, ...]
     mean: np.ndarray
 
     @classmethod
-    def load(cls, path: Path) -> PlaceModel:
+    def load(cls, path: Path) -> OccupancyModel:
         """Reads what `save` wrote. Raises InputError for any other file."""
         try:
             with safe_open(path, "pt") as file:
@@ -91,9 +101,9 @@ class PlaceModel:
         with written_beside(path) as beside:
             beside.write_bytes(save(tensors, metadata))
 
-    def judge(self, fit: PriorFit, head: Head, device: str = "cpu") -> Verdict | None:
+    def predict_correction(self, fit: PriorFit, head: Head, device: str = "cpu") -> OccupancyCorrection | None:
         """Where bone is missing that the rays do not know of, or is not although they say so; None where nowhere."""
-        places = look(fit, head, self.mean)
+        places = build_occupancy_features(fit, head, self.mean)
         odds = places.logit.copy()
         odds[tuple(places.index.T)] = self.odds(places, device) + LIFT
         add = (places.logit <= 0) & (odds > 0)
@@ -101,10 +111,10 @@ class PlaceModel:
         overruled = _regions(add, places.logit <= -OFF) | _regions(remove, remove)
         if not overruled.any():
             return None
-        return Verdict(places.lattice, np.where(overruled, odds - places.logit, 0).astype(np.float32))
+        return OccupancyCorrection(places.lattice, np.where(overruled, odds - places.logit, 0).astype(np.float32))
 
     @torch.inference_mode()
-    def odds(self, places: Places, device: str = "cpu") -> np.ndarray:
+    def odds(self, places: OccupancyQueries, device: str = "cpu") -> np.ndarray:
         """(N,) log-odds of missing bone at the places to be judged."""
         networks = [network.to(device) for network in self.networks]
         said = np.zeros(len(places.index), np.float32)
@@ -118,10 +128,13 @@ class PlaceModel:
         return said / (2 * len(networks))
 
 
-def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdict: Verdict) -> list[PointCloud]:
-    """The surface of what rays and places say together, for each pair of walls: (R,) outer radius and thickness.
+def fused_surfaces(
+    fit: PriorFit, table_radii: Sequence[tuple[np.ndarray, np.ndarray]], verdict: OccupancyCorrection
+) -> list[PointCloud]:
+    """The surface of what rays and places say together, for each pair of table_radii: (R,) outer radius and thickness.
 
-    Labelled like `PriorFit.slab`: in a hole's rays, or where the places overruled them, a point is of that hole.
+    Labelled like `PriorFit.completed_surface`: in a defect's rays, or where the places overruled them, a point is of
+    that defect.
     """
     lattice = verdict.lattice.finer(FINER)
     pixels, radius = along_rays(lattice.points)
@@ -129,10 +142,10 @@ def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdic
     correction = map_coordinates(verdict.correction, index, order=1).reshape(lattice.shape)
     rays = Rays.of(fit)
     (edge,) = rays.at(pixels, "edge")
-    hole = MAP.to_image(fit.hole)
-    hole = hole[tuple(ndimage.distance_transform_edt(hole == 0, return_distances=False, return_indices=True))]
+    defect = MAP.to_image(fit.defect)
+    defect = defect[tuple(ndimage.distance_transform_edt(defect == 0, return_distances=False, return_indices=True))]
     clouds = []
-    for outer, thickness in walls:
+    for outer, thickness in table_radii:
         top, bottom = rays.moved(fit, outer, np.maximum(thickness, 1.0)).at(pixels, "outer", "inner")
         odds = np.pad(logit(top - radius, radius - bottom, edge) + correction, 1, constant_values=-CERTAIN)
         vertices = marching_cubes(odds.astype(np.float32), 0.0)[0]
@@ -147,14 +160,14 @@ def solids(fit: PriorFit, walls: Sequence[tuple[np.ndarray, np.ndarray]], verdic
             PointCloud(
                 fit.pose.to_patient(at),
                 normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9),
-                np.where(own, map_coordinates(hole, along_rays(at)[0], order=0, mode="nearest"), 0),
+                np.where(own, map_coordinates(defect, along_rays(at)[0], order=0, mode="nearest"), 0),
             )
         )
     return clouds
 
 
-def _network(state: dict[str, Tensor]) -> PlaceNetwork:
-    network = PlaceNetwork(state["enter.weight"].shape[0])
+def _network(state: dict[str, Tensor]) -> OccupancyNetwork:
+    network = OccupancyNetwork(state["enter.weight"].shape[0])
     network.load_state_dict(state)
     return network.eval()
 

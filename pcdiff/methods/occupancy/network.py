@@ -10,7 +10,7 @@ from pcdiff.methods.occupancy.features import FEATURES
 TRUST = 0.5  # of what the rays say that stands before anything is learned: they are too sure of themselves
 
 
-class PlaceNetwork(nn.Module):
+class OccupancyNetwork(nn.Module):
     """Log-odds of missing bone at single places. A network that says nothing tones down what the rays say."""
 
     def __init__(self, width: int = 384, dropout: float = 0.2) -> None:

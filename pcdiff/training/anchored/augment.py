@@ -1,4 +1,4 @@
-"""Heads that never were, along the rays of the map: moved features, smooth fields, poses as a hole leaves them."""
+"""Heads that never were, along the rays of the map: moved features, smooth fields, poses as a defect leaves them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ORIGIN = Pose(np.eye(3), np.zeros(3))
 POSE_STEPS = 16  # from the pose of the whole head; further steps move it by less than 0.1 mm
 
 
-def pose_without(prior: ShapePrior, walls: np.ndarray, hole: np.ndarray) -> Pose:
-    """The pose that a head of (2, R) walls takes on the mean once the rays of `hole` (R,) show no bone.
+def pose_without(prior: ShapePrior, table_radii: np.ndarray, defect: np.ndarray) -> Pose:
+    """The pose that a head of (2, R) tables takes on the mean once the rays of `defect` (R,) show no bone.
 
     Often millimetres from the whole head's. A network trained on whole heads' poses has seen the answer in them.
     """
-    seen = np.flatnonzero(np.isfinite(walls[0]) & (hole == 0))[::EVERY]
-    points = walls[0, seen, None] * MAP.directions[seen]
+    seen = np.flatnonzero(np.isfinite(table_radii[0]) & (defect == 0))[::EVERY]
+    points = table_radii[0, seen, None] * MAP.directions[seen]
     return register(points, prior.mean[0], prior.std[0], ORIGIN, POSE_STEPS)[0]
 
 
@@ -31,10 +31,11 @@ def jittered(pose: Pose, mm: float, rng: np.random.Generator) -> Pose:
     return Pose(pose.linear + rng.normal(0, mm / RADIUS, (3, 3)), pose.shift + rng.normal(0, mm, 3))
 
 
-def seen_in(pose: Pose, walls: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(2, R) walls and (R,) labels along the rays of another pose, model mm -> the same, NaN beyond the map's rim."""
+def seen_in(pose: Pose, table_radii: np.ndarray, defect: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(2, R) tables and (R,) labels along the rays of another pose, model mm -> the same, NaN beyond the map's
+    rim."""
     radii = []
-    for wall in (walls[0], walls[0] - walls[1]):
+    for wall in (table_radii[0], table_radii[0] - table_radii[1]):
         image = MAP.filled(wall).astype(float)
         spline, radius = ndimage.spline_filter(image), image[MAP.inside]
         for _ in range(4):  # a point of the ray is scaled onto the surface until it lies on it
@@ -43,15 +44,18 @@ def seen_in(pose: Pose, walls: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray
             pixels = MAP.to_pixel(point / length[:, None]).T
             radius = radius * ndimage.map_coordinates(spline, pixels, order=3, prefilter=False, mode="nearest") / length
         radii.append(np.where(_known(wall, pixels), radius, np.nan))
-        labels = ndimage.map_coordinates(MAP.to_image(hole), pixels, order=0)
+        labels = ndimage.map_coordinates(MAP.to_image(defect), pixels, order=0)
     return np.stack([radii[0], radii[0] - radii[1]]), labels
 
 
-def warped(walls: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(2, R) walls with every feature moved along the map by shift (2, R) mm: a head whose landmarks lie elsewhere."""
+def warped(table_radii: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(2, R) tables with every feature moved along the map by shift (2, R) mm: a head whose landmarks lie
+    elsewhere."""
     pixels = np.argwhere(MAP.inside).T + shift / PIXEL
-    moved = [ndimage.map_coordinates(MAP.filled(wall).astype(float), pixels, order=3, mode="nearest") for wall in walls]
-    return np.where([_known(wall, pixels) for wall in walls], moved, np.nan)
+    moved = [
+        ndimage.map_coordinates(MAP.filled(wall).astype(float), pixels, order=3, mode="nearest") for wall in table_radii
+    ]
+    return np.where([_known(wall, pixels) for wall in table_radii], moved, np.nan)
 
 
 def _known(wall: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Training pairs on the fly: healthy walls, a virtual defect, the prior of another fold, and what it gets wrong.
+"""Training pairs on the fly: healthy tables, a virtual defect, the prior of another fold, and what it gets wrong.
 
 What a pair shows is what use will see: the head is posed by the bone that is left, not by the bone cut out of it.
 """
@@ -24,7 +24,7 @@ from pcdiff.methods.anchored.condition import (
     choose_rays,
     make_condition,
     make_frame,
-    wall_normals,
+    table_normals,
 )
 from pcdiff.prior.defects import open_rays
 from pcdiff.prior.direction_map import MAP, PIXEL, RADIUS
@@ -35,7 +35,7 @@ from pcdiff.training.anchored.augment import ORIGIN, jittered, pose_without, see
 from pcdiff.training.recipes import PairsConfig
 
 STERADIAN = (PIXEL / RADIUS) ** 2  # of each ray: the map is equal-area
-THINNED = 3  # one ray in three is enough to place and size a hole
+THINNED = 3  # one ray in three is enough to place and size a defect
 PORE = 3.0  # mm from the smooth surface: a ray that ran into a pore, a suture or past the bone
 SMOOTH = 1.5  # pixels: the truth is the surface without its pores, which no one can know from the bone around
 
@@ -95,18 +95,18 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         raise InputError(f"pair {index}: expected a defect on one of 20 heads, found none; the last: {last}") from last
 
     def _draw(self, rng: np.random.Generator) -> Pair:
-        fold, walls = self._head(rng)
+        fold, table_radii = self._head(rng)
         prior = self.priors[fold]
         kind = str(rng.choice(list(self.config.kinds), p=np.array(list(self.config.kinds.values()))))
-        holes = 2 if rng.random() < self.config.two_holes else 1
-        hole = cut_rays(walls, kind, holes, rng)
-        pose = jittered(pose_without(prior, walls, hole), self.config.pose_mm, rng)
-        walls, hole = seen_in(pose, walls, hole)
-        observation = open_rays(walls[0], walls[1], hole)
+        defects = 2 if rng.random() < self.config.two_defects else 1
+        defect = cut_rays(table_radii, kind, defects, rng)
+        pose = jittered(pose_without(prior, table_radii, defect), self.config.pose_mm, rng)
+        table_radii, defect = seen_in(pose, table_radii, defect)
+        observation = open_rays(table_radii[0], table_radii[1], defect)
         anchors, bone = choose_rays(observation)
-        # completing the anchors alone, not all of hole and band, is what makes pairs cheap
+        # completing the anchors alone, not all of defect and band, is what makes pairs cheap
         fit = complete(prior, ORIGIN, observation, 0.0, anchors)
-        return make_pair(fit, walls, anchors, bone)
+        return make_pair(fit, table_radii, anchors, bone)
 
     def _head(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         """A head's fold and its (2, R) outer radius and thickness: mirrored, mixed and deformed at random."""
@@ -127,43 +127,44 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
             deviation = deviation[:, MAP.mirror]
         if rng.random() < self.config.deform:
             deviation = deviation + np.stack([rng.uniform(0, mm) * smooth_field(rng) for mm in self.config.deform_mm])
-        walls = mean + deviation
-        walls[1] = np.maximum(walls[1], 1.0)
+        table_radii = mean + deviation
+        table_radii[1] = np.maximum(table_radii[1], 1.0)
         if self.config.warp_mm:
-            walls = warped(
-                walls, rng.uniform(0, self.config.warp_mm) * np.stack([smooth_field(rng), smooth_field(rng)])
+            table_radii = warped(
+                table_radii, rng.uniform(0, self.config.warp_mm) * np.stack([smooth_field(rng), smooth_field(rng)])
             )
-        return fold, walls
+        return fold, table_radii
 
 
-def cut_rays(walls: np.ndarray, kind: str, holes: int, rng: np.random.Generator) -> np.ndarray:
-    """(2, R) walls -> (R,) int labels of the rays that a virtual craniotomy opens. Raises InputError without room."""
-    known = np.flatnonzero(np.isfinite(walls).all(0))
-    outer, inner = walls[0], walls[0] - walls[1]
+def cut_rays(table_radii: np.ndarray, kind: str, defects: int, rng: np.random.Generator) -> np.ndarray:
+    """(2, R) tables -> (R,) int labels of the rays that a virtual craniotomy opens. Raises InputError without
+    room."""
+    known = np.flatnonzero(np.isfinite(table_radii).all(0))
+    outer, inner = table_radii[0], table_radii[0] - table_radii[1]
     some = known[::THINNED]
     cranium = Cranium.from_rays(
         np.zeros(3), MAP.directions[some], outer[some], inner[some], np.full(len(some), THINNED * STERADIAN)
     )
     middle = (outer[known] + inner[known])[:, None] / 2 * MAP.directions[known]
-    hole = np.zeros(len(outer), int)
-    for number, outline in enumerate(draw_outlines(kind, rng, cranium, holes), start=1):
-        hole[known[outline.contains(middle)]] = number
-    if np.count_nonzero(hole) < 100:
-        raise InputError(f"{kind}: expected a hole of a hundred rays, got {np.count_nonzero(hole)}; draw another")
-    return hole
+    defect = np.zeros(len(outer), int)
+    for number, outline in enumerate(draw_outlines(kind, rng, cranium, defects), start=1):
+        defect[known[outline.contains(middle)]] = number
+    if np.count_nonzero(defect) < 100:
+        raise InputError(f"{kind}: expected a defect of a hundred rays, got {np.count_nonzero(defect)}; draw another")
+    return defect
 
 
-def make_pair(fit: PriorFit, walls: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:
-    """The condition of a fitted defect and the truth at its anchors; walls: (2, R) of the complete head."""
+def make_pair(fit: PriorFit, table_radii: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:
+    """The condition of a fitted defect and the truth at its anchors; table_radii: (2, R) of the complete head."""
     condition = make_condition(fit, anchors, bone)
-    tables = np.stack([walls[0], walls[0] - walls[1]])
+    tables = np.stack([table_radii[0], table_radii[0] - table_radii[1]])
     smooth, known = without_pores(tables)
     guess = np.stack([fit.outer[anchors], fit.outer[anchors] - fit.thickness[anchors]])
     shift = (smooth[:, anchors] - guess).reshape(-1)
     # beyond a few millimetres the ray met another bone, not the wall
     valid = known[:, anchors].reshape(-1) & (np.abs(shift) < 6)
     target = np.where(valid, shift, 0) / condition.unit
-    true_normals = wall_normals(np.stack([smooth[0], smooth[0] - smooth[1]]))[:, anchors]
+    true_normals = table_normals(np.stack([smooth[0], smooth[0] - smooth[1]]))[:, anchors]
     normals = make_frame(anchors).rotate_to_network(true_normals)
     return Pair(
         condition,

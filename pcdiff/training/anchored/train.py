@@ -28,11 +28,11 @@ from pcdiff.geometry.metrics import scores
 from pcdiff.methods.anchored.condition import Condition
 from pcdiff.methods.anchored.method import DiffusionMethod, bind, draw_noise, save_network
 from pcdiff.methods.anchored.network import AnchoredDenoiser
-from pcdiff.prior.folds import assign_folds, kept_prior, load_population
+from pcdiff.prior.folds import assign_folds, cached_prior, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.anchored.pairs import VERSION, Pairs, mirrored
 from pcdiff.training.recipes import TrainConfig
-from pcdiff.training.run_state import Sigterm, State, any_process, deaf_to_sigterm, same_recipe, write_row
+from pcdiff.training.run_state import Sigterm, State, any_process, ignore_sigterm, same_recipe, write_row
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ class TrainingStep(nn.Module):
 
         The guide costs next to nothing and learns from all B pairs, the rest of the network from the first E of them.
         """
-        missed = self.denoiser.expect(batch["anchor_features"]) - batch["target"]
+        missed = self.denoiser.predict_mean(batch["anchor_features"]) - batch["target"]
         guide = (batch["valid"] * pseudo_huber(missed * batch["unit"], KNEE)).mean()
         batch = {name: value[: self.encoded] for name, value in batch.items()}
         skull = bind(self.denoiser, batch).repeated(self.noises)
         repeated = {
             name: batch[name].repeat_interleave(self.noises, 0) for name in ("target", "valid", "unit", "true_normals")
         }
-        # between squared millimetres, which a few wide holes would rule, and the prior's own units, which rims would
+        # between squared millimetres, which a few wide defects would rule, and the prior's own units, which rims would
         weight = repeated["valid"] * repeated["unit"]
         weight = weight / weight.mean()
         cosine = torch.zeros(())
@@ -105,7 +105,7 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
         pairs,
         batch_sampler=list(batches(config, state.step, accelerator.process_index, accelerator.num_processes)),
         num_workers=run.workers,
-        worker_init_fn=deaf_to_sigterm,
+        worker_init_fn=ignore_sigterm,
         multiprocessing_context="spawn" if run.workers else None,
         persistent_workers=False,
     )
@@ -153,8 +153,8 @@ def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
     names = [name for name in dict.fromkeys(names) if name not in run.skip]
     people = load_population(run.cache, names, max(run.workers, 1))
     fold = assign_folds(names, config.pairs.folds, run.same)
-    priors = [kept_prior(run.cache, people, fold != k) for k in range(config.pairs.folds)]
-    prior = kept_prior(run.cache, people, np.ones(len(names), bool))
+    priors = [cached_prior(run.cache, people, fold != k) for k in range(config.pairs.folds)]
+    prior = cached_prior(run.cache, people, np.ones(len(names), bool))
     held = [case.name.rsplit("/", 1)[-1] for case in find_cases(run.data, run.validation)]
     others = load_population(run.cache, list(dict.fromkeys(held)), max(run.workers, 1), prior)
     plain = config.pairs.model_copy(update={"mix": 0.0, "deform": 0.0, "warp_mm": 0.0, "pool": 64, "seed": 1})

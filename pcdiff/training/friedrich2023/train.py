@@ -26,7 +26,7 @@ from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
 from pcdiff.training.friedrich2023.data import denoiser_sample, keep_surfaces, load_surfaces
 from pcdiff.training.friedrich2023.voxelisation_training import training_loss, voxelisation_sample
 from pcdiff.training.recipes import PaperTrainConfig
-from pcdiff.training.run_state import Sigterm, State, any_process, deaf_to_sigterm, same_recipe, write_row
+from pcdiff.training.run_state import Sigterm, State, any_process, ignore_sigterm, same_recipe, write_row
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def train(config: PaperTrainConfig, progress: bool = True) -> Path:
         Samples(paths, config),
         batch_sampler=list(_batches(state.step, steps, options.batch, accelerator)),
         num_workers=run.workers,
-        worker_init_fn=deaf_to_sigterm,
+        worker_init_fn=ignore_sigterm,
         multiprocessing_context="spawn" if run.workers else None,
     )
     bar = tqdm(total=steps, initial=state.step, disable=not (progress and accelerator.is_main_process))
@@ -175,7 +175,7 @@ def _surfaces(config: PaperTrainConfig, cases: str, progress: bool) -> list[Path
 
 
 def _batches(start: int, steps: int, size: int, accelerator: Accelerator) -> Iterator[list[int]]:
-    """Places in the run, for the steps from `start` on."""
+    """OccupancyQueries in the run, for the steps from `start` on."""
     for step in range(start, steps):
         first = (step * accelerator.num_processes + accelerator.process_index) * size
         yield list(range(first, first + size))

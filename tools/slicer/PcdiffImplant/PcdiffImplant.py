@@ -44,7 +44,8 @@ class PcdiffImplant(ScriptedLoadableModule):
         parent.categories = ["Segmentation"]
         parent.contributors = ["the pcdiff authors"]
         parent.helpText = (
-            "Choose a CT or a mask of the skull with its hole, and Design. The implant comes as a segmentation on the "
+            "Choose a CT or a mask of the skull with its defect, and Design. The implant comes as a "
+            "segmentation on the "
             f"scan's grid and as a model in place.<br><b>{NOTICE}</b>"
         )
 

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 import typer
 from PIL import Image
 
+import pcdiff
 from pcdiff import __version__
 from pcdiff.cli import app as cli
 from pcdiff.data.craniotomy import KINDS
@@ -260,7 +261,9 @@ def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
     assert got == code and f"refused, rightly: diffusion on jaw: {1 - code} of 1" in said
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["suite"], results["ensemble"], results["workers"]) == ("no_defect,jaw", 3, 2)
-    shipped = {name: sha256(Path(cli.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]}
+    shipped = {
+        name: sha256(Path(pcdiff.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]
+    }
     assert results["weights"]["diffusion"] == shipped and len(shipped) == 3
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcdiff.data import cases as data
+from pcdiff.data import heads
 from pcdiff.data.cases import Case, find_cases
 from pcdiff.data.heads import load_head, prepare
 from pcdiff.errors import InputError
@@ -172,7 +172,7 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     assert head.affine.dtype == np.float64 and np.allclose(head.affine, expected.affine, atol=1e-12)
 
     written = []
-    monkeypatch.setattr(data, "read_volume", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE))
+    monkeypatch.setattr(heads, "read_volume", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE))
     before = [path.stat().st_mtime_ns for path in paths]
     prepare(folder, cache, "000-003", progress=False)
     assert written == [] and [path.stat().st_mtime_ns for path in paths] == before
@@ -181,7 +181,7 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     paths[1].write_bytes(paths[1].read_bytes()[:-5])
     prepare(folder, cache, progress=False)
     assert written == ["000", "003", "010"]
-    monkeypatch.setattr(data, "__version__", "another")
+    monkeypatch.setattr(heads, "__version__", "another")
     prepare(folder, cache, "010", progress=False)
     assert written == ["000", "003", "010", "010"]
 

@@ -42,7 +42,8 @@ def test_what_is_not_measured_stays_so():
     table_radii[1, gap] = np.nan
     assert np.array_equal(np.isnan(seen_in(ORIGIN, table_radii, gap.astype(int))[0][1]), gap)
     still = warped(table_radii, np.zeros((2, RAYS)))
-    assert np.array_equal(np.isnan(still[1]), gap) and np.isfinite(still[0]).all()
+    assert np.array_equal(np.isnan(still[1]), gap)
+    assert np.isfinite(still[0]).all()
     assert np.allclose(still[:, ~gap], table_radii[:, ~gap])
 
 
@@ -64,7 +65,8 @@ def test_a_defect_has_no_say_in_the_pose(prior: ShapePrior):
     table_radii = prior.mean + np.stack([smooth_field(np.random.default_rng(1)), nothing])
     bulging = table_radii + np.stack([np.where(defect > 0, 2.0, 0.0), nothing])
     plain, other = (pose_without(prior, w, defect) for w in (table_radii, bulging))
-    assert np.array_equal(plain.linear, other.linear) and np.array_equal(plain.shift, other.shift)
+    assert np.array_equal(plain.linear, other.linear)
+    assert np.array_equal(plain.shift, other.shift)
     whole = pose_without(prior, bulging, np.zeros(RAYS, int))
     assert (
         np.abs(whole.to_patient(80 * MAP.directions) - plain.to_patient(80 * MAP.directions)).max() > 0.3
@@ -76,9 +78,11 @@ def test_jitter_is_measured_at_the_reference_radius():
     poses = [jittered(ORIGIN, 0.5, rng) for _ in range(300)]
     shifts = np.array([pose.shift for pose in poses])
     turns = np.array([pose.linear - np.eye(3) for pose in poses]) * RADIUS
-    assert shifts.std() == pytest.approx(0.5, rel=0.1) and turns.std() == pytest.approx(0.5, rel=0.1)
+    assert shifts.std() == pytest.approx(0.5, rel=0.1)
+    assert turns.std() == pytest.approx(0.5, rel=0.1)
     still = jittered(ORIGIN, 0.0, rng)
-    assert np.array_equal(still.linear, np.eye(3)) and not still.shift.any()
+    assert np.array_equal(still.linear, np.eye(3))
+    assert not still.shift.any()
 
 
 def test_smooth_fields_have_unit_variance_and_are_smooth():

@@ -66,12 +66,14 @@ def flush(shell: Shell) -> Report:
 
 
 def test_a_flush_plug_passes_everything(flush: Report) -> None:
-    assert flush.failed == [] and [check.passed for check in flush.checks] == [True] * 8
+    assert flush.failed == []
+    assert [check.passed for check in flush.checks] == [True] * 8
     assert flush["complete"].figure("size of the defect") == pytest.approx(CAP / 100, rel=0.03)
     assert flush["complete"].figure("share closed, narrow gaps counted") > 0.999
     assert flush["no_false_positive_area"].figure("area over bone") == 0
     assert flush["implantable"].figure("collision") == 0
-    assert flush.insertion_direction is not None and flush.insertion_direction[2] > 0.9
+    assert flush.insertion_direction is not None
+    assert flush.insertion_direction[2] > 0.9
     assert flush["restores_shape"].figure("difference to the mirrored side, mean") < 0.25
     assert flush["smooth_transition"].figure("step, 95th percentile") < 0.35
     assert flush["thickness"].figure("thickness, mean") == pytest.approx(6, abs=0.2)
@@ -84,7 +86,8 @@ def test_a_plug_that_is_lifted_makes_a_step(shell: Shell, lift: float) -> None:
     lifted = (shell.r < OUTER + lift) & (shell.r > INNER + lift) & shell.defect
     report = shell.check(lifted)
     step = report["smooth_transition"]
-    assert step.passed is False and step.figure("step, mean") == pytest.approx(abs(lift), abs=0.15)
+    assert step.passed is False
+    assert step.figure("step, mean") == pytest.approx(abs(lift), abs=0.15)
     assert step.figure("step outward, mean") == pytest.approx(lift, abs=0.15)
     shape = report["restores_shape"]
     assert shape.figure("distance to the expected surface, mean") == pytest.approx(abs(lift), abs=0.15)
@@ -93,7 +96,8 @@ def test_a_plug_that_is_lifted_makes_a_step(shell: Shell, lift: float) -> None:
 
 def test_half_a_plug_leaves_half_the_defect(shell: Shell) -> None:
     complete = shell.check(shell.wall & shell.defect & (shell.x > 0))["complete"]
-    assert complete.passed is False and complete.figure("share closed") == pytest.approx(0.5, abs=0.03)
+    assert complete.passed is False
+    assert complete.figure("share closed") == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(("across", "passed"), [(8.0, False), (2.0, True)])
@@ -139,7 +143,8 @@ def test_an_undercut_of_known_size(shell: Shell) -> None:
     # that is two voxels thin, the play is as wide
     voxel = shell.empty.voxel_ml
     most, least = (np.count_nonzero(plug & (shell.rho > 20 + play)) * voxel for play in (0, 1.6))
-    assert check.passed is False and least < check.figure("collision") < most
+    assert check.passed is False
+    assert least < check.figure("collision") < most
     reach = shell.rho[plug].max() - 20
     assert reach - 1.7 < check.figure("undercut") < reach
 
@@ -151,7 +156,8 @@ def test_trimming_makes_it_insertable(shell: Shell) -> None:
     bone, solid = surroundings(other.skull, shell.empty.with_mask(plug))
     trimmed = insertable(solid, bone, np.zeros(3))
     (way,) = exits(trimmed, bone, np.zeros(3), exact=True)
-    assert way.ml < 0.02 and solid.ml - trimmed.ml > 0.5
+    assert way.ml < 0.02
+    assert solid.ml - trimmed.ml > 0.5
     (before,) = exits(solid, bone, np.zeros(3), exact=True)
     assert before.ml == pytest.approx(solid.ml - trimmed.ml, rel=0.02)
 
@@ -229,7 +235,8 @@ def test_triangles_that_cross_are_counted_across_sizes() -> None:
     pairs = self_intersections(together(ball, plate))
     height = ball.vertices[ball.faces][:, :, 2]
     crossed = np.flatnonzero((height.min(1) < -1e-9) & (height.max(1) > 1e-9))
-    assert set(pairs.min(1)) == set(crossed) and set(pairs.max(1)) == {len(ball.faces)}
+    assert set(pairs.min(1)) == set(crossed)
+    assert set(pairs.max(1)) == {len(ball.faces)}
     assert len(self_intersections(ball)) == 0
 
 
@@ -254,10 +261,13 @@ def test_a_limit_decides(shell: Shell, flush: Report) -> None:
     strict = Criteria(max_step_mean_mm=0.0, min_thickness_mm=7)
     implant = shell.empty.with_mask(shell.wall & shell.defect)
     report = check_implant(shell.skull, implant, volume_to_mesh(implant), shell.vault, strict)
-    assert report.failed == ["smooth_transition", "thickness"] and flush.failed == []
+    assert report.failed == ["smooth_transition", "thickness"]
+    assert flush.failed == []
     figure = Figure("x", 1.0, "mm", most=1.0)
-    assert figure.passed and not replace(figure, value=1.01).passed
-    assert figure.record()["rule"] == "at most" and Figure("x", 1.0, "mm").passed is None
+    assert figure.passed
+    assert not replace(figure, value=1.01).passed
+    assert figure.record()["rule"] == "at most"
+    assert Figure("x", 1.0, "mm").passed is None
 
 
 def test_one_sided_bone_is_not_compared(shell: Shell) -> None:
@@ -265,5 +275,6 @@ def test_one_sided_bone_is_not_compared(shell: Shell) -> None:
     alone.__dict__.update(shell.__dict__)
     alone.vault = replace(shell.vault, mirrored=np.full_like(shell.vault.mirrored, np.nan))
     check = alone.check(shell.wall & shell.defect)["restores_shape"]
-    assert check.passed and "no intact other side" in check.words
+    assert check.passed
+    assert "no intact other side" in check.words
     assert check.figure("share of the surface with an intact other side") == 0

@@ -75,7 +75,8 @@ def test_what_a_case_folder_holds(
     run: Run, stub: Stub, skull: Path, case: tuple[Volume, Volume], tmp_path: Path
 ) -> None:
     code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
-    assert code == 0 and "head: 1 defect" in said
+    assert code == 0
+    assert "head: 1 defect" in said
     folder = tmp_path / "out" / "head"
     written = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "report.html", "preview.png", "run.json"}
     assert files(folder).keys() == written
@@ -86,13 +87,18 @@ def test_what_a_case_folder_holds(
     assert not (implant.mask & defective.mask).any()
     mesh = read_stl(folder / "implant.stl")
     assert (folder / "implant.stl").read_bytes()[:80].find(b"SPACE=LPS") > 0
-    assert mesh.is_watertight and mesh.volume_ml == pytest.approx(implant.ml, rel=0.03)
+    assert mesh.is_watertight
+    assert mesh.volume_ml == pytest.approx(implant.ml, rel=0.03)
     record = json.loads((folder / "run.json").read_text())
-    assert record["pcdiff"] == __version__ and "Not a medical device" in record["notice"]
-    assert record["settings"]["seed"] == 3 and record["settings"]["method"] == "diffusion"
+    assert record["pcdiff"] == __version__
+    assert "Not a medical device" in record["notice"]
+    assert record["settings"]["seed"] == 3
+    assert record["settings"]["method"] == "diffusion"
     assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "places.safetensors"}
-    assert Path(record["input"]["path"]) == skull and len(record["input"]["sha256"]) == 64
-    assert record["defects"] == 1 and record["pieces_ml"] == [record["implant_ml"]]
+    assert Path(record["input"]["path"]) == skull
+    assert len(record["input"]["sha256"]) == 64
+    assert record["defects"] == 1
+    assert record["pieces_ml"] == [record["implant_ml"]]
     assert record["implant_ml"] == pytest.approx(implant.ml, abs=1e-3)
     assert record["stl"]["dsc"] >= 0.97
     assert record["seconds"]["total"] == pytest.approx(sum(record["seconds"].values()) / 2, abs=0.01)
@@ -141,7 +147,9 @@ def test_what_is_done_is_skipped_until_something_changes(run: Run, stub: Stub, s
     command = ("sample", skull, "--no-report", "-o", out)
     run(*command)
     code, _, said = run(*command)
-    assert code == 0 and len(stub.calls) == 1 and "is done already" in said
+    assert code == 0
+    assert len(stub.calls) == 1
+    assert "is done already" in said
     run(*command, "--overwrite")
     run(*command, "--seed", 1)
     assert len(stub.calls) == 3
@@ -162,9 +170,11 @@ def test_a_case_that_fails_is_a_line_and_the_others_go_on(run: Run, stub: Stub, 
     twin.write_bytes(skull.read_bytes())
     out = tmp_path / "out"
     code, said, errors = run("sample", bad, tmp_path / "none.nrrd", skull, twin, tmp_path / "a.jpg", "-q", "-o", out)
-    assert code == 2 and said == ""
+    assert code == 2
+    assert said == ""
     lines = errors.splitlines()
-    assert all(line.startswith("pcdiff: ") for line in lines) and len(lines) == 5
+    assert all(line.startswith("pcdiff: ") for line in lines)
+    assert len(lines) == 5
     for part in ("not an NRRD file", "found none", "goes to", "another format", "4 of 5 cases failed"):
         assert sum(part in line for line in lines) == 1, part
     assert [path.name for path in out.iterdir()] == ["head"]  # nor is anything half done left behind
@@ -191,7 +201,9 @@ def test_errors_are_one_line_and_a_code(
 ) -> None:
     stub.error = error
     got, _, said = run("sample", skull, "-o", tmp_path / "out", "-q")
-    assert got == code and said.startswith(line) and said.count("\n") == 1
+    assert got == code
+    assert said.startswith(line)
+    assert said.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.setenv("PCDIFF_DEBUG", "1")
     with pytest.raises(type(error)):
@@ -226,7 +238,9 @@ def test_a_users_mistake_is_code_2_and_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, said = run(*arguments)
-    assert code == 2 and line in said.splitlines()[-1] and "Traceback" not in said
+    assert code == 2
+    assert line in said.splitlines()[-1]
+    assert "Traceback" not in said
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
@@ -244,8 +258,10 @@ def test_a_fresh_process_says_it_in_one_line(tmp_path: Path) -> None:
         str(tmp_path / "o"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("pcdiff: none.nrrd: expected") and done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("pcdiff: none.nrrd: expected")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("program", "code"), [("print('no', file=sys.stderr); sys.exit(2)", 0), ("pass", 1)])
@@ -258,13 +274,15 @@ def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
     monkeypatch.setattr("pcdiff.evaluation.measure.COMMAND", (sys.executable, "-S", "-c", f"import sys; {program}"))
     where = ("--data", tmp_path / "data", "-o", tmp_path / "out", "--suite", "no_defect,jaw")
     got, said, _ = run("evaluate", *where, "--method", "prior,diffusion", "--ensemble", 3, "--workers", 2)
-    assert got == code and f"refused, rightly: diffusion on jaw: {1 - code} of 1" in said
+    assert got == code
+    assert f"refused, rightly: diffusion on jaw: {1 - code} of 1" in said
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["suite"], results["ensemble"], results["workers"]) == ("no_defect,jaw", 3, 2)
     shipped = {
         name: sha256(Path(pcdiff.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]
     }
-    assert results["weights"]["diffusion"] == shipped and len(shipped) == 3
+    assert results["weights"]["diffusion"] == shipped
+    assert len(shipped) == 3
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 
@@ -281,7 +299,8 @@ def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:
     assert (folder / "implant.nrrd").read_text() == "precious"
     with case_folder(folder, overwrite=True) as part:
         (part / "implant.nrrd").write_text("new")
-    assert (folder / "implant.nrrd").read_text() == "new" and (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "implant.nrrd").read_text() == "new"
+    assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["scans"]
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="choose another"), case_folder(tmp_path / "file" / "case"):
@@ -294,7 +313,8 @@ def test_a_record_cannot_point_outside_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "case" / "run.json").write_text('{"files": {"../outside": ""}}')
     with case_folder(tmp_path / "case") as part:
         (part / "run.json").write_text('{"files": {}}')
-    assert (tmp_path / "outside").read_text() == "stays" and read_record(tmp_path / "case") == {"files": {}}
+    assert (tmp_path / "outside").read_text() == "stays"
+    assert read_record(tmp_path / "case") == {"files": {}}
 
 
 def test_an_stl_that_is_not_its_volume_is_refused(case: tuple[Volume, Volume], tmp_path: Path) -> None:
@@ -324,7 +344,9 @@ def test_a_skull_is_not_cut_into_the_folder_it_lies_in(run: Run, healthy: Volume
     (tmp_path / "other" / "run.json").rename(tmp_path / "head" / "run.json")  # an earlier result, as it seems
     before = files(tmp_path / "head")
     code, _, error = run("simulate", skull, "-o", tmp_path / "head", "--overwrite")
-    assert code == 2 and "holds skull.nrrd, which is to be read" in error and files(tmp_path / "head") == before
+    assert code == 2
+    assert "holds skull.nrrd, which is to be read" in error
+    assert files(tmp_path / "head") == before
 
 
 def test_simulate_cuts_an_exact_complement(run: Run, healthy: Volume, tmp_path: Path) -> None:
@@ -333,10 +355,12 @@ def test_simulate_cuts_an_exact_complement(run: Run, healthy: Volume, tmp_path: 
         code, said, _ = run(
             "simulate", tmp_path / "skull.nrrd", "-o", tmp_path / name, "--kind", "random_1", "--seed", 4
         )
-        assert code == 0 and "ml cut out" in said
+        assert code == 0
+        assert "ml cut out" in said
     assert files(tmp_path / "a")["implant.nrrd"] == files(tmp_path / "b")["implant.nrrd"]
     defective, implant = (read_volume(tmp_path / "a" / f"{name}.nrrd") for name in ("defective_skull", "implant"))
-    assert implant.mask.any() and not (defective.mask & implant.mask).any()
+    assert implant.mask.any()
+    assert not (defective.mask & implant.mask).any()
     np.testing.assert_array_equal(defective.mask | implant.mask, healthy.mask)
 
 
@@ -345,12 +369,17 @@ def test_demo_runs_from_nothing_to_scores(
 ) -> None:
     monkeypatch.setattr("pcdiff.prior.model.ShapePrior.draw", lambda self, rng: healthy)  # the same at half the size
     code, said, _ = run("demo", "-o", tmp_path / "demo", "--method", "prior")
-    assert code == 0 and "DSC" in said and "pcdiff sample SKULL.nrrd" in said and "Not a medical device" in said
+    assert code == 0
+    assert "DSC" in said
+    assert "pcdiff sample SKULL.nrrd" in said
+    assert "Not a medical device" in said
     names = {"skull.nrrd", "defective_skull.nrrd", "implant_true.nrrd", "implant.nrrd", "implant.stl", "preview.png"}
     names |= {"checks.json", "surface.npz", "report.html"}
     assert files(tmp_path / "demo").keys() == names | {"run.json"}
     record = read_record(tmp_path / "demo")
-    assert record is not None and record["scores"]["dsc"] > 0.8 and record["input"]["path"] == "defective_skull.nrrd"
+    assert record is not None
+    assert record["scores"]["dsc"] > 0.8
+    assert record["input"]["path"] == "defective_skull.nrrd"
     picture = tmp_path / "look.png"
     assert run("view", tmp_path / "demo", "--png", picture)[0] == 0
     assert picture.read_bytes() == (tmp_path / "demo" / "preview.png").read_bytes()
@@ -358,9 +387,12 @@ def test_demo_runs_from_nothing_to_scores(
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     code, said, hindrance = run("view", tmp_path / "demo")
-    assert code == 0 and "no display" in hindrance and said.strip() == str(tmp_path / "demo" / "view.html")
+    assert code == 0
+    assert "no display" in hindrance
+    assert said.strip() == str(tmp_path / "demo" / "view.html")
     record = read_record(tmp_path / "demo")  # so that the page goes with the implant that it shows
-    assert record and record["files"]["view.html"] == sha256(tmp_path / "demo" / "view.html")
+    assert record
+    assert record["files"]["view.html"] == sha256(tmp_path / "demo" / "view.html")
     (tmp_path / "demo" / "report.html").unlink()
     assert run("report", tmp_path / "demo")[:2] == (0, f"{tmp_path / 'demo' / 'report.html'}\n")
     assert files(tmp_path / "demo").keys() >= read_record(tmp_path / "demo")["files"].keys()
@@ -375,7 +407,8 @@ def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pyte
     code, said, _ = run("train", recipe, "--set", "optimiser.steps=7", "--set", "run.out=d", "-q")
     assert (code, said) == (0, "7 d False\n")
     code, _, said = run("train", recipe, "--set", "optimiser.stops=7")
-    assert code == 2 and "optimiser.stops" in said
+    assert code == 2
+    assert "optimiser.stops" in said
     monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", None)
     assert run("train", recipe)[0] == 1
 
@@ -383,7 +416,8 @@ def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pyte
 def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     code, said, _ = run("--help")
-    assert code == 0 and "Not a medical device" in said
+    assert code == 0
+    assert "Not a medical device" in said
     for command in ("sample", "check", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
         assert f" {command} " in said
     assert run("--version") == (0, f"pcdiff {__version__}\n", "")

@@ -71,10 +71,14 @@ def test_anchors_lie_in_the_defect_and_bone_around_it(fitted, chosen):
     seen = fitted.observation
     anchors, bone = chosen
     for rays, count in ((anchors, ANCHORS), (bone, BONE)):
-        assert len(rays) == count and (np.diff(rays) > 0).all()  # sorted, none twice
-    assert seen.distance[anchors].max() <= PIXEL and (seen.defect[anchors] > 0).mean() > 0.8
-    assert (seen.defect[bone] == 0).all() and seen.distance[bone].max() <= REACH
-    assert np.isfinite(seen.outer[bone]).all() and np.isfinite(seen.thickness[bone]).all()
+        assert len(rays) == count
+        assert (np.diff(rays) > 0).all()
+    assert seen.distance[anchors].max() <= PIXEL
+    assert (seen.defect[anchors] > 0).mean() > 0.8
+    assert (seen.defect[bone] == 0).all()
+    assert seen.distance[bone].max() <= REACH
+    assert np.isfinite(seen.outer[bone]).all()
+    assert np.isfinite(seen.thickness[bone]).all()
 
 
 def test_anchors_are_spread_evenly(fitted, chosen):
@@ -114,7 +118,8 @@ def test_a_factor_of_what_rounding_made_indefinite():
     direction = np.linspace(0, 1, ANCHORS)
     covariance = np.outer(direction, direction) - 1e-5 * np.eye(ANCHORS)
     factor = _factor(covariance)
-    assert np.isfinite(factor).all() and np.abs(factor @ factor.T - covariance).max() < 1e-3
+    assert np.isfinite(factor).all()
+    assert np.abs(factor @ factor.T - covariance).max() < 1e-3
     with pytest.raises(np.linalg.LinAlgError):
         _factor(-np.eye(3))
     fine = np.eye(ANCHORS) + np.outer(direction, direction)
@@ -136,7 +141,8 @@ def test_the_frame_looks_out_and_stands_upright(towards):
     frame = make_frame(anchors)
     assert np.linalg.det(frame.rotation) == pytest.approx(1)
     up = 2 if direction[2] < 0.9 else 1  # towards the top; at the top, backwards
-    assert frame.rotation[2] @ direction > 0.99 and frame.rotation[1, up] > 0
+    assert frame.rotation[2] @ direction > 0.99
+    assert frame.rotation[1, up] > 0
     assert np.allclose(frame.centre, 80 * frame.rotation[2])
     assert abs(frame.rotation[0, 2]) < 0.2  # x is level
 
@@ -145,14 +151,18 @@ def test_the_frame_looks_out_and_stands_upright(towards):
 
 
 def test_shapes_and_sizes(condition):
-    assert condition.anchors.shape == (2 * ANCHORS, 3) and condition.bone.shape == (2 * BONE, 3)
+    assert condition.anchors.shape == (2 * ANCHORS, 3)
+    assert condition.bone.shape == (2 * BONE, 3)
     assert condition.anchor_features.shape == (2 * ANCHORS, FEATURES)
     assert condition.bone_features.shape == (2 * BONE, FEATURES)
-    assert condition.factors.shape == (2, ANCHORS, ANCHORS) and condition.unit.shape == (2 * ANCHORS,)
+    assert condition.factors.shape == (2, ANCHORS, ANCHORS)
+    assert condition.unit.shape == (2 * ANCHORS,)
     for name, value in vars(condition).items():
         assert value.dtype == np.float32 and np.isfinite(value).all(), name
-    assert np.abs(condition.anchors).max() < 1.5 and np.abs(condition.bone).max() < 1.5  # within the voxel grid
-    assert np.abs(condition.anchor_features).max() <= 4.01 and np.abs(condition.bone_features).max() <= 4.01
+    assert np.abs(condition.anchors).max() < 1.5
+    assert np.abs(condition.bone).max() < 1.5
+    assert np.abs(condition.anchor_features).max() <= 4.01
+    assert np.abs(condition.bone_features).max() <= 4.01
 
 
 def test_positions_are_the_walls_in_the_local_frame(fitted, chosen, condition):
@@ -177,7 +187,8 @@ def test_normals_are_unit_and_face_out_of_the_bone(chosen, condition):
     assert np.allclose(np.linalg.norm(condition.normals, axis=1), 1, atol=1e-5)
     outward = make_frame(chosen[0]).rotate_to_network(MAP.directions[chosen[0]])
     outer, inner = (condition.normals.reshape(2, ANCHORS, 3) * outward).sum(-1)
-    assert outer.min() > 0.5 and inner.max() < -0.5
+    assert outer.min() > 0.5
+    assert inner.max() < -0.5
 
 
 def test_normals_are_the_completed_surface_s(fitted, chosen, condition):
@@ -186,7 +197,8 @@ def test_normals_are_the_completed_surface_s(fitted, chosen, condition):
     fine = table_normals(np.stack([fitted.outer, fitted.thickness]))[:, anchors]
     mean = table_normals(fitted.prior.mean)[:, anchors]
     off, mean_off = (np.nanmean(np.degrees(np.arccos(np.clip((n * fine).sum(-1), -1, 1)))) for n in (found, mean))
-    assert off < 1.5 and off < mean_off / 2
+    assert off < 1.5
+    assert off < mean_off / 2
 
 
 @pytest.mark.parametrize("where", ["everywhere", "on one side"])
@@ -218,7 +230,8 @@ def test_what_lay_in_the_defect_is_not_told(left_out, table_radii, defect):
     altered[0, defect > 0] += 4 * np.random.default_rng(0).normal(size=np.count_nonzero(defect))
     altered[1, defect > 0] = 3.0
     other, other_anchors, other_bone = completed(left_out, altered, defect)
-    assert np.array_equal(anchors, other_anchors) and np.array_equal(bone, other_bone)
+    assert np.array_equal(anchors, other_anchors)
+    assert np.array_equal(bone, other_bone)
     pair, changed = make_pair(fit, table_radii, anchors, bone), make_pair(other, altered, other_anchors, other_bone)
     for name, value in vars(pair.condition).items():
         assert value.tobytes() == getattr(changed.condition, name).tobytes(), name
@@ -269,8 +282,12 @@ def test_unknown_walls_do_not_count(left_out, table_radii, defect):
     patchy[0, anchors[60]] += 30.0
     pair = make_pair(fit, patchy, anchors, bone)
     outer, inner = pair.valid.reshape(2, ANCHORS)
-    assert not inner[:50].any() and outer[:50].all() and not outer[60] and not inner[60]
-    assert np.isfinite(pair.target).all() and np.isfinite(pair.normals).all()
+    assert not inner[:50].any()
+    assert outer[:50].all()
+    assert not outer[60]
+    assert not inner[60]
+    assert np.isfinite(pair.target).all()
+    assert np.isfinite(pair.normals).all()
 
 
 def test_the_mirrored_batch_is_that_of_the_mirrored_head(left_out, table_radii, defect):
@@ -317,7 +334,8 @@ def test_a_stored_pair_is_the_pair_in_half_precision(pairs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0000003.safetensors"]
     assert made.keys() == written.keys() == read.keys()
     for name, value in made.items():
-        assert written[name].dtype == np.float16 and np.array_equal(written[name], read[name])
+        assert written[name].dtype == np.float16
+        assert np.array_equal(written[name], read[name])
         assert np.allclose(written[name], value, rtol=1e-3, atol=1e-3), name
 
 
@@ -360,9 +378,11 @@ def test_defects_along_rays(table_radii):
 
 def test_hiding_shows_only_what_is_left(table_radii, defect):
     seen = open_rays(*table_radii, defect)
-    assert np.isnan(seen.outer[defect > 0]).all() and np.isnan(seen.thickness[defect > 0]).all()
+    assert np.isnan(seen.outer[defect > 0]).all()
+    assert np.isnan(seen.thickness[defect > 0]).all()
     assert np.array_equal(seen.outer[defect == 0], table_radii[0][defect == 0])
-    assert (seen.distance[defect > 0] == 0).all() and seen.distance[defect == 0].min() == PIXEL
+    assert (seen.distance[defect > 0] == 0).all()
+    assert seen.distance[defect == 0].min() == PIXEL
 
 
 def test_an_unknown_kind_of_defect_is_named(pairs):

@@ -67,8 +67,10 @@ def test_skullfix_layout(tmp_path):
     put(tmp_path / "complete_skull" / "020.nrrd", COMPLETE)  # a head without a defect still trains
     cases = find_cases(tmp_path)
     assert [case.name for case in cases] == ["000", "003", "010", "020"]
-    assert cases[1].implant == tmp_path / "implant" / "003.nrrd" and cases[1].defective_skull is None
-    assert cases[3].implant is None and cases[3].complete_skull == tmp_path / "complete_skull" / "020.nrrd"
+    assert cases[1].implant == tmp_path / "implant" / "003.nrrd"
+    assert cases[1].defective_skull is None
+    assert cases[3].implant is None
+    assert cases[3].complete_skull == tmp_path / "complete_skull" / "020.nrrd"
 
 
 def test_skullbreak_layout(tmp_path):
@@ -120,7 +122,9 @@ def test_a_head_is_the_mean_over_blocks(order):
     mask[5:16, 7:20, 3:9] = rng.random((11, 13, 6)) < 0.5
     volume = Volume(mask, OBLIQUE)
     head = head_occupancy(volume, "007")
-    assert head.name == "007" and head.occupancy.dtype == np.uint8 and head.occupancy.flags.c_contiguous
+    assert head.name == "007"
+    assert head.occupancy.dtype == np.uint8
+    assert head.occupancy.flags.c_contiguous
     assert np.allclose(np.linalg.norm(head.affine[:3, :3], axis=0), [0.9, 0.8, 0.9])
     blocks = np.argwhere(np.ones(head.occupancy.shape, bool))
     centres = volume.to_index(blocks @ head.affine[:3, :3].T + head.affine[:3, 3])  # half-way between two voxels
@@ -149,7 +153,9 @@ def test_air_around_the_bone_unless_the_scan_ends_there():
     head = head_occupancy(Volume(mask, np.eye(4)))
     assert head.occupancy.shape == (10 + 4, 30, 6 + 2)
     assert np.array_equal(head.affine[:3, 3], [8, 0, 8])
-    assert not head.occupancy[:2].any() and head.occupancy[:, 0].any() and head.occupancy[:, :, -1].any()
+    assert not head.occupancy[:2].any()
+    assert head.occupancy[:, 0].any()
+    assert head.occupancy[:, :, -1].any()
 
 
 def test_many_voxels_to_a_block_do_not_overflow():
@@ -168,14 +174,17 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     assert paths == [cache / "heads" / "000.safetensors", cache / "heads" / "003.safetensors"]
     assert sorted(path.name for path in (cache / "heads").iterdir()) == ["000.safetensors", "003.safetensors"]
     head, expected = load_head(paths[1]), head_occupancy(Volume(COMPLETE, OBLIQUE), "003")
-    assert head.name == "003" and np.array_equal(head.occupancy, expected.occupancy)
-    assert head.affine.dtype == np.float64 and np.allclose(head.affine, expected.affine, atol=1e-12)
+    assert head.name == "003"
+    assert np.array_equal(head.occupancy, expected.occupancy)
+    assert head.affine.dtype == np.float64
+    assert np.allclose(head.affine, expected.affine, atol=1e-12)
 
     written = []
     monkeypatch.setattr(heads, "read_volume", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE))
     before = [path.stat().st_mtime_ns for path in paths]
     prepare(folder, cache, "000-003", progress=False)
-    assert written == [] and [path.stat().st_mtime_ns for path in paths] == before
+    assert written == []
+    assert [path.stat().st_mtime_ns for path in paths] == before
     # A source that changed, a file cut short and a missing one are made; the rest stays.
     put(folder / "complete_skull" / "000.nrrd", COMPLETE & ~IMPLANT)
     paths[1].write_bytes(paths[1].read_bytes()[:-5])

@@ -108,7 +108,8 @@ def test_every_kind_cuts_one_piece_through_the_wdefect_vault(
     rays = aim + np.tan(np.radians(4)) * np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, -1]])
     index = np.round(skull.to_index(cranium.centre + rays[:, None] * np.arange(0, 110, 0.7)[:, None])).astype(int)
     index = index[((index >= 0) & (index < skull.mask.shape)).all(axis=-1)]
-    assert skull.mask[tuple(index.T)].any() and not defective.mask[tuple(index.T)].any()
+    assert skull.mask[tuple(index.T)].any()
+    assert not defective.mask[tuple(index.T)].any()
 
     away = (points_of(implant) - cranium.centre) @ aim
     assert away.min() > 0  # the opposite side stays
@@ -121,13 +122,18 @@ def test_each_kind_lies_where_its_name_says(seed: int, cranium: Cranium) -> None
         return cranium.bone[outline.contains(cranium.bone)] - cranium.centre
 
     bilateral = middle("bilateral")
-    assert bilateral[:, 0].min() < -25 and bilateral[:, 0].max() > 25 and bilateral[:, 2].mean() > 30
+    assert bilateral[:, 0].min() < -25
+    assert bilateral[:, 0].max() > 25
+    assert bilateral[:, 2].mean() > 30
     frontal = middle("frontoorbital").mean(axis=0)
-    assert frontal[1] < -45 and abs(frontal[2]) < 35
+    assert frontal[1] < -45
+    assert abs(frontal[2]) < 35
     side = middle("parietotemporal").mean(axis=0)
     assert abs(side[0]) > 35
     posterior = middle("skullfix").mean(axis=0)
-    assert posterior[1] > 30 and posterior[2] > 30 and abs(posterior[0]) < 12
+    assert posterior[1] > 30
+    assert posterior[2] > 30
+    assert abs(posterior[0]) < 12
 
 
 def test_the_first_side_is_drawn(cranium: Cranium) -> None:

@@ -60,8 +60,10 @@ def test_it_is_the_implant_at_its_place(tmp_path: Path) -> None:
     for name in ("a.dcm", "b.dcm"):
         write_dicom_seg(volume, tmp_path / "scan", tmp_path / name)
     found, again = (hd.seg.segread(tmp_path / name) for name in ("a.dcm", "b.dcm"))
-    assert found.SOPInstanceUID == again.SOPInstanceUID and found.PatientName == "Nobody"
-    assert found.FrameOfReferenceUID == "1.2.3.9" and "not a medical device" in found.SeriesDescription
+    assert found.SOPInstanceUID == again.SOPInstanceUID
+    assert found.PatientName == "Nobody"
+    assert found.FrameOfReferenceUID == "1.2.3.9"
+    assert "not a medical device" in found.SeriesDescription
     read = found.get_volume(combine_segments=True)
     index = np.argwhere(read.array)
     mm = np.c_[index, np.ones(len(index))] @ read.affine.T

@@ -104,9 +104,11 @@ def test_scores_of_the_files_that_were_written(tmp_path, cases, program, asked):
     exact, shifted = results.rows[0], results.rows[2]
     assert (exact.method, exact.case, exact.dsc, exact.bdsc, exact.hd95) == ("exact", "000", 1, 1, 0)
     # 64 voxels of 1 mm3 each, a quarter of them moved by 1 mm along i.
-    assert shifted.dsc == shifted.bdsc == pytest.approx(0.75) and shifted.hd95 == pytest.approx(1.0)
+    assert shifted.dsc == shifted.bdsc == pytest.approx(0.75)
+    assert shifted.hd95 == pytest.approx(1.0)
     assert shifted.ml_true == shifted.ml_predicted == pytest.approx(0.064)
-    assert shifted.error is None and 0 < shifted.seconds < 10
+    assert shifted.error is None
+    assert 0 < shifted.seconds < 10
 
 
 def test_defective_skull_on_disk_is_used_as_it_is(tmp_path, cases, program, asked):
@@ -127,44 +129,54 @@ def test_failures_are_rows_and_the_run_goes_on(tmp_path, cases, program):
     assert len(rows) == 8
     failed = rows["fails", "001"]
     assert failed.error == "InputError: no defect found; is it a defective skull?"
-    assert (failed.dsc, failed.bdsc, failed.hd95) == (0, 0, math.inf) and failed.seconds > 0
+    assert (failed.dsc, failed.bdsc, failed.hd95) == (0, 0, math.inf)
+    assert failed.seconds > 0
     assert rows["fails", "002"].dsc == 1
     assert "expected an image file, found none" in rows["silent", "000"].error
     assert "expected two of" in rows["fails", "009"].error
     summary = results.summary()["fails"]
-    assert summary["cases"] == 4 and summary["failed"] == ["001", "009"]
-    assert summary["mean"]["dsc"] == 0.5 and summary["mean"]["hd95"] == math.inf
-    assert summary["median"]["dsc"] == 0.5 and summary["worst"] == summary["worst"] | {"dsc": 0, "hd95": math.inf}
+    assert summary["cases"] == 4
+    assert summary["failed"] == ["001", "009"]
+    assert summary["mean"]["dsc"] == 0.5
+    assert summary["mean"]["hd95"] == math.inf
+    assert summary["median"]["dsc"] == 0.5
+    assert summary["worst"] == summary["worst"] | {"dsc": 0, "hd95": math.inf}
     assert "failed: fails on 001: InputError: no defect found" in results.table()
 
 
 def test_a_hanging_case_is_stopped(tmp_path, cases, program):
     row = evaluate(["hangs"], cases[:1], tmp_path / "out", command=program, timeout_s=0.5, progress=False).rows[0]
-    assert row.error == "no implant after 0.5 s" and 0.5 <= row.seconds < 5
+    assert row.error == "no implant after 0.5 s"
+    assert 0.5 <= row.seconds < 5
 
 
 def test_a_command_that_cannot_start_is_a_row(tmp_path, cases):
     row = evaluate(["x"], cases[:1], tmp_path / "out", command=["/no/such/program"], progress=False).rows[0]
-    assert row.error.startswith("could not start /no/such/program: FileNotFoundError") and row.dsc == 0
+    assert row.error.startswith("could not start /no/such/program: FileNotFoundError")
+    assert row.dsc == 0
 
 
 def test_seconds_are_of_the_process(tmp_path, cases, program):
     quick, slow = evaluate(["exact", "sleeps"], cases[:1], tmp_path / "out", command=program, progress=False).rows
-    assert 0.4 <= slow.seconds < 10 and quick.seconds > 0
+    assert 0.4 <= slow.seconds < 10
+    assert quick.seconds > 0
 
 
 def test_memory_is_of_the_command_alone():
     here = np.ones(300_000_000, np.uint8)  # what this process holds must not be counted
     _, small, _, error = _measure([sys.executable, "-S", "-c", "pass"], 60)
-    assert error is None and 2 < small < 100
+    assert error is None
+    assert 2 < small < 100
     _, large, _, error = _measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
-    assert error is None and 190 < large - small < 230
+    assert error is None
+    assert 190 < large - small < 230
     assert here[-1] == 1
 
 
 def test_a_killed_command_says_so():
     _, _, code, error = _measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
-    assert code == -15 and error == "killed by SIGTERM: nothing on stderr"
+    assert code == -15
+    assert error == "killed by SIGTERM: nothing on stderr"
 
 
 def test_rows_are_kept_and_only_what_is_missing_runs(tmp_path, cases, program, asked):
@@ -199,7 +211,8 @@ def test_kinds_of_cases_are_summed_up_by_themselves(tmp_path, cases, program):
     kinds = [replace(case, name=f"{kind}/{case.name}") for kind, case in zip(("a", "a", "b"), cases, strict=True)]
     results = evaluate(["exact", "fails"], kinds, tmp_path / "out", command=program, progress=False)
     assert results.kinds == ["a", "b"]
-    assert results.summary("a")["fails"]["mean"]["dsc"] == 0.5 and results.summary("b")["fails"]["mean"]["dsc"] == 1
+    assert results.summary("a")["fails"]["mean"]["dsc"] == 0.5
+    assert results.summary("b")["fails"]["mean"]["dsc"] == 1
     assert any(line.startswith("| fails | **a**, mean of 2 | 0.5000 |") for line in results.table().splitlines())
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["kinds"]["a"]["fails"]["mean"]["dsc"] == 0.5
@@ -217,7 +230,8 @@ def test_a_row_cut_short_by_a_crash_runs_again(tmp_path, cases, program, asked):
     whole = (out / "rows.jsonl").read_text()
     (out / "rows.jsonl").write_text(whole[:-30])
     results = evaluate(["exact"], cases, out, command=program, progress=False)
-    assert asked()[3:] == ["exact 002 0"] and [row.dsc for row in results.rows] == [1, 1, 1]
+    assert asked()[3:] == ["exact 002 0"]
+    assert [row.dsc for row in results.rows] == [1, 1, 1]
     evaluate(["exact"], cases, out, command=program, progress=False)
     assert len(asked()) == 4
 
@@ -226,12 +240,14 @@ def test_written_results(tmp_path, cases, program):
     results = evaluate(["shifted", "fails"], cases[:2], tmp_path / "out", command=program, progress=False)
     report = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)
     assert report["summary"]["shifted"]["mean"]["dsc"] == pytest.approx(0.75)
-    assert report["rows"][3]["hd95"] is None and report["rows"][3]["case"] == "001"
+    assert report["rows"][3]["hd95"] is None
+    assert report["rows"][3]["case"] == "001"
     assert {"pcdiff", "platform", "cpu_count", "date"} <= report.keys()
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == ["000", "001", "000", "001"]
-    assert float(rows[0]["dsc"]) == results.rows[0].dsc and float(rows[3]["hd95"]) == math.inf
+    assert float(rows[0]["dsc"]) == results.rows[0].dsc
+    assert float(rows[3]["hd95"]) == math.inf
     table = results.table().splitlines()
     assert {line.count("|") for line in table if line.startswith("|")} == {11}
     assert re.match(
@@ -252,14 +268,21 @@ def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, pro
     run = partial(evaluate, ["refuses"], [whole], tmp_path / "out", command=program, progress=False)
     results = run()
     (row,) = results.rows
-    assert row.refusal and row.error is None and row.reason == "pcdiff: no defect found"
-    assert all(math.isnan(value) for value in (row.dsc, row.bdsc, row.hd95, row.ml_predicted)) and row.seconds > 0
+    assert row.refusal
+    assert row.error is None
+    assert row.reason == "pcdiff: no defect found"
+    assert all(math.isnan(value) for value in (row.dsc, row.bdsc, row.hd95, row.ml_predicted))
+    assert row.seconds > 0
     assert results.summary()["refuses"].items() >= {"cases": 0, "failed": [], "refusals": 1, "refused": 1}.items()
-    assert "refused, rightly: refuses on no_defect: 1 of 1" in results.table() and "of 0" not in results.table()
+    assert "refused, rightly: refuses on no_defect: 1 of 1" in results.table()
+    assert "of 0" not in results.table()
     (again,) = run().rows
-    assert len(asked()) == 1 and math.isnan(again.hd95)  # kept, and as it was
+    assert len(asked()) == 1
+    assert math.isnan(again.hd95)
     (refused,) = evaluate(["refuses"], cases[:1], tmp_path / "defect", command=program, progress=False).rows
-    assert not refused.refusal and refused.error == "pcdiff: no defect found" and refused.dsc == 0
+    assert not refused.refusal
+    assert refused.error == "pcdiff: no defect found"
+    assert refused.dsc == 0
 
 
 @pytest.mark.parametrize(
@@ -274,13 +297,15 @@ def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, pro
 )
 def test_anything_else_there_is_a_failure(tmp_path, cases, program, whole, method, got):
     results = evaluate([method], [cases[0], whole], tmp_path / "out", command=program, progress=False)
-    assert f"no implant), got {got}" in results.rows[1].error and results.rows[1].reason is None
+    assert f"no implant), got {got}" in results.rows[1].error
+    assert results.rows[1].reason is None
     summary = results.summary()[method]
-    assert summary["cases"] == 1 and summary["refusals"] == 1 and summary["refused"] == 0
+    assert summary["cases"] == 1
+    assert summary["refusals"] == 1
+    assert summary["refused"] == 0
     table = results.table()
-    assert (
-        f"failed: {method} on no_defect/001: " in table and f"refused, rightly: {method} on no_defect: 0 of 1" in table
-    )
+    assert f"failed: {method} on no_defect/001: " in table
+    assert f"refused, rightly: {method} on no_defect: 0 of 1" in table
 
 
 def test_implants_are_kept_and_rows_with_them(tmp_path, cases, program, asked):
@@ -291,7 +316,8 @@ def test_implants_are_kept_and_rows_with_them(tmp_path, cases, program, asked):
     assert np.array_equal(read_volume(kept).mask, cases[0].load().implant.mask)
     kept.write_bytes(b"of another run")
     run()
-    assert len(asked()) == 2 and row.implant == sha256(kept)
+    assert len(asked()) == 2
+    assert row.implant == sha256(kept)
 
 
 def test_maps_of_best_median_and_worst(tmp_path, cases, program):
@@ -337,8 +363,12 @@ def test_results_name_no_place_on_this_machine(tmp_path, cases, program):
     notes = {"ensemble": 5}
     evaluate(["silent"], cases[:1], tmp_path / "out", command=command, notes=notes, progress=False)
     text = (tmp_path / "out" / "results.json").read_text()
-    assert json.loads(text)["ensemble"] == 5 and "mine.safetensors" in text and "found none" in text
-    assert str(tmp_path) not in text and tempfile.gettempdir() not in text and sys.prefix not in text
+    assert json.loads(text)["ensemble"] == 5
+    assert "mine.safetensors" in text
+    assert "found none" in text
+    assert str(tmp_path) not in text
+    assert tempfile.gettempdir() not in text
+    assert sys.prefix not in text
     evaluate(["silent"], cases[:1], tmp_path / "out", command=[*COMMAND, "--odd"], progress=False)
     command = json.loads((tmp_path / "out" / "results.json").read_text())["command"]
     assert command == "pcdiff sample {skull} -o {out} --method {method} --seed {seed} --no-report -q --odd"

@@ -58,14 +58,17 @@ def test_a_silent_network_is_the_prior(silent, fitted, case):
     assert np.allclose(mine.points, theirs.points, atol=1e-4)
     assert np.array_equal(mine.defect, theirs.defect)
     same = (mine.normals * theirs.normals).sum(1)
-    assert same.min() > 0.99 and np.median(same[theirs.defect > 0]) > 0.9995
+    assert same.min() > 0.99
+    assert np.median(same[theirs.defect > 0]) > 0.9995
 
 
 def test_candidates_are_slabs_of_one_layout(proposal):
-    assert len(proposal.candidates) == 3 and proposal.fit.defects == 1
+    assert len(proposal.candidates) == 3
+    assert proposal.fit.defects == 1
     plain = proposal.fit.completed_surface()
     for candidate in proposal.candidates:
-        assert len(candidate) == len(plain) and np.array_equal(candidate.defect, plain.defect)
+        assert len(candidate) == len(plain)
+        assert np.array_equal(candidate.defect, plain.defect)
         assert np.isfinite(candidate.points).all()
         assert np.allclose(np.linalg.norm(candidate.normals, axis=1), 1, atol=1e-6)
 
@@ -77,7 +80,8 @@ def test_both_walls_go_where_the_network_says(silent, fitted, condition):
     moved = np.concatenate([outer - fitted.outer, outer - thickness - (fitted.outer - fitted.thickness)], 1)
     told = np.concatenate([anchors, anchors + len(fitted.outer)])
     rms = np.sqrt(np.mean(shifts[1:] ** 2))
-    assert rms > 0.3 and np.sqrt(np.mean((moved[:, told] - shifts) ** 2)) < 0.05 * rms
+    assert rms > 0.3
+    assert np.sqrt(np.mean((moved[:, told] - shifts) ** 2)) < 0.05 * rms
     assert np.array_equal(moved[0, told], np.zeros(2 * ANCHORS))
     elsewhere = np.setdiff1d(np.arange(len(fitted.outer)), fitted.targets)
     assert np.array_equal(outer[1, elsewhere], fitted.outer[elsewhere], equal_nan=True)
@@ -92,8 +96,10 @@ def test_shifts_end_at_the_rim(proposal):
 
 def test_the_way_begins_at_the_prior_and_ends_at_the_candidates(proposal):
     way = proposal.trajectory
-    assert way is not None and way.points.shape == (3, DIFFUSION.steps + 2, 2 * ANCHORS, 3)
-    assert len(way.captions) == way.points.shape[1] and way.captions[0] == "the prior's own surface"
+    assert way is not None
+    assert way.points.shape == (3, DIFFUSION.steps + 2, 2 * ANCHORS, 3)
+    assert len(way.captions) == way.points.shape[1]
+    assert way.captions[0] == "the prior's own surface"
     plain = cKDTree(proposal.fit.completed_surface().points)
     for member, candidate in zip(way.points, proposal.candidates, strict=True):
         assert np.median(plain.query(member[0])[0]) < 0.6  # the points lie about 0.75 mm apart
@@ -131,7 +137,8 @@ def test_a_larger_ensemble_begins_with_the_smaller(method, condition):
 def test_members_come_in_pairs_of_opposite_noise(silent, condition):
     x0 = silent.sample(condition, 6, torch.Generator().manual_seed(0)).x0
     assert torch.equal(x0[0], torch.zeros(2 * ANCHORS))
-    assert torch.allclose(x0[1], -x0[2], atol=1e-6) and torch.allclose(x0[3], -x0[4], atol=1e-6)
+    assert torch.allclose(x0[1], -x0[2], atol=1e-6)
+    assert torch.allclose(x0[3], -x0[4], atol=1e-6)
     assert not torch.allclose(x0[1], x0[3], atol=0.1)
 
 
@@ -150,7 +157,8 @@ def test_four_members_spread_as_the_posterior_everywhere(silent, condition):
     x0 = fine.sample(condition, 5, torch.Generator().manual_seed(0)).x0
     spread = x0[1:].pow(2).mean(0).sqrt()  # in the prior's standard deviations
     # of two independent draws a tenth of the points would lie below a third, and a tenth above one and a half
-    assert spread.quantile(0.1) > 0.6 and spread.quantile(0.9) < 1.1
+    assert spread.quantile(0.1) > 0.6
+    assert spread.quantile(0.9) < 1.1
 
 
 def test_noise_has_the_prior_s_covariance():
@@ -170,7 +178,8 @@ def test_noise_of_a_batch_is_that_of_each_skull():
     factors = torch.stack([torch.eye(3).expand(2, 3, 3), 10 * torch.eye(3).expand(2, 3, 3)])
     noise = draw_noise(factors, torch.ones(2, 6), 500, torch.Generator().manual_seed(0))
     assert noise.shape == (1000, 6)
-    assert noise[:500, :3].std() < 2 and noise[500:, :3].std() > 8  # each skull's draws in a row
+    assert noise[:500, :3].std() < 2
+    assert noise[500:, :3].std() > 8
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
@@ -197,7 +206,9 @@ def test_weights_are_kept_in_half_precision_with_their_recipe(method, prior, con
     path = tmp_path / "denoiser.safetensors"
     save_network(path, method.network.state_dict(), recipe(), {"step": "7"})
     loaded = DiffusionMethod.load(path, prior)
-    assert loaded.diffusion == DIFFUSION and len(loaded.digest) == 64 and not loaded.network.training
+    assert loaded.diffusion == DIFFUSION
+    assert len(loaded.digest) == 64
+    assert not loaded.network.training
     for name, value in loaded.network.state_dict().items():
         assert torch.equal(value, method.network.state_dict()[name].half().float())
     mine, theirs = (m.sample(condition, 1, torch.Generator().manual_seed(0)) for m in (loaded, method))
@@ -247,19 +258,23 @@ def made(method, case):
 def test_a_design_fits_the_skull(made, case):
     skull, implant = case
     assert not (made.implant.mask & skull.mask).any()
-    assert made.implant.mask.shape == skull.mask.shape and np.array_equal(made.implant.affine, skull.affine)
+    assert made.implant.mask.shape == skull.mask.shape
+    assert np.array_equal(made.implant.affine, skull.affine)
     assert 0.5 * implant.ml < made.implant.ml < 1.5 * implant.ml
-    assert made.seconds.keys() == {"points", "reconstruct", "mesh"} and min(made.seconds.values()) > 0
+    assert made.seconds.keys() == {"points", "reconstruct", "mesh"}
+    assert min(made.seconds.values()) > 0
     low, high = made.mesh.vertices.min(0), made.mesh.vertices.max(0)
     where = skull.to_mm(np.argwhere(made.implant.mask))
-    assert np.allclose(low, where.min(0), atol=1.6) and np.allclose(high, where.max(0), atol=1.6)
+    assert np.allclose(low, where.min(0), atol=1.6)
+    assert np.allclose(high, where.max(0), atol=1.6)
 
 
 def test_members_agree_in_the_middle_and_differ_at_the_surface(made, case):
     assert len(made.members) == len(made.proposal.candidates) == 3
     shares = np.stack([member.mask for member in made.members]).mean(0)
     assert made.uncertainty.dtype == np.float32
-    assert np.allclose(made.uncertainty, np.sqrt(shares * (1 - shares)), atol=1e-6) and made.uncertainty.max() > 0.4
+    assert np.allclose(made.uncertainty, np.sqrt(shares * (1 - shares)), atol=1e-6)
+    assert made.uncertainty.max() > 0.4
     assert (shares[made.implant.mask] > 0).mean() > 0.98
 
 

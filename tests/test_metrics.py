@@ -83,7 +83,8 @@ def test_hd95_pools_both_directions():
 def test_empty_masks():
     none, some = np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)
     spacing = np.ones(3)
-    assert dice(none, none) == 1 and hd95(none, none, spacing) == 0
+    assert dice(none, none) == 1
+    assert hd95(none, none, spacing) == 0
     assert border_dice(none, none, some, spacing) == 1
     for pair in ((none, some), (some, none)):
         assert dice(*pair) == 0
@@ -137,7 +138,9 @@ def test_the_crop_changes_nothing(seed):
     window[low[0] : low[0] + 13, low[1] : low[1] + 13, low[2] : low[2] + 10] = True
     a, b = blob(rng, shape, 0.02) & window, blob(rng, shape, 0.03) & window
     skull = blob(rng, shape, 0.09)
-    assert a.any() and b.any() and skull.any()
+    assert a.any()
+    assert b.any()
+    assert skull.any()
     for order in "CF":  # readers return either memory order
         a, b, skull = (np.array(mask, order=order) for mask in (a, b, skull))
         border = distance_transform_edt(~skull, sampling=spacing) <= 3.0

@@ -143,7 +143,8 @@ def test_licences_are_in_the_package() -> None:
 
 def test_version_is_written_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["dynamic"] == ["version"] and "version" not in project
+    assert project["dynamic"] == ["version"]
+    assert "version" not in project
     assert metadata.version("pcdiff") == pcdiff.__version__
     assert f"## {pcdiff.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 

@@ -177,7 +177,8 @@ def test_norm_is_torch_group_norm_with_gradients() -> None:
 def test_voxels_average_and_give_back() -> None:
     cloud = Cloud(torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0)))
     ones = cloud.voxelise(torch.ones(2, 50, 4), 5)
-    assert set(ones.unique().tolist()) <= {0.0, 1.0} and ones.shape == (2, 4, 5, 5, 5)
+    assert set(ones.unique().tolist()) <= {0.0, 1.0}
+    assert ones.shape == (2, 4, 5, 5, 5)
     back = cloud.devoxelise(torch.ones(2, 125, 4), 5)
     torch.testing.assert_close(back, torch.ones(2, 50, 4))
 
@@ -203,7 +204,8 @@ def test_the_network_refuses_another_number_of_points() -> None:
 def test_every_tensor_has_one_name_there_and_one_here() -> None:
     state = PaperDenoiser(vectors.DENOISER).state_dict()
     names = denoiser_names()
-    assert set(names.values()) == set(state) and len(set(names.values())) == len(names)
+    assert set(names.values()) == set(state)
+    assert len(set(names.values())) == len(names)
 
 
 @original
@@ -219,7 +221,8 @@ def test_the_names_and_shapes_at_full_size_are_the_originals() -> None:
 def test_weights_survive_the_way_out_and_in() -> None:
     state = vectors.seeded_denoiser().state_dict()
     back = denoiser_state_from(denoiser_state_to(state), vectors.DENOISER)
-    assert state.keys() == back.keys() and all(torch.equal(state[name], back[name]) for name in state)
+    assert state.keys() == back.keys()
+    assert all(torch.equal(state[name], back[name]) for name in state)
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
@@ -276,7 +279,8 @@ def test_samplers_run_and_repeat() -> None:
     for sampler, steps in (("ancestral", 4), ("euler", 3), ("dpmpp_2m", 3)):
         config = PaperConfig(network=vectors.DENOISER, steps=steps, sampler=sampler)
         first, second = (sample_points(network, skull, config, torch.Generator().manual_seed(1)) for _ in range(2))
-        assert first.shape == (1, 64, 3) and torch.isfinite(first).all()
+        assert first.shape == (1, 64, 3)
+        assert torch.isfinite(first).all()
         assert torch.equal(first, second)
 
 
@@ -289,7 +293,8 @@ def test_half_precision_is_what_the_recipe_says_it_is() -> None:
             NoisePrediction(network, points[:, :448], half)(points[:, 448:], sigma) for half in (False, True)
         )
     noise = ((whole - half) / sigma.float()[:, None, None]).abs().mean()
-    assert whole.dtype == half.dtype == torch.float32 and 1e-4 < noise < 0.05
+    assert whole.dtype == half.dtype == torch.float32
+    assert 1e-4 < noise < 0.05
 
 
 @pytest.mark.skipif(os.environ.get("CI") == "true", reason="five seconds for nothing that the others do not show")
@@ -298,4 +303,5 @@ def test_full_size_runs() -> None:
     network = PaperDenoiser(config).eval()
     with torch.inference_mode():
         out = network(torch.randn(1, config.points, 3), torch.tensor([10]))
-    assert out.shape == (1, 3072, 3) and torch.isfinite(out).all()
+    assert out.shape == (1, 3072, 3)
+    assert torch.isfinite(out).all()

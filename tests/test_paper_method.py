@@ -66,7 +66,8 @@ def test_both_networks_go_in_and_come_out_again(foreign, foreign_voxelisation, t
     assert run("export-checkpoint", out, "-o", tmp_path / "back") == 0
     for name, known in (("denoiser.pth", foreign), ("voxelisation.pt", foreign_voxelisation)):
         back = read_foreign(tmp_path / "back" / name)
-        assert back.keys() == known.keys() and all(torch.equal(back[key], known[key]) for key in known)
+        assert back.keys() == known.keys()
+        assert all(torch.equal(back[key], known[key]) for key in known)
 
 
 @pytest.mark.parametrize("room", ["ema", "state_dict", None])
@@ -99,7 +100,8 @@ def test_what_is_no_checkpoint_is_told_in_a_line(content, tmp_path, capsys):
     path.write_bytes(content)
     assert run("import-checkpoint", path, "-o", tmp_path / "w.safetensors") == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "x.pth" in error
+    assert error.count("\n") == 1
+    assert "x.pth" in error
     assert not (tmp_path / "w.safetensors").exists()
 
 

@@ -192,7 +192,8 @@ def test_around_the_points_is_as_good_as_everywhere(uneven: bool, centre: float)
 def test_a_region_as_large_as_the_cube_is_the_cube() -> None:
     points, normals = sphere(1000, 0.45)
     region = poisson_region(points, normals, 64)
-    assert region.values.shape == (64, 64, 64) and not region.low.any()
+    assert region.values.shape == (64, 64, 64)
+    assert not region.low.any()
     whole = poisson_grid(points[None], normals[None], 64)[0]
     torch.testing.assert_close(region.values, whole, rtol=0, atol=1e-4)  # the scale is the coarse grid's
 
@@ -251,7 +252,8 @@ def test_smoothing_is_scipys() -> None:
     wanted = ndimage.binary_opening(mask, cube)
     wanted = ndimage.median_filter(wanted, 3, mode="constant")
     wanted = ndimage.binary_fill_holes(ndimage.binary_closing(wanted, cube))
-    assert wanted.any() and not np.array_equal(wanted, mask)
+    assert wanted.any()
+    assert not np.array_equal(wanted, mask)
     assert np.array_equal(smoothed(mask, lambda mask: mask), wanted)
 
 
@@ -264,7 +266,8 @@ def test_voids_are_filled_and_cups_are_not() -> None:
 def test_largest_piece_and_a_piece_per_defect() -> None:
     mask = np.zeros((20, 6, 6), bool)
     mask[:8], mask[9:15], mask[16:] = True, True, True
-    assert largest(mask).sum() == 8 * 36 and not largest(np.zeros_like(mask)).any()
+    assert largest(mask).sum() == 8 * 36
+    assert not largest(np.zeros_like(mask)).any()
     points = np.array([[3.0, 3, 3], [11, 3, 3], [17.4, 3, 3], [18, 3, 3]])
     assert piece_per_defect(mask, points, np.array([1, 2, 2, 0])).sum() == 14 * 36  # strays claim nothing
     assert piece_per_defect(mask, points, np.array([1, 1, 1, 1])).sum() == 8 * 36
@@ -276,7 +279,8 @@ def test_points_that_hang_together_fill_one_defect() -> None:
     stray = np.array([[100.0, 100, 100]])
     label = defects_of(np.concatenate([left, right, stray]))
     assert np.unique(label[:300]).size == np.unique(label[300:500]).size == 1
-    assert {label[0], label[300]} == {1, 2} and label[-1] == 0
+    assert {label[0], label[300]} == {1, 2}
+    assert label[-1] == 0
     many = rng.permutation(np.concatenate([left] * 20 + [right] * 20))  # not all are compared
     assert np.unique(defects_of(many)).tolist() == [1, 2]
     assert np.array_equal(defects_of(rng.uniform(0, 1e4, (30, 3))), np.ones(30))  # no group: all one
@@ -286,7 +290,9 @@ def test_the_ball_reaches_beyond_the_points() -> None:
     points = np.array([[10.0, 10, 10], [10, 10, 20], [10, 10, 0]])
     assert ball(points)[1] == pytest.approx(11)
     mask = within_reach((30, 30, 30), points)
-    assert mask[10, 10, 21] and not mask[10, 10, 22] and mask[10, 21, 10]
+    assert mask[10, 10, 21]
+    assert not mask[10, 10, 22]
+    assert mask[10, 21, 10]
 
 
 # --- from points to an implant --------------------------------------------------------------------------------
@@ -324,8 +330,10 @@ def test_true_points_become_the_true_implant(case: tuple[Volume, Volume]) -> Non
     before = skull.mask.copy()
     found = solid(implant, skull)
     assert dice(found.mask, implant.mask) > 0.95
-    assert not np.any(found.mask & skull.mask) and np.array_equal(skull.mask, before)
-    assert found.header is skull.header and np.array_equal(found.affine, skull.affine)
+    assert not np.any(found.mask & skull.mask)
+    assert np.array_equal(skull.mask, before)
+    assert found.header is skull.header
+    assert np.array_equal(found.affine, skull.affine)
     assert np.array_equal(found.mask, solid(implant, skull).mask)
 
 
@@ -352,7 +360,8 @@ def test_of_several_samples_the_majority_counts(case: tuple[Volume, Volume]) -> 
 def test_two_defects_get_two_pieces(healthy: Volume) -> None:
     skull, implant = cut(healthy, "random_1", np.random.default_rng(4), defects=2)
     found = solid(implant, skull)
-    assert ndimage.label(found.mask)[1] == 2 and dice(found.mask, implant.mask) > 0.94
+    assert ndimage.label(found.mask)[1] == 2
+    assert dice(found.mask, implant.mask) > 0.94
     assert dice(solid(implant, skull, faithful=True).mask, implant.mask) < 0.8  # the largest piece only
 
 
@@ -387,7 +396,8 @@ def surfaces(case: tuple[Volume, Volume]) -> Surfaces:
 @pytest.mark.parametrize("faithful", [False, True])
 def test_a_sample_is_the_implant_in_the_cube(surfaces: Surfaces, case: tuple[Volume, Volume], faithful: bool) -> None:
     points, field = voxelisation_sample(surfaces, 300, 64, np.random.default_rng(0), 3.6, faithful)
-    assert points.shape == (300, 3) and points.dtype == field.dtype == np.float32
+    assert points.shape == (300, 3)
+    assert points.dtype == field.dtype == np.float32
     at = np.clip(np.round(points * 64).astype(int), 0, 63)
     assert np.abs(field[tuple(at.T)]).mean() < 0.25 < field[0, 0, 0] == pytest.approx(0.5)
     ml = np.count_nonzero(field <= 0) * 3.6**3 / 1000

@@ -89,7 +89,9 @@ def test_a_sheet_centres_pictures_on_white() -> None:
     tall, low = np.zeros((9, 4, 3), np.uint8), np.zeros((3, 2, 3), np.uint8)
     joined = sheet([tall, low])
     assert joined.shape == (9, 6, 3)
-    assert (joined[3:6, 4:] == 0).all() and (joined[:3, 4:] == 255).all() and (joined[6:, 4:] == 255).all()
+    assert (joined[3:6, 4:] == 0).all()
+    assert (joined[:3, 4:] == 255).all()
+    assert (joined[6:, 4:] == 255).all()
 
 
 def test_each_vertex_may_have_a_colour_of_its_own() -> None:
@@ -118,9 +120,13 @@ def test_an_error_map_is_blue_where_it_fits_and_red_where_it_does_not() -> None:
     bone, truth = ball((0, 0, 0), 20), ball((0, -15, 8), 8)
     bone = bone.with_mask(bone.mask & ~truth.mask)
     fits = error_picture(bone, truth, truth, "fits", mm_per_pixel=1.0)
-    assert count(fits, "blue") > 100 and count(fits, "red") == 0 and count(fits, "violet") == 0
+    assert count(fits, "blue") > 100
+    assert count(fits, "red") == 0
+    assert count(fits, "violet") == 0
     proud = error_picture(bone, ball((0, -15, 8), 13), truth, "proud", mm_per_pixel=1.0)
-    assert count(proud, "red") > 100 and count(proud, "blue") == 0 and count(proud, "violet") == 0
+    assert count(proud, "red") > 100
+    assert count(proud, "blue") == 0
+    assert count(proud, "violet") == 0
     small = error_picture(bone, ball((0, -15, 8), 3), truth, "small", mm_per_pixel=1.0)
     assert count(small, "violet") > 100  # what is left open is drawn
 

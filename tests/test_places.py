@@ -1,5 +1,6 @@
 """OccupancyQueries around a defect: they see what is there, and overrule rays where a network says so and nowhere
-else."""
+else.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def test_the_lattice_holds_the_implant_and_what_lies_behind(fitted, case):
     lattice = lattice_around(fitted)
     implant = fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask)))
     top = lattice.low + STEP * (np.array(lattice.shape) - 1)
-    assert (implant.min(0) - lattice.low > 15).all() and (top - implant.max(0) > 15).all()
+    assert (implant.min(0) - lattice.low > 15).all()
+    assert (top - implant.max(0) > 15).all()
 
 
 def test_rays_say_bone_between_their_walls_and_nowhere_else(fitted):
@@ -79,16 +81,20 @@ def test_rays_say_bone_between_their_walls_and_nowhere_else(fitted):
     pixels, radius = along_rays(points)
     outer, inner, edge = Rays.of(fitted).at(pixels, "outer", "inner", "edge")
     odds = logit(outer - radius, radius - inner, edge)
-    assert odds[0] > 2 and (odds[1:] < -2).all() and np.abs(odds).max() <= CERTAIN
+    assert odds[0] > 2
+    assert (odds[1:] < -2).all()
+    assert np.abs(odds).max() <= CERTAIN
     assert edge[0] == pytest.approx(fitted.observation.depth[ray], abs=1.5)
 
 
 def test_places_see_the_bone_that_stands_and_its_mirror(fitted, case, places):
     head = head_occupancy(case[0])
-    assert places.bone.max() > 0.9 and (places.bone[tuple(places.index.T)] < 0.5).all()
+    assert places.bone.max() > 0.9
+    assert (places.bone[tuple(places.index.T)] < 0.5).all()
     some = slice(0, len(places.index), 97)
     features = places.features(some).astype(float)
-    assert features.shape == (len(places.index[some]), FEATURES) and np.isfinite(features).all()
+    assert features.shape == (len(places.index[some]), FEATURES)
+    assert np.isfinite(features).all()
     at = places.lattice.low + STEP * places.index[some]
     centre = OWN + 13  # of the first patch, and of the second
     np.testing.assert_allclose(features[:, centre], occupancy_at(head, fitted.pose, at), atol=2e-3)
@@ -113,7 +119,8 @@ def test_the_mean_head_is_read_where_it_lies(fitted, case):
     height = (seen.lattice.points - MEAN_LOW)[..., 2] / STEP
     usual = seen._maps["mean"][PAD:-PAD, PAD:-PAD, PAD:-PAD]
     inside = ((seen.lattice.points - MEAN_LOW) / STEP < np.array(MEAN_SHAPE) - 1).all(-1)
-    assert (usual[(height > 60) & inside] == 1).all() and (usual[height < 59] == 0).all()
+    assert (usual[(height > 60) & inside] == 1).all()
+    assert (usual[height < 59] == 0).all()
 
 
 def test_only_what_lies_near_the_defect_is_judged(fitted, case):
@@ -150,7 +157,8 @@ def test_a_network_that_knows_better_is_heard_but_not_where_bone_stands(fitted, 
     assert verdict is not None
     overruled = np.argwhere(verdict.correction != 0)
     judged = {tuple(index) for index in places.index.tolist()}
-    assert len(overruled) > 1000 and all(tuple(index) in judged for index in overruled.tolist())
+    assert len(overruled) > 1000
+    assert all(tuple(index) in judged for index in overruled.tolist())
     assert (verdict.correction[verdict.correction != 0] > 0).all()
 
 
@@ -207,7 +215,8 @@ def test_a_place_of_less_than_even_odds_is_built_but_no_wall_moved_by_it(fitted,
     assert model.predict_correction(fitted, head) is None
     torch.nn.init.constant_(network.leave.bias, CERTAIN * TRUST - 0.8 * LIFT)
     verdict = model.predict_correction(fitted, head)
-    assert verdict is not None and (verdict.correction[places.logit <= -CERTAIN] > CERTAIN).any()
+    assert verdict is not None
+    assert (verdict.correction[places.logit <= -CERTAIN] > CERTAIN).any()
 
 
 def test_weights_come_back_and_other_files_do_not(tmp_path, places):
@@ -215,7 +224,8 @@ def test_weights_come_back_and_other_files_do_not(tmp_path, places):
     path = tmp_path / "places.safetensors"
     model.save(path)
     loaded = OccupancyModel.load(path)
-    assert np.array_equal(loaded.mean, model.mean) and not any(network.training for network in loaded.networks)
+    assert np.array_equal(loaded.mean, model.mean)
+    assert not any(network.training for network in loaded.networks)
     few = replace(places, index=places.index[:500])
     np.testing.assert_allclose(loaded.odds(few), model.odds(few), atol=0.02)
     save_file({"a": torch.zeros(1)}, path)
@@ -248,7 +258,8 @@ def test_training_learns_what_features_tell(tmp_path, tool):
     (network,), loss = tool["train"](files, 20, [0])
     with torch.inference_mode():
         said = network(torch.from_numpy(features).float(), torch.zeros(4000)).numpy() > 0
-    assert loss < 0.3 and (said == cut["missing"]).mean() > 0.85  # nothing learned: 0.69
+    assert loss < 0.3
+    assert (said == cut["missing"]).mean() > 0.85
 
 
 def test_a_cut_asks_about_what_is_missing(tmp_path, tool, prior, healthy):

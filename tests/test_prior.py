@@ -86,7 +86,8 @@ def test_every_pixel_is_the_same_solid_angle():
 def test_images_and_flat_arrays():
     values = np.random.default_rng(2).normal(size=RAYS)
     image = MAP.to_image(values, np.nan)
-    assert image.shape == (SIZE, SIZE) and np.isnan(image[~MAP.inside]).all()
+    assert image.shape == (SIZE, SIZE)
+    assert np.isnan(image[~MAP.inside]).all()
     assert np.array_equal(image[MAP.inside], values)
     deep = ndimage.binary_erosion(MAP.inside, iterations=2)[MAP.inside]  # beside the map's rim, NaN would take part
     assert np.allclose(MAP.sample(image, MAP.directions[deep]), values[deep], atol=1e-6)
@@ -125,8 +126,10 @@ def test_a_sphere_s_walls_are_read_where_they_are(sphere):
     profile, seen = profiles(occupancy, affine, Pose(np.eye(3), centre), MAP.directions[::10])
     outer = crossing(profile, np.full(len(profile), 78.0), outward=True)
     inner = crossing(profile, outer - 7, outward=False)
-    assert np.abs(outer - 80).max() < 0.2 and np.abs(inner - 74).max() < 0.2
-    assert seen[:, :80].all() and not seen.all()  # 30 to 70 mm lies in the grid, 125 mm does not in every direction
+    assert np.abs(outer - 80).max() < 0.2
+    assert np.abs(inner - 74).max() < 0.2
+    assert seen[:, :80].all()
+    assert not seen.all()
 
 
 def test_a_scaled_pose_reads_model_millimetres(sphere):
@@ -144,7 +147,8 @@ def test_crossings_of_two_walls():
     assert crossing(profile, np.array([7.0, 4.0]), True, radii)[0] == 7.5
     assert crossing(profile, np.array([4.0, 4.0]), False, radii)[0] in (1.5, 5.5)
     assert crossing(profile, None, True, radii)[0] == 7.5  # the outermost
-    assert np.isnan(crossing(profile, None, True, radii)[1]) and np.isnan(crossing(profile, radii[:2], False, radii)[1])
+    assert np.isnan(crossing(profile, None, True, radii)[1])
+    assert np.isnan(crossing(profile, radii[:2], False, radii)[1])
 
 
 # --- pose -----------------------------------------------------------------------------------------------------------
@@ -165,7 +169,8 @@ def test_a_turned_shifted_larger_head_is_found(prior, mean_head, holed):
     pose, left = fit_pose(largest_piece(found.occupancy), found.affine, prior.mean[0], prior.std[0])
     surface = (prior.mean[0][:, None] * MAP.directions)[cap(90)]
     error = pose.to_patient(surface) - (surface @ moved[:3, :3].T + moved[:3, 3])
-    assert np.linalg.norm(error, axis=1).mean() < 0.5 and np.linalg.norm(error, axis=1).max() < 1.2
+    assert np.linalg.norm(error, axis=1).mean() < 0.5
+    assert np.linalg.norm(error, axis=1).max() < 1.2
     turned = (pose.linear / np.linalg.norm(pose.linear, axis=0)).T @ moved[:3, :3] / 1.05
     assert np.rad2deg(np.arccos((np.trace(turned) - 1) / 2)) < 1
     assert np.allclose(np.linalg.norm(pose.linear, axis=0), 1.05, atol=0.015)  # the ridge pulls them to 1
@@ -178,7 +183,9 @@ def test_a_head_holder_is_put_aside():
     occupancy[30, 10, 10] = 90  # the bone's own partial volume stays
     occupancy[36:39] = 255
     kept = largest_piece(occupancy)
-    assert kept[5:30, 5:30, 5:30].all() and kept[30, 10, 10] == 90 and not kept[36:].any()
+    assert kept[5:30, 5:30, 5:30].all()
+    assert kept[30, 10, 10] == 90
+    assert not kept[36:].any()
     with pytest.raises(InputError, match="no bone"):
         largest_piece(np.full((5, 5, 5), 100, np.uint8))
 
@@ -186,7 +193,8 @@ def test_a_head_holder_is_put_aside():
 def test_the_first_guess_is_the_middle_of_the_vault(mean_head):
     head = head_occupancy(mean_head)
     pose = initial_pose(head.occupancy, head.affine)
-    assert np.array_equal(pose.linear, np.eye(3)) and abs(pose.shift[0]) < 2.5
+    assert np.array_equal(pose.linear, np.eye(3))
+    assert abs(pose.shift[0]) < 2.5
     top = head.affine[2, 3] + head.affine[2, 2] * np.nonzero(head.occupancy.any((0, 1)))[0][-1]
     assert pose.shift[2] == pytest.approx(top - 75, abs=4)
 
@@ -293,7 +301,8 @@ def test_more_sites_never_know_less():
     modes = np.zeros((1, 60), np.float32), np.zeros((1, 30), np.float32)
     few = regress(OUTER, sites[:30], np.zeros(30), targets, (modes[0][:, :30], modes[1]), 1).variance
     many = regress(OUTER, sites, np.zeros(60), targets, modes, 1).variance
-    assert (many <= few + 1e-4).all() and many.mean() < 0.9 * few.mean()
+    assert (many <= few + 1e-4).all()
+    assert many.mean() < 0.9 * few.mean()
 
 
 # --- model ----------------------------------------------------------------------------------------------------------
@@ -303,8 +312,10 @@ def test_a_prior_is_what_it_was_after_saving(prior, tmp_path):
     path = tmp_path / "prior.safetensors"
     prior.save(path)
     again = ShapePrior.load(path)
-    assert np.array_equal(again.mean, prior.mean) and again.heads == prior.heads
-    assert np.allclose(again.std, prior.std, rtol=1e-3) and np.allclose(again.modes, prior.modes, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(again.mean, prior.mean)
+    assert again.heads == prior.heads
+    assert np.allclose(again.std, prior.std, rtol=1e-3)
+    assert np.allclose(again.modes, prior.modes, rtol=1e-3, atol=1e-3)
     assert np.abs(again.present - prior.present).max() <= 0.5 / 255 + 1e-6
     assert len(again.digest) == 64
     again.save(tmp_path / "twice.safetensors")
@@ -323,7 +334,8 @@ def test_other_files_are_no_priors(tmp_path):
 
 def test_draws_are_seeded(prior):
     first, again, other = (prior.draw(np.random.default_rng(seed), spacing=3.0) for seed in (1, 1, 2))
-    assert np.array_equal(first.mask, again.mask) and np.array_equal(first.affine, again.affine)
+    assert np.array_equal(first.mask, again.mask)
+    assert np.array_equal(first.affine, again.affine)
     assert first.mask.shape != other.mask.shape or not np.array_equal(first.mask, other.mask)
 
 
@@ -342,7 +354,8 @@ def test_a_prior_recovers_the_population_it_was_built_from(population):
         both = np.concatenate([values, values[:, MAP.mirror]])
         assert np.allclose(built.mean[axis], both.mean(0), atol=1e-3)
         assert np.allclose(built.std[axis], np.maximum(both.std(0), 0.3), atol=1e-3)
-    assert built.heads == 6 and np.array_equal(built.present, np.ones(RAYS))
+    assert built.heads == 6
+    assert np.array_equal(built.present, np.ones(RAYS))
     # all 12 modes are kept, so that they are the sample covariance, and none prefers a side
     rays = np.arange(0, RAYS, 500)
     both = np.concatenate([population.outer, population.outer[:, MAP.mirror]])
@@ -370,22 +383,23 @@ def test_gaps_do_not_reach_beyond_themselves(population):
     outer[2, gap], present[2, gap] = np.nan, np.nan
     built = replace(population, outer=outer, present=present).prior([True] * 6)
     whole = population.prior([True] * 6)
-    assert np.isfinite(built.mean).all() and np.isfinite(built.modes).all()
-    assert np.abs(built.mean - whole.mean).max() < 3 and np.abs(built.mean - whole.mean)[:, ~gap].max() < 0.5
+    assert np.isfinite(built.mean).all()
+    assert np.isfinite(built.modes).all()
+    assert np.abs(built.mean - whole.mean).max() < 3
+    assert np.abs(built.mean - whole.mean)[:, ~gap].max() < 0.5
     assert np.array_equal(built.present, np.ones(RAYS))  # out of view is no absence
     absent = population.present.copy()
     absent[2, gap] = 0
     rarer = replace(population, present=absent).prior([True] * 6).present
-    assert np.allclose(rarer[gap & gap[MAP.mirror]], 5 / 6) and np.allclose(rarer[cap(60) & ~cap(21)], 1)
+    assert np.allclose(rarer[gap & gap[MAP.mirror]], 5 / 6)
+    assert np.allclose(rarer[cap(60) & ~cap(21)], 1)
 
 
 def test_walls_of_a_healthy_head_are_read(prior, healthy):
     head = head_occupancy(healthy, "000")
     table_radii = measure_tables(head, prior.mean, prior.std)
-    assert (
-        np.isfinite(table_radii.outer[cap(80)]).mean() > 0.98
-        and np.isfinite(table_radii.thickness[cap(80)]).mean() > 0.98
-    )
+    assert np.isfinite(table_radii.outer[cap(80)]).mean() > 0.98
+    assert np.isfinite(table_radii.thickness[cap(80)]).mean() > 0.98
     assert np.nanmean(table_radii.present[cap(80)]) > 0.99
     # the tables, put back into the patient, lie on the mask's own border
     rays = np.flatnonzero(np.isfinite(table_radii.outer) & cap(60))[::20]
@@ -401,7 +415,8 @@ def test_walls_of_a_healthy_head_are_read(prior, healthy):
 def test_scans_of_one_head_share_a_fold():
     names = [f"{number:03d}" for number in range(11)]
     fold = assign_folds(names, 5, [("003", "007"), ("000", "009", "010")])
-    assert fold[3] == fold[7] and fold[0] == fold[9] == fold[10]
+    assert fold[3] == fold[7]
+    assert fold[0] == fold[9] == fold[10]
     assert set(fold) == set(range(5))
     assert np.bincount(assign_folds(names, 5)).tolist() == [3, 2, 2, 2, 2]
     shuffled = list(reversed(names))
@@ -429,13 +444,15 @@ def test_walls_of_cached_heads(prior, tmp_path):
         write_volume(head, folder / "complete_skull" / f"00{seed}.nrrd")
     prepare(folder, cache, progress=False)
     people = load_population(cache, ["000", "001"], 1, prior)
-    assert people.names == ("000", "001") and people.outer.shape == people.present.shape == (2, RAYS)
+    assert people.names == ("000", "001")
+    assert people.outer.shape == people.present.shape == (2, RAYS)
     assert np.nanmedian(np.abs(people.outer - prior.mean[0])) < 3
     kept = list(cache.glob("table_radii-*.safetensors"))
     assert len(kept) == 1
     stamp = kept[0].stat().st_mtime_ns
     again = load_population(cache, ["000", "001"], 1, prior)
-    assert np.array_equal(again.outer, people.outer, equal_nan=True) and kept[0].stat().st_mtime_ns == stamp
+    assert np.array_equal(again.outer, people.outer, equal_nan=True)
+    assert kept[0].stat().st_mtime_ns == stamp
     with pytest.raises(InputError, match="expected heads 007, got none"):
         load_population(cache, ["000", "007"], 1, prior)
 
@@ -445,10 +462,12 @@ def test_walls_of_cached_heads(prior, tmp_path):
 
 def test_the_defect_is_found_and_closed(prior, case, fitted):
     skull, implant = case
-    assert fitted.defects == 1 and fitted.residual < 1
+    assert fitted.defects == 1
+    assert fitted.residual < 1
     made = design(skull, PriorMethod(prior)).implant
     found = scores(made, implant, skull)
-    assert found.dsc > 0.85 and found.hd95 < 4
+    assert found.dsc > 0.85
+    assert found.hd95 < 4
     assert not (made.mask & skull.mask).any()
     assert ndimage.label(made.mask)[1] == 1
     # the defect's rays are those whose wall the implant holds
@@ -460,7 +479,8 @@ def test_the_defect_is_found_and_closed(prior, case, fitted):
 def test_two_defects_are_two_pieces(prior, healthy):
     skull, implant = cut(healthy, "random_1", np.random.default_rng(5), defects=2)
     made = design(skull, PriorMethod(prior))
-    assert made.proposal.fit.defects == 2 and set(np.unique(made.proposal.fit.defect)) == {0, 1, 2}
+    assert made.proposal.fit.defects == 2
+    assert set(np.unique(made.proposal.fit.defect)) == {0, 1, 2}
     assert ndimage.label(made.implant.mask)[1] == 2
     assert scores(made.implant, implant, skull).dsc > 0.85
 
@@ -476,8 +496,10 @@ def test_certainty_ends_at_the_rim(fitted):
 
 def test_an_observation_s_distances(fitted):
     seen = fitted.observation
-    assert (seen.distance[seen.defect > 0] == 0).all() and (seen.distance[seen.defect == 0] > 0).all()
-    assert (seen.depth[seen.defect > 0] >= PIXEL).all() and (seen.depth[seen.defect == 0] == 0).all()
+    assert (seen.distance[seen.defect > 0] == 0).all()
+    assert (seen.distance[seen.defect == 0] > 0).all()
+    assert (seen.depth[seen.defect > 0] >= PIXEL).all()
+    assert (seen.depth[seen.defect == 0] == 0).all()
     assert np.isnan(seen.outer[seen.defect > 0]).all()
     ring = (seen.distance > 0) & (seen.distance < 1.6)
     # a neighbour on the map is 1.5 mm of arc away at 85 mm; the equal-area map stretches by at most 2 at its rim
@@ -492,7 +514,8 @@ def test_rays_that_the_saw_cut_partly_join_the_defect(fitted):
     cut = replace(seen, outer=np.where(bevel | apart, fitted.outer - 3, fitted.outer), thickness=fitted.thickness)
     grown = with_bevel(cut, fitted)
     assert np.array_equal(grown.defect > 0, (seen.defect > 0) | bevel)
-    assert np.isnan(grown.outer[bevel]).all() and set(np.unique(grown.defect)) == set(np.unique(seen.defect))
+    assert np.isnan(grown.outer[bevel]).all()
+    assert set(np.unique(grown.defect)) == set(np.unique(seen.defect))
 
 
 def test_bone_along_the_rim_is_no_evidence(prior, fitted):
@@ -508,7 +531,9 @@ def test_sites_are_on_bone_and_denser_near_the_defect(fitted):
     seen = fitted.observation
     measured = np.isfinite(seen.outer) & np.isfinite(seen.thickness)
     sites = choose_sites(seen.distance, measured & (seen.distance > RIM))
-    assert measured[sites].all() and len(np.unique(sites)) == len(sites) and 300 < len(sites) < 2000
+    assert measured[sites].all()
+    assert len(np.unique(sites)) == len(sites)
+    assert 300 < len(sites) < 2000
     assert seen.distance[sites].min() >= RIM
     near, far = ((seen.distance >= low) & (seen.distance < high) & measured for low, high in ((5, 15), (60, 400)))
     assert near[sites].sum() / near.sum() > 10 * far[sites].sum() / far.sum()
@@ -594,15 +619,20 @@ def test_a_slab_s_normals_face_out_and_its_labels_lie_in_the_defect():
     along = (points.normals * direction).sum(1)
     pole = MAP.from_pixel(np.full(2, (SIZE - 1) / 2))
     angle = np.rad2deg(np.arccos(np.clip(direction @ pole, -1, 1)))
-    assert points.defect is not None and points.std is not None
+    assert points.defect is not None
+    assert points.std is not None
     side = points.std == 0
     outer, inner = (np.abs(radius - r) < 1e-3 for r in (80, 74))
     assert (outer | inner | side).all()
-    assert along[outer & ~side].min() > 0.999 and along[inner & ~side].max() < -0.999
-    assert np.abs(along[side]).max() < 0.1 and angle[side].min() > 33
+    assert along[outer & ~side].min() > 0.999
+    assert along[inner & ~side].max() < -0.999
+    assert np.abs(along[side]).max() < 0.1
+    assert angle[side].min() > 33
     assert ((points.normals @ pole)[side] < 0.1).all()  # away from the cap's axis
-    assert angle[points.defect == 1].max() < 26.5 and angle[(points.defect == 0) & ~side].min() > 23.5
-    assert np.allclose(points.std[outer & ~side], 0.3) and np.allclose(points.std[inner & ~side], 0.5)
+    assert angle[points.defect == 1].max() < 26.5
+    assert angle[(points.defect == 0) & ~side].min() > 23.5
+    assert np.allclose(points.std[outer & ~side], 0.3)
+    assert np.allclose(points.std[inner & ~side], 0.5)
     spacing = np.sqrt(np.median(local_areas(points)[outer & ~side]))
     assert spacing == pytest.approx(0.75 * 80 / 85, rel=0.15)
 
@@ -625,7 +655,8 @@ def test_given_normals_win_where_they_are_known():
     direction = points.points / np.linalg.norm(points.points, axis=1, keepdims=True)
     angle = np.rad2deg(np.arccos(np.clip(direction @ MAP.from_pixel(np.full(2, (SIZE - 1) / 2)), -1, 1)))
     outer = np.linalg.norm(points.points, axis=1) > 79
-    assert turned[outer & (angle < 13)].all() and not turned[(angle > 17) | ~outer].any()
+    assert turned[outer & (angle < 13)].all()
+    assert not turned[(angle > 17) | ~outer].any()
     assert np.allclose(np.linalg.norm(points.normals, axis=1), 1)
 
 

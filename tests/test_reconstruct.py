@@ -122,10 +122,10 @@ def test_region_holds_the_points_with_a_margin_and_stays_on_the_grid() -> None:
     points = ball(10, 500, np.random.default_rng(0))
     low, high = region(points, volume, margin_mm=4)
     index = volume.to_index(points.points)
-    assert (low >= 0).all() and (high <= volume.mask.shape).all()
-    assert ((index.min(0) - low) * volume.spacing >= 4).all() and (
-        (high - 1 - index.max(0)) * volume.spacing >= 4
-    ).all()
+    assert (low >= 0).all()
+    assert (high <= volume.mask.shape).all()
+    assert ((index.min(0) - low) * volume.spacing >= 4).all()
+    assert ((high - 1 - index.max(0)) * volume.spacing >= 4).all()
     assert region(points.moved(points.points + np.array([20, 0, 0])), volume)[1].max() <= max(volume.mask.shape)
 
 
@@ -176,7 +176,8 @@ def test_implant_fills_each_defect_in_one_piece(matrix: np.ndarray, poles: tuple
     points = joined(*(completed_surface(rng, pole, k) for k, pole in enumerate(poles, start=1)))
     implant = reconstruct(points, skull)
 
-    assert np.array_equal(skull.mask, before) and implant.affine is skull.affine
+    assert np.array_equal(skull.mask, before)
+    assert implant.affine is skull.affine
     assert not (implant.mask & skull.mask).any()
     assert label(implant.mask)[1] == len(poles)
     for truth, pole in zip(truths, poles, strict=True):
@@ -236,10 +237,14 @@ def test_seam_is_closed_where_bone_is_likely() -> None:
     implant[13, 5, 5] = False  # a void
     everywhere = np.ones_like(bone)
     closed = close_seam(implant, bone, everywhere)
-    assert closed[6:8, 4:8, 4:8].all() and closed[13, 5, 5] and not (closed & bone).any()
-    assert not closed[:, :2].any() and not closed[18:].any()
+    assert closed[6:8, 4:8, 4:8].all()
+    assert closed[13, 5, 5]
+    assert not (closed & bone).any()
+    assert not closed[:, :2].any()
+    assert not closed[18:].any()
     unlikely = close_seam(implant, bone, ~everywhere)
-    assert not unlikely[6:8].any() and unlikely[13, 5, 5]
+    assert not unlikely[6:8].any()
+    assert unlikely[13, 5, 5]
     wide = implant.copy()
     wide[8:14] = False
     assert not close_seam(wide, bone, everywhere)[7:13].any()
@@ -272,7 +277,8 @@ def test_missing_open3d_is_one_sentence_with_the_remedy(monkeypatch: pytest.Monk
     with pytest.raises(InputError) as caught:
         indicator(ball(18, 200, np.random.default_rng(0)), grid(np.eye(3), 22), backend="screened")
     message = str(caught.value)
-    assert "pip install 'pcdiff[open3d]'" in message and "libusb-1.0-0 libgl1 libgomp1" in message
+    assert "pip install 'pcdiff[open3d]'" in message
+    assert "libusb-1.0-0 libgl1 libgomp1" in message
     assert "\n" not in message
 
 

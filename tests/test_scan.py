@@ -47,7 +47,8 @@ def grid(turn: np.ndarray | None = None, shear: float = 0.0) -> np.ndarray:
 
 def same_places(scan: Scan, hu: np.ndarray, affine: np.ndarray) -> None:
     """Every voxel's HU lies where it was, in millimetres."""
-    assert scan.values.dtype == np.int16 and scan.values.size == hu.size
+    assert scan.values.dtype == np.int16
+    assert scan.values.size == hu.size
     index = np.argwhere(np.ones(scan.values.shape, bool))
     places = Volume(scan.values > 0, scan.affine).to_mm(index)
     there = Volume(hu > 0, affine).to_index(places)
@@ -58,7 +59,8 @@ def same_places(scan: Scan, hu: np.ndarray, affine: np.ndarray) -> None:
 def refused(path: Path, reason: str, series: str | None = None) -> None:
     with pytest.raises(InputError, match=reason) as caught:
         read_scan(path, series)
-    assert "\n" not in str(caught.value) and path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
     assert not any(secret in str(caught.value) for secret in SECRETS.values())
 
 
@@ -69,7 +71,9 @@ def test_dicom_lies_where_it_was_scanned(tmp_path: Path, turn: np.ndarray, shear
     write_dicom(tmp_path / "a", ct(), affine)
     scan = read_scan(tmp_path / "a")
     same_places(scan, ct(), affine)
-    assert scan.is_ct and scan.format == "DICOM" and scan.notes == ()
+    assert scan.is_ct
+    assert scan.format == "DICOM"
+    assert scan.notes == ()
     assert scan.tilt == pytest.approx(np.degrees(np.arctan2(shear, 1.25)), abs=1e-3)
 
 
@@ -118,7 +122,8 @@ def test_one_ct_among_other_series_is_taken(tmp_path: Path) -> None:
     write_dicom(tmp_path, ct((20, 20, 4)), grid(), series=4)
     scan = read_scan(tmp_path)
     same_places(scan, ct(), grid())
-    assert len(scan.notes) == 1 and scan.notes[0].startswith("series 2 of 4 taken")
+    assert len(scan.notes) == 1
+    assert scan.notes[0].startswith("series 2 of 4 taken")
     for reason in ("a localiser", "MR, not CT", "too few", "H60s"):
         assert reason in scan.notes[0]
     assert not any(secret in scan.notes[0] for secret in SECRETS.values())
@@ -212,7 +217,8 @@ def test_a_disc_is_read_beside_its_index(tmp_path: Path) -> None:
 def refused_file(folder: Path, path: Path) -> None:
     with pytest.raises(InputError, match="truncated or damaged") as caught:
         read_scan(folder)
-    assert path.name in str(caught.value) and "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_links_that_lead_out_are_passed_over(tmp_path: Path) -> None:
@@ -296,7 +302,9 @@ def test_no_number_is_air(tmp_path: Path) -> None:
 def test_a_mask_is_what_read_volume_gives(tmp_path: Path, value: int) -> None:
     path = save(((ct() > 1000) * value).astype(np.int16), tmp_path / "a.nrrd")
     scan, volume = read_scan(path), read_volume(path)
-    assert not scan.is_ct and scan.values.dtype == bool and scan.format == "NRRD"
+    assert not scan.is_ct
+    assert scan.values.dtype == bool
+    assert scan.format == "NRRD"
     np.testing.assert_array_equal(scan.values, volume.mask)
     np.testing.assert_array_equal(scan.affine, volume.affine)
     write_volume(volume, tmp_path / "b.nrrd")

@@ -95,9 +95,11 @@ def test_the_mask_is_the_skull_and_its_defect(phantom: Phantom, truth: Volume) -
     assert not (found.skull.mask & truth.mask).any()  # the scalp and the brain in the defect stay what they are
     assert not (found.skull.mask & ~phantom[1].mask).any()  # nothing of table and holder
     assert found.noise == pytest.approx(15, rel=0.1)
-    assert found.metal_ml == 0 and found.streaks is None  # the table's rail is none of the patient's
+    assert found.metal_ml == 0
+    assert found.streaks is None
     dense = np.count_nonzero(phantom[0] >= THRESHOLD) - np.count_nonzero(found.skull.mask)
-    assert found.removed_ml == pytest.approx(dense * found.skull.voxel_ml) and found.removed_ml > 100
+    assert found.removed_ml == pytest.approx(dense * found.skull.voxel_ml)
+    assert found.removed_ml > 100
 
 
 def test_a_blurred_noisy_ct(blurred: Phantom, truth: Volume) -> None:
@@ -125,9 +127,12 @@ def test_islands_stay_and_loose_pieces_go(phantom: Phantom, truth: Volume) -> No
     island, crumb = (ball(grid, defect + 14 * inward + shift * across, r) for shift, r in ((0, 7.5), (15, 3.5)))
     deep = ball(grid, centre, 7.5)
     pieces = island | crumb | deep
-    assert crumb.any() and not (grid.mask & ndimage.binary_dilation(pieces)).any()
+    assert crumb.any()
+    assert not (grid.mask & ndimage.binary_dilation(pieces)).any()
     skull = segment(scan_of(phantom, np.where(pieces, 900, hu).astype(np.int16))).skull.mask
-    assert skull[island].all() and not skull[crumb].any() and not skull[deep].any()
+    assert skull[island].all()
+    assert not skull[crumb].any()
+    assert not skull[deep].any()
 
 
 def test_metal_is_bone_and_said(phantom: Phantom) -> None:
@@ -141,7 +146,9 @@ def test_metal_is_bone_and_said(phantom: Phantom) -> None:
     assert found.skull.mask[plate].all()
     said = describe(scan_of(phantom, changed), found, THRESHOLD)
     assert any("ml of metal" in line for line in said.warnings)
-    assert found.streaks is not None and found.streaks < 5 and not any("varies" in line for line in said.warnings)
+    assert found.streaks is not None
+    assert found.streaks < 5
+    assert not any("varies" in line for line in said.warnings)
     assert not any("metal" in line for line in describe(scan_of(phantom), segment(scan_of(phantom)), 300).warnings)
     across = np.arctan2(*np.moveaxis(grid.to_mm(np.moveaxis(np.indices(hu.shape), 0, -1))[..., :2] - 5.0, -1, 0))
     streaked = changed + np.where(plate.any((0, 1)) & (hu > -900), 150 * np.sign(np.sin(15 * across)), 0)
@@ -153,7 +160,8 @@ def test_metal_is_bone_and_said(phantom: Phantom) -> None:
 def test_bone_without_soft_tissue(phantom: Phantom) -> None:
     values = np.where(phantom[1].mask, BONE, AIR).astype(np.int16)
     found = segment(scan_of(phantom, values))
-    assert dice(found.skull.mask, phantom[1].mask) > 0.99 and found.noise is None
+    assert dice(found.skull.mask, phantom[1].mask) > 0.99
+    assert found.noise is None
 
 
 def test_what_has_no_bone_is_refused(phantom: Phantom) -> None:
@@ -204,7 +212,8 @@ def test_formats_and_orientations_give_one_mask(phantom: Phantom, folder: Path, 
         skull, said = read_skull(tmp_path / name)
         np.testing.assert_array_equal(skull.mask, expected.mask)
         np.testing.assert_allclose(skull.affine, expected.affine, atol=1e-4)
-        assert said.kind == "ct" and said.threshold_hu == THRESHOLD
+        assert said.kind == "ct"
+        assert said.threshold_hu == THRESHOLD
     prone = np.diag([-1.0, -1, 1, 1])
     write_dicom(tmp_path / "prone", hu[::-1, ::-1], prone @ grid.affine @ flip(hu.shape, prone))
     skull = read_skull(tmp_path / "prone")[0]
@@ -231,9 +240,11 @@ def test_the_check_of_a_mask(case: tuple[Volume, Volume], tmp_path: Path) -> Non
         None,
         None,
     )
-    assert said.shape == case[0].mask.shape and said.spacing_mm == pytest.approx((1.6, 1.6, 1.6))
+    assert said.shape == case[0].mask.shape
+    assert said.spacing_mm == pytest.approx((1.6, 1.6, 1.6))
     assert said.field_of_view_mm == pytest.approx(1.6 * np.array(said.shape), abs=0.1)
-    assert said.slice_thickness_mm == pytest.approx(1.6) and said.tilt_deg == 0
+    assert said.slice_thickness_mm == pytest.approx(1.6)
+    assert said.tilt_deg == 0
     assert [line for line in said.warnings if f"more than {THICK} mm" in line]
     with pytest.raises(InputError, match="--threshold is for a CT"):
         read_skull(tmp_path / "a.nii.gz", threshold=300)
@@ -246,7 +257,8 @@ def test_defects_have_a_place_a_side_and_a_size(fitted: PriorFit, case: tuple[Vo
     (defect,) = defects_of(fitted)
     middle = fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask))).mean(0)
     left = (fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask)))[:, 0] > 0).mean()
-    assert defect.label == 1 and defect.side == ("left" if left > 0.85 else "right" if left < 0.15 else "both")
+    assert defect.label == 1
+    assert defect.side == ("left" if left > 0.85 else "right" if left < 0.15 else "both")
     # what was cut, in the middle of the bone, is a little smaller than the surface that is missing
     thickness = np.median(fitted.thickness[fitted.defect == 1])
     assert defect.area_cm2 == pytest.approx(case[1].ml / thickness * 10, rel=0.25)
@@ -292,7 +304,9 @@ def test_defects_in_words(fitted: PriorFit) -> None:
 def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume, tmp_path: Path) -> None:
     command = ("sample", folder, "-o", tmp_path / "out", "--method", "prior")
     code, said, errors = run(*command, "--mask-out", tmp_path / "mask.nii.gz")
-    assert code == 0 and "head_ct: 1 defect" in said and "warning: slices of 2.4 mm" in errors
+    assert code == 0
+    assert "head_ct: 1 defect" in said
+    assert "warning: slices of 2.4 mm" in errors
     out = tmp_path / "out" / "head_ct"
     implant, skull = read_volume(out / "implant.nrrd"), read_volume(out / "defective_skull.nrrd")
     np.testing.assert_allclose(implant.affine, truth.affine, atol=1e-9)
@@ -302,7 +316,9 @@ def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume
     record = json.loads((out / "run.json").read_text())
     found = record["input_check"]
     assert found == json.loads(json.dumps(asdict(read_skull(folder)[1]) | {"defects": found["defects"]}))
-    assert found["kind"] == "ct" and found["format"] == "DICOM" and len(found["defects"]) == record["defects"] == 1
+    assert found["kind"] == "ct"
+    assert found["format"] == "DICOM"
+    assert len(found["defects"]) == record["defects"] == 1
     assert found["defects"][0].keys() == {"label", "area_cm2", "side", "place"}
     for path in [*(tmp_path / "out").rglob("*.*"), tmp_path / "mask.nii.gz"]:  # nothing of the patient anywhere
         data = path.read_bytes()
@@ -310,7 +326,8 @@ def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume
         for secret in SECRETS.values():
             assert secret.encode() not in data and secret not in said + errors, path
     code, said, errors = run(*command)
-    assert code == 0 and "is done already" in errors
+    assert code == 0
+    assert "is done already" in errors
     assert is_done(out, folder, Settings("prior"))
     assert not is_done(out, folder, Settings("prior", threshold=310))
     assert not is_done(out, folder, Settings("prior", series="1"))
@@ -323,14 +340,17 @@ def test_the_mask_is_written_even_where_the_design_fails(run: Run, whole: Volume
     code, said, errors = run(
         "sample", tmp_path / "whole", "-o", tmp_path / "out", "--method", "prior", "--mask-out", tmp_path / "m.nrrd"
     )
-    assert code == 2 and said == "" and "no defect found" in errors.splitlines()[-1]
+    assert code == 2
+    assert said == ""
+    assert "no defect found" in errors.splitlines()[-1]
     assert dice(read_volume(tmp_path / "m.nrrd").mask, grid.mask) > 0.99
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_one_mask_out_for_one_scan(run: Run, folder: Path, tmp_path: Path) -> None:
     code, _, errors = run("sample", folder, folder / "..", "-o", tmp_path, "--mask-out", tmp_path / "m.nrrd")
-    assert code == 2 and "--mask-out writes one mask, got 2 scans" in errors
+    assert code == 2
+    assert "--mask-out writes one mask, got 2 scans" in errors
 
 
 def test_scans_that_cannot_be_read_are_a_line(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -339,7 +359,10 @@ def test_scans_that_cannot_be_read_are_a_line(run: Run, folder: Path, tmp_path: 
         write.parent.mkdir(exist_ok=True)
         write.write_bytes(path.read_bytes()[: 3000 if path.name.endswith("7") else None])
     code, said, errors = run("sample", tmp_path / "ct", "-o", tmp_path / "out", "--method", "prior", "-q")
-    assert code == 2 and said == "" and len(errors.splitlines()) == 1 and "truncated or damaged" in errors
+    assert code == 2
+    assert said == ""
+    assert len(errors.splitlines()) == 1
+    assert "truncated or damaged" in errors
     assert not any(secret in errors for secret in SECRETS.values())
 
 

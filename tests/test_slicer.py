@@ -19,7 +19,8 @@ SOURCE = Path(__file__).parents[1] / "tools" / "slicer" / "PcdiffImplant" / "Pcd
 @pytest.fixture(scope="module")
 def slicer() -> ModuleType:
     spec = importlib.util.spec_from_file_location("PcdiffImplant", SOURCE)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -30,7 +31,8 @@ def test_the_command_is_one_that_pcdiff_takes(slicer: ModuleType, tmp_path: Path
     assert (program, name) == ("pcdiff", "sample")
     sample = typer.main.get_command(app).commands["sample"]  # type: ignore[attr-defined]
     context = sample.make_context("sample", arguments)
-    assert context.params["ensemble"] == 3 and context.params["skulls"] == [tmp_path / "scan.nrrd"]
+    assert context.params["ensemble"] == 3
+    assert context.params["skulls"] == [tmp_path / "scan.nrrd"]
 
 
 def test_what_comes_back_is_the_record_or_the_reason(slicer: ModuleType, tmp_path: Path) -> None:

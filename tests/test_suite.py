@@ -96,7 +96,8 @@ def test_a_head_without_its_face(loaded):
     varied = without_face(loaded, RNG, ahead=20, beneath=0)  # a head drawn from the prior has no face
     assert np.array_equal(varied.implant.mask, loaded.implant.mask)
     lost = loaded.defective_skull.mask & ~varied.defective_skull.mask
-    assert lost.any() and not (varied.defective_skull.mask & ~loaded.defective_skull.mask).any()
+    assert lost.any()
+    assert not (varied.defective_skull.mask & ~loaded.defective_skull.mask).any()
     lowest, foremost = loaded.defective_skull.to_mm(np.argwhere(lost)).max(0)[[2, 1]]
     kept = bone_mm(varied.defective_skull)
     assert not ((kept[:, 2] < lowest - 2) & (kept[:, 1] < foremost - 2)).any()
@@ -125,13 +126,15 @@ def test_a_suite_is_made_once_and_the_same_in_parts(folder, tmp_path):
     (alone,) = write_suite(variants_named("random_1"), cases, tmp_path / "alone", seed=2, progress=False)
     assert alone.implant.read_bytes() == before[made[0].implant][1]
     (other,) = write_suite(variants_named("random_1"), cases, tmp_path / "out", seed=3, progress=False)
-    assert other.implant != made[0].implant and other.implant.read_bytes() != before[made[0].implant][1]
+    assert other.implant != made[0].implant
+    assert other.implant.read_bytes() != before[made[0].implant][1]
 
 
 @pytest.mark.parametrize(("bone", "ml"), [(jaw, (30, 90)), (knee, (120, 400))])
 def test_bones_that_are_no_skull(loaded, prior, bone, ml):
     made = bone(loaded.implant, np.random.default_rng(4))
-    assert made.mask.shape == loaded.implant.mask.shape and np.array_equal(made.affine, loaded.implant.affine)
+    assert made.mask.shape == loaded.implant.mask.shape
+    assert np.array_equal(made.affine, loaded.implant.affine)
     assert ml[0] < made.ml < ml[1]
     assert np.array_equal(made.mask, bone(loaded.implant, np.random.default_rng(4)).mask)
     other = bone(loaded.implant, np.random.default_rng(5))
@@ -151,14 +154,16 @@ def test_what_is_to_be_refused_has_no_implant(folder, tmp_path, loaded):
     assert [case.implant is None for case in made] == [True, True, True, False]
     assert len(list((tmp_path / "out").rglob("*.nrrd"))) == 5
     whole = made[0].load()
-    assert np.array_equal(whole.defective_skull.mask, loaded.complete_skull.mask) and not whole.implant.mask.any()
+    assert np.array_equal(whole.defective_skull.mask, loaded.complete_skull.mask)
+    assert not whole.implant.mask.any()
     before = made[1].defective_skull.stat().st_mtime_ns
     write_suite(["jaw"], find_cases(folder), tmp_path / "out", progress=False)
     assert made[1].defective_skull.stat().st_mtime_ns == before  # made once
 
 
 def test_suites_and_variants_by_name():
-    assert variants_named("skullbreak") == SKULLBREAK and variants_named("full") == tuple(VARIANTS) == SUITES["full"]
+    assert variants_named("skullbreak") == SKULLBREAK
+    assert variants_named("full") == tuple(VARIANTS) == SUITES["full"]
     assert variants_named("tilted, own") == ("tilted", "own")
     with pytest.raises(InputError, match="unknown variant 'odd': expected full or skullbreak, or some of own"):
         variants_named("own,odd")

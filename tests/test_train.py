@@ -59,9 +59,12 @@ def test_shipped_recipes_load(path):
 
 
 def test_a_recipe_and_its_overrides(recipe):
-    assert load_config(recipe).optimiser.steps == 7 and load_config(recipe).run.data == Path("heads")
+    assert load_config(recipe).optimiser.steps == 7
+    assert load_config(recipe).run.data == Path("heads")
     changed = load_config(recipe, {"optimiser.steps": "9", "pairs.pool": 5, "run.skip": "['052']"})
-    assert changed.optimiser.steps == 9 and changed.pairs.pool == 5 and changed.run.skip == ("052",)
+    assert changed.optimiser.steps == 9
+    assert changed.pairs.pool == 5
+    assert changed.run.skip == ("052",)
     assert changed.network == load_config(recipe).network
 
 
@@ -164,7 +167,8 @@ def test_every_pass_takes_every_pair_once():
 def test_the_order_goes_on_where_it_stopped(batch):
     config = tiny(Path("o"), Path("c"), Path("d"), steps=15, batch=batch)
     whole = list(batches(config, 0, 0, 1))
-    assert len(whole) == 15 and all(len(each) == batch for each in whole)
+    assert len(whole) == 15
+    assert all(len(each) == batch for each in whole)
     for start in (1, 7, 14, 15):
         assert list(batches(config, start, 0, 1)) == whole[start:]
 
@@ -182,8 +186,11 @@ def test_ranks_share_the_work():
 def test_the_rate_rises_then_falls():
     config = tiny(Path("o"), Path("c"), Path("d"), steps=100, warmup=10, rate=2e-3)
     rates = [rate_at(config, step) for step in range(101)]
-    assert rates[0] == pytest.approx(2e-4) and rates[9] == pytest.approx(2e-3) and rates[10] == pytest.approx(2e-3)
-    assert rates[55] == pytest.approx(2e-3 * 0.505) and rates[100] == pytest.approx(2e-5)
+    assert rates[0] == pytest.approx(2e-4)
+    assert rates[9] == pytest.approx(2e-3)
+    assert rates[10] == pytest.approx(2e-3)
+    assert rates[55] == pytest.approx(2e-3 * 0.505)
+    assert rates[100] == pytest.approx(2e-5)
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert rate_at(tiny(Path("o"), Path("c"), Path("d"), warmup=0), 0) == pytest.approx(1e-3)
 
@@ -258,11 +265,16 @@ def test_a_run_leaves_what_it_promises(tmp_path, places, population, condition_o
     }
     log = rows(config)
     assert [row["step"] for row in log] == [STEPS, STEPS]
-    assert math.isfinite(log[0]["loss"]) and log[0]["rate"] == rate_at(config, STEPS) and log[1]["val_mm"] == 0.5
+    assert math.isfinite(log[0]["loss"])
+    assert log[0]["rate"] == rate_at(config, STEPS)
+    assert log[1]["val_mm"] == 0.5
     method = DiffusionMethod.load(out / "denoiser.safetensors", ShapePrior.load(out / "prior.safetensors"))
-    assert method.prior.heads == 4 and method.diffusion == config.diffusion
+    assert method.prior.heads == 4
+    assert method.diffusion == config.diffusion
     first, again = (method.sample(condition_of_a_pair, 3, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert torch.equal(first.x0, again.x0) and first.x0.isfinite().all() and first.x0.shape == (3, 2 * ANCHORS)
+    assert torch.equal(first.x0, again.x0)
+    assert first.x0.isfinite().all()
+    assert first.x0.shape == (3, 2 * ANCHORS)
     # run again, it has nothing left to do
     before = tensors(out / "checkpoint.safetensors")
     assert train(config, progress=False) == out / "denoiser.safetensors"
@@ -287,7 +299,8 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, places, monkeypatch):
     assert [row["step"] for row in rows(stopped)] == [3]
     train(stopped, progress=False)
     mine, theirs = (tensors(c.run.out / "checkpoint.safetensors") for c in (stopped, config))
-    assert mine.keys() == theirs.keys() and any(name.startswith("optimiser.") for name in mine)
+    assert mine.keys() == theirs.keys()
+    assert any(name.startswith("optimiser.") for name in mine)
     different = [name for name, value in mine.items() if not torch.equal(value, theirs[name])]
     assert not different
     mine, theirs = (tensors(c.run.out / "denoiser.safetensors") for c in (stopped, config))
@@ -354,7 +367,9 @@ def test_validation_runs_the_wdefect_pipeline(tmp_path, places, monkeypatch):
     monkeypatch.setattr(training, "design", made)
     found = validate(config, silent, replace(pairs, config=pairs.config.model_copy(update={"pool": 1})))
     assert [(skull is bone, method is silent) for skull, method in designed] == [(True, True)]
-    assert found["val_dsc"] == pytest.approx(0.8) and found["val_hd95"] == pytest.approx(1.0) and "val_bdsc" in found
+    assert found["val_dsc"] == pytest.approx(0.8)
+    assert found["val_hd95"] == pytest.approx(1.0)
+    assert "val_bdsc" in found
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path, places):
@@ -408,10 +423,14 @@ def test_sigterm_while_validating_keeps_the_step(tmp_path, places, monkeypatch):
 
 def test_heads_of_training_and_validation_stay_apart(tmp_path, places):
     pairs, held_out, prior = load_pairs(tiny(tmp_path / "run", *places))
-    assert pairs.population.names == ("000", "001", "002", "003") and held_out.population.names == ("004", "005")
-    assert prior.heads == 4 and [p.heads for p in pairs.priors] == [2, 2] and sorted(pairs.fold) == [0, 0, 1, 1]
+    assert pairs.population.names == ("000", "001", "002", "003")
+    assert held_out.population.names == ("004", "005")
+    assert prior.heads == 4
+    assert [p.heads for p in pairs.priors] == [2, 2]
+    assert sorted(pairs.fold) == [0, 0, 1, 1]
     assert held_out.priors[0].digest == prior.digest
-    assert len(held_out) == 64 and held_out.config.mix == held_out.config.deform == 0
+    assert len(held_out) == 64
+    assert held_out.config.mix == held_out.config.deform == 0
 
 
 def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, places, population):

@@ -71,7 +71,7 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
 
 
 def voxel_gap(voxels: np.ndarray, bone: Volume, limit: float) -> np.ndarray:
-    """mm between voxels (N, 3) of bone's grid and the nearest voxel of bone, box to box; infinite beyond `limit`.
+    """Mm between voxels (N, 3) of bone's grid and the nearest voxel of bone, box to box; infinite beyond `limit`.
 
     The distance of a voxel's centre to those of bone grown by one voxel all around (corners too): between boxes
     |n| steps apart along an axis lie max(|n| - 1, 0) voxels. This is a Euclidean distance transform in mm at these

@@ -98,7 +98,7 @@ class View:
 
     @property
     def pitch(self) -> float:
-        """mm between neighbouring rays on the surface."""
+        """Mm between neighbouring rays on the surface."""
         return float(np.sqrt(np.median(self.area[self.defect > 0]))) if (self.defect > 0).any() else PIXEL / FINER
 
 

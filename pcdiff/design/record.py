@@ -98,7 +98,7 @@ def _put(part: Path, folder: Path) -> None:
 
 
 def _umask() -> int:
-    """mkdtemp makes a private folder; a case folder is as open as any other."""
+    """Mkdtemp makes a private folder; a case folder is as open as any other."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def karras_sigmas(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """n noise levels from sigma_max down to sigma_min, then 0: (n + 1,) float64 (Karras et al. 2022, eq. 5).
+    """N noise levels from sigma_max down to sigma_min, then 0: (n + 1,) float64 (Karras et al. 2022, eq. 5).
 
     n = 1 gives [sigma_max, 0]. Raises ValueError unless n >= 1 and 0 < sigma_min <= sigma_max.
     """

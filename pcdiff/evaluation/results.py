@@ -71,7 +71,7 @@ class Results:
     measured_on: dict[str, Any]
 
     def summary(self, kind: str | None = None) -> dict[str, dict[str, Any]]:
-        """method -> number of cases, names of the failed ones, and mean, median and worst of each figure.
+        """Method -> number of cases, names of the failed ones, and mean, median and worst of each figure.
 
         kind: of the cases `<kind>/...` alone. Failures count: DSC and bDSC 0, HD95 infinite. Seconds and memory are of
         what ran. Cases to be refused are in none of these, but in `refusals`: how many, and how many were refused.

@@ -20,7 +20,7 @@ GROUPS = 8
 
 
 def rows_mixed(features: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """features (B, N, C), index and weight (B, M, k) -> (B, M, C), sum over k of weight times the indexed row."""
+    """Features (B, N, C), index and weight (B, M, k) -> (B, M, C), sum over k of weight times the indexed row."""
     batch, n, channels = features.shape
     flat = (index + n * torch.arange(batch, device=index.device)[:, None, None]).flatten(0, 1)
     mixed = functional.embedding_bag(
@@ -87,7 +87,7 @@ class Neighbourhoods:
 
     @classmethod
     def within(cls, centres: Tensor, points: Tensor, radius: float, k: int) -> Neighbourhoods:
-        """centres (B, M, 3), points (B, N, 3), radius in their unit; the first k of each centre in index order."""
+        """Centres (B, M, 3), points (B, N, 3), radius in their unit; the first k of each centre in index order."""
         found = ball_query(centres, points, radius, k)  # (B, M, k)
         new = found != found[..., :1]
         new[..., 0] = True
@@ -110,7 +110,7 @@ class Nearest:
 
     @classmethod
     def of(cls, points: Tensor, centres: Tensor) -> Nearest:
-        """points (B, N, 3), centres (B, M, 3), M >= 3."""
+        """Points (B, N, 3), centres (B, M, 3), M >= 3."""
         return cls(*three_nn_weights(points, centres))
 
 
@@ -122,7 +122,7 @@ class Norm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, count: Tensor | None = None, active: bool = True) -> Tensor:
-        """count (N,): how often each row counts."""
+        """Count (N,): how often each row counts."""
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         share = None if count is None else count.to(wide) / count.sum()
         mean = wide.mean(1) if share is None else share @ wide  # (B, C)

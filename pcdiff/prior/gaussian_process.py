@@ -32,7 +32,7 @@ class Kernel:
     taper: float = 60.0
 
     def __call__(self, a: np.ndarray, b: np.ndarray, modes_a: np.ndarray, modes_b: np.ndarray) -> np.ndarray:
-        """a (A, 3), b (B, 3) unit vectors; modes_a (M, A), modes_b (M, B) mm -> (A, B) mm^2."""
+        """A (A, 3), b (B, 3) unit vectors; modes_a (M, A), modes_b (M, B) mm -> (A, B) mm^2."""
         learned = (self.learned * modes_a.T) @ modes_b if self.learned else None
         value = np.empty((len(a), len(b)), np.result_type(a, b))
         rows = max(1, BLOCK // max(1, len(b)))

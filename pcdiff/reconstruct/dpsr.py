@@ -88,7 +88,7 @@ def _box(place: Tensor, resolution: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _potential(index: Tensor, normals: Tensor, shape: tuple[int, ...], resolution: int, sigma: float) -> Tensor:
-    """phi up to sign, constant and scale, on a periodic box of the given shape: cells of 1 / resolution.
+    """Phi up to sign, constant and scale, on a periodic box of the given shape: cells of 1 / resolution.
 
     index: (N, 3) in cells, from the box's corner.
     """

@@ -76,7 +76,8 @@ def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: Po
 
 def one_piece_per_defect(mask: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """For each defect label, the largest face-connected piece among its own voxels; a global largest would lose
-    defects."""
+    defects.
+    """
     kept = np.zeros_like(mask)
     for k, box in enumerate(ndimage.find_objects(owner), start=1):
         if box is None:

@@ -100,7 +100,7 @@ def _affine(header: dict[str, str]) -> np.ndarray:
 
 
 def save_image(values: np.ndarray, affine: np.ndarray, header: dict[str, Any] | None, path: Path) -> None:
-    """gzip NRRD of (I, J, K) uint8 or float32; `header` verbatim where it is of the same grid, else LPS."""
+    """Gzip NRRD of (I, J, K) uint8 or float32; `header` verbatim where it is of the same grid, else LPS."""
     with path.open("wb") as file:
         file.write(_head(values, affine, header or {}))
         with gzip_writer(file) as stream:

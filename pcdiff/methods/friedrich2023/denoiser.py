@@ -37,7 +37,7 @@ class Geometry:
 
     @classmethod
     def of(cls, points: Tensor, config: PaperNetworkConfig) -> Geometry:
-        """points (B, N, 3). The centres of the later stages are prefixes of the first's: sampling is greedy."""
+        """Points (B, N, 3). The centres of the later stages are prefixes of the first's: sampling is greedy."""
         centres = points[torch.arange(len(points))[:, None], _furthest(points, config.centres[0])]
         clouds = [Cloud(points), *(Cloud(centres[:, :m].contiguous()) for m in config.centres)]
         around = [
@@ -57,7 +57,7 @@ class SetAbstraction(nn.Module):
         self.point = PointLayers(3 + channels, widths)
 
     def forward(self, features: Tensor, cloud: Cloud, centres: Cloud, around: Neighbourhoods) -> Tensor:
-        """features (B, N, C) of the cloud -> (B, M, C') of the centres."""
+        """Features (B, N, C) of the cloud -> (B, M, C') of the centres."""
         for conv in self.convs:
             features = conv(features, cloud)
         first = self.point.first
@@ -83,7 +83,7 @@ class FeaturePropagation(nn.Module):
         self.convs = nn.ModuleList(convs)
 
     def forward(self, features: Tensor, skipped: Tensor | None, cloud: Cloud, nearest: Nearest) -> Tensor:
-        """features (B, M, C) of the centres, skipped (B, N, S) of the points -> (B, N, C')."""
+        """Features (B, M, C) of the centres, skipped (B, N, S) of the points -> (B, N, C')."""
         first = self.point.first
         x = rows_mixed(functional.linear(features, first.weight[:, : self.coarse]), nearest.index, nearest.weight)
         if skipped is not None:
@@ -171,6 +171,6 @@ def _furthest(points: Tensor, m: int) -> Tensor:
 
 
 def _maximum(rows: Tensor, owner: Tensor, owners: int) -> Tensor:
-    """rows (E, C), owner (E,) ascending -> (owners, C); an owner without rows has none in this network."""
+    """Rows (E, C), owner (E,) ascending -> (owners, C); an owner without rows has none in this network."""
     lengths = torch.bincount(owner, minlength=owners)
     return torch.segment_reduce(rows, "max", lengths=lengths, axis=0)

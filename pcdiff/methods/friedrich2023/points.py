@@ -31,7 +31,7 @@ class PaperFrame:
 
     @classmethod
     def of(cls, points: np.ndarray, affine: np.ndarray, faithful: bool = False) -> PaperFrame:
-        """points (N, 3) LPS mm, affine (4, 4) index -> LPS mm of their scan.
+        """Points (N, 3) LPS mm, affine (4, 4) index -> LPS mm of their scan.
 
         Raises InputError for points without extent.
         """

@@ -48,7 +48,7 @@ def sample_points(
     generator: torch.Generator,
     callback: Callback | None = None,
 ) -> Tensor:
-    """skull (B, S, 3) network units -> implant points (B, P, 3).
+    """Skull (B, S, 3) network units -> implant points (B, P, 3).
 
     Like the original's, the start is standard normal noise in its scaled frame: a thousandth less than what the
     training ends at.

@@ -49,7 +49,8 @@ PAD = max(side // 2 * step for _, side, step in PATCHES)
 @dataclass(frozen=True)
 class Lattice:
     """OccupancyQueries in model space: low (3,) mm is the first; (I, J, K) of them, `step` mm apart along the model's
-    axes."""
+    axes.
+    """
 
     low: np.ndarray
     shape: tuple[int, int, int]
@@ -163,7 +164,8 @@ class OccupancyQueries:
 
 def missing_surface_points(fit: PriorFit) -> np.ndarray:
     """(N, 3) model mm: points of the tables that the defects lack, of the outer table and, roughly, of the
-    inner."""
+    inner.
+    """
     rays = np.flatnonzero((fit.defect > 0) & np.isfinite(fit.outer))
     table_radii = MAP.directions[rays] * fit.outer[rays, None]
     return np.concatenate([table_radii, 0.9 * table_radii])

@@ -1,5 +1,6 @@
 """Where rays do not describe the bone, places do: the tables of a completion, overruled by the network of
-places."""
+places.
+"""
 
 from __future__ import annotations
 

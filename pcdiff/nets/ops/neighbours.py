@@ -50,7 +50,7 @@ def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor
 
 
 def furthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
-    """m indices, each the point furthest from all chosen before; ties go to the lowest index (not on pytorch3d).
+    """M indices, each the point furthest from all chosen before; ties go to the lowest index (not on pytorch3d).
 
     points (B, N, 3) -> index (B, m) int64, the first of which is `start`. A smaller m gives a prefix of a larger one.
     Raises ValueError for m beyond N or start outside the cloud.

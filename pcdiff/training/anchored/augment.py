@@ -33,7 +33,8 @@ def jittered(pose: Pose, mm: float, rng: np.random.Generator) -> Pose:
 
 def seen_in(pose: Pose, table_radii: np.ndarray, defect: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(2, R) tables and (R,) labels along the rays of another pose, model mm -> the same, NaN beyond the map's
-    rim."""
+    rim.
+    """
     radii = []
     for wall in (table_radii[0], table_radii[0] - table_radii[1]):
         image = MAP.filled(wall).astype(float)
@@ -50,7 +51,8 @@ def seen_in(pose: Pose, table_radii: np.ndarray, defect: np.ndarray) -> tuple[np
 
 def warped(table_radii: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(2, R) tables with every feature moved along the map by shift (2, R) mm: a head whose landmarks lie
-    elsewhere."""
+    elsewhere.
+    """
     pixels = np.argwhere(MAP.inside).T + shift / PIXEL
     moved = [
         ndimage.map_coordinates(MAP.filled(wall).astype(float), pixels, order=3, mode="nearest") for wall in table_radii

@@ -138,7 +138,8 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
 
 def cut_rays(table_radii: np.ndarray, kind: str, defects: int, rng: np.random.Generator) -> np.ndarray:
     """(2, R) tables -> (R,) int labels of the rays that a virtual craniotomy opens. Raises InputError without
-    room."""
+    room.
+    """
     known = np.flatnonzero(np.isfinite(table_radii).all(0))
     outer, inner = table_radii[0], table_radii[0] - table_radii[1]
     some = known[::THINNED]

@@ -50,7 +50,7 @@ class TrainingStep(nn.Module):
         self.normals = config.optimiser.normals
 
     def forward(self, batch: dict[str, Tensor], sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """sigma (E k,), noise (E k, P) -> losses: denoising, the guide's mean, normals.
+        """Sigma (E k,), noise (E k, P) -> losses: denoising, the guide's mean, normals.
 
         The guide costs next to nothing and learns from all B pairs, the rest of the network from the first E of them.
         """

@@ -40,7 +40,7 @@ class DenoiserStep(nn.Module):
         self.sigmas = linear_sigmas(T)
 
     def forward(self, skull: Tensor, implant: Tensor, seed: Tensor) -> Tensor:
-        """skull (B, S, 3), implant (B, P, 3), network units; seed (B,) -> scalar."""
+        """Skull (B, S, 3), implant (B, P, 3), network units; seed (B,) -> scalar."""
         generator = torch.Generator().manual_seed(int(seed[0]))
         t = torch.randint(T, (len(skull),), generator=generator)
         noise = torch.randn(implant.shape, generator=generator).to(implant)
@@ -59,7 +59,7 @@ class VoxelisationStep(nn.Module):
         self.resolution = resolution
 
     def forward(self, points: Tensor, truth: Tensor, seed: Tensor) -> Tensor:
-        """points (B, N, 3) in the unit cube, truth (B, r, r, r) -> scalar."""
+        """Points (B, N, 3) in the unit cube, truth (B, r, r, r) -> scalar."""
         return training_loss(self.network, points, truth)
 
 

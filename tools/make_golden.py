@@ -21,16 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from pcdiff.condition import ANCHORS, BONE, make_condition
-from pcdiff.data import head_occupancy
-from pcdiff.defects import cut
-from pcdiff.demo import demo
-from pcdiff.methods.diffusion import DiffusionMethod, batch, bind
-from pcdiff.metrics import dice
-from pcdiff.output import Settings, design_case
-from pcdiff.places import look
+from pcdiff.data.craniotomy import cut
+from pcdiff.design.case import design_case
+from pcdiff.design.demo import demo
+from pcdiff.design.settings import Settings
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.methods.anchored.condition import ANCHORS, BONE, make_condition
+from pcdiff.methods.anchored.method import DiffusionMethod, batch, bind
+from pcdiff.methods.occupancy.features import build_occupancy_features
 from pcdiff.prior.fit import PriorFit, fit
-from pcdiff.volume import Volume, read_volume, write_volume
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
 DEFAULT = Settings("diffusion", report=False)
@@ -68,12 +70,12 @@ def fitted() -> PriorFit:
 
 
 def prior_figures() -> dict[str, Any]:
-    """Pose; walls and their uncertainty over the hole, mm, and along every 90th ray of the map."""
+    """Pose; outer radius, thickness and their uncertainty over the defect, mm, and along every 90th ray of the map."""
     found = fitted()
-    rays = np.arange(0, len(found.hole), 90)
-    rays = rays[found.hole[rays] > 0][:16]
-    over = found.hole > 0
-    walls = {
+    rays = np.arange(0, len(found.defect), 90)
+    rays = rays[found.defect[rays] > 0][:16]
+    over = found.defect > 0
+    table_radii = {
         "outer": found.outer,
         "thickness": found.thickness,
         "outer_std": found.std[0],
@@ -84,7 +86,7 @@ def prior_figures() -> dict[str, Any]:
         "shift": _listed(found.pose.shift),
         "residual": _listed(found.residual),
         "rays": rays.tolist(),
-        **{name: _summed_up(values[over], values[rays]) for name, values in walls.items()},
+        **{name: _summed_up(values[over], values[rays]) for name, values in table_radii.items()},
     }
 
 
@@ -94,7 +96,7 @@ def denoiser_figures() -> dict[str, Any]:
     network = method().network
     skull = bind(network, batch(make_condition(fitted(), *_plain_rays()), "cpu"))
     noise = torch.from_numpy(np.random.default_rng(2).standard_normal((1, 2 * ANCHORS))).float()
-    some = slice(7, None, 2 * ANCHORS // 16)  # of both walls
+    some = slice(7, None, 2 * ANCHORS // 16)  # of both tables
     figures = {"gate": _listed(skull.gate.squeeze()), "guide": _summed_up(skull.mean[0], skull.mean[0, some])}
     for gate, bound in (("open", skull), ("shut", skull._replace(gate=torch.zeros_like(skull.gate)))):
         for sigma in SIGMAS:
@@ -107,8 +109,11 @@ def denoiser_figures() -> dict[str, Any]:
 
 
 def places_figures() -> dict[str, Any]:
-    """Log-odds on every other place along each axis of the lattice around the hole."""
-    places, network = look(fitted(), head_occupancy(case()[0]), method().places.mean), method().places
+    """Log-odds on every other place along each axis of the lattice around the defect."""
+    places, network = (
+        build_occupancy_features(fitted(), head_occupancy(case()[0]), method().places.mean),
+        method().places,
+    )
     places = replace(places, index=places.index[(places.index % 2 == 0).all(1)])
     odds = network.odds(places)
     at = np.flatnonzero((places.index % 6 == 0).all(1))[:32]
@@ -159,7 +164,7 @@ def _result(folder: Path, dsc: float) -> dict[str, Any]:
     return {
         "weights": record["weights"],
         "dsc": round(float(dsc), DIGITS),
-        "holes": record["holes"],
+        "defects": record["defects"],
         "implant_ml": record["implant_ml"],
         "members_ml": record["members_ml"],
         "triangles": record["stl"]["triangles"],
@@ -173,7 +178,7 @@ def _plain_rays() -> tuple[np.ndarray, np.ndarray]:
     """Anchors and rays of bone by rank of their distance: `choose_rays` breaks ties by the last bit."""
     seen = fitted().observation
     order = np.argsort(seen.distance, kind="stable")
-    inside = np.count_nonzero(seen.hole > 0)
+    inside = np.count_nonzero(seen.defect > 0)
     bone = order[(np.isfinite(seen.outer) & np.isfinite(seen.thickness) & (seen.distance > 0))[order]]
     return _every(order[: max(inside, ANCHORS)], ANCHORS), _every(bone[: 4 * BONE], BONE)
 

@@ -146,7 +146,7 @@ def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radi
 def inner_table(profile: np.ndarray, expected: np.ndarray, reach: float, radii: np.ndarray = RADII) -> np.ndarray:
     """The deepest radius at which bone begins within `reach` mm of the expected one, (R,) mm; NaN where there is none.
 
-    The deepest, not the nearest: in a thresholded mask the diploe is full of holes, and their tables begin
+    The deepest, not the nearest: in a thresholded mask the diploe is full of defects, and their tables begin
     bone too.
     """
     edge, place = _edges(profile, False, radii)

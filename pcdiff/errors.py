@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class OutputError(RuntimeError):
+    """A result did not pass its own check; nothing was written."""

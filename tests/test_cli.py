@@ -19,15 +19,17 @@ import pcdiff
 from pcdiff import __version__
 from pcdiff.cli import app as cli
 from pcdiff.data.craniotomy import KINDS
-from pcdiff.design.case import STAGES, OutputError, check_stl, pieces_ml
-from pcdiff.design.record import case_folder, read_record
-from pcdiff.errors import InputError
+from pcdiff.design.record import case_folder, pieces_ml, read_record
+from pcdiff.design.stages import STAGES
+from pcdiff.design.write import compare_stl
+from pcdiff.errors import InputError, OutputError
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import read_stl, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.base import Proposal
+from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.registry import METHODS
 from pcdiff.prior.fit import PriorFit
 from pcdiff.reconstruct import BACKENDS
@@ -44,18 +46,19 @@ class Stub:
     calls: list[int] = field(default_factory=list)
     error: Exception | None = None
 
-    def __call__(self, skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal:
+    def __call__(self, skull: Volume, *, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         self.calls.append(seed)
         if self.error:
             raise self.error
         shifts = np.random.default_rng(seed).normal(0, 1.0, ensemble)
-        return Proposal([self.fitted.completed_surface(self.fitted.outer + shift) for shift in shifts], self.fitted)
+        return Proposal([OrientedPoints(self.fitted.completed_surface(self.fitted.outer + shift)) for shift in shifts])
 
 
 @pytest.fixture
 def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
     method = Stub(fitted)
     monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: method)
+    monkeypatch.setattr("pcdiff.design.flow.fit_prior", lambda prior, skull: fitted)
     return method
 
 
@@ -112,7 +115,8 @@ def test_a_single_case_tells_its_stages_on_a_terminal(
     told: list[str] = []
     monkeypatch.setattr("tqdm.tqdm.set_description", lambda bar, desc=None, refresh=True: told.append(desc))
     assert run("sample", skull, "-o", tmp_path / "out")[0] == 0
-    assert [stage for stage in told if stage in STAGES] == list(STAGES)
+    titles = [stage.title for stage in STAGES.values()]
+    assert [title for title in told if title in titles] == titles
     _, _, errors = run("sample", skull, "-o", tmp_path / "out", "--overwrite")
     assert "left" not in errors  # plain where stderr is no terminal
 
@@ -321,13 +325,13 @@ def test_an_stl_that_is_not_its_volume_is_refused(case: tuple[Volume, Volume], t
     implant, path = case[1], tmp_path / "implant.stl"
     mesh = volume_to_mesh(implant)
     write_stl(mesh, path)
-    assert check_stl(path, implant)["dsc"] >= 0.97
+    assert compare_stl(read_stl(path), implant)["dsc"] >= 0.97
     with pytest.raises(OutputError, match=r"got 0\.\d+"):
-        check_stl(path, implant.with_mask(np.roll(implant.mask, 1, axis=0)))
+        compare_stl(read_stl(path), implant.with_mask(np.roll(implant.mask, 1, axis=0)))
     for faces in (mesh.faces[1:], mesh.faces[:, ::-1]):
         write_stl(type(mesh)(mesh.vertices, faces), path)
         with pytest.raises(OutputError, match="closed surface with outward normals"):
-            check_stl(path, implant)
+            compare_stl(read_stl(path), implant)
 
 
 def test_pieces_are_counted_largest_first() -> None:

@@ -199,7 +199,7 @@ def test_points_come_back_where_the_implant_is(sampler, case, prior):
     seen = surface_points(skull, config.network.skull_points, np.random.default_rng([7, 0]))
     frame = PaperFrame.of(seen, skull.affine)
     oracle = Oracle(config.network, torch.from_numpy(frame.to_network(truth)).float()[None])
-    found = PaperMethod(PaperModel(config, oracle, None), prior)(skull, seed=7).candidates[0].points
+    found = PaperMethod(PaperModel(config, oracle, None))(skull, seed=7).candidates[0].points.points
     np.testing.assert_allclose(found, truth, atol=0.02)
     assert outer_mesh(implant).volume_ml > implant.ml  # half a voxel outside
 

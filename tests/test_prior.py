@@ -479,8 +479,8 @@ def test_the_defect_is_found_and_closed(prior, case, fitted):
 def test_two_defects_are_two_pieces(prior, healthy):
     skull, implant = cut(healthy, "random_1", np.random.default_rng(5), defects=2)
     made = design(skull, PriorMethod(prior))
-    assert made.proposal.fit.defects == 2
-    assert set(np.unique(made.proposal.fit.defect)) == {0, 1, 2}
+    assert made.fit.defects == 2
+    assert set(np.unique(made.fit.defect)) == {0, 1, 2}
     assert ndimage.label(made.implant.mask)[1] == 2
     assert scores(made.implant, implant, skull).dsc > 0.85
 

@@ -21,6 +21,7 @@ from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.base import Proposal
+from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.prior.fit import PriorFit
 
 NAMES = [
@@ -40,6 +41,7 @@ Run = Callable[..., tuple[int, str, str]]
 def files(tmp_path: Path, case: tuple[Volume, Volume], fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Path:
     """skull.nrrd, implant.nrrd, implant.stl; the prior is fitted once for all."""
     monkeypatch.setattr("pcdiff.prior.fit.fit", lambda prior, skull: fitted)
+    monkeypatch.setattr("pcdiff.design.flow.fit_prior", lambda prior, skull: fitted)
     for name, volume in zip(("skull", "implant"), case, strict=True):
         write_volume(volume, tmp_path / f"{name}.nrrd")
     write_stl(volume_to_mesh(case[1]), tmp_path / "implant.stl")
@@ -120,9 +122,9 @@ def test_what_does_not_belong_together_is_code_2(run: Run, files: Path, case: tu
 
 
 def member(fitted: PriorFit) -> Callable[..., Proposal]:
-    def method(skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal:
+    def method(skull: Volume, *, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         shifts = [0.0, 2.5, -0.1, 0.1][:ensemble]
-        return Proposal([fitted.completed_surface(fitted.outer + shift) for shift in shifts], fitted)
+        return Proposal([OrientedPoints(fitted.completed_surface(fitted.outer + shift)) for shift in shifts])
 
     return method
 

@@ -25,6 +25,7 @@ from pcdiff.geometry.mesh import read_stl, write_stl
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.base import Proposal, Trajectory
+from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.prior.fit import PriorFit
 from pcdiff.report.case_report import CHECKS, PREVIEW, REPORT, write_report
 from pcdiff.report.html import LARGEST, scene_html
@@ -55,12 +56,14 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
     skull = tmp_path_factory.mktemp("in") / "head.nrrd"
     write_volume(case[0], skull)
 
-    def method(skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal:
+    def method(skull: Volume, *, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
         slabs = [fitted.completed_surface(fitted.outer + shift) for shift in (0.0, 0.8, -0.8)]
         points = np.stack(
             [[completed_surface.points[:500] + away for away in (9, 3, 0)] for completed_surface in slabs]
         ).astype(np.float32)
-        return Proposal(slabs, fitted, Trajectory(points, ("the prior", "halfway", "the result")))
+        return Proposal(
+            [OrientedPoints(slab) for slab in slabs], Trajectory(points, ("the prior", "halfway", "the result"))
+        )
 
     folder = tmp_path_factory.mktemp("out") / "head"
     record = design_case(skull, folder, method, Settings("prior", 3, keep_points=True, report=False))

@@ -116,11 +116,11 @@ def test_drain_holes_have_their_size_and_keep_the_rim(case: tuple[Volume, Volume
 
 
 def test_what_voxels_are_too_coarse_for_is_told_before_the_design() -> None:
-    def method(*_: object) -> Proposal:
+    def method(*_: object, **__: object) -> Proposal:
         raise AssertionError("designed in vain")
 
     with pytest.raises(InputError, match=r"at least three voxels across, 3\.6 mm here, got 2 mm"):
-        design(plugged((0.8, 0.8, 1.2))[0], method, fitting=FitOptions(drain_holes="2@10"))
+        design(plugged((0.8, 0.8, 1.2))[0], method, options=FitOptions(drain_holes="2@10"))
 
 
 def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:

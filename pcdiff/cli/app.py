@@ -165,9 +165,10 @@ def sample(
     from tqdm import tqdm
 
     from pcdiff.checks.criteria import load_criteria
-    from pcdiff.design.case import STAGES, case_name, design_case, is_done
+    from pcdiff.design.case import case_name, design_case, is_done
     from pcdiff.design.fitting import FitOptions
     from pcdiff.design.settings import DEFAULT_ENSEMBLE, Settings
+    from pcdiff.design.stages import STAGES
 
     members, there = ensemble or DEFAULT_ENSEMBLE, device_that_is_there(device)
     fitting = FitOptions(clearance, thickness, smooth, drain_holes, make_insertable)
@@ -203,7 +204,7 @@ def sample(
     if len(todo) == 1 and not quiet:
         say(f"{next(iter(todo))}: designing the implant ...")
     stages = tqdm(
-        total=sum(STAGES.values()),
+        total=sum(stage.share for stage in STAGES.values()),
         disable=True if quiet or len(todo) != 1 else None,  # None: plain where stderr is no terminal
         bar_format="{desc}: {bar:30} {elapsed}, about {remaining} left",
         leave=False,
@@ -211,8 +212,8 @@ def sample(
 
     def tell(stage: str) -> None:
         before = list(STAGES).index(stage)
-        stages.update(sum(list(STAGES.values())[:before]) - stages.n)
-        stages.set_description(stage)
+        stages.update(sum(earlier.share for earlier in list(STAGES.values())[:before]) - stages.n)
+        stages.set_description(STAGES[stage].title)
 
     bar = tqdm(todo.items(), unit="case", disable=quiet or len(todo) < 2)
     for name, skull in bar:

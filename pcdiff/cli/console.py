@@ -7,7 +7,7 @@ import re
 
 import typer
 
-from pcdiff.errors import InputError
+from pcdiff.errors import InputError, OutputError
 
 
 def debugging() -> bool:
@@ -49,16 +49,12 @@ def exit_code(error: Exception) -> int:
 
 def line_on(error: Exception) -> str:
     """What went wrong, in one line for the user."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | OutputError):
         return first_line(error)
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}"
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or crop the scan to the head"
-    from pcdiff.design.case import OutputError
-
-    if isinstance(error, OutputError):
-        return first_line(error)
     return f"unexpected {type(error).__name__}: {first_line(error)}; PCDIFF_DEBUG=1 shows where, please report it"
 
 

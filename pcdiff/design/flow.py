@@ -1,89 +1,96 @@
-"""The whole flow on one screen: a defective skull in, a fitting implant out."""
+"""The whole flow on one screen: a defective skull in, an implant that fits out."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from pcdiff.design.fitting import AS_DESIGNED, FitOptions, apply_fit_options
+from pcdiff.design.stages import Stopwatch
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.base import Method, Proposal
+from pcdiff.methods.base import Method, PriorBasedMethod, Proposal
+from pcdiff.methods.candidates import combine
+from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.fit import fit as fit_prior
+from pcdiff.prior.model import ShapePrior
 
 
 @dataclass(frozen=True)
 class Design:
     """An implant and how it came about.
 
-    implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS.
-    members: each candidate of the ensemble as an implant of its own (empty for a single candidate or when not asked).
-    seconds: by stage. trimmed_ml, drains: see `shaping.FittedImplant`.
+    implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS. fit: the statistical shape
+    model fitted to the skull; it holds the defects. members: every candidate as an implant of its own (empty unless
+    asked for). trimmed_ml, drains: see `fitting.FittedImplant`.
     """
 
     implant: Volume
     mesh: Mesh
+    fit: PriorFit
     proposal: Proposal
     members: list[Volume]
-    seconds: dict[str, float]
     trimmed_ml: float = 0.0
     drains: int = 0
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """(I, J, K) float32: each voxel's standard deviation over the members, 0.5 where half hold it."""
-        held = np.zeros_like(self.implant.mask, np.uint16)  # by how many
+        """(I, J, K) float32: standard deviation of each voxel over the members; 0.5 where half of them hold it."""
+        count = np.zeros_like(self.implant.mask, np.uint16)
         for member in self.members:
-            held += member.mask
-        box = tuple(slice(low, high) for low, high in zip(*bounding_box(held), strict=True))
-        share = held[box] / np.float32(len(self.members))
-        values = np.zeros(held.shape, np.float32, order="F")  # as files are written
+            count += member.mask
+        box = tuple(slice(low, high) for low, high in zip(*bounding_box(count), strict=True))
+        share = count[box] / np.float32(len(self.members))
+        values = np.zeros(count.shape, np.float32, order="F")  # as files are written
         values[box] = np.sqrt(share * (1 - share))
         return values
 
 
 def design(
     skull: Volume,
-    method: Method,
+    method: Method | PriorBasedMethod,
+    *,
     ensemble: int = 1,
     seed: int = 0,
     backend: str = "spectral",
     device: str = "cpu",
     keep_members: bool = False,
-    fitting: FitOptions = AS_DESIGNED,
+    options: FitOptions = AS_DESIGNED,
+    watch: Stopwatch | None = None,
 ) -> Design:
-    """Designs the implant that closes every defect of a defective skull, made to fit as asked.
+    """Designs the implant that closes every defect of a skull, and makes it fit as the options say.
 
-    Raises InputError when there is no defect to close, the skull is none, or its voxels are too coarse for the fitting.
+    The shape model that locates the defects is the method's own, or the shipped one for a method without. backend: of
+    the reconstruction of oriented points. keep_members: also every candidate as an implant. watch: times the stages.
+
+    Raises InputError when the skull has no defect, is no head, or has voxels too coarse for the options.
     """
-    fitting.needs(skull.spacing)  # told at once, not after the design
-    started = time.perf_counter()
-    proposal = method(skull, ensemble, seed, device)
-    generated = time.perf_counter()
-    implant, members = proposal.implants(skull, backend, keep_members)
-    if not implant.mask.any():
-        raise InputError(
-            "no implant: the defect found is thinner than the scan's voxels; is the skull really defective?"
-        )
-    centre = proposal.fit.pose.shift
-    fit = apply_fit_options(implant, skull, centre, fitting)
-    members = [apply_fit_options(m, skull, centre, fitting).implant if m.mask.any() else m for m in members]
-    solid = time.perf_counter()
-    mesh = volume_to_mesh(fit.implant)
-    return Design(
-        fit.implant,
-        mesh,
-        proposal,
-        members,
-        {
-            "points": generated - started,
-            "reconstruct": solid - generated,
-            "mesh": time.perf_counter() - solid,
-        },
-        fit.trimmed_ml,
-        fit.drains,
-    )
+    watch = watch or Stopwatch()
+    options.needs(skull.spacing)  # before the work, not after it
+    with watch("fit"):
+        prior = method.prior if isinstance(method, PriorBasedMethod) else ShapePrior.shipped()
+        fit = fit_prior(prior, skull)
+    with watch("points"):
+        if isinstance(method, PriorBasedMethod):
+            proposal = method(skull, fit, ensemble=ensemble, seed=seed, device=device)
+        else:
+            proposal = method(skull, ensemble=ensemble, seed=seed, device=device)
+    with watch("reconstruct"):
+        implant, members = combine(proposal.candidates, skull, backend, keep_members)
+        if not implant.mask.any():
+            raise InputError(
+                "no implant: the method proposes no bone that these voxels can show; is the skull really defective?"
+            )
+        centre = fit.pose.shift
+        final = apply_fit_options(implant, skull, centre, options)
+        members = [
+            apply_fit_options(member, skull, centre, options).implant if member.mask.any() else member
+            for member in members
+        ]
+    with watch("mesh"):
+        mesh = volume_to_mesh(final.implant)
+    return Design(final.implant, mesh, fit, proposal, members, final.trimmed_ml, final.drains)

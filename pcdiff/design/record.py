@@ -6,16 +6,19 @@ A case folder appears whole or not at all; the record is its last file, so a fol
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
 from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from scipy import ndimage
 
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
+from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume
 
@@ -67,11 +70,11 @@ def case_folder(folder: Path, overwrite: bool = False, source: Path | None = Non
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(17, "a file of that name exists")
-        part = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        part = folder.with_name(f".{folder.name}.{uuid4().hex}")  # unique among threads and hosts on a shared disk
+        part.mkdir()
     except OSError as error:
         raise InputError(f"{folder}: expected a folder to write to, got: {error.strerror}; choose another") from error
     try:
-        part.chmod(0o777 & ~_umask())
         yield part
         _put(part, folder)
     finally:
@@ -97,13 +100,6 @@ def _put(part: Path, folder: Path) -> None:
         path.replace(target)
 
 
-def _umask() -> int:
-    """Mkdtemp makes a private folder; a case folder is as open as any other."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def case_record(folder: Path) -> dict[str, Any]:
     """The record of a case folder. Raises InputError where there is none."""
     record = read_record(folder)
@@ -121,3 +117,11 @@ def case_skull(folder: Path, record: dict[str, Any], skull: Path | None = None) 
     if not path.is_file():
         raise InputError(f"{path}: expected the defective skull of {folder}, found none; give it with --skull")
     return read_volume(path)
+
+
+def pieces_ml(implant: Volume) -> list[float]:
+    """Volume of each connected piece (26-neighbourhood) of an implant, ml, largest first."""
+    low, high = bounding_box(implant.mask)
+    labels, _ = ndimage.label(implant.crop(low, high).mask, np.ones((3, 3, 3)))
+    counts = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+    return [round(float(count) * implant.voxel_ml, 3) for count in counts]

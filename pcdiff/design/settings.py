@@ -17,7 +17,7 @@ from pcdiff.geometry.mesh_files import mesh_kinds
 from pcdiff.methods.registry import weights_files
 
 if TYPE_CHECKING:
-    from pcdiff.methods.base import Method
+    from pcdiff.methods.base import Method, PriorBasedMethod
 
 DEFAULT_ENSEMBLE = 1
 USUAL = Criteria()
@@ -48,7 +48,7 @@ class Settings:
     keep_points: bool = False
     report: bool = True
 
-    def load(self) -> Method:
+    def load(self) -> Method | PriorBasedMethod:
         """The method with its weights; once for many cases.
 
         Raises InputError for an unknown method, backend, mesh file or space, or other files.

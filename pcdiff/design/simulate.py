@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pcdiff import NOTICE, __version__
-from pcdiff.design.record import SKULL, case_folder, write_record
+from pcdiff.design.record import SKULL, case_folder, pieces_ml, write_record
 from pcdiff.files import sha256
 from pcdiff.imaging.volumes import read_volume, write_volume
-
-if TYPE_CHECKING:
-    pass
-from pcdiff.design.case import pieces_ml
 
 
 def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: int, overwrite: bool = False) -> dict:

@@ -1,24 +1,33 @@
-"""Methods: a defective skull in, candidates for the missing surface out. Evaluation cannot tell them apart."""
+"""The contract of a method: a defective skull in, candidates for the missing bone out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
-from pcdiff.prior.fit import PriorFit
-from pcdiff.reconstruct import reconstruct, reconstruct_ensemble
+
+if TYPE_CHECKING:
+    from pcdiff.prior.fit import PriorFit
+    from pcdiff.prior.model import ShapePrior
+
+
+class Candidate(Protocol):
+    """One answer of a method. `methods.candidates` has the usual kinds: oriented points, masks, fields."""
+
+    def to_volume(self, skull: Volume) -> Volume:
+        """The missing bone as a mask on the skull's grid. Voxels of the skull itself do not count."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How points of the missing surface moved from the prior to their places.
+    """The path of the points of a method that moves points.
 
-    points: (K, T, N, 3) float32 mm, for each ensemble member at each of T noise levels; the first is the prior's own
-    surface, the last the result. captions: (T,) what each level is.
+    points: (K, T, N, 3) float32 mm, LPS: N points of each of K candidates at T steps; the first step is the start, the
+    last one the result. captions: (T,) one line for each step.
     """
 
     points: np.ndarray
@@ -27,27 +36,32 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a method says of a defective skull.
+    """What a method returns: one candidate for each member of the ensemble, and the trajectory, if points moved."""
 
-    candidates: one closed completed surface of oriented points (mm) per ensemble member: both tables of the completed
-    bone over
-    each defect and a band of bone around it, and the band's side wall; see `PriorFit.completed_surface`.
-    fit: where the shape prior found the defects, and what it knew there.
-    trajectory: of a method that moves points, None of another.
-    """
-
-    candidates: list[PointCloud]
-    fit: PriorFit
+    candidates: Sequence[Candidate]
     trajectory: Trajectory | None = None
-
-    def implants(self, skull: Volume, backend: str, each: bool) -> tuple[Volume, list[Volume]]:
-        """Stage 2: the implant, and with `each` every candidate as an implant of its own. Errors as `reconstruct`."""
-        if each:
-            return reconstruct_ensemble(self.candidates, skull, backend)
-        return reconstruct(self.candidates, skull, backend), []
 
 
 class Method(Protocol):
-    """Raises InputError when the skull shows no defect, or is no head."""
+    """Proposes the missing bone of a defective skull."""
 
-    def __call__(self, skull: Volume, ensemble: int, seed: int, device: str = "cpu") -> Proposal: ...
+    def __call__(self, skull: Volume, *, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
+        """Returns `ensemble` candidates.
+
+        The same seed gives the same candidates. A method holds no state that a call changes, so that several threads
+        can share it. Raises InputError for a skull that the method cannot complete.
+        """
+
+
+@runtime_checkable
+class PriorBasedMethod(Protocol):
+    """A method that builds on a statistical shape model: the flow fits `prior` once and hands over the fit."""
+
+    @property
+    def prior(self) -> ShapePrior:
+        """The shape model that the method was made with."""
+
+    def __call__(
+        self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
+    ) -> Proposal:
+        """As `Method`; fit: `prior` fitted to the skull."""

@@ -1,59 +1,156 @@
-"""The methods by name, and the weights files each of them reads."""
+"""The table of methods: name, loader, weights, extra and licence of each. Everything that lists methods reads it."""
 
 from __future__ import annotations
 
-from importlib import resources
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata, resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pcdiff.errors import InputError
-from pcdiff.methods.base import Method
-from pcdiff.prior.model import ShapePrior
 
-# The methods, and the weights of their own that are shipped.
-METHODS = {"diffusion": "denoiser.safetensors", "prior": "prior.safetensors", "paper": None}
+if TYPE_CHECKING:
+    from pcdiff.methods.base import Method, PriorBasedMethod
+
+PRIOR = "prior.safetensors"
+GROUP = "pcdiff.methods"  # entry points of other packages
+WEIGHTS_LICENCE = "CC BY-NC-SA 4.0"
 
 
-def weights_files(method: str, weights: Path | None = None) -> list[Path]:
-    """What a method reads: its own weights (by default those shipped); then, unless it is the prior, a prior; then, for
-    diffusion, a network of places where there is one.
+@dataclass(frozen=True)
+class WeightsFiles:
+    """The files that a method is loaded from.
 
-    What lies beside other weights was made with them: their prior wins over the shipped one, and no other network of
-    places fits them.
-    Raises InputError for an unknown method, and for the paper's, of which none are shipped, without weights.
+    own: the method's own weights, None where it has none. prior: the statistical shape model. companions: further
+    files that belong to `own`.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
-    if method == "paper" and weights is None:
-        raise InputError(
-            "method paper: expected --weights, got none; its authors published none, so import a checkpoint of "
-            "your own with pcdiff import-checkpoint, or train one by configs/paper_skullfix.yaml"
-        )
+
+    own: Path | None
+    prior: Path
+    companions: tuple[Path, ...] = ()
+
+    @property
+    def all(self) -> list[Path]:
+        """Every file, each once."""
+        first = [] if self.own is None else [self.own]
+        return list(dict.fromkeys([*first, self.prior, *self.companions]))
+
+
+Loader = Callable[[WeightsFiles], "Method | PriorBasedMethod"]
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A row of the table.
+
+    help: one line. loader: `module:function`, imported when the method is loaded. own: the shipped file of its own
+    weights, None where none is shipped. companions: files that are used where they lie beside the own weights.
+    required: why weights must be given, for a method that ships none and needs some. extra: of the installation.
+    """
+
+    name: str
+    help: str
+    loader: str
+    own: str | None = None
+    companions: tuple[str, ...] = ()
+    required: str = ""
+    extra: str | None = None
+    licence: str = WEIGHTS_LICENCE
+
+    def load(self, files: WeightsFiles) -> Method | PriorBasedMethod:
+        """Imports the loader and calls it."""
+        module, _, function = self.loader.partition(":")
+        loader: Loader = getattr(import_module(module), function)
+        return loader(files)
+
+
+METHODS = {
+    entry.name: entry
+    for entry in (
+        MethodEntry(
+            "diffusion",
+            "anchored point diffusion with an occupancy network, on the statistical shape model",
+            "pcdiff.methods.anchored.method:load",
+            own="denoiser.safetensors",
+            companions=("places.safetensors",),
+        ),
+        MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
+        MethodEntry(
+            "paper",
+            "the published model of Friedrich et al. (2023), with --weights",
+            "pcdiff.methods.friedrich2023.method:load",
+            required="its authors published no weights, so import a checkpoint of your own with pcdiff "
+            "import-checkpoint, or train one with the recipe paper_skullfix",
+            licence="as the weights given",
+        ),
+    )
+}
+DEFAULT = "diffusion"
+
+
+def method_entry(name: str) -> MethodEntry:
+    """The row of a method: one of ours, else one that another installed package registers.
+
+    Raises InputError for an unknown name.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    others = installed_methods()
+    if name in others:
+        return others[name]
+    known = ", ".join([*METHODS, *others])
+    raise InputError(f"unknown method {name!r}: expected one of {known}; is the package that holds it installed?")
+
+
+def installed_methods() -> dict[str, MethodEntry]:
+    """Methods of other packages, by name.
+
+    A package registers `NAME = "module:function"` in the entry point group `pcdiff.methods`; the function takes
+    `WeightsFiles` and returns a `Method`. Names of ours cannot be taken.
+    """
+    found = {}
+    for point in metadata.entry_points(group=GROUP):
+        package: dict[str, Any] = {} if point.dist is None else point.dist.metadata.json
+        source, licence = package.get("name", point.module), package.get("license_expression") or package.get("license")
+        if point.name not in METHODS:
+            help_ = f"from the package {source}"
+            found[point.name] = MethodEntry(point.name, help_, point.value, licence=str(licence or "not stated"))
+    return found
+
+
+def weights_of(name: str, weights: Path | None = None) -> WeightsFiles:
+    """The files that a method is loaded from; weights: of your own, None for those shipped.
+
+    Files that lie beside other weights were made with them: their shape model takes the place of the shipped one.
+    Raises InputError for an unknown method, and where weights must be given and are not.
+    """
+    entry = method_entry(name)
+    if entry.required and weights is None:
+        raise InputError(f"method {name}: expected --weights, got none; {entry.required}")
     with resources.as_file(resources.files("pcdiff") / "weights") as shipped:
-        files = [weights or shipped / str(METHODS[method])]
-        if method != "prior":
-            beside = files[0].with_name("prior.safetensors")
-            files.append(beside if beside.is_file() else shipped / "prior.safetensors")
-        if method == "diffusion":
-            files += [path for path in [files[0].with_name("places.safetensors")] if path.is_file()]
-    return files
+        own = weights if weights is not None else None if entry.own is None else shipped / entry.own
+        if own is None:
+            return WeightsFiles(None, shipped / PRIOR)
+        if entry.own == PRIOR:
+            return WeightsFiles(own, own)
+        beside = own.with_name(PRIOR)
+        companions = [own.with_name(companion) for companion in entry.companions]
+        return WeightsFiles(
+            own,
+            beside if beside.is_file() else shipped / PRIOR,
+            tuple(path for path in companions if path.is_file()),
+        )
 
 
-def load_method(name: str, weights: Path | None = None) -> Method:
-    """One of `record.METHODS`; weights: of your own, None for those shipped. Loads torch only where it must.
+def weights_files(name: str, weights: Path | None = None) -> list[Path]:
+    """As `weights_of`, every file in one list: what the record of a result names by its sha256."""
+    return weights_of(name, weights).all
 
-    Raises InputError for an unknown method, or other files.
+
+def load_method(name: str = DEFAULT, weights: Path | None = None) -> Method | PriorBasedMethod:
+    """A method by its name, ready to be called; weights: of your own, None for those shipped.
+
+    Loads torch only for a method with networks. Raises InputError for an unknown method, and for files of another kind.
     """
-    own, *beside = weights_files(name, weights)
-    if name == "prior":
-        from pcdiff.methods.prior import PriorMethod
-
-        return PriorMethod(ShapePrior.load(own))
-    if name == "paper":
-        from pcdiff.methods.friedrich2023.method import PaperMethod
-
-        return PaperMethod.load(own, ShapePrior.load(beside[0]))
-    from pcdiff.methods.anchored.method import DiffusionMethod
-    from pcdiff.methods.occupancy.model import OccupancyModel
-
-    prior, *places = beside
-    return DiffusionMethod.load(own, ShapePrior.load(prior), OccupancyModel.load(places[0]) if places else None)
+    return method_entry(name).load(weights_of(name, weights))

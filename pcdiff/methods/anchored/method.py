@@ -28,9 +28,12 @@ from pcdiff.methods.anchored.condition import ANCHORS, Condition, choose_rays, m
 from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
 from pcdiff.methods.anchored.network import AnchoredDenoiser, Denoised, Skull
 from pcdiff.methods.base import Proposal, Trajectory
+from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.occupancy.model import OccupancyModel, fused_surfaces
+from pcdiff.methods.registry import WeightsFiles
+from pcdiff.nets.devices import on_device
 from pcdiff.prior.direction_map import MAP
-from pcdiff.prior.fit import PriorFit, fit_head
+from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 
 FORMAT = "pcdiff-denoiser-1"
@@ -73,10 +76,11 @@ class DiffusionMethod:
             raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
         return cls(prior, network.eval(), diffusion, sha256(Path(path)), places)
 
-    def __call__(self, skull: Volume, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
-        """See `pcdiff.methods.Method`."""
-        head = head_occupancy(skull)
-        found = fit_head(self.prior, head, skull)
+    def __call__(
+        self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
+    ) -> Proposal:
+        """See `PriorBasedMethod`."""
+        found = fit
         anchors, bone = choose_rays(found.observation)
         condition = make_condition(found, anchors, bone)
         generator = torch.Generator().manual_seed(seed)
@@ -87,22 +91,16 @@ class DiffusionMethod:
         trajectory = Trajectory(_places(found, anchors, moves), self._captions())
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
         table_radii = _moved(found, condition, anchors, shifts)
-        verdict = self.places.predict_correction(found, head, device) if self.places else None
+        verdict = self.places.predict_correction(found, head_occupancy(skull), device) if self.places else None
         if verdict is not None:
-            return Proposal(
-                fused_surfaces(found, [(outer, thickness) for outer, thickness in table_radii], verdict),
-                found,
-                trajectory,
-            )
-        normals = [_normals(found, anchors, turn) for turn in turned]
-        return Proposal(
-            [
+            clouds = fused_surfaces(found, [(outer, thickness) for outer, thickness in table_radii], verdict)
+        else:
+            normals = [_normals(found, anchors, turn) for turn in turned]
+            clouds = [
                 found.completed_surface(outer, thickness, n)
                 for (outer, thickness), n in zip(table_radii, normals, strict=True)
-            ],
-            found,
-            trajectory,
-        )
+            ]
+        return Proposal([OrientedPoints(cloud) for cloud in clouds], trajectory)
 
     @torch.inference_mode()
     def sample(
@@ -117,7 +115,7 @@ class DiffusionMethod:
 
         callback: told of each step, see `diffusion.samplers.Sampler`.
         """
-        network = self.network.to(device)
+        network = on_device(self.network, device)
         skull = bind(network, batch(condition, device)).repeated(ensemble)
         count = ensemble + ensemble % 2
         noise = draw_noise(
@@ -139,6 +137,13 @@ class DiffusionMethod:
     def _captions(self) -> tuple[str, ...]:
         levels = [f"noise of {sigma:.2f} prior standard deviations" for sigma in self._sigmas().tolist()[:-1]]
         return ("the prior's own surface", *levels, "the result")
+
+
+def load(files: WeightsFiles) -> DiffusionMethod:
+    """The method with the weights of the files. Raises InputError for a file of another kind."""
+    assert files.own is not None
+    places = [OccupancyModel.load(path) for path in files.companions]
+    return DiffusionMethod.load(files.own, ShapePrior.load(files.prior), places[0] if places else None)
 
 
 def batch(condition: Condition, device: str) -> dict[str, Tensor]:
@@ -196,10 +201,9 @@ def _denoise(network: AnchoredDenoiser, skull: Skull, x: Tensor, sigma: Tensor) 
 
 
 def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Shifts (K, P) mm of the anchors along their rays -> (K, 2, R) outer radius and thickness over the whole
-    completed_surface.
+    """Shifts (K, P) mm of the anchors along their rays -> (K, 2, R) mm: outer radius and thickness everywhere.
 
-    What the anchors say of the rays between them follows from the prior's own covariance: nothing at the rim.
+    The shape model's covariance carries the anchors' shifts to the rays between them, and to nothing at the rim.
     """
     rows = np.searchsorted(found.targets, anchors)
     everywhere = np.arange(len(found.targets))

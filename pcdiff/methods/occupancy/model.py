@@ -33,6 +33,7 @@ from pcdiff.methods.occupancy.features import (
     logit,
 )
 from pcdiff.methods.occupancy.network import OccupancyNetwork
+from pcdiff.nets.devices import on_device
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 
@@ -117,7 +118,7 @@ class OccupancyModel:
     @torch.inference_mode()
     def odds(self, places: OccupancyQueries, device: str = "cpu") -> np.ndarray:
         """(N,) log-odds of missing bone at the places to be judged."""
-        networks = [network.to(device) for network in self.networks]
+        networks = [on_device(network, device) for network in self.networks]
         said = np.zeros(len(places.index), np.float32)
         for seen in (places, places.mirrored()):
             for first in range(0, len(said), BATCH):

@@ -1,0 +1,22 @@
+"""Networks on devices."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def on_device(network: Network, device: str | torch.device) -> Network:
+    """The network on a device: itself where it lies there, else a copy.
+
+    A network that several threads share must not move during a call.
+    """
+    parameter = next(network.parameters(), None)
+    if parameter is None or parameter.device == torch.device(device):
+        return network
+    return deepcopy(network).to(device)

@@ -100,7 +100,7 @@ def test_the_way_begins_at_the_prior_and_ends_at_the_candidates(proposal, fitted
     assert way is not None
     assert way.points.shape == (3, DIFFUSION.steps + 2, 2 * ANCHORS, 3)
     assert len(way.captions) == way.points.shape[1]
-    assert way.captions[0] == "the prior's own surface"
+    assert way.captions[0] == "surface of the shape model"
     plain = cKDTree(fitted.completed_surface().points)
     for member, candidate in zip(way.points, proposal.candidates, strict=True):
         assert np.median(plain.query(member[0])[0]) < 0.6  # the points lie about 0.75 mm apart

@@ -111,8 +111,8 @@ def denoiser_figures() -> dict[str, Any]:
 def places_figures() -> dict[str, Any]:
     """Log-odds on every other place along each axis of the lattice around the defect."""
     places, network = (
-        build_occupancy_features(fitted(), head_occupancy(case()[0]), method().places.mean),
-        method().places,
+        build_occupancy_features(fitted(), head_occupancy(case()[0]), method().occupancy.mean),
+        method().occupancy,
     )
     places = replace(places, index=places.index[(places.index % 2 == 0).all(1)])
     odds = network.odds(places)

@@ -1,4 +1,4 @@
-"""Anchored diffusion: the prior's missing surface, moved to where the network says it truly lies. The default."""
+"""Anchored diffusion, the default method: a network moves points of the shape model's completed surface."""
 
 from __future__ import annotations
 
@@ -37,27 +37,29 @@ from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 
 FORMAT = "pcdiff-denoiser-1"
-SOFT = 0.1  # of the variance
+SOFT = 0.1  # share of the variance that keeps `in_quadrature` smooth where both draws vanish
 NEIGHBOURS = 4  # anchors that a ray's normal is interpolated from
 
 
 @dataclass(frozen=True)
 class DiffusionMethod:
-    """The prior and the network trained beside it; places: for bone that rays do not describe, None for rays alone.
+    """A denoiser, the shape model it was trained with, and an occupancy network, if there is one.
 
-    Member 0 of an ensemble starts at the guide's mean and is the likeliest; the others start around it, at draws
-    from the prior's posterior, in pairs of opposite noise, so that their mean does not wander, and two pairs in
-    quadrature, so that four members spread as wide as the posterior everywhere: see `in_quadrature`.
+    The occupancy network corrects the surface where bone is not single-valued along a ray from the cranial centre.
+
+    Member 0 of an ensemble starts at the guide's mean. The others start around it, at draws from the posterior of the
+    shape model: in pairs of opposite noise, so that the mean of the ensemble stays, and two pairs in quadrature, so
+    that four members spread as wide as the posterior everywhere, see `in_quadrature`.
     """
 
     prior: ShapePrior
     network: AnchoredDenoiser
     diffusion: DiffusionConfig
     digest: str = ""
-    places: OccupancyModel | None = None
+    occupancy: OccupancyModel | None = None
 
     @classmethod
-    def load(cls, path: Path, prior: ShapePrior, places: OccupancyModel | None = None) -> DiffusionMethod:
+    def load(cls, path: Path, prior: ShapePrior, occupancy: OccupancyModel | None = None) -> DiffusionMethod:
         """Reads what `save_network` wrote. Raises InputError for any other file."""
         try:
             with safe_open(path, "pt") as file:
@@ -74,30 +76,31 @@ class DiffusionMethod:
             diffusion = DiffusionConfig.model_validate(config["diffusion"])
         except (RuntimeError, ValidationError) as error:
             raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
-        return cls(prior, network.eval(), diffusion, sha256(Path(path)), places)
+        return cls(prior, network.eval(), diffusion, sha256(Path(path)), occupancy)
 
     def __call__(
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
     ) -> Proposal:
         """See `PriorBasedMethod`."""
-        found = fit
-        anchors, bone = choose_rays(found.observation)
-        condition = make_condition(found, anchors, bone)
+        anchors, bone = choose_rays(fit.observation)
+        condition = make_condition(fit, anchors, bone)
         generator = torch.Generator().manual_seed(seed)
         steps: list[Tensor] = []
         denoised = self.sample(condition, ensemble, generator, device, lambda step, x, x0: steps.append(x.cpu()))
         shifts = denoised.x0.cpu().double().numpy() * condition.unit
         moves = np.stack([step.double().numpy() * condition.unit for step in steps] + [shifts], axis=1)  # (K, T, P)
-        trajectory = Trajectory(_places(found, anchors, moves), self._captions())
+        trajectory = Trajectory(_positions(fit, anchors, moves), self._captions())
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
-        table_radii = _moved(found, condition, anchors, shifts)
-        verdict = self.places.predict_correction(found, head_occupancy(skull), device) if self.places else None
-        if verdict is not None:
-            clouds = fused_surfaces(found, [(outer, thickness) for outer, thickness in table_radii], verdict)
+        table_radii = _moved(fit, condition, anchors, shifts)
+        correction = (
+            None if self.occupancy is None else self.occupancy.predict_correction(fit, head_occupancy(skull), device)
+        )
+        if correction is not None:
+            clouds = fused_surfaces(fit, [(outer, thickness) for outer, thickness in table_radii], correction)
         else:
-            normals = [_normals(found, anchors, turn) for turn in turned]
+            normals = [_normals(fit, anchors, turn) for turn in turned]
             clouds = [
-                found.completed_surface(outer, thickness, n)
+                fit.completed_surface(outer, thickness, n)
                 for (outer, thickness), n in zip(table_radii, normals, strict=True)
             ]
         return Proposal([OrientedPoints(cloud) for cloud in clouds], trajectory)
@@ -113,7 +116,7 @@ class DiffusionMethod:
     ) -> Denoised:
         """Runs the truncated diffusion for all members at once -> x0 (K, P), normals (K, 3, P).
 
-        callback: told of each step, see `diffusion.samplers.Sampler`.
+        callback: called at each step, see `diffusion.samplers.Sampler`.
         """
         network = on_device(self.network, device)
         skull = bind(network, batch(condition, device)).repeated(ensemble)
@@ -135,15 +138,15 @@ class DiffusionMethod:
         return karras_sigmas(self.diffusion.steps, self.diffusion.sigma_min, self.diffusion.sigma_max)
 
     def _captions(self) -> tuple[str, ...]:
-        levels = [f"noise of {sigma:.2f} prior standard deviations" for sigma in self._sigmas().tolist()[:-1]]
-        return ("the prior's own surface", *levels, "the result")
+        levels = [f"noise level {sigma:.2f}" for sigma in self._sigmas().tolist()[:-1]]
+        return ("surface of the shape model", *levels, "result")
 
 
 def load(files: WeightsFiles) -> DiffusionMethod:
     """The method with the weights of the files. Raises InputError for a file of another kind."""
     assert files.own is not None
-    places = [OccupancyModel.load(path) for path in files.companions]
-    return DiffusionMethod.load(files.own, ShapePrior.load(files.prior), places[0] if places else None)
+    occupancy = OccupancyModel.load(files.companions[0]) if files.companions else None
+    return DiffusionMethod.load(files.own, ShapePrior.load(files.prior), occupancy)
 
 
 def batch(condition: Condition, device: str) -> dict[str, Tensor]:
@@ -152,16 +155,16 @@ def batch(condition: Condition, device: str) -> dict[str, Tensor]:
 
 
 def bind(network: AnchoredDenoiser, batch: dict[str, Tensor]) -> Skull:
-    """Encodes the skulls of a batch: what the denoiser is bound to before sampling."""
+    """Encodes the skulls of a batch; the denoiser is bound to the encoding before sampling."""
     return network.encode(*(batch[name] for name in ("anchors", "anchor_features", "bone", "bone_features", "normals")))
 
 
 def draw_noise(factors: Tensor, unit: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draws from the prior's posterior, in its own standard deviations: `count` for each skull -> (B count, P).
+    """Draws from the posterior of the shape model, in its standard deviations: `count` per skull -> (B count, P).
 
     factors: (B, 2, A, A) mm, Cholesky factors of outer table and thickness; unit: (B, 2 A) mm.
     """
-    # drawn member by member, so that a larger ensemble begins with the smaller one
+    # Drawn member by member, so that a larger ensemble begins with the members of a smaller one.
     white = torch.randn(count, len(factors), 2, factors.shape[-1], generator=generator, device=generator.device)
     outer, thickness = (factors @ rearrange(white.to(factors), "k b wall a -> b wall a k")).unbind(1)  # (B, A, k) each
     both = torch.cat([outer, outer - thickness], 1) / unit[..., None]
@@ -169,11 +172,11 @@ def draw_noise(factors: Tensor, unit: Tensor, count: int, generator: torch.Gener
 
 
 def in_quadrature(noise: Tensor) -> Tensor:
-    """(2 k, P) draws of unit variance -> the same, each two in turn scaled so that their squares add up to two.
+    """Rescales (2 k, P) draws of unit variance so that the squares of each pair of draws add up to two.
 
-    Two draws alone say little of where the posterior is wide: by chance both are small at one point and large at
-    another. Like a sine and a cosine of one random phase, these are as large together at every point. Where both
-    vanish the phase is undefined; `SOFT` keeps the fields smooth there.
+    Two draws alone tell little about where the posterior is wide: by chance both are small at one point and large at
+    another. After the rescaling they are like the sine and the cosine of one random phase, as large together at every
+    point.
     """
     pairs = rearrange(noise, "(k two) p -> k two p", two=2)
     size = (pairs**2).mean(1, keepdim=True)
@@ -191,7 +194,7 @@ def save_network(
 
 
 def _paired(ensemble: int) -> Tensor:
-    """Which of (zero, ensemble draws, their opposites) the members are: 0, +1, -1, +2, -2, ..."""
+    """Indices into (zero, draws, opposite draws) for the members: 0, +1, -1, +2, -2, ..."""
     order = [0] + [1 + k // 2 + (ensemble if k % 2 else 0) for k in range(ensemble - 1)]
     return torch.tensor(order)
 
@@ -200,37 +203,37 @@ def _denoise(network: AnchoredDenoiser, skull: Skull, x: Tensor, sigma: Tensor) 
     return network(x, sigma, skull).x0
 
 
-def _moved(found: PriorFit, condition: Condition, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def _moved(fit: PriorFit, condition: Condition, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Shifts (K, P) mm of the anchors along their rays -> (K, 2, R) mm: outer radius and thickness everywhere.
 
     The shape model's covariance carries the anchors' shifts to the rays between them, and to nothing at the rim.
     """
-    rows = np.searchsorted(found.targets, anchors)
-    everywhere = np.arange(len(found.targets))
+    rows = np.searchsorted(fit.targets, anchors)
+    everywhere = np.arange(len(fit.targets))
     outer, inner = shifts[:, :ANCHORS], shifts[:, ANCHORS:]
-    table_radii = np.tile(np.stack([found.outer, found.thickness]), (len(shifts), 1, 1))
+    table_radii = np.tile(np.stack([fit.outer, fit.thickness]), (len(shifts), 1, 1))
     for wall, values in enumerate((outer, outer - inner)):
         weights = cho_solve((condition.factors[wall].astype(np.float64), True), values.T)  # (A, K)
-        table_radii[:, wall, found.targets] += (found.posteriors[wall].covariance(everywhere, rows) @ weights).T
+        table_radii[:, wall, fit.targets] += (fit.posteriors[wall].covariance(everywhere, rows) @ weights).T
     return table_radii
 
 
-def _places(found: PriorFit, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Shifts (K, T, P) mm of the anchors along their rays -> (K, T + 1, P, 3) float32, patient mm; first unmoved."""
-    outer = found.outer[anchors]
-    radius = np.concatenate([outer, outer - found.thickness[anchors]]) + np.pad(shifts, ((0, 0), (1, 0), (0, 0)))
+def _positions(fit: PriorFit, anchors: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shifts (K, T, P) mm of the anchors along their rays -> (K, T + 1, P, 3) float32 mm, LPS; the first unmoved."""
+    outer = fit.outer[anchors]
+    radius = np.concatenate([outer, outer - fit.thickness[anchors]]) + np.pad(shifts, ((0, 0), (1, 0), (0, 0)))
     directions = np.tile(MAP.directions[anchors], (2, 1))
-    return found.pose.to_patient(radius[..., None] * directions).astype(np.float32)
+    return fit.pose.to_patient(radius[..., None] * directions).astype(np.float32)
 
 
-def _normals(found: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """(2, R, 3) model axes: the prior's normals, turned as the network says, inside the defects; NaN elsewhere."""
-    rays = np.flatnonzero(found.defect > 0)
+def _normals(fit: PriorFit, anchors: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(2, R, 3) model axes: normals of the shape model, turned by the network, in the defects; NaN elsewhere."""
+    rays = np.flatnonzero(fit.defect > 0)
     distance, index = cKDTree(MAP.directions[anchors]).query(MAP.directions[rays], NEIGHBOURS)
     weight = 1 / (distance + 1e-3)
     weight /= weight.sum(1, keepdims=True)
     turns = make_frame(anchors).rotate_to_patient(turn.reshape(2, ANCHORS, 3))
-    normals = np.full((2, len(found.defect), 3), np.nan)
-    own = table_normals(np.stack([found.outer, found.thickness]))
+    normals = np.full((2, len(fit.defect), 3), np.nan)
+    own = table_normals(np.stack([fit.outer, fit.thickness]))
     normals[:, rays] = own[:, rays] + np.einsum("rk,wrkc->wrc", weight, turns[:, index])
     return normals / np.linalg.norm(normals, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The built-in case: a head that never was, a defect cut into it, and the implant that closes it, scored."""
+"""The built-in case: a synthetic head from the shape model, a defect cut into it, and its implant, scored."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ KIND = "skullfix"
 
 
 def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str, Any]:
-    """Designs the implant of a head drawn from the shipped prior; returns the record, with its `scores`.
+    """Designs the implant of a synthetic head; returns the record with `scores` against the true implant.
 
-    The head and its defect follow from `settings.seed`. Writes what `output.design_case` does, and skull.nrrd (whole),
-    defective_skull.nrrd and implant_true.nrrd. Errors as there.
+    `settings.seed` decides the head and its defect. Writes the files of `case.design_case`, and skull.nrrd (the
+    complete head), defective_skull.nrrd and implant_true.nrrd. Errors as `design_case`.
     """
     method = settings.load()
     with case_folder(folder, overwrite) as part:

@@ -1,6 +1,6 @@
 """`run.json`, the record of a result, and the case folder that it completes.
 
-A case folder appears whole or not at all; the record is its last file, so a folder that has one is complete.
+A case folder appears as a whole or not at all. The record is written last, so a folder with a record is complete.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume
 
 RECORD = "run.json"
-SKULL = "defective_skull.nrrd"  # in the folder where the input was not that mask itself
+SKULL = "defective_skull.nrrd"  # written where the input is a CT
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The `run.json` of a case folder, None where there is none or it is not sound."""
+    """The `run.json` of a case folder; None if it is missing or damaged."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -36,15 +36,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def write_record(part: Path, record: dict[str, Any]) -> None:
-    """`run.json` beside the files of a case, with the sha256 of each."""
+    """Writes `run.json` with the sha256 of every file in the folder."""
     found = (path.relative_to(part).as_posix() for path in sorted(part.rglob("*")) if path.is_file())
     renew_record(part, record | {"files": {}}, found)
 
 
 def renew_record(folder: Path, record: dict[str, Any], names: Iterable[str]) -> None:
-    """`run.json` again, with the sha256 of the files named, which are new, or have been written anew.
+    """Writes `run.json` again with the sha256 of files that are new or have changed.
 
-    So a design that takes this one's place takes them away too: none of them is of the implant that lies beside it.
+    A later design in the same folder removes every file that the record names.
     """
     files = record["files"] | {name: sha256(folder / name) for name in names}
     with written_beside(folder / RECORD) as path:
@@ -53,14 +53,14 @@ def renew_record(folder: Path, record: dict[str, Any], names: Iterable[str]) -> 
 
 @contextmanager
 def case_folder(folder: Path, overwrite: bool = False, source: Path | None = None) -> Iterator[Path]:
-    """An empty folder beside to write a case into; it becomes `folder` when the block succeeds, and vanishes when not.
+    """An empty temporary folder to write a case into; it becomes `folder` if the block succeeds, else it is deleted.
 
-    Where there is a folder already, only what an earlier run wrote is replaced; other files in it stay. Raises
-    InputError for a folder that cannot be written, for one that the `source` is to be read from, and, unless
-    `overwrite`, for one that is not an earlier result.
+    In an existing folder only the files of an earlier result are replaced; other files stay. Raises InputError for a
+    folder that cannot be written, for a folder that holds the `source`, and, without `overwrite`, for a folder with
+    other files and no earlier result.
     """
     if source is not None and source.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{folder}: holds {source.name}, which is to be read; choose another output folder")
+        raise InputError(f"{folder}: holds the input {source.name}; choose another output folder")
     if folder.is_dir() and any(folder.iterdir()) and read_record(folder) is None and not overwrite:
         raise InputError(
             f"{folder}: expected a new folder or an earlier result, found other files; "
@@ -82,7 +82,7 @@ def case_folder(folder: Path, overwrite: bool = False, source: Path | None = Non
 
 
 def _put(part: Path, folder: Path) -> None:
-    """Moves a finished case into place, its record last."""
+    """Moves the files of a finished case into place, the record last."""
     if not folder.exists():
         part.rename(folder)
         return
@@ -104,14 +104,16 @@ def case_record(folder: Path) -> dict[str, Any]:
     """The record of a case folder. Raises InputError where there is none."""
     record = read_record(folder)
     if record is None:
-        raise InputError(f"{folder}: expected a case folder with {RECORD}, found none; give what `pcdiff sample` wrote")
+        raise InputError(
+            f"{folder}: expected a case folder with {RECORD}, found none; give a folder that `pcdiff design` wrote"
+        )
     return record
 
 
 def case_skull(folder: Path, record: dict[str, Any], skull: Path | None = None) -> Volume:
-    """The defective skull of a case: from the file given, else the one in the folder, else where the record says.
+    """The defective skull of a case: the file given, else the one in the folder, else the one that the record names.
 
-    Raises InputError where it is not.
+    Raises InputError if the file is missing.
     """
     path = skull or folder / (SKULL if SKULL in record["files"] else record["input"]["path"])
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What decides the result of a design, beside the scan and this package's version."""
+"""What decides the result of a design, besides the scan and the version of this package."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pcdiff import __version__
 from pcdiff.checks.criteria import Criteria
 from pcdiff.design.fitting import AS_DESIGNED, FitOptions
 from pcdiff.files import sha256
-from pcdiff.geometry.mesh import in_space
+from pcdiff.geometry.mesh import check_space
 from pcdiff.geometry.mesh_files import mesh_kinds
 from pcdiff.methods.registry import weights_files
 
@@ -20,17 +18,18 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
 
 DEFAULT_ENSEMBLE = 1
-USUAL = Criteria()
+DEFAULT_CRITERIA = Criteria()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the result, beside the scan and this package's version. weights: None for those shipped.
+    """Every option that decides the result.
 
-    threshold, series: of a CT and of a DICOM folder, see `input_check.read_skull`.
-    fitting: how the implant is made to fit. criteria: what its checks are held against.
-    mesh: kinds of mesh files with commas, see `mesh_files`; an STL is always among them. keep_points: points.npz too.
-    report: report.html and preview.png too.
+    method: a name of `methods.registry`. ensemble: number of candidates. backend: of the reconstruction of oriented
+    points. weights: a file, None for the shipped weights. threshold (HU), series: of a CT and of a DICOM folder, see
+    `input_check.read_skull`. fitting: how the implant is made to fit. criteria: limits of the checks. mesh: kinds of
+    mesh files, separated by commas, see `mesh_files`; an STL is always written. keep_points: write points.npz. report:
+    write report.html and preview.png.
     """
 
     method: str
@@ -42,23 +41,23 @@ class Settings:
     threshold: int | None = None
     series: str | None = None
     fitting: FitOptions = AS_DESIGNED
-    criteria: Criteria = USUAL
+    criteria: Criteria = DEFAULT_CRITERIA
     mesh: str = "stl"
     mesh_space: str = "lps"
     keep_points: bool = False
     report: bool = True
 
     def load(self) -> Method | PriorBasedMethod:
-        """The method with its weights; once for many cases.
+        """Checks the options and loads the method; one load serves many cases.
 
-        Raises InputError for an unknown method, backend, mesh file or space, or other files.
+        Raises InputError for an unknown method, backend, mesh file or space, and for weights of another kind.
         """
         from pcdiff.methods.registry import load_method
         from pcdiff.reconstruct import backend_named
 
         backend_named(self.backend)
         mesh_kinds(self.mesh)
-        in_space(np.empty((0, 3)), self.mesh_space)
+        check_space(self.mesh_space)
         return load_method(self.method, self.weights)
 
     def record(self) -> dict[str, Any]:

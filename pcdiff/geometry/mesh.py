@@ -58,13 +58,18 @@ class Mesh:
         return bool(trimesh.Trimesh(self.vertices, self.faces, process=False).is_watertight)
 
 
+def check_space(space: str) -> None:
+    """Raises InputError unless the axes are `lps` or `ras`."""
+    if space not in SPACES:
+        raise InputError(f"mesh space {space!r}: expected lps or ras; most medical software expects lps")
+
+
 def in_space(vertices: np.ndarray, space: str) -> np.ndarray:
     """(V, 3) LPS mm -> the same in `lps` or `ras`, and back: half a turn about z, so that outward stays outward.
 
     Raises InputError for another space.
     """
-    if space not in SPACES:
-        raise InputError(f"mesh space {space!r}: expected lps or ras; most tools that know patients ask for lps")
+    check_space(space)
     return vertices * (1.0, 1.0, 1.0) if space == "lps" else vertices * (-1.0, -1.0, 1.0)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from pcdiff.data.craniotomy import cut
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.surface import sample_surface
@@ -23,7 +24,6 @@ from pcdiff.methods.friedrich2023.clean import (
     ball,
     defects_of,
     filled,
-    largest,
     piece_per_defect,
     smoothed,
     within_reach,
@@ -266,8 +266,8 @@ def test_voids_are_filled_and_cups_are_not() -> None:
 def test_largest_piece_and_a_piece_per_defect() -> None:
     mask = np.zeros((20, 6, 6), bool)
     mask[:8], mask[9:15], mask[16:] = True, True, True
-    assert largest(mask).sum() == 8 * 36
-    assert not largest(np.zeros_like(mask)).any()
+    assert largest_components(mask).sum() == 8 * 36
+    assert not largest_components(np.zeros_like(mask)).any()
     points = np.array([[3.0, 3, 3], [11, 3, 3], [17.4, 3, 3], [18, 3, 3]])
     assert piece_per_defect(mask, points, np.array([1, 2, 2, 0])).sum() == 14 * 36  # strays claim nothing
     assert piece_per_defect(mask, points, np.array([1, 1, 1, 1])).sum() == 8 * 36

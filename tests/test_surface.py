@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from pcdiff.errors import InputError
@@ -150,26 +149,8 @@ def test_both_sides_of_a_sheet_keep_their_normals() -> None:
     assert 200 < (normals[:, 2] > 0).sum() < 300
 
 
-def test_poisson_disk_keeps_its_distance() -> None:
-    mesh = volume_to_mesh(ball(grid((0.9, 0.9, 1.2), 0.1, (-1, 1, 1))))
-
-    def nearest(method: str, n: int) -> np.ndarray:
-        cloud = sample_surface(mesh, n, np.random.default_rng(0), method)  # type: ignore[arg-type]
-        assert len(cloud) == n
-        return cKDTree(cloud.points).query(cloud.points, k=2)[0][:, 1]
-
-    for n in (50, 777):
-        hexagonal = np.sqrt(2 * mesh.area / (np.sqrt(3) * n))  # no arrangement does better
-        assert nearest("area", n).min() < 0.2 * hexagonal
-        assert 0.6 * hexagonal < nearest("poisson_disk", n).min() <= 1.05 * hexagonal
-
-
-@pytest.mark.parametrize("method", ["area", "poisson_disk"])
-def test_same_seed_same_points(method: str) -> None:
-    first, again, other = (
-        sample_surface(octahedron(), 100, np.random.default_rng(seed), method)  # type: ignore[arg-type]
-        for seed in (1, 1, 2)
-    )
+def test_same_seed_same_points() -> None:
+    first, again, other = (sample_surface(octahedron(), 100, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.points, again.points)
     np.testing.assert_array_equal(first.normals, again.normals)
     assert not np.array_equal(first.points, other.points)
@@ -179,9 +160,7 @@ def test_sampling_refuses() -> None:
     with pytest.raises(InputError, match="area"):
         sample_surface(Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]])), 5, np.random.default_rng(0))
     with pytest.raises(InputError, match="area"):
-        sample_surface(Mesh(np.zeros((0, 3)), np.zeros((0, 3), int)), 5, np.random.default_rng(0), "poisson_disk")
-    with pytest.raises(ValueError, match="poisson_disk"):
-        sample_surface(octahedron(), 5, np.random.default_rng(0), "grid")  # type: ignore[arg-type]
+        sample_surface(Mesh(np.zeros((0, 3)), np.zeros((0, 3), int)), 5, np.random.default_rng(0))
 
 
 def test_distances_to_a_ball_are_finer_than_its_triangles():

@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import box_slices, largest_components
 from pcdiff.geometry.volume import Volume
 
 CENTRE_BELOW_TOP = 75.0  # mm; about half the height of an adult brain case
@@ -50,11 +51,10 @@ class Cranium:
         """
         stride = np.maximum(1, np.round(SAMPLING / skull.spacing)).astype(int)
         coarse = skull.mask[:: stride[0], :: stride[1], :: stride[2]]
-        pieces, _ = ndimage.label(coarse, np.ones((3, 3, 3)))
-        sizes = np.bincount(pieces.ravel())[1:]
-        if sizes.max(initial=0) < 1000:
+        samples = np.argwhere(largest_components(coarse, corners=True))
+        if len(samples) < 1000:
             raise InputError(f"expected a skull, got {skull.ml:.1f} ml of bone: give the mask of a whole vault")
-        bone = skull.to_mm(np.argwhere(pieces == sizes.argmax() + 1) * stride)
+        bone = skull.to_mm(samples * stride)
         top = np.sort(bone[:, 2])[-20]  # a few stray samples must not lift the vertex
         low, high = np.percentile(bone[bone[:, 2] > top - 60], [0.5, 99.5], axis=0)
         centre = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, top - CENTRE_BELOW_TOP])
@@ -217,15 +217,14 @@ def _saw(skull: Volume, cranium: Cranium, outline: Outline) -> tuple[tuple[slice
     margin = 4 * SAMPLING / skull.spacing
     low = np.maximum(np.floor(index.min(axis=0) - margin).astype(int), 0)
     bone = skull.crop(low, np.ceil(index.max(axis=0) + margin).astype(int) + 1)
-    box = tuple(slice(a, a + n) for a, n in zip(low, bone.mask.shape, strict=True))
+    box = box_slices(low, low + bone.mask.shape)
 
     reached = np.zeros_like(bone.mask)
     index = np.argwhere(bone.mask)
     reached[tuple(index[outline.contains(bone.to_mm(index))].T)] = True
-    labels, _ = ndimage.label(reached)
-    sizes = np.bincount(labels[reached])
-    piece = labels == sizes.argmax()
-    return box, piece | _stranded(bone.mask, piece), float(sizes.max() / sizes.sum())
+    piece = largest_components(reached)
+    share = np.count_nonzero(piece) / np.count_nonzero(reached)
+    return box, piece | _stranded(bone.mask, piece), share
 
 
 def _stranded(bone: np.ndarray, piece: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.volume import Volume
 
 Ellipsoid = tuple[np.ndarray, np.ndarray]  # centre (3,) mm; (3, 3) mm, columns: the half axes
@@ -77,7 +78,7 @@ def _solid(ellipsoids: Iterable[Ellipsoid], grid: Volume, rng: np.random.Generat
         high = np.minimum(np.floor(at + reach) + 1, mask.shape).astype(int)
         if (low >= high).any():
             continue
-        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        box = box_slices(low, high)
         index = np.moveaxis(np.mgrid[box], 0, -1)
         mask[box] |= np.linalg.norm((grid.to_mm(index) - place) @ np.linalg.inv(shape).T, axis=-1) <= 1
     return grid.with_mask(mask)

@@ -17,6 +17,8 @@ from scipy.spatial import cKDTree
 from pcdiff.checks import exits, surroundings
 from pcdiff.checks.distances import FACING, bone_gap, facing, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
+from pcdiff.geometry.directions import orthonormal_pair
+from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.surface import vertex_normals, volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.reconstruct.finish import without_slivers
@@ -132,15 +134,13 @@ def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, fittin
         before = solid.ml
         solid = insertable(solid, bone, centre)
         trimmed = before - solid.ml
-    solid = _largest(solid, pieces)
+    solid = solid.with_mask(largest_components(solid.mask, pieces))  # carving leaves crumbs
     if not solid.mask.any():
         raise InputError("nothing is left of the implant; ask for less clearance or more thickness")
     if holes is not None:
         solid, drains = drilled(solid, bone, centre, *holes)
-    mask = np.zeros_like(skull.mask)
     low = np.rint(skull.to_index(solid.affine[:3, 3])).astype(int)
-    mask[tuple(slice(a, a + n) for a, n in zip(low, solid.mask.shape, strict=True))] = solid.mask
-    return FittedImplant(skull.with_mask(mask), trimmed, drains)
+    return FittedImplant(skull.with_crop(solid.mask, low), trimmed, drains)
 
 
 def cleared(implant: Volume, bone: Volume, clearance: float) -> Volume:
@@ -212,9 +212,7 @@ def drilled(implant: Volume, bone: Volume, centre: np.ndarray, across: float, ap
     voxels = implant.to_mm(body.astype(float))
     tree = cKDTree(places)
     axis = normals.mean(0) / np.linalg.norm(normals.mean(0))
-    first = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
-    first /= np.linalg.norm(first)
-    flat = (places - places.mean(0)) @ np.stack([first, np.cross(axis, first)]).T
+    flat = (places - places.mean(0)) @ np.stack(orthonormal_pair(axis)).T
     extent = np.abs(flat).max() + apart
     steps = np.arange(-np.ceil(extent / apart), np.ceil(extent / apart) + 1)
     i, j = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
@@ -244,12 +242,3 @@ def _without(implant: Volume, voxels: np.ndarray) -> Volume:
 
 def _pieces(mask: np.ndarray) -> int:
     return int(ndimage.label(mask, np.ones((3, 3, 3)))[1])
-
-
-def _largest(implant: Volume, count: int) -> Volume:
-    """The `count` largest pieces, face-connected: carving leaves crumbs."""
-    labels, found = ndimage.label(implant.mask)
-    sizes = np.bincount(labels.ravel(), minlength=found + 1)
-    sizes[0] = 0
-    kept = np.argsort(-sizes, kind="stable")[:count]
-    return implant.with_mask(np.isin(labels, kept[sizes[kept] > 0]))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, voxel_border
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.metrics import _surface, _within
+from pcdiff.geometry.metrics import within_distance
 from pcdiff.geometry.surface import distance_to, volume_to_mesh
 from pcdiff.geometry.volume import Volume
 
@@ -28,7 +28,7 @@ def spread_error(implant: Volume, members: Sequence[Mesh], truth: Volume, defect
     margin = np.ceil(reach / implant.spacing).astype(int) + 1
     low, high = bounding_box(implant.mask)
     bone = defective_skull.crop(low - margin, high + margin)
-    points = points[~_within(points, bone.to_mm(np.argwhere(_surface(bone.mask))), reach)]
+    points = points[~within_distance(points, bone.to_mm(np.argwhere(voxel_border(bone.mask, "background"))), reach)]
     spread = np.std([distance_to(member, points) for member in members], axis=0)
     error = np.abs(distance_to(volume_to_mesh(truth), points))
     if min(np.ptp(values) if len(values) else 0.0 for values in (spread, error)) == 0:

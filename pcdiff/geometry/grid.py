@@ -1,6 +1,9 @@
-"""Boxes on a voxel grid."""
+"""Boxes, borders and components of masks on a voxel grid, and the cells around a point of it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 
@@ -13,3 +16,48 @@ def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if hits.size:
             low[axis], high[axis] = hits[0], hits[-1] + 1
     return low, high
+
+
+def box_slices(low: Iterable[int], high: Iterable[int]) -> tuple[slice, ...]:
+    """The box low <= index < high, (3,) int each, as an index into an array."""
+    return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+
+
+def voxels_per_mm(axes: np.ndarray) -> np.ndarray:
+    """(3,) voxels that a step of 1 mm crosses at most along each index axis.
+
+    axes: (3, 3), the linear part of the affine. These are the row norms of its inverse: the reciprocal distances
+    between the grid's planes, also where the axes are not perpendicular.
+    """
+    return np.linalg.norm(np.linalg.inv(axes), axis=1)
+
+
+def voxel_border(mask: np.ndarray, beyond: Literal["background", "edge"]) -> np.ndarray:
+    """(I, J, K) bool -> bool: the mask's voxels that have one of their six neighbours outside the mask.
+
+    beyond: what lies beyond the grid: `background`, so that a mask is closed where the grid ends, or `edge`, the
+    outermost layer repeated, so that a mask which the grid cuts off has no border there.
+    """
+    inner = mask.copy()
+    for axis in range(3):
+        along, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        along[1:] &= source[:-1]
+        along[:-1] &= source[1:]
+        if beyond == "background":
+            along[:1] = along[-1:] = False
+    return mask & ~inner
+
+
+def largest_components(mask: np.ndarray, count: int = 1, corners: bool = False) -> np.ndarray:
+    """(I, J, K) bool -> bool: the `count` largest connected components of a mask; all of them if there are fewer.
+
+    corners: voxels that share an edge or a corner are connected too (26 neighbours), not only those that share a face
+    (6 neighbours). Of components of equal size the one that comes first in index order is taken.
+    """
+    from scipy import ndimage
+
+    labels, found = ndimage.label(mask, np.ones((3, 3, 3)) if corners else None)
+    sizes = np.bincount(labels.ravel(), minlength=found + 1)[1:]
+    selected = np.zeros(found + 1, bool)
+    selected[1 + np.argsort(-sizes, kind="stable")[:count]] = True
+    return selected[labels]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, box_slices, voxel_border, voxels_per_mm
 from pcdiff.geometry.volume import Volume
 
 # An oblique grid's column norms carry rounding; a voxel exactly on the border must not hang on it.
@@ -68,10 +68,11 @@ def border_dice(
     grid = _grid(spacing)
     low, high = bounding_box(a | b)
     # Bone that decides whether a voxel of a or b is near lies at most border_mm beyond their box.
-    margin = np.ceil(border_mm * np.linalg.norm(np.linalg.inv(grid), axis=1)).astype(int)
+    margin = np.ceil(border_mm * voxels_per_mm(grid)).astype(int)
     a, b, bone = (_cut(mask, low - margin, high + margin) for mask in (a, b, defective_skull))
     union = np.argwhere(a | b)  # (N, 3)
-    near = _within(union @ grid.T, np.argwhere(_surface(bone)) @ grid.T, border_mm) | bone[tuple(union.T)]
+    bone_surface = np.argwhere(voxel_border(bone, beyond="background"))
+    near = within_distance(union @ grid.T, bone_surface @ grid.T, border_mm) | bone[tuple(union.T)]
     index = tuple(union[near].T)
     return dice(a[index], b[index])
 
@@ -84,7 +85,8 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> Surf
     grid = _grid(spacing)
     low, high = bounding_box(a | b)
     # Beyond the box of both masks lies no mask voxel, so the cut makes no surface that was not there.
-    points_a, points_b = (np.argwhere(_surface(_cut(mask, low, high))) @ grid.T for mask in (a, b))
+    borders = (voxel_border(_cut(mask, low, high), beyond="background") for mask in (a, b))
+    points_a, points_b = (np.argwhere(border) @ grid.T for border in borders)
     return SurfaceDistances(_nearest(points_a, points_b), _nearest(points_b, points_a))
 
 
@@ -118,18 +120,7 @@ def _grid(spacing: np.ndarray) -> np.ndarray:
 
 def _cut(mask: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The view low <= index < high, clipped to the grid."""
-    return mask[tuple(slice(max(first, 0), last) for first, last in zip(low, high, strict=True))]
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """Mask voxels with a 6-neighbour outside; beyond the array is outside."""
-    inner = mask.copy()
-    for axis in range(3):
-        along, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        along[1:] &= source[:-1]
-        along[:-1] &= source[1:]
-        along[:1] = along[-1:] = False
-    return mask & ~inner
+    return mask[box_slices(np.maximum(low, 0), high)]
 
 
 def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -139,8 +130,8 @@ def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return cKDTree(others).query(points)[0]
 
 
-def _within(points: np.ndarray, others: np.ndarray, mm: float) -> np.ndarray:
-    """(N, 3) mm, (M, 3) mm -> (N,) bool: does one of the others lie at most `mm` away?"""
+def within_distance(points: np.ndarray, others: np.ndarray, mm: float) -> np.ndarray:
+    """(N, 3) mm, (M, 3) mm -> (N,) bool: is the nearest of the others at most `mm` away?"""
     if not len(others):
         return np.zeros(len(points), bool)
     return np.isfinite(cKDTree(others).query(points, distance_upper_bound=mm + _ROUNDING_MM)[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.volume import Volume
 
 HEAD_SPACING_MM = 0.9  # block size that heads come nearest to; half a millimetre of bone is still seen in the mean
@@ -49,7 +49,7 @@ def head_occupancy(volume: Volume, name: str = "") -> Head:
         raise InputError(f"{name or 'skull'}: expected a mask of bone, got an empty one; check the file")
     low = np.maximum(low - HEAD_MARGIN * factor, 0)
     high = high + HEAD_MARGIN * factor
-    bone = volume.mask[tuple(slice(first, last) for first, last in zip(low, high, strict=True))]
+    bone = volume.mask[box_slices(low, high)]
 
     block = math.prod(factor.tolist())
     counts = bone.view(np.uint8) if block <= 255 else bone.astype(np.uint16)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pcdiff.geometry.directions import orthonormal_pair
+
 NEIGHBOURS = 12  # points that a curved surface is fitted to
 
 
@@ -95,9 +97,7 @@ def surface_normals(points: np.ndarray, at: np.ndarray, towards: np.ndarray) -> 
     """
     _, index = cKDTree(points).query(at, NEIGHBOURS)
     offset = points[index] - at[:, None]
-    across = np.cross(towards, np.eye(3)[np.abs(towards).argmin(1)])
-    across /= np.linalg.norm(across, axis=1, keepdims=True)
-    along = np.cross(towards, across)
+    across, along = orthonormal_pair(towards)
     u, v, height = (np.einsum("mkc,mc->mk", offset, axis) for axis in (across, along, towards))
     size = np.sqrt((u**2 + v**2).mean())
     u, v = u / size, v / size

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pcdiff.geometry.grid import box_slices, voxels_per_mm
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -33,6 +35,11 @@ class Volume:
     def spacing(self) -> np.ndarray:
         """(3,) mm between voxel centres along each index axis: column norms of the affine, never its diagonal."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def voxels_per_mm(self) -> np.ndarray:
+        """(3,) see `grid.voxels_per_mm`."""
+        return voxels_per_mm(self.affine[:3, :3])
 
     @property
     def voxel_ml(self) -> float:
@@ -64,4 +71,10 @@ class Volume:
         high = np.clip(np.asarray(high, int), low, self.mask.shape)
         affine = self.affine.copy()
         affine[:3, 3] = self.to_mm(low.astype(float))
-        return Volume(self.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], affine)
+        return Volume(self.mask[box_slices(low, high)], affine)
+
+    def with_crop(self, crop: np.ndarray, low: np.ndarray) -> Volume:
+        """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on; the mask is empty elsewhere."""
+        mask = np.zeros_like(self.mask)
+        mask[box_slices(low, low + np.array(crop.shape))] = crop
+        return self.with_mask(mask)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
+from pcdiff.geometry.grid import voxels_per_mm
 from pcdiff.imaging.formats import dicom, format_of
 from pcdiff.imaging.formats.image import Image
 from pcdiff.imaging.volumes import NotAMask, check_affine, mask_values, open_image
@@ -89,7 +90,7 @@ def input_digest(path: Path) -> str:
 
 def plane_distances(affine: np.ndarray) -> np.ndarray:
     """(3,) mm between neighbouring planes of the grid along each axis."""
-    return 1 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)
+    return 1 / voxels_per_mm(affine[:3, :3])
 
 
 def _scan(path: Path, values: np.ndarray, image: Image, name: str) -> Scan:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, box_slices, largest_components
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.scan import Scan, plane_distances
 
@@ -63,7 +63,7 @@ def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
     first, last = bounding_box(dense)
     if not (last > first).all():
         raise InputError(f"no bone: expected voxels of {threshold} HU or more, got none; lower --threshold")
-    box = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    box = box_slices(first, last)
     near = dense[box] if body is None else dense[box] & body.near(first, last)
     labels, _ = ndimage.label(near)
     counts = np.bincount(labels.ravel())
@@ -121,10 +121,9 @@ def _body(ct: Scan) -> _Body | None:
     # Sampled, not averaged: the mean of a shell and air is neither.
     solid = ndimage.binary_fill_holes(ct.values[tuple(slice(None, None, s) for s in step)] > BODY)
     spacing = plane_distances(ct.affine @ np.diag([*step, 1.0]))
-    labels, count = ndimage.label(ndimage.distance_transform_edt(solid, spacing) > OPENING)
-    if count == 0:
+    core = largest_components(ndimage.distance_transform_edt(solid, spacing) > OPENING)
+    if not core.any():
         return None
-    core = labels == np.bincount(labels.ravel())[1:].argmax() + 1
     outside = np.maximum(ndimage.distance_transform_edt(~core, spacing) - OPENING, 0)
     head = outside == 0
     voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000

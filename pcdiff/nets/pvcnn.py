@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pcdiff.geometry.trilinear import trilinear_corners
 from pcdiff.nets.ops import ball_query, three_nn_weights
-from pcdiff.nets.ops.voxels import trilinear_corners
 
 GROUPS = 8
 
@@ -58,7 +58,8 @@ class Cloud:
             cell += r**3 * torch.arange(len(cell), device=cell.device)[:, None]
             count = torch.bincount(cell.flatten(), minlength=len(cell) * r**3)
             order = cell.flatten().argsort(stable=True)
-            self.grids[r] = OnGrid(r, order, count.cumsum(0) - count, *trilinear_corners(place, r))
+            corners = trilinear_corners(place, (r, r, r), periodic=False)
+            self.grids[r] = OnGrid(r, order, count.cumsum(0) - count, *corners)
         return self.grids[r]
 
     def voxelise(self, features: Tensor, r: int) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import largest_components
 from pcdiff.prior.direction_map import MAP, Pose, crossing, profiles
 
 VAULT = 75.0  # mm from the top of the head to the cranial centre
@@ -15,10 +16,9 @@ FEWEST = 500  # points of a vault that a pose needs
 
 def largest_piece(occupancy: np.ndarray) -> np.ndarray:
     """The occupancy with everything but the largest connected piece of bone set to zero (table, strap, holder)."""
-    labels, count = ndimage.label(occupancy >= 128)
-    if count == 0:
+    keep = largest_components(occupancy >= 128)
+    if not keep.any():
         raise InputError("no bone: expected a skull mask, got one without a voxel of bone at 1 mm; check the threshold")
-    keep = labels == np.bincount(labels.ravel())[1:].argmax() + 1
     return np.where(ndimage.binary_dilation(keep), occupancy, 0).astype(np.uint8)
 
 

@@ -46,8 +46,7 @@ def region(points: PointCloud, skull: Volume, margin_mm: float = 3.0) -> tuple[n
     if not np.isfinite(points.points).all():
         raise ValueError("points must be finite, got NaN or infinity")
     index = skull.to_index(points.points)
-    voxels_per_mm = np.linalg.norm(np.linalg.inv(skull.affine[:3, :3]), axis=1)
-    margin, slack = margin_mm * voxels_per_mm, OUTSIDE_MM * voxels_per_mm
+    margin, slack = margin_mm * skull.voxels_per_mm, OUTSIDE_MM * skull.voxels_per_mm
     low = np.clip(np.floor(index.min(0) - margin), 0, skull.mask.shape).astype(int)
     high = np.clip(np.ceil(index.max(0) + margin) + 1, 0, skull.mask.shape).astype(int)
     far = np.any(index.min(0) < -slack) or np.any(index.max(0) > skull.mask.shape + slack)

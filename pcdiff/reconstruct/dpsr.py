@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pcdiff.geometry.trilinear import trilinear_corners
+
 SIGMA = 2.0
 COARSENING = 4  # cells of the full grid along each side of a cell of the coarse one, see `poisson_region`
 MARGIN = 16  # cells around the points: four coarse ones, and the images of the box stay eight apart
@@ -92,7 +94,7 @@ def _potential(index: Tensor, normals: Tensor, shape: tuple[int, ...], resolutio
 
     index: (N, 3) in cells, from the box's corner.
     """
-    flat, weight = _corners(index, shape)
+    flat, weight = trilinear_corners(index, shape, periodic=True)  # (N, 8) both
     frequency = [torch.fft.fftfreq(n, 1 / resolution, dtype=index.dtype, device=index.device) for n in shape[:2]]
     frequency.append(torch.fft.rfftfreq(shape[2], 1 / resolution, dtype=index.dtype, device=index.device))
     k = (frequency[0][:, None, None], frequency[1][:, None], frequency[2])
@@ -100,7 +102,7 @@ def _potential(index: Tensor, normals: Tensor, shape: tuple[int, ...], resolutio
     blur = torch.exp(-0.5 * (2 * sigma * (k[0] ** 2 + k[1] ** 2 + k[2] ** 2).sqrt() / resolution) ** 2)
     divergence: Tensor | None = None  # sum over the axes of w V^ g, in the original's order: rounding is amplified
     for axis in range(3):
-        splat = index.new_zeros(shape).view(-1).index_add_(0, flat, (weight * normals[:, None, axis]).view(-1))
+        splat = index.new_zeros(shape).view(-1).index_add_(0, flat.view(-1), (weight * normals[:, None, axis]).view(-1))
         term = torch.fft.rfftn(splat.view(shape)).mul_(blur).mul_(w[axis])
         divergence = term if divergence is None else divergence.add_(term)
         del splat, term
@@ -110,18 +112,7 @@ def _potential(index: Tensor, normals: Tensor, shape: tuple[int, ...], resolutio
     return torch.fft.irfftn(spectrum, s=shape)
 
 
-def _corners(index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """(N, 3) -> flat index of the eight periodic cells around each point (8 N,), and their trilinear weights (N, 8)."""
-    base = index.detach().floor()
-    fraction = index - base
-    offsets = torch.cartesian_prod(*[torch.arange(2, device=index.device)] * 3)  # (8, 3)
-    cells = torch.remainder(base.long()[:, None] + offsets, torch.tensor(shape, device=index.device))
-    flat = (cells[..., 0] * shape[1] + cells[..., 1]) * shape[2] + cells[..., 2]
-    weight = torch.where(offsets.bool(), fraction[:, None], 1 - fraction[:, None]).prod(-1)
-    return flat.view(-1), weight
-
-
 def _interpolate(field: Tensor, index: Tensor) -> Tensor:
     """(N,) values of the periodic field at the points."""
-    flat, weight = _corners(index, tuple(field.shape))
-    return (field.reshape(-1)[flat].view(weight.shape) * weight).sum(1)
+    flat, weight = trilinear_corners(index, tuple(field.shape), periodic=True)  # (N, 8) both
+    return (field.reshape(-1)[flat] * weight).sum(1)

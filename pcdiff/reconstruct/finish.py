@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from pcdiff.geometry.grid import box_slices, largest_components
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 
@@ -27,14 +28,14 @@ def finish(values: np.ndarray, low: np.ndarray, skull: Volume, points: PointClou
     if points.defect is None or not np.any(points.defect > 0):
         raise ValueError("finish needs points labelled with the defect they fill (defect >= 1), got none")
     low = np.asarray(low, int)
-    bone = skull.mask[tuple(slice(a, a + n) for a, n in zip(low, values.shape, strict=True))]
+    bone = skull.mask[box_slices(low, low + values.shape)]
 
     # From here on only the neighbourhood of the defects: everything below costs time per voxel.
     index = skull.to_index(points.points[points.defect > 0]) - low
-    reach = (REACH_MM + 1.0) * np.linalg.norm(np.linalg.inv(skull.affine[:3, :3]), axis=1) + SEAM_VOXELS + 1
+    reach = (REACH_MM + 1.0) * skull.voxels_per_mm + SEAM_VOXELS + 1
     start = np.clip(np.floor(index.min(0) - reach), 0, values.shape).astype(int)
     stop = np.clip(np.ceil(index.max(0) + reach) + 1, start, values.shape).astype(int)
-    near = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    near = box_slices(start, stop)
     values, bone = values[near], bone[near]
 
     owner = nearest_defect((values > SEAM_LEVEL) & ~bone, skull, low + start, points)
@@ -42,9 +43,7 @@ def finish(values: np.ndarray, low: np.ndarray, skull: Volume, points: PointClou
     implant = one_piece_per_defect(without_slivers(implant), owner)
     implant = one_piece_per_defect(close_seam(implant, bone, owner > 0), owner)
 
-    mask = np.zeros_like(skull.mask)
-    mask[tuple(slice(a, a + n) for a, n in zip(low + start, implant.shape, strict=True))] = implant
-    return skull.with_mask(mask)
+    return skull.with_crop(implant, low + start)
 
 
 def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: PointCloud) -> np.ndarray:
@@ -78,14 +77,12 @@ def one_piece_per_defect(mask: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """For each defect label, the largest face-connected piece among its own voxels; a global largest would lose
     defects.
     """
-    kept = np.zeros_like(mask)
+    selected = np.zeros_like(mask)
     for k, box in enumerate(ndimage.find_objects(owner), start=1):
         if box is None:
             continue
-        pieces, count = ndimage.label(mask[box] & (owner[box] == k))
-        if count:
-            kept[box] |= pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
-    return kept
+        selected[box] |= largest_components(mask[box] & (owner[box] == k))
+    return selected
 
 
 def without_slivers(mask: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ import scipy.fft
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
+from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.trilinear import trilinear_corners
 from pcdiff.geometry.volume import Volume
 
 NEIGHBOURS = 16
@@ -60,7 +62,7 @@ def solve(
     flux = (points.normals * areas[:, None]) @ inverse.T * abs(np.linalg.det(inverse))  # A^-1 V per unit index volume
 
     # The solver's box holds every point, also those outside the region or the scan, and padding against wrap-around.
-    padding = 4.0 * sigma * np.linalg.norm(inverse, axis=1) + 2.0
+    padding = 4.0 * sigma * skull.voxels_per_mm + 2.0
     start = np.floor(np.minimum(index.min(0), low) - padding).astype(int)
     stop = np.ceil(np.maximum(index.max(0), high) + padding).astype(int)
     shape = tuple(scipy.fft.next_fast_len(int(n), real=True) for n in stop - start)
@@ -70,7 +72,7 @@ def solve(
     outside = np.median(np.concatenate([chi[0].ravel(), chi[:, 0].ravel(), chi[:, :, 0].ravel()]))
     if not at_points > outside:
         raise ValueError("normals must point out of the solid, got a surface that is denser outside; flip the normals")
-    crop = chi[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
+    crop = chi[box_slices(low - start, high - start)]
     return (crop - outside) * np.float32(0.5 / (at_points - outside))
 
 
@@ -78,7 +80,9 @@ def _poisson(
     index: np.ndarray, flux: np.ndarray, shape: tuple[int, ...], metric: np.ndarray, sigma: float
 ) -> np.ndarray:
     """index, flux: (N, 3) in index coordinates -> chi up to a constant, float32 of the given shape."""
-    cells, corner, weight = _trilinear(index, shape)
+    flat, weight = trilinear_corners(index, shape, periodic=True)  # (N, 8) both
+    cells, corner = np.unique(flat, return_inverse=True)
+    corner = corner.reshape(-1)
     k = [2 * np.pi * scipy.fft.fftfreq(n).astype(np.float32) for n in shape[:2]]
     k.append(2 * np.pi * scipy.fft.rfftfreq(shape[2]).astype(np.float32))
     k = list(np.meshgrid(*k, indexing="ij", sparse=True))
@@ -102,14 +106,3 @@ def _poisson(
     square *= np.float32(-0.5 * sigma**2)
     spectrum *= np.exp(square, out=square)
     return scipy.fft.irfftn(spectrum, shape, workers=-1, overwrite_x=True)
-
-
-def _trilinear(index: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, 3) index -> flat grid cells touched (M,), which of them each corner is (8 N,), its weight (N, 8)."""
-    base = np.floor(index).astype(int)
-    fraction = index - base
-    offsets = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(8, 3)
-    weight = np.where(offsets, fraction[:, None], 1 - fraction[:, None]).prod(-1)  # (N, 8)
-    flat = np.ravel_multi_index(tuple((base[:, None] + offsets).reshape(-1, 3).T), shape)
-    cells, corner = np.unique(flat, return_inverse=True)
-    return cells, corner.reshape(-1), weight

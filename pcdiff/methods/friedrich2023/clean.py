@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from pcdiff.geometry.grid import largest_components
 from pcdiff.reconstruct.finish import one_piece_per_defect, voids
 
 REACH = 1.1  # of the points' largest distance from their centre: what lies further away is no implant
@@ -45,12 +45,6 @@ def filled(mask: np.ndarray) -> np.ndarray:
     return mask | voids(mask)
 
 
-def largest(mask: np.ndarray) -> np.ndarray:
-    """The largest face-connected piece."""
-    pieces, count = ndimage.label(mask)
-    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count else mask
-
-
 def defects_of(points: np.ndarray) -> np.ndarray:
     """(N,) int16 label of the defect that each point (N, 3) mm fills, from 1 on; 0 for strays.
 
@@ -74,7 +68,7 @@ def defects_of(points: np.ndarray) -> np.ndarray:
 def piece_per_defect(mask: np.ndarray, points: np.ndarray, defect: np.ndarray) -> np.ndarray:
     """For each defect the largest piece of the voxels that are nearest to its points; points (N, 3) in voxels."""
     if defect.max() == 1:
-        return largest(mask)
+        return largest_components(mask)
     owner = np.zeros(mask.shape, np.int16)
     where = np.nonzero(mask)
     _, nearest = cKDTree(points[defect > 0]).query(np.stack(where, axis=1))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from skimage.measure import marching_cubes
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.surface import sample_surface
+from pcdiff.geometry.surface import isosurface, sample_surface
 from pcdiff.geometry.volume import Volume
 
 HALF_EXTENT = 3.0  # network units from the frame's centre to the furthest side of the points' box
@@ -67,10 +66,8 @@ def outer_mesh(volume: Volume) -> Mesh:
     if not volume.mask.any():
         raise InputError("expected a mask that holds bone to take points of, got an empty one")
     low, high = bounding_box(volume.mask)
-    crop = volume.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    vertices, faces, _, _ = marching_cubes(np.pad(crop, 1).astype(np.float32), ISO, allow_degenerate=False)
-    mesh = Mesh(volume.to_mm(vertices.astype(np.float64) + low - 1), faces)
-    return mesh if mesh.volume_ml > 0 else Mesh(mesh.vertices, faces[:, ::-1])  # outward, whatever det(affine)
+    values = np.pad(volume.mask[box_slices(low, high)], 1).astype(np.float32)
+    return isosurface(values, ISO, volume, low - 1)
 
 
 def surface_points(volume: Volume, n: int, rng: np.random.Generator) -> np.ndarray:

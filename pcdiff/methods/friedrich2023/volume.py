@@ -10,8 +10,9 @@ from scipy import ndimage
 from torch.nn import functional
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import box_slices, largest_components
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.friedrich2023.clean import ball, defects_of, largest, piece_per_defect, smoothed, within_reach
+from pcdiff.methods.friedrich2023.clean import ball, defects_of, piece_per_defect, smoothed, within_reach
 from pcdiff.methods.friedrich2023.lattice import RESOLUTION, SPACING_MM, Lattice, lattice_over
 from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
 from pcdiff.reconstruct.dpsr import poisson_region
@@ -66,9 +67,7 @@ def volume_from_points(
         )
     if not implant.any():
         raise InputError("expected points that enclose a solid in the defect, got none; are the weights trained?")
-    result = np.zeros_like(skull.mask)
-    result[tuple(slice(a, a + n) for a, n in zip(low, implant.shape, strict=True))] = implant
-    return skull.with_mask(result)
+    return skull.with_crop(implant, low)
 
 
 @torch.no_grad()
@@ -95,7 +94,7 @@ def _majority(solids: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
     high = np.max([low + mask.shape for mask, low in solids], axis=0) + PADDING
     votes = np.zeros(tuple(high - low), np.uint8)
     for mask, start in solids:
-        votes[tuple(slice(a, a + n) for a, n in zip(start - low, mask.shape, strict=True))] += mask
+        votes[box_slices(start - low, start - low + mask.shape)] += mask
     return votes > len(solids) / 2, low
 
 
@@ -109,7 +108,7 @@ def _published(
     mask = np.pad(solid, list(zip(low - start, stop - low - solid.shape, strict=True)))
     difference = mask.astype(np.int8) - _skull_on(lattice, skull, start, mask.shape)
     mask = (difference != 0) & within_reach(mask.shape, index - start)
-    return largest(smoothed(mask, largest)), start
+    return largest_components(smoothed(mask, largest_components)), start
 
 
 def _skull_on(lattice: Lattice, skull: Volume, low: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -41,17 +41,3 @@ def devoxelize_trilinear(grid: Tensor, coords: Tensor) -> Tensor:
         grid.to(dtype), place[:, :, None, None], mode="bilinear", padding_mode="border", align_corners=True
     )  # (B, C, N, 1, 1)
     return values[..., 0, 0].to(grid.dtype)
-
-
-def trilinear_corners(coords: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """The eight cells around each point: coords (B, N, 3) in [0, r - 1] -> flat index and weight, both (B, N, 8)."""
-    low = coords.floor()
-    fraction = (coords - low)[..., None]  # (B, N, 3, 1)
-    low = low.long()
-    high = (low + 1).clamp(max=r - 1)
-    each = torch.stack([low, high], -1)  # (B, N, 3, 2)
-    weights = torch.cat([1 - fraction, fraction], -1)
-    x, y, z = each.unbind(2)
-    wx, wy, wz = weights.unbind(2)
-    index = ((x[..., :, None, None] * r + y[..., None, :, None]) * r + z[..., None, None, :]).flatten(2)
-    return index, (wx[..., :, None, None] * wy[..., None, :, None] * wz[..., None, None, :]).flatten(2)

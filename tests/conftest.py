@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pcdiff.cli import app as cli
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit, fit
@@ -33,7 +33,7 @@ def healthy(prior: ShapePrior) -> Volume:
 @pytest.fixture(scope="session")
 def case(healthy: Volume) -> tuple[Volume, Volume]:
     """(defective skull, true implant), one defect of 25 ml."""
-    return cut(healthy, "random_1", np.random.default_rng(1))
+    return simulate_craniotomy(healthy, "random_1", np.random.default_rng(1))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import nn
 
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.metrics import dice
@@ -358,7 +358,7 @@ def test_of_several_samples_the_majority_counts(case: tuple[Volume, Volume]) -> 
 
 
 def test_two_defects_get_two_pieces(healthy: Volume) -> None:
-    skull, implant = cut(healthy, "random_1", np.random.default_rng(4), defects=2)
+    skull, implant = simulate_craniotomy(healthy, "random_1", np.random.default_rng(4), defects=2)
     found = solid(implant, skull)
     assert ndimage.label(found.mask)[1] == 2
     assert dice(found.mask, implant.mask) > 0.94

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy import ndimage
 
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.data.heads import prepare
 from pcdiff.design.flow import design
 from pcdiff.errors import InputError
@@ -161,7 +161,7 @@ def mean_head(prior) -> Volume:
 
 @pytest.mark.parametrize("holed", [False, True])
 def test_a_turned_shifted_larger_head_is_found(prior, mean_head, holed):
-    head = cut(mean_head, "random_2", np.random.default_rng(2))[0] if holed else mean_head
+    head = simulate_craniotomy(mean_head, "random_2", np.random.default_rng(2))[0] if holed else mean_head
     moved = np.eye(4)
     moved[:3, :3] = 1.05 * rotation((2, 1, 2), 15)
     moved[:3, 3] = [12.0, -20.0, 31.0]
@@ -477,7 +477,7 @@ def test_the_defect_is_found_and_closed(prior, case, fitted):
 
 
 def test_two_defects_are_two_pieces(prior, healthy):
-    skull, implant = cut(healthy, "random_1", np.random.default_rng(5), defects=2)
+    skull, implant = simulate_craniotomy(healthy, "random_1", np.random.default_rng(5), defects=2)
     made = design(skull, PriorMethod(prior))
     assert made.fit.defects == 2
     assert set(np.unique(made.fit.defect)) == {0, 1, 2}
@@ -569,7 +569,7 @@ def test_a_strange_head_is_refused(prior):
     lobes = np.stack([8 * np.cos(7 * longitude) * np.hypot(*MAP.directions[:, :2].T), np.zeros(RAYS)])
     head = replace(prior, mean=prior.mean + lobes).draw(np.random.default_rng(0), spacing=2.0, scale=0.0)
     with pytest.raises(InputError, match="not a head the prior knows"):
-        fit(prior, cut(head, "random_1", np.random.default_rng(1))[0])
+        fit(prior, simulate_craniotomy(head, "random_1", np.random.default_rng(1))[0])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from phantom import AIR, BONE, BRAIN, SECRETS, head_ct, write_dicom
 from scipy import ndimage
 
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.design.case import is_done
 from pcdiff.design.settings import Settings
 from pcdiff.errors import InputError
@@ -43,7 +43,7 @@ def whole(prior: ShapePrior) -> Volume:
 @pytest.fixture(scope="module")
 def cut_head(whole: Volume) -> tuple[Volume, Volume]:
     """(defective skull, true implant)."""
-    return cut(whole, "random_1", np.random.default_rng(1))
+    return simulate_craniotomy(whole, "random_1", np.random.default_rng(1))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A suite's cases are the data set's own, cut or scanned otherwise: what was bone is bone, and where it was."""
+"""Variants of a data set's cases: bone stays bone and stays in place; negative controls have no implant."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from pcdiff.data.cases import LoadedCase, find_cases
 from pcdiff.data.phantoms import jaw, knee
 from pcdiff.data.suite import (
-    REFUSALS,
+    NEGATIVE_CONTROLS,
     SKULLBREAK,
     SUITES,
     VARIANTS,
-    placed,
     resampled,
+    transformed,
     variants_named,
     without_base,
     without_face,
@@ -27,7 +27,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.prior.fit import fit
 
-RNG = np.random.default_rng(0)  # for variants that draw nothing
+RNG = np.random.default_rng(0)  # for variants that are not random
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_turned_and_a_mirrored_head(loaded):
         after, np.stack([before[:, 0], c * before[:, 1] - s * before[:, 2], s * before[:, 1] + c * before[:, 2]], 1)
     )
     assert np.allclose(mirrored.implant.to_mm(np.argwhere(mirrored.implant.mask)), before * [-1, 1, 1])
-    same = placed(loaded, RNG, np.eye(3))
+    same = transformed(loaded, RNG, np.eye(3))
     assert np.array_equal(same.implant.affine, loaded.implant.affine)
 
 
@@ -118,11 +118,11 @@ def test_a_suite_is_made_once_and_the_same_in_parts(folder, tmp_path):
     cases = find_cases(folder)
     made = write_suite(variants_named("random_1,tilted"), cases, tmp_path / "out", seed=2, progress=False)
     assert [case.name for case in made] == ["random_1/001", "tilted/001"]
-    (room,) = (tmp_path / "out").iterdir()
-    assert [case.name for case in find_cases(room)] == ["random_1/001", "tilted/001"]
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in room.rglob("*.nrrd")}
+    (section,) = (tmp_path / "out").iterdir()
+    assert [case.name for case in find_cases(section)] == ["random_1/001", "tilted/001"]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in section.rglob("*.nrrd")}
     write_suite(variants_named("tilted,random_1"), cases, tmp_path / "out", seed=2, progress=False)
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in room.rglob("*.nrrd")} == before
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in section.rglob("*.nrrd")} == before
     (alone,) = write_suite(variants_named("random_1"), cases, tmp_path / "alone", seed=2, progress=False)
     assert alone.implant.read_bytes() == before[made[0].implant][1]
     (other,) = write_suite(variants_named("random_1"), cases, tmp_path / "out", seed=3, progress=False)
@@ -130,25 +130,25 @@ def test_a_suite_is_made_once_and_the_same_in_parts(folder, tmp_path):
     assert other.implant.read_bytes() != before[made[0].implant][1]
 
 
-@pytest.mark.parametrize(("bone", "ml"), [(jaw, (30, 90)), (knee, (120, 400))])
-def test_bones_that_are_no_skull(loaded, prior, bone, ml):
-    made = bone(loaded.implant, np.random.default_rng(4))
+@pytest.mark.parametrize(("phantom", "ml"), [(jaw, (30, 90)), (knee, (120, 400))])
+def test_phantoms_are_refused(loaded, prior, phantom, ml):
+    made = phantom(loaded.implant, np.random.default_rng(4))
     assert made.mask.shape == loaded.implant.mask.shape
     assert np.array_equal(made.affine, loaded.implant.affine)
     assert ml[0] < made.ml < ml[1]
-    assert np.array_equal(made.mask, bone(loaded.implant, np.random.default_rng(4)).mask)
-    other = bone(loaded.implant, np.random.default_rng(5))
+    assert np.array_equal(made.mask, phantom(loaded.implant, np.random.default_rng(4)).mask)
+    other = phantom(loaded.implant, np.random.default_rng(5))
     assert dice(made.mask, other.mask) < 0.95
     # on another grid it is the same bone
-    turned = bone(turned_grid(loaded.implant), np.random.default_rng(4))
+    turned = phantom(turned_grid(loaded.implant), np.random.default_rng(4))
     assert turned.ml == pytest.approx(made.ml, rel=0.02)
     assert np.allclose(bone_mm(turned).mean(0), bone_mm(made).mean(0), atol=0.5)
     with pytest.raises(InputError):
         fit(prior, made)
 
 
-def test_what_is_to_be_refused_has_no_implant(folder, tmp_path, loaded):
-    made = write_suite([*REFUSALS, "own"], find_cases(folder), tmp_path / "out", progress=False)
+def test_negative_controls_have_no_implant(folder, tmp_path, loaded):
+    made = write_suite([*NEGATIVE_CONTROLS, "own"], find_cases(folder), tmp_path / "out", progress=False)
     assert [case.name for case in made] == ["no_defect/001", "jaw/001", "knee/001", "own/001"]
     assert [case.refusal for case in made] == [True, True, True, False]
     assert [case.implant is None for case in made] == [True, True, True, False]

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.environment import machine, peak_memory_mb
 from pcdiff.geometry.surface import sample_surface
 from pcdiff.geometry.volume import Volume
@@ -37,7 +37,7 @@ def denoiser(config: PaperConfig) -> tuple[PaperDenoiser, torch.Tensor]:
     """The full-size network, and a skull's points for it."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    skull, _ = cut(ShapePrior.shipped().draw(rng), "skullfix", rng)
+    skull, _ = simulate_craniotomy(ShapePrior.shipped().draw(rng), "skullfix", rng)
     points = surface_points(skull, config.network.skull_points, np.random.default_rng(0))
     seen = PaperFrame.of(points, skull.affine).to_network(points)
     return PaperDenoiser(config.network).eval(), torch.from_numpy(seen).float()[None]
@@ -70,7 +70,7 @@ def implant_points(steps: int, sampler: str) -> Callable[[], object]:
 def case(spacing: float) -> tuple[Volume, Volume]:
     """A defective skull and its implant, voxels of `spacing` mm."""
     rng = np.random.default_rng(0)
-    return cut(ShapePrior.shipped().draw(rng, spacing=spacing), "skullfix", rng)
+    return simulate_craniotomy(ShapePrior.shipped().draw(rng, spacing=spacing), "skullfix", rng)
 
 
 def oriented(skull: Volume, implant: Volume) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import ndimage
 
-from pcdiff.data.craniotomy import KINDS, cut
+from pcdiff.data.craniotomy import KINDS, simulate_craniotomy
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume
 
@@ -91,7 +91,7 @@ def main() -> None:
         implant = read_volume(options.real)
         pairs.append(("real", skull.with_mask(skull.mask & ~implant.mask), implant))
     for kind in options.kinds.split(","):
-        pairs.append((kind, *cut(skull, kind, np.random.default_rng(options.seed), options.defects)))
+        pairs.append((kind, *simulate_craniotomy(skull, kind, np.random.default_rng(options.seed), options.defects)))
 
     across = 3
     figure, axes = plt.subplots(-(-len(pairs) // across), 3 * across, figsize=(18, 2.2 * -(-len(pairs) // across)))

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.data.heads import load_head
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
@@ -96,7 +96,7 @@ def asked(
     for _ in range(20):
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
         try:
-            left, implant = cut(skull, kind, rng, 2 if rng.random() < TWO_DEFECTS else 1)
+            left, implant = simulate_craniotomy(skull, kind, rng, 2 if rng.random() < TWO_DEFECTS else 1)
             # half-filled voxels beside the cut go with the implant
             out = implant.mask | (ndimage.binary_dilation(implant.mask) & ~left.mask)
             rest = Head(np.where(out, 0, head.occupancy).astype(np.uint8), head.affine, name)

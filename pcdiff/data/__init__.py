@@ -1,1 +1,1 @@
-"""Data sets, heads, virtual craniotomies and phantoms: what methods are trained and evaluated on."""
+"""The data for training and evaluation: data sets, reduced heads, virtual craniotomies and phantoms."""

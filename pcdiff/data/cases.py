@@ -1,4 +1,4 @@
-"""Dataset folders (SkullFix, SkullBreak) as cases, and the cache of healthy heads that training draws from."""
+"""The cases of a dataset folder in the layout of SkullFix or SkullBreak."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ class LoadedCase:
 
     @property
     def complete_skull(self) -> Volume:
-        """Defective skull and implant together: both data sets are made so, voxel for voxel."""
+        """Union of defective skull and implant, which is how both data sets were made."""
         return self.defective_skull.with_mask(self.defective_skull.mask | self.implant.mask)
 
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one case; None for what the folder does not hold. name: `NNN`, or `<class>/NNN` in SkullBreak.
+    """The files of one case; None for a file that the folder does not hold.
 
-    refusal: there is nothing to close in `defective_skull`, and no implant: the right answer is to say so.
+    name: `NNN`, or `<class>/NNN` in SkullBreak. refusal: a negative control. `defective_skull` has no defect, there is
+    no implant, and a method must refuse to design one.
     """
 
     name: str
@@ -43,9 +44,8 @@ class Case:
     def load(self) -> LoadedCase:
         """Reads the case; of complete skull, defective skull and implant, any two give the third.
 
-        Where an implant is to be refused it is empty.
-
-        Raises InputError if a file cannot be read, if two are missing, or if the grids differ.
+        The implant of a negative control is empty. Raises InputError for a file that cannot be read, two missing
+        files, and grids that differ.
         """
         if self.defective_skull and self.refusal:
             skull = read_volume(self.defective_skull)
@@ -60,10 +60,10 @@ class Case:
                 f"case {self.name}: expected two of complete_skull, defective_skull and implant, got one; "
                 "add the missing file"
             )
-        complete_skull, taken = read_volume(self.complete_skull), read_volume(part)
-        self._check_grids(complete_skull, taken)
-        rest = complete_skull.with_mask(complete_skull.mask & ~taken.mask)
-        return LoadedCase(self.name, rest, taken) if self.implant else LoadedCase(self.name, taken, rest)
+        complete_skull, given = read_volume(self.complete_skull), read_volume(part)
+        self._check_grids(complete_skull, given)
+        rest = complete_skull.with_mask(complete_skull.mask & ~given.mask)
+        return LoadedCase(self.name, rest, given) if self.implant else LoadedCase(self.name, given, rest)
 
     def _check_grids(self, first: Volume, second: Volume) -> None:
         if first.mask.shape != second.mask.shape or not np.allclose(first.affine, second.affine, rtol=0, atol=1e-3):
@@ -74,14 +74,17 @@ class Case:
 
 
 def find_cases(folder: Path, cases: str | None = None) -> list[Case]:
-    """The cases of a data set, in order of name.
+    """The cases of a data set, sorted by name.
 
-    folder: SkullFix layout, `complete_skull/NNN.nrrd`, `defective_skull/NNN.nrrd`, `implant/NNN.nrrd`, or SkullBreak
-    layout, the last two with one folder per class: `implant/<class>/NNN.nrrd`. A folder of the three may be missing.
-    cases: numbers, ranges and names with commas between, "000-059,063" or "bilateral/003"; a number stands for that
-    head in every class. None takes all. A range may have gaps, its two ends must exist.
+    Args:
+        folder: SkullFix layout, `complete_skull/NNN.nrrd`, `defective_skull/NNN.nrrd`, `implant/NNN.nrrd`, or
+            SkullBreak layout, where the last two have a folder per class: `implant/<class>/NNN.nrrd`. One of the three
+            folders may be missing.
+        cases: Numbers, ranges and names, separated by commas, such as "000-059,063" or "bilateral/003"; a number means
+            that head in every class. A range may have gaps, but its two ends must exist. None takes all cases.
 
-    Raises InputError for a folder in neither layout and for an unknown case.
+    Raises:
+        InputError: A folder in neither layout, or an unknown case.
     """
     folder = Path(folder)
     complete_skulls, defective_skulls, implants = (
@@ -96,19 +99,22 @@ def find_cases(folder: Path, cases: str | None = None) -> list[Case]:
     names = defective_skulls.keys() | implants.keys()
     names |= complete_skulls.keys() - {_head(name) for name in names}
     if not names:
-        came = "an empty folder" if folder.is_dir() and not any(folder.iterdir()) else "none of them"
+        if not folder.is_dir():
+            found = "no such folder"
+        else:
+            found = "none of them" if any(folder.iterdir()) else "an empty folder"
         raise InputError(
             f"{folder}: expected complete_skull/, defective_skull/ or implant/ with NNN.nrrd or <class>/NNN.nrrd, "
-            f"got {came if folder.is_dir() else 'no such folder'}; give the data set's own folder"
+            f"got {found}; give the folder of the data set itself"
         )
-    found = [
+    all_cases = [
         Case(name, complete_skulls.get(_head(name)), defective_skulls.get(name), implants.get(name))
         for name in sorted(names)
     ]
     if cases is None:
-        return found
-    chosen = set().union(*(_select(token.strip(), found, folder) for token in cases.split(",")))
-    return [case for case in found if case.name in chosen]
+        return all_cases
+    chosen = set().union(*(_select(token.strip(), all_cases, folder) for token in cases.split(",")))
+    return [case for case in all_cases if case.name in chosen]
 
 
 def _head(name: str) -> str:
@@ -117,7 +123,7 @@ def _head(name: str) -> str:
 
 
 def _select(token: str, cases: list[Case], folder: Path) -> set[str]:
-    """The names that one item of a selection stands for."""
+    """The names that one item of a selection means."""
     chosen = {case.name for case in cases if token in (case.name, _head(case.name))}
     if not chosen and (ends := re.fullmatch(r"(\d+)(?:-(\d+))?", token)):
         first, last = int(ends[1]), int(ends[2] or ends[1])

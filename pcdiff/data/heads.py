@@ -1,4 +1,4 @@
-"""The training cache: every head of a data set, reduced to about 1 mm."""
+"""The cache of heads that training reads: every complete skull of a data set, reduced to about 1 mm."""
 
 from __future__ import annotations
 
@@ -33,12 +33,22 @@ def load_head(path: Path) -> Head:
 
 
 def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 1, progress: bool = True) -> list[Path]:
-    """Writes `cache/heads/NNN.safetensors` for each *complete skull* of a data set, each head once; returns the paths.
+    """Writes `cache/heads/NNN.safetensors` for each *complete skull* of a data set.
 
-    folder, cases: see `find_cases`. workers: processes. A head of the same source bytes and pcdiff version is left
-    alone, so an interrupted run goes on where it stopped; files appear whole or not at all.
+    A head that was made from the same bytes by this version is kept, so an interrupted run continues where it stopped.
 
-    Raises InputError if there is no complete skull, one cannot be read, or the cache cannot be written.
+    Args:
+        folder: The data set, see `find_cases`.
+        cache: The folder to write to; it is created.
+        cases: See `find_cases`.
+        workers: Processes at a time.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The paths of the heads.
+
+    Raises:
+        InputError: No complete skull, one that cannot be read, or a cache that cannot be written.
     """
     sources = sorted({case.complete_skull for case in find_cases(folder, cases) if case.complete_skull})
     if not sources:
@@ -76,7 +86,7 @@ def _prepare_head(source: Path, target: Path) -> None:
                 if origin.items() <= (existing.metadata() or {}).items():
                     return
         except (OSError, SafetensorError):
-            pass  # not whole: made anew
+            pass  # a damaged head is made anew
     head = head_occupancy(read_volume(source), source.stem)
     with written_beside(target) as beside:
         beside.write_bytes(save({"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name}))

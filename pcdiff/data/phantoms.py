@@ -1,4 +1,4 @@
-"""Bones that are no skull: a jaw and a knee, each one another, as unions of ellipsoids on a scan's grid."""
+"""Negative controls: phantoms of a jaw and a knee, random unions of ellipsoids on a scan's grid."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ STEP = 4.0  # mm between the ellipsoids along a bone
 
 
 def jaw(grid: Volume, rng: np.random.Generator) -> Volume:
-    """A lower jaw in the middle of the grid: horseshoe, both rami, with condyles and coronoid processes."""
+    """A mandible in the middle of the grid: body, both rami, condyles and coronoid processes."""
     return _solid(_jaw(rng), grid, rng)
 
 
 def knee(grid: Volume, rng: np.random.Generator) -> Volume:
-    """A knee in the middle of the grid: the ends of femur, tibia and fibula with their shafts, and the patella."""
+    """A knee in the middle of the grid: femur, tibia and fibula with their shafts, and the patella."""
     return _solid(_knee(rng), grid, rng)
 
 
 def _jaw(rng: np.random.Generator) -> Iterator[Ellipsoid]:
-    """About the middle of the horseshoe, LPS mm: the chin towards -y."""
+    """Around the middle of the mandible's arch, LPS mm; the chin points to -y."""
     width, depth, tall = rng.normal([44, 66, 14], [2, 3, 1])
     for angle in np.radians(np.arange(-84, 85, 3.5)):
         outward = np.array([np.sin(angle), -np.cos(angle), 0.0])
@@ -40,7 +40,7 @@ def _jaw(rng: np.random.Generator) -> Iterator[Ellipsoid]:
 
 
 def _knee(rng: np.random.Generator) -> Iterator[Ellipsoid]:
-    """About the middle of the femur's condyles, LPS mm; the fibula is lateral of a left knee or a right one."""
+    """Around the middle of the femur's condyles, LPS mm; a left or a right knee."""
     wide, shaft = rng.normal([21, 14], [1.5, 1])
     lateral = rng.choice(SIDES)
     yield from _along((0, 0, 150), (0, 0, 55), (shaft,) * 3, (shaft,) * 3)
@@ -57,17 +57,19 @@ def _knee(rng: np.random.Generator) -> Iterator[Ellipsoid]:
     yield np.array([0.0, -46, 10]), np.diag([21.0, 9, 21])
 
 
-def _along(start: Iterable[float], end: Iterable[float], first: Iterable[float], last: Iterable[float]) -> Iterator:
-    """Ellipsoids from start to end, mm, whose half axes along x, y, z go from the first to the last."""
+def _along(
+    start: Iterable[float], end: Iterable[float], first: Iterable[float], last: Iterable[float]
+) -> Iterator[Ellipsoid]:
+    """Ellipsoids from start to end (3,) mm; their half axes along x, y, z change from `first` to `last` (3,) mm."""
     a, b, before, after = (np.array(list(values), float) for values in (start, end, first, last))
     for share in np.linspace(0, 1, int(np.linalg.norm(b - a) / STEP) + 2):
         yield a + share * (b - a), np.diag(before + share * (after - before))
 
 
 def _solid(ellipsoids: Iterable[Ellipsoid], grid: Volume, rng: np.random.Generator) -> Volume:
-    """Their union about the grid's middle, somewhat larger or smaller and turned; what lies beyond is cut off."""
+    """The union of ellipsoids around the middle of the grid, scaled and turned a little at random."""
     linear = np.linalg.qr(np.eye(3) + rng.normal(0, 0.08, (3, 3)))[0]
-    linear = linear * np.sign(np.diag(linear)) * rng.uniform(0.92, 1.08)  # QR may mirror axes
+    linear = linear * np.sign(np.diag(linear)) * rng.uniform(0.92, 1.08)  # undoes the mirroring of axes by QR
     middle = grid.to_mm((np.array(grid.mask.shape) - 1) / 2)
     inverse = np.linalg.inv(grid.affine[:3, :3])
     mask = np.zeros(grid.mask.shape, bool, order="F")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.design.case import write_case
 from pcdiff.design.record import case_folder, write_record
 from pcdiff.design.settings import Settings
@@ -29,7 +29,7 @@ def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str,
     with case_folder(folder, overwrite) as part:
         rng = np.random.default_rng(settings.seed)
         skull = ShapePrior.shipped().draw(rng)
-        defective_skull, truth = cut(skull, KIND, rng)
+        defective_skull, truth = simulate_craniotomy(skull, KIND, rng)
         for name, volume in (("skull", skull), ("defective_skull", defective_skull), ("implant_true", truth)):
             write_volume(volume, part / f"{name}.nrrd")
         record = write_case(part, part / "defective_skull.nrrd", method, settings)

@@ -17,11 +17,11 @@ def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: 
 
     Raises InputError for a skull that cannot be read or cut, and as `case_folder`.
     """
-    from pcdiff.data.craniotomy import cut
+    from pcdiff.data.craniotomy import simulate_craniotomy
 
     with case_folder(folder, overwrite, source) as part:
         skull = read_volume(source)
-        defective_skull, implant = cut(skull, kind, np.random.default_rng(seed), defects)
+        defective_skull, implant = simulate_craniotomy(skull, kind, np.random.default_rng(seed), defects)
         write_volume(defective_skull, part / SKULL)
         write_volume(implant, part / "implant.nrrd")
         record = {

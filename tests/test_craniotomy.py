@@ -1,10 +1,11 @@
-"""Virtual craniotomy on an ellipsoidal skull, whose walls, sides and volumes are known."""
+"""Virtual craniotomy on an ellipsoidal skull, whose surfaces, sides and volumes are known."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from pcdiff.data.craniotomy import BRIDGE, KINDS, ML_RANGE, Cranium, Outline, cut, draw_outlines
+from pcdiff.data.craniotomy import BRIDGE, KINDS, ML_RANGE, draw_outlines, simulate_craniotomy
+from pcdiff.data.outline import Cranium, Outline
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
 
@@ -40,48 +41,48 @@ def points_of(volume: Volume) -> np.ndarray:
     return volume.to_mm(np.argwhere(volume.mask))
 
 
-def tube(radius: float = 20.0, flare: float = 0.0, burrs: np.ndarray | None = None) -> Outline:
-    """A round cutter at the vertex of a sphere of radius 80 about the origin, its plane touching the sphere."""
+def tube(radius: float = 20.0, bevel: float = 0.0, burr_holes: np.ndarray | None = None) -> Outline:
+    """A round outline at the vertex of a sphere of radius 80 about the origin, its plane touching the sphere."""
     return Outline(
         kind="round",
         origin=np.array([0, 0, 80.0]),
         axes=np.eye(3),
         radii=np.full(360, radius),
-        flare=np.full(2, flare),
-        burrs=np.zeros((0, 3)) if burrs is None else burrs,
+        bevel=np.full(2, bevel),
+        burr_holes=np.zeros((0, 3)) if burr_holes is None else burr_holes,
         centre=np.zeros(3),
         outer=np.array([80.0, 0, 0, 0, 0, 0]),
     )
 
 
-def test_a_saw_without_flare_cuts_a_cylinder() -> None:
+def test_an_outline_without_a_bevel_cuts_a_cylinder() -> None:
     across = np.array([0, 19.9, 20.1])
     for height in (76.0, 70.0):
         points = np.stack([across, np.zeros(3), np.full(3, height)], axis=1)
         assert tube().contains(points).tolist() == [True, True, False]
 
 
-def test_a_flare_of_one_over_the_radius_cuts_towards_the_centre() -> None:
+def test_a_bevel_of_one_over_the_radius_cuts_towards_the_centre() -> None:
     edge = np.arctan(20 / 80)  # of a cone whose tip is the sphere's centre
     for radius in (60.0, 70.0, 80.0):
         angles = edge + np.array([-0.005, 0.005])
         points = radius * np.stack([np.sin(angles), np.zeros(2), np.cos(angles)], axis=1)
-        assert tube(flare=1 / 80).contains(points).tolist() == [True, False]
+        assert tube(bevel=1 / 80).contains(points).tolist() == [True, False]
 
 
-def test_a_cutter_reaches_through_the_vault_but_not_to_the_base_or_the_other_side() -> None:
+def test_an_outline_holds_the_vault_but_neither_the_base_nor_the_other_side() -> None:
     heights = np.array([85.0, 79.0, 60.0, 50.0, 0.5, -79.0])
     points = np.stack([np.zeros(6), np.zeros(6), heights], axis=1)
     assert tube().contains(points).tolist() == [True, True, True, False, False, False]
 
 
-def test_a_burr_hole_widens_the_cut_at_its_place_only() -> None:
-    cutter = tube(burrs=np.array([[20.0, 0, 5.0]]))
+def test_a_burr_hole_widens_the_defect_only_where_it_lies() -> None:
+    outline = tube(burr_holes=np.array([[20.0, 0, 5.0]]))
     points = np.array([[24.5, 0, 72], [25.5, 0, 72], [-24.5, 0, 72]])
-    assert cutter.contains(points).tolist() == [True, False, False]
+    assert outline.contains(points).tolist() == [True, False, False]
 
 
-def test_the_centre_lies_75_mm_under_the_vertex_and_the_surface_on_the_outer_wall(cranium: Cranium) -> None:
+def test_the_centre_lies_75_mm_under_the_vertex_and_the_surface_on_the_outer_table(cranium: Cranium) -> None:
     np.testing.assert_allclose(cranium.centre, MIDDLE, atol=2.5)
     vault = cranium.surface[cranium.surface[:, 2] > MIDDLE[2]]
     assert (~ellipsoid(vault, 4.0)).mean() > 0.99
@@ -89,18 +90,18 @@ def test_the_centre_lies_75_mm_under_the_vertex_and_the_surface_on_the_outer_wal
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_kind_cuts_one_piece_through_the_wdefect_vault(
+def test_every_kind_cuts_one_piece_through_the_whole_vault(
     kind: str, seed: int, skull: Volume, cranium: Cranium
 ) -> None:
     before = skull.mask.copy()
-    defective, implant = cut(skull, kind, np.random.default_rng(seed))
+    defective, implant = simulate_craniotomy(skull, kind, np.random.default_rng(seed))
     assert np.array_equal(skull.mask, before)
     assert not (defective.mask & implant.mask).any()
     assert np.array_equal(defective.mask | implant.mask, skull.mask)
     assert ML_RANGE[0] <= implant.ml <= ML_RANGE[1]
     assert 0.8 * KINDS[kind].ml[0] < implant.ml < 1.1 * KINDS[kind].ml[2]
     assert ndimage.label(implant.mask)[1] == 1
-    assert ndimage.label(defective.mask)[1] == 1  # nothing hangs in the defect
+    assert ndimage.label(defective.mask)[1] == 1  # no loose bone in the defect
 
     (outline,) = draw_outlines(kind, np.random.default_rng(seed), cranium)
     aim = outline.origin - cranium.centre
@@ -136,7 +137,7 @@ def test_each_kind_lies_where_its_name_says(seed: int, cranium: Cranium) -> None
     assert abs(posterior[0]) < 12
 
 
-def test_the_first_side_is_drawn(cranium: Cranium) -> None:
+def test_the_first_side_is_random(cranium: Cranium) -> None:
     sides = {
         np.sign(draw_outlines("parietotemporal", np.random.default_rng(seed), cranium)[0].origin[0] - MIDDLE[0])
         for seed in range(8)
@@ -148,8 +149,10 @@ def test_random_2_is_larger_than_random_1() -> None:
     assert KINDS["random_2"].ml[0] > KINDS["random_1"].ml[2]
 
 
-def test_the_same_state_cuts_the_same_and_another_one_does_not(skull: Volume) -> None:
-    first, again, other = (cut(skull, "irregular", np.random.default_rng(seed))[1].mask for seed in (5, 5, 6))
+def test_the_same_seed_gives_the_same_defect_and_another_one_does_not(skull: Volume) -> None:
+    first, again, other = (
+        simulate_craniotomy(skull, "irregular", np.random.default_rng(seed))[1].mask for seed in (5, 5, 6)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -157,8 +160,8 @@ def test_the_same_state_cuts_the_same_and_another_one_does_not(skull: Volume) ->
 @pytest.mark.parametrize(
     ("kind", "defects"), [("bilateral", 2), ("parietotemporal", 2), ("random_1", 3), ("skullfix", 2)]
 )
-def test_several_defects_are_apart_by_a_bridge_of_bone(kind: str, defects: int, skull: Volume) -> None:
-    defective, implant = cut(skull, kind, np.random.default_rng(2), defects)
+def test_a_bridge_of_bone_separates_defects(kind: str, defects: int, skull: Volume) -> None:
+    defective, implant = simulate_craniotomy(skull, kind, np.random.default_rng(2), defects)
     labels, count = ndimage.label(implant.mask)
     assert count == defects
     for defect in range(1, count):
@@ -168,8 +171,8 @@ def test_several_defects_are_apart_by_a_bridge_of_bone(kind: str, defects: int, 
     assert 10 * defects * 0.9 < implant.ml <= ML_RANGE[1]
 
 
-def test_a_scrap_that_the_cut_frees_goes_with_the_implant(skull: Volume) -> None:
-    """A bar that hangs from the vault far below the cutter's reach would float in the defect."""
+def test_bone_that_the_cut_detaches_belongs_to_the_implant(skull: Volume) -> None:
+    """A bar below the vault, beyond the depth of the cut, would float in the defect."""
     seed = 3
     (outline,) = draw_outlines("random_2", np.random.default_rng(seed), Cranium.from_volume(skull))
     points = skull.to_mm(np.moveaxis(np.indices(skull.mask.shape), 0, -1))
@@ -177,7 +180,7 @@ def test_a_scrap_that_the_cut_frees_goes_with_the_implant(skull: Volume) -> None
     aside = np.linalg.norm(points - outline.origin - height[..., None] * outline.axes[2], axis=-1)
     bar = (aside < 3) & (height > -60) & ellipsoid(points, 0) & ~ellipsoid(points, 31)
     spiked = skull.with_mask(skull.mask | bar)
-    defective, implant = cut(spiked, "random_2", np.random.default_rng(seed))
+    defective, implant = simulate_craniotomy(spiked, "random_2", np.random.default_rng(seed))
     assert (implant.mask & bar & ellipsoid(points, 28)).any()
     assert ndimage.label(defective.mask)[1] == 1
 
@@ -188,11 +191,11 @@ def test_bone_in_layers_is_refused(skull: Volume) -> None:
     inner_table = ellipsoid(points, 9) & ~ellipsoid(points, 13)
     layers = skull.with_mask((table | inner_table) & (points[..., 2] > MIDDLE[2] - 45))
     with pytest.raises(InputError, match="in one piece"):
-        cut(layers, "random_1", np.random.default_rng(0))
+        simulate_craniotomy(layers, "random_1", np.random.default_rng(0))
 
 
-def test_outlines_from_rays_hold_the_bone_they_were_asked_for() -> None:
-    """A map of directions instead of voxels: a spherical shell, whose volume is known."""
+def test_outlines_from_rays_hold_the_volume_of_bone_of_their_kind() -> None:
+    """A spherical shell as a map of directions; its volume is known."""
     count = 6000
     z = 1 - 1.6 * (np.arange(count) + 0.5) / count  # down to z = -0.6
     turn = np.pi * (3 - 5**0.5) * np.arange(count)
@@ -206,11 +209,11 @@ def test_outlines_from_rays_hold_the_bone_they_were_asked_for() -> None:
         assert 0.8 * KINDS[kind].ml[0] < ml < 1.1 * KINDS[kind].ml[2]
 
 
-def test_a_users_mistakes_are_one_line(skull: Volume) -> None:
+def test_wrong_arguments_are_refused_in_one_line(skull: Volume) -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match=r"bilateral, frontoorbital, .*irregular; got 'cube'"):
-        cut(skull, "cube", rng)
+        simulate_craniotomy(skull, "cube", rng)
     with pytest.raises(InputError, match="1 to 3 defects, got 7"):
-        cut(skull, "random_1", rng, defects=7)
+        simulate_craniotomy(skull, "random_1", rng, defects=7)
     with pytest.raises(InputError, match="expected a skull"):
-        cut(skull.with_mask(np.zeros_like(skull.mask)), "random_1", rng)
+        simulate_craniotomy(skull.with_mask(np.zeros_like(skull.mask)), "random_1", rng)

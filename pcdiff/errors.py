@@ -1,8 +1,8 @@
-"""The one exception that is the user's to mend."""
+"""The error that a user can correct."""
 
 
 class InputError(ValueError):
-    """What was given breaks a rule. The message is one line: what was expected, what came, what to do.
+    """An input that cannot be used. The message is one line: what was expected, what was given, and what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """

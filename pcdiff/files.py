@@ -1,18 +1,18 @@
-"""Files that appear whole or not at all, and what their bytes are known by."""
+"""Files that are written whole or not at all, and the digest of their bytes."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from pcdiff.errors import InputError
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes. Raises InputError where there is no such file."""
+    """The SHA-256 of a file's bytes in hex. Raises InputError for a missing file."""
     if not path.is_file():
         raise InputError(f"{path}: expected a file, found none; check the path")
     with path.open("rb") as file:
@@ -21,14 +21,18 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A path in the same folder to write to; it becomes `path` when the block succeeds and vanishes when it fails."""
+    """A temporary path in the same folder to write to; it replaces `path` when the block succeeds, else it is removed.
+
+    Its name is unique, so threads, processes and hosts that share the folder may write the same file: the last one to
+    finish wins. Raises InputError for a missing or unwritable folder, and where `path` is a folder.
+    """
     if not path.parent.is_dir():
         raise InputError(f"{path}: expected an existing output folder, found none; create {path.parent} first")
     if path.is_dir():
         raise InputError(f"{path}: expected a file to write, found a folder; give a file name")
-    part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which SimpleITK knows the format
+    part = path.with_name(f".{uuid4().hex}.{path.name}")  # SimpleITK reads the format from the suffix
     try:
-        part.touch()
+        part.touch(exist_ok=False)
     except OSError as error:
         raise InputError(f"{path}: cannot write here ({error.strerror}); choose a writable folder") from error
     try:

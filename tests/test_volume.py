@@ -318,7 +318,7 @@ def test_refused_outputs(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def touch(self: Path) -> None:
+    def touch(self: Path, exist_ok: bool = True) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", touch)  # root may write anywhere, so permissions alone would not do

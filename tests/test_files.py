@@ -1,0 +1,55 @@
+"""Files on a shared disk: written whole or not at all, whoever else writes them at the same time."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from pcdiff.errors import InputError
+from pcdiff.files import sha256, written_beside
+
+
+def test_threads_that_write_one_file_do_not_mix(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def write(letter: str) -> Path:
+        with written_beside(tmp_path / "a.bin") as part:
+            part.write_text(letter * 1000)
+            together.wait(timeout=5)  # all have written, none has finished
+            assert part.read_text() == letter * 1000
+        return part
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(write, "abcdefgh"))
+    assert len(set(parts)) == 8
+    text = (tmp_path / "a.bin").read_text()
+    assert text == text[0] * 1000
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.bin"]
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
+    with written_beside(tmp_path / "a.nii.gz") as part:
+        assert part.parent == tmp_path
+        assert part.name.startswith(".")
+        assert part.name.endswith(".a.nii.gz")
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError), written_beside(path) as part:
+        part.write_text("new")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_digest_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"bone")
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"bone").hexdigest()
+    with pytest.raises(InputError, match="found none"):
+        sha256(tmp_path / "b")

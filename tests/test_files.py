@@ -42,8 +42,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyError), written_beside(path) as part:
-        part.write_text("new")
-        raise KeyError
+        raise KeyError(part.write_text("new"))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -14,7 +14,7 @@ import trimesh
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask, read_stl
-from pcdiff.geometry.mesh_files import KINDS, mesh_kinds, write_mesh
+from pcdiff.geometry.mesh_files import MESH_KINDS, mesh_kinds, write_mesh
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -43,7 +43,7 @@ def solid(path: Path) -> trimesh.Trimesh:
 
 
 @pytest.mark.parametrize("space", ["lps", "ras"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MESH_KINDS)
 def test_each_kind_holds_the_solid_in_its_units_and_axes(kind: str, space: str, tmp_path: Path) -> None:
     path = tmp_path / f"implant.{kind}"
     write_mesh(BOX, path, space)
@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         write_mesh(BOX, tmp_path / "a.stl", "las")
     with pytest.raises(InputError, match="unknown mesh file"):
         write_mesh(BOX, tmp_path / "a")
-    for kind in KINDS:
+    for kind in MESH_KINDS:
         with pytest.raises(InputError, match="there is no implant to write"):
             write_mesh(Mesh(np.zeros((0, 3)), np.zeros((0, 3), int)), tmp_path / f"a.{kind}")
     assert not list(tmp_path.iterdir())

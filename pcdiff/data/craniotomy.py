@@ -112,7 +112,7 @@ def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, defects
                 break
         else:
             raise InputError(
-                f"expected a place for {defects} {kind} defect(s) on the skull, found none; choose fewer, or another kind"
+                f"expected a place for {defects} {kind} defect(s), found none; choose fewer, or another kind"
             )
         outlines.append(outline)
         taken = np.r_[taken, inside]

@@ -1,1 +1,1 @@
-"""Volumes, points and meshes that carry their frame, in patient millimetres (LPS)."""
+"""Volumes, points and meshes with their coordinate frames, in patient millimetres (LPS)."""

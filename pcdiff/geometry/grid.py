@@ -1,4 +1,4 @@
-"""Boxes, borders and components of masks on a voxel grid, and the cells around a point of it."""
+"""Boxes, borders and connected components of masks on a voxel grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A triangle mesh in patient millimetres, and the files it becomes."""
+"""A triangle mesh in patient millimetres, its STL file, and the mask of its inside."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pcdiff.geometry.volume import Volume
 STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 SPACES = ("lps", "ras")
 SNAP = 2**17  # steps per voxel in `mesh_to_mask`: finer than float32 millimetres, coarse enough for int64 products
-CANDIDATES = 2**19  # (triangle, lattice column) pairs tested at a time
+PAIRS_AT_A_TIME = 2**19  # of a triangle and a column of voxels
 
 
 @dataclass(frozen=True)
 class Mesh:
     """Triangles, wound so that normals point out of the solid.
 
-    vertices: (V, 3) float, patient millimetres (LPS). faces: (F, 3) int.
+    vertices: (V, 3) float, patient millimetres (LPS). faces: (F, 3) int. Raises ValueError for another shape.
     """
 
     vertices: np.ndarray
@@ -36,7 +36,7 @@ class Mesh:
 
     @property
     def area_vectors(self) -> np.ndarray:
-        """(F, 3) mm2: outward normal of each triangle, as long as the triangle's area."""
+        """(F, 3) mm2: the outward normal of each triangle; its length is the triangle's area."""
         a, b, c = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
         return 0.5 * np.cross(b - a, c - a)
 
@@ -47,12 +47,12 @@ class Mesh:
 
     @property
     def volume_ml(self) -> float:
-        """Enclosed volume in millilitres by the divergence theorem; negative where the winding points inward."""
+        """Enclosed volume in millilitres by the divergence theorem; negative if the normals point inward."""
         return float((self.vertices[self.faces[:, 0]] * self.area_vectors).sum()) / 3000.0
 
     @property
     def is_watertight(self) -> bool:
-        """Does every edge belong to exactly two triangles? Vertices must be merged, as all meshes here are."""
+        """Whether every edge belongs to exactly two triangles. Equal vertices must be one, as in all meshes here."""
         import trimesh
 
         return bool(trimesh.Trimesh(self.vertices, self.faces, process=False).is_watertight)
@@ -65,18 +65,18 @@ def check_space(space: str) -> None:
 
 
 def in_space(vertices: np.ndarray, space: str) -> np.ndarray:
-    """(V, 3) LPS mm -> the same in `lps` or `ras`, and back: half a turn about z, so that outward stays outward.
+    """(V, 3) LPS mm -> the same in `lps` or `ras`, and back.
 
-    Raises InputError for another space.
+    RAS is half a turn about z, so normals keep pointing outward. Raises InputError for another space.
     """
     check_space(space)
     return vertices * (1.0, 1.0, 1.0) if space == "lps" else vertices * (-1.0, -1.0, 1.0)
 
 
 def write_stl(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
-    """Binary STL: float32, mm, outward normals, `SPACE=LPS` or `RAS` in the header; written beside, then renamed.
+    """Writes a binary STL: float32, mm, outward normals, `SPACE=LPS` or `RAS` in the header.
 
-    Triangles that float32 collapses to a line are left out: their neighbours then meet, and the solid stays closed.
+    Triangles that float32 collapses to a line are left out; their neighbours then meet, and the solid stays closed.
     Raises InputError for a mesh without triangles, another space, and a folder that is missing or not writable.
     """
     corners = in_space(mesh.vertices, space).astype(np.float32)[mesh.faces]  # (F, 3, 3)
@@ -88,7 +88,7 @@ def write_stl(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
     triangles["corners"] = corners
     normals = np.cross(*np.diff(corners.astype(np.float64), axis=1).transpose(1, 0, 2))
     triangles["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
-    # A binary file that began with "solid" would be taken for text; 3D Slicer reads the space from this comment.
+    # A binary file must not begin with "solid", which marks text. 3D Slicer reads the space from this comment.
     header = f"binary STL by pcdiff; SPACE={space.upper()}; UNIT=mm".encode().ljust(80)
     with written_beside(Path(path)) as part, part.open("wb") as file:
         file.write(header + np.uint32(len(triangles)).astype("<u4").tobytes())
@@ -96,10 +96,10 @@ def write_stl(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
 
 
 def read_stl(path: str | Path) -> Mesh:
-    """Triangles of an STL file (binary or text), equal corners merged to one vertex.
+    """Reads a binary or text STL file; equal corners become one vertex.
 
-    Coordinates are mm, LPS unless the header says SPACE=RAS; in LPS they come out. Raises InputError for a file that
-    holds no triangles.
+    Its coordinates are mm, in LPS unless the header holds SPACE=RAS; the mesh is in LPS. Raises InputError for a file
+    that is missing, damaged or without triangles.
     """
     import trimesh
 
@@ -114,7 +114,7 @@ def read_stl(path: str | Path) -> Mesh:
     try:
         loaded = trimesh.load_mesh(str(path), file_type="stl", process=True)
     except (ValueError, IndexError) as error:
-        raise InputError(f"{path}: the STL text is not sound; export it again") from error
+        raise InputError(f"{path}: the text of the STL file is damaged; export it again") from error
     if len(loaded.faces) == 0:
         raise InputError(f"{path}: the STL file holds no triangles; export it again")
     space = "ras" if b"SPACE=RAS" in head[:80] else "lps"
@@ -122,12 +122,13 @@ def read_stl(path: str | Path) -> Mesh:
 
 
 def mesh_to_mask(mesh: Mesh, volume: Volume) -> np.ndarray:
-    """(I, J, K) bool: voxels of the volume's grid whose centre lies inside the closed mesh.
+    """(I, J, K) bool: the voxels of the volume's grid whose centre lies inside the closed mesh.
 
-    Each column of voxel centres along k is a ray; the triangles it crosses are found in the (i, j) projection, and a
-    centre is inside when an odd number of crossings lies below it. Vertices are snapped to 1/2**17 voxel, where the
-    predicates are exact integers and a ray through an edge or a vertex is decided by a symbolic shift of the ray
-    (Edelsbrunner & Muecke 1990): it crosses exactly one of the triangles that meet there, so parity never leaks.
+    Each column of voxel centres along k is a ray. The triangles that it crosses are found in the (i, j) projection; a
+    centre is inside if an odd number of crossings lies below it. Vertices are rounded to 1/2**17 voxel, so that all
+    tests are exact integers. A ray through an edge or a vertex is shifted symbolically (Edelsbrunner & Muecke 1990): it
+    crosses exactly one of the triangles that meet there, and the parity stays right.
+
     Raises ValueError for a mesh more than 4096 voxels from the grid's origin, where int64 would overflow.
     """
     index = volume.to_index(np.asarray(mesh.vertices, np.float64))
@@ -148,28 +149,28 @@ def mesh_to_mask(mesh: Mesh, volume: Volume) -> np.ndarray:
 
 
 def _columns(triangles: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Triangles (n, 3, 3) beside the lattice columns i (n,), j (n,) of their bounding boxes, in chunks."""
+    """Triangles (n, 3, 3) and the columns i (n,), j (n,) of voxels inside their bounding boxes, in chunks."""
     corner = triangles[:, :, :2]
     low = np.maximum(-(-corner.min(axis=1) // SNAP), 0)  # ceil
     high = np.minimum(corner.max(axis=1) // SNAP, np.array(shape[:2]) - 1)
     extent = np.maximum(high - low + 1, 0)  # (F, 2)
     pairs = extent.prod(axis=1)
     triangles, low, extent, pairs = (x[pairs > 0] for x in (triangles, low, extent, pairs))
-    for group in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(np.cumsum(pairs) // CANDIDATES)) + 1):
+    for group in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(np.cumsum(pairs) // PAIRS_AT_A_TIME)) + 1):
         owner = np.repeat(group, pairs[group])
         rank = np.arange(len(owner)) - np.repeat(np.cumsum(pairs[group]) - pairs[group], pairs[group])
         yield triangles[owner], low[owner, 0] + rank // extent[owner, 1], low[owner, 1] + rank % extent[owner, 1]
 
 
 def _crossings(triangles: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """i, j and height (voxels) where the ray of a column meets its triangle; pairs that miss each other are dropped."""
+    """i, j and height (voxels) where the ray of a column crosses its triangle; other pairs are dropped."""
     point = np.stack([i, j], axis=1) * SNAP
     weights, sides = [], []
-    for start, end in ((1, 2), (2, 0), (0, 1)):  # each edge faces the corner whose barycentric weight it gives
+    for start, end in ((1, 2), (2, 0), (0, 1)):  # the edge opposite to each corner gives its barycentric weight
         a, b = triangles[:, start, :2], triangles[:, end, :2]
         (dx, dy), (px, py) = (b - a).T, (point - a).T
         weight = dx * py - dy * px
-        # On the edge's line: the ray moved by (eps, eps**2) adds -dy * eps, then dx * eps**2.
+        # For a ray on the edge's line: the shift by (eps, eps**2) adds -dy * eps, then dx * eps**2.
         sides.append(np.where(weight != 0, weight, np.where(dy != 0, -dy, dx)) > 0)
         weights.append(weight)
     hit = (sides[0] == sides[1]) & (sides[1] == sides[2]) & (sum(weights) != 0)

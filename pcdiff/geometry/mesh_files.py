@@ -1,4 +1,4 @@
-"""A mesh as the files that other tools open: STL, PLY, OBJ and 3MF in millimetres, GLB as glTF asks for."""
+"""Mesh files for other tools: STL, PLY, OBJ and 3MF in millimetres, GLB in metres as glTF requires."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.mesh import Mesh, in_space, write_stl
 
-KINDS = ("stl", "ply", "obj", "3mf", "glb")
+MESH_KINDS = ("stl", "ply", "obj", "3mf", "glb")
 TYPES = """<?xml version="1.0" encoding="UTF-8"?>
 <Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">
 <Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>
@@ -26,19 +26,21 @@ RELATIONS = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def mesh_kinds(text: str) -> tuple[str, ...]:
-    """File kinds with commas between, each once, in the order of KINDS. Raises InputError for an unknown one."""
-    asked = {kind.strip().lower().removeprefix(".") for kind in text.split(",")}
-    for kind in sorted(asked - set(KINDS)):
-        raise InputError(f"unknown mesh file {kind!r}: expected some of {', '.join(KINDS)}, with commas")
-    return tuple(kind for kind in KINDS if kind in asked)
+    """File kinds separated by commas -> each once, in the order of MESH_KINDS. Raises InputError for an unknown one."""
+    named = {kind.strip().lower().removeprefix(".") for kind in text.split(",")}
+    for kind in sorted(named - set(MESH_KINDS)):
+        raise InputError(
+            f"unknown mesh file {kind!r}: expected some of {', '.join(MESH_KINDS)}; separate them with commas"
+        )
+    return tuple(kind for kind in MESH_KINDS if kind in named)
 
 
 def write_mesh(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
-    """By suffix: .stl, .ply, .obj, .3mf in millimetres of the patient's `lps` or `ras`; .glb in metres.
+    """Writes the file that the suffix names: .stl, .ply, .obj or .3mf in mm, in `lps` or `ras`; .glb in metres.
 
-    glTF fixes its own axes: y is up (superior), z is where the face looks (anterior), x the patient's left, whatever
-    the space. Same mesh, same bytes. Raises InputError for another suffix or space, a mesh without triangles, or where
-    the file cannot be written.
+    glTF has axes of its own, whatever the space: x is the patient's left, y superior, z anterior. The same mesh gives
+    the same bytes. Raises InputError for another suffix or space, a mesh without triangles, and a file that cannot be
+    written.
     """
     path = Path(path)
     (kind,) = mesh_kinds(path.suffix or "none")
@@ -53,10 +55,10 @@ def write_mesh(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
         if kind == "3mf":
             _write_3mf(vertices, mesh.faces, note, part)
         else:
-            part.write_bytes(_exported(mesh, vertices, kind, note))
+            part.write_bytes(_export(mesh, vertices, kind, note))
 
 
-def _exported(mesh: Mesh, vertices: np.ndarray, kind: str, note: str) -> bytes:
+def _export(mesh: Mesh, vertices: np.ndarray, kind: str, note: str) -> bytes:
     import trimesh
 
     if kind == "glb":
@@ -73,7 +75,7 @@ def _exported(mesh: Mesh, vertices: np.ndarray, kind: str, note: str) -> bytes:
 
 
 def _write_3mf(vertices: np.ndarray, faces: np.ndarray, note: str, path: Path) -> None:
-    """3D Manufacturing Format, core specification 1.3; one object of one mesh, its unit said."""
+    """3D Manufacturing Format, core specification 1.3: one object with one mesh, in millimetres."""
     corners = "".join(f'<vertex x="{x:.5f}" y="{y:.5f}" z="{z:.5f}"/>' for x, y, z in vertices.tolist())
     triangles = "".join(f'<triangle v1="{a}" v2="{b}" v3="{c}"/>' for a, b, c in faces.tolist())
     model = (
@@ -86,5 +88,5 @@ def _write_3mf(vertices: np.ndarray, faces: np.ndarray, note: str, path: Path) -
     )
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
         files = {"[Content_Types].xml": TYPES, "_rels/.rels": RELATIONS, "3D/3dmodel.model": model}
-        for name, text in files.items():  # a ZipInfo of no time: same mesh, same bytes
+        for name, text in files.items():  # ZipInfo has a fixed time, so the same mesh gives the same bytes
             archive.writestr(ZipInfo(name), text, ZIP_DEFLATED)

@@ -1,4 +1,4 @@
-"""How good is an implant? DSC, border DSC and HD95 by the published definitions of the AutoImplant challenges.
+"""Scores of an implant: DSC, border DSC and HD95 as the AutoImplant challenges define them.
 
 Definitions: Li et al., "AutoImplant 2020", IEEE TMI 2021, and Li et al., "Towards clinical applicability and
 computational efficiency in automatic cranial implant design", MedIA 2023. Everything is in mm, on the input grid.
@@ -15,13 +15,13 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.grid import bounding_box, box_slices, voxel_border, voxels_per_mm
 from pcdiff.geometry.volume import Volume
 
-# An oblique grid's column norms carry rounding; a voxel exactly on the border must not hang on it.
-_ROUNDING_MM = 1e-6
+# The spacing of an oblique grid is rounded; a voxel exactly on the border must count all the same.
+ROUNDING_MM = 1e-6
 
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """How far each surface voxel of one mask lies from the nearest surface voxel of the other, centre to centre.
+    """Distance of each surface voxel of one mask to the nearest surface voxel of the other, centre to centre.
 
     a_to_b: (Na,) mm, one per surface voxel of a; infinite where b is empty.
     b_to_a: (Nb,) mm, one per surface voxel of b; infinite where a is empty.
@@ -33,12 +33,12 @@ class SurfaceDistances:
     def percentile(self, q: float) -> float:
         """The q-th percentile of both directed distances *pooled*, mm; 0 for two empty masks, infinite for one.
 
-        Libraries that take the larger of two directed percentiles return another number.
+        Some libraries return the larger of two directed percentiles, which is another number.
         """
         pooled = np.concatenate([self.a_to_b, self.b_to_a])
         if pooled.size == 0:
             return 0.0
-        # Interpolating between infinities is not a number; an empty mask leaves nothing finite anyway.
+        # With an empty mask all distances are infinite, and interpolation between them gives NaN.
         return float(np.percentile(pooled, q)) if np.isfinite(pooled).all() else float("inf")
 
 
@@ -52,7 +52,7 @@ class Scores:
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """DSC = 2 |a and b| / (|a| + |b|) of two bool masks of one shape; 1 for two empty masks."""
+    """DSC = 2 |a and b| / (|a| + |b|) of two bool masks of the same shape; 1 for two empty masks."""
     total = np.count_nonzero(a) + np.count_nonzero(b)
     return 2.0 * np.count_nonzero(a & b) / total if total else 1.0
 
@@ -62,17 +62,24 @@ def border_dice(
 ) -> float:
     """DSC of the voxels at most `border_mm` (Euclidean) from the nearest voxel of the *defective skull*.
 
-    a, b, defective_skull: (I, J, K) bool on one grid. spacing: (3,) mm, or the affine's (3, 3) part where axes are not
-    perpendicular. 1 where neither mask comes near the skull.
+    Args:
+        a: (I, J, K) bool.
+        b: (I, J, K) bool on the same grid.
+        defective_skull: (I, J, K) bool on the same grid.
+        spacing: (3,) mm, or the linear part (3, 3) of the affine for axes that are not perpendicular.
+        border_mm: Width of the border.
+
+    Returns:
+        The DSC; 1 if neither mask has a voxel in the border.
     """
-    grid = _grid(spacing)
+    axes = _axes(spacing)
     low, high = bounding_box(a | b)
-    # Bone that decides whether a voxel of a or b is near lies at most border_mm beyond their box.
-    margin = np.ceil(border_mm * voxels_per_mm(grid)).astype(int)
-    a, b, bone = (_cut(mask, low - margin, high + margin) for mask in (a, b, defective_skull))
+    # Bone farther than border_mm from the box of both masks is near none of their voxels.
+    margin = np.ceil(border_mm * voxels_per_mm(axes)).astype(int)
+    a, b, bone = (_crop(mask, low - margin, high + margin) for mask in (a, b, defective_skull))
     union = np.argwhere(a | b)  # (N, 3)
     bone_surface = np.argwhere(voxel_border(bone, beyond="background"))
-    near = within_distance(union @ grid.T, bone_surface @ grid.T, border_mm) | bone[tuple(union.T)]
+    near = within_distance(union @ axes.T, bone_surface @ axes.T, border_mm) | bone[tuple(union.T)]
     index = tuple(union[near].T)
     return dice(a[index], b[index])
 
@@ -80,13 +87,13 @@ def border_dice(
 def surface_distances(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> SurfaceDistances:
     """Both directed surface distances of two (I, J, K) bool masks on one grid; spacing: as in `border_dice`.
 
-    A surface voxel is a mask voxel with a 6-neighbour outside the mask; beyond the grid is outside.
+    A surface voxel is a mask voxel with one of its six neighbours outside the mask; beyond the grid is outside.
     """
-    grid = _grid(spacing)
+    axes = _axes(spacing)
     low, high = bounding_box(a | b)
-    # Beyond the box of both masks lies no mask voxel, so the cut makes no surface that was not there.
-    borders = (voxel_border(_cut(mask, low, high), beyond="background") for mask in (a, b))
-    points_a, points_b = (np.argwhere(border) @ grid.T for border in borders)
+    # No mask reaches beyond the box of both, so the crop changes no surface.
+    borders = (voxel_border(_crop(mask, low, high), beyond="background") for mask in (a, b))
+    points_a, points_b = (np.argwhere(border) @ axes.T for border in borders)
     return SurfaceDistances(_nearest(points_a, points_b), _nearest(points_b, points_a))
 
 
@@ -101,30 +108,30 @@ def scores(prediction: Volume, truth: Volume, defective_skull: Volume) -> Scores
         if volume.mask.shape != truth.mask.shape:
             raise InputError(
                 f"{name} must lie on the true implant's grid {truth.mask.shape}, got {volume.mask.shape}; "
-                "write it on the input's grid"
+                "resample it to that grid"
             )
         if not np.allclose(volume.affine, truth.affine, rtol=0, atol=1e-3):
             raise InputError(
                 f"{name} must have the true implant's directions and origin, they differ by up to "
-                f"{np.abs(volume.affine - truth.affine).max():.3g} mm; write it on the input's grid"
+                f"{np.abs(volume.affine - truth.affine).max():.3g} mm; resample it to that grid"
             )
-    a, b, grid = prediction.mask, truth.mask, truth.affine[:3, :3]
-    return Scores(dice(a, b), border_dice(a, b, defective_skull.mask, grid), hd95(a, b, grid))
+    a, b, axes = prediction.mask, truth.mask, truth.affine[:3, :3]
+    return Scores(dice(a, b), border_dice(a, b, defective_skull.mask, axes), hd95(a, b, axes))
 
 
-def _grid(spacing: np.ndarray) -> np.ndarray:
-    """(3,) mm or (3, 3) -> (3, 3), voxel index -> mm up to a shift."""
+def _axes(spacing: np.ndarray) -> np.ndarray:
+    """(3,) mm or (3, 3) -> (3, 3), voxel index -> mm but for the origin."""
     spacing = np.asarray(spacing, float)
     return np.diag(spacing) if spacing.ndim == 1 else spacing
 
 
-def _cut(mask: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The view low <= index < high, clipped to the grid."""
+def _crop(mask: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The view low <= index < high of a mask, clipped to the grid."""
     return mask[box_slices(np.maximum(low, 0), high)]
 
 
 def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, 3) mm, (M, 3) mm -> (N,) mm to the nearest of the others; infinite where there is none."""
+    """(N, 3) mm, (M, 3) mm -> (N,) mm to the nearest of the others; infinite if there are none."""
     if not len(others):
         return np.full(len(points), np.inf)
     return cKDTree(others).query(points)[0]
@@ -134,4 +141,4 @@ def within_distance(points: np.ndarray, others: np.ndarray, mm: float) -> np.nda
     """(N, 3) mm, (M, 3) mm -> (N,) bool: is the nearest of the others at most `mm` away?"""
     if not len(others):
         return np.zeros(len(points), bool)
-    return np.isfinite(cKDTree(others).query(points, distance_upper_bound=mm + _ROUNDING_MM)[0])
+    return np.isfinite(cKDTree(others).query(points, distance_upper_bound=mm + ROUNDING_MM)[0])

@@ -1,4 +1,4 @@
-"""A mask reduced to about 1 mm: the share of bone in each cell."""
+"""A skull reduced to about 1 mm: the share of bone in each block of voxels."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.volume import Volume
 
-HEAD_SPACING_MM = 0.9  # block size that heads come nearest to; half a millimetre of bone is still seen in the mean
+HEAD_SPACING_MM = 0.9  # the block size aimed at; half a millimetre of bone still shows in the mean of a block
 HEAD_MARGIN = 2  # blocks of air around the bone
 
 
 @dataclass(frozen=True)
 class Head:
-    """A skull at about 0.9 mm, cut to its bone.
+    """A skull at about 0.9 mm, cropped to its bone.
 
     occupancy: (I, J, K) uint8, 255 times the share of bone in each block of voxels.
     affine:    (4, 4) float64, block index -> mm of the block's centre, LPS.
 
-    There is air around the bone, except where the scan itself ends: bone in the array's first or last layer was
-    cut off by the field of view.
+    There is air around the bone, except where the scan ends: bone in the array's first or last layer reaches beyond the
+    field of view. Raises ValueError for another shape or type.
     """
 
     occupancy: np.ndarray
@@ -38,10 +38,10 @@ class Head:
 
 
 def head_occupancy(volume: Volume, name: str = "") -> Head:
-    """The whole mask averaged over blocks of voxels of about 0.9 mm, cut to the bone and two blocks around it.
+    """The mean of the mask over blocks of about 0.9 mm, cropped to the bone and two blocks around it.
 
-    A 0.45 mm axis is averaged in twos, one of 0.7 mm or more is kept. A last block that reaches beyond the grid counts
-    air there. Nothing is removed: loose pieces stay. Raises InputError if there is no bone.
+    An axis of 0.45 mm is averaged in twos, one of 0.7 mm or more is kept. Where the last block reaches beyond the grid,
+    air is assumed. Loose pieces of bone stay. Raises InputError for an empty mask.
     """
     factor = np.maximum(1, np.round(HEAD_SPACING_MM / volume.spacing)).astype(int)  # (3,)
     low, high = bounding_box(volume.mask)
@@ -53,7 +53,7 @@ def head_occupancy(volume: Volume, name: str = "") -> Head:
 
     block = math.prod(factor.tolist())
     counts = bone.view(np.uint8) if block <= 255 else bone.astype(np.uint16)
-    # The slowest axis first: whole rows are added, and the axis that must be gathered is done on what is left.
+    # The slowest axis first: it adds whole rows in memory and leaves less for the strided sums along the others.
     for axis in np.argsort(counts.strides)[::-1]:
         counts = _block_sums(counts, int(axis), int(factor[axis]))
     share = np.round(np.arange(block + 1) * (255 / block)).astype(np.uint8)
@@ -66,7 +66,7 @@ def head_occupancy(volume: Volume, name: str = "") -> Head:
 
 
 def _block_sums(counts: np.ndarray, axis: int, factor: int) -> np.ndarray:
-    """Sums of `factor` neighbours along an axis; the last block may be short. Memory order is kept."""
+    """Sums over blocks of `factor` along an axis; the last block may be shorter. Memory order is kept."""
     if factor == 1:
         return counts
     along = np.moveaxis(counts, axis, 0)

@@ -1,4 +1,4 @@
-"""Oriented points in patient millimetres, and the frame that takes them to network units and back."""
+"""Oriented points in patient millimetres, and the frame that maps them to network units and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from pcdiff.geometry.directions import orthonormal_pair
 
-NEIGHBOURS = 12  # points that a curved surface is fitted to
+NORMAL_NEIGHBOURS = 12  # points to which a paraboloid is fitted
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class PointCloud:
 
     points:  (N, 3) float, patient millimetres (LPS).
     normals: (N, 3) float, unit length, pointing out of the solid.
-    defect:    (N,) int; k >= 1 for a point of the missing surface of defect k, 0 for a point of the
-             bone around it. None where defects play no part.
-    std:     (N,) float, millimetres: standard deviation along the normal. None where unknown.
+    defect:  (N,) int, k >= 1 on the missing surface of defect k, 0 on the bone around it; None without defects.
+    std:     (N,) float, millimetres, standard deviation along the normal; None if unknown.
+
+    Raises ValueError for another shape.
     """
 
     points: np.ndarray
@@ -42,7 +43,7 @@ class PointCloud:
         return len(self.points)
 
     def __getitem__(self, index: np.ndarray | slice) -> PointCloud:
-        """The points a boolean mask, an index array or a slice selects."""
+        """The points that a boolean mask, an index array or a slice selects."""
         return PointCloud(
             self.points[index],
             self.normals[index],
@@ -51,7 +52,7 @@ class PointCloud:
         )
 
     def moved(self, points: np.ndarray, normals: np.ndarray | None = None) -> PointCloud:
-        """The same points elsewhere: labels stay, positions (and normals) are replaced."""
+        """The same points with other positions (and normals); labels stay."""
         return replace(self, points=points, normals=self.normals if normals is None else normals)
 
 
@@ -60,6 +61,7 @@ class Frame:
     """A similarity between patient millimetres and network units: network = rotation @ (mm - centre) / scale.
 
     centre: (3,) mm. rotation: (3, 3), orthonormal, rows are the network's axes in patient space. scale: mm per unit.
+    Raises ValueError for a matrix that is not orthonormal or a scale that is not positive.
     """
 
     centre: np.ndarray
@@ -77,25 +79,25 @@ class Frame:
         return (points - self.centre) @ self.rotation.T / self.scale
 
     def to_mm(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) network units -> (..., 3) mm; undoes `to_network`."""
+        """(..., 3) network units -> (..., 3) mm; the inverse of `to_network`."""
         return points * self.scale @ self.rotation + self.centre
 
     def rotate_to_network(self, vectors: np.ndarray) -> np.ndarray:
-        """Directions, unit length kept: (..., 3) patient -> (..., 3) network axes."""
+        """Directions (..., 3) in patient axes -> in network axes; their length stays."""
         return vectors @ self.rotation.T
 
     def rotate_to_patient(self, vectors: np.ndarray) -> np.ndarray:
-        """Directions, unit length kept: (..., 3) network axes -> (..., 3) patient."""
+        """Directions (..., 3) in network axes -> in patient axes; their length stays."""
         return vectors @ self.rotation
 
 
 def surface_normals(points: np.ndarray, at: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """(M, 3) unit normals at points (M, 3) of the surface that points (N, 3), N >= 12, are samples of.
+    """(M, 3) unit normals at the positions `at` (M, 3) of the surface that `points` (N, 3), N >= 12, sample.
 
-    towards: (M, 3) unit, roughly the normals: says which side is out. A paraboloid is fitted to the nearest points: a
-    plane would tilt where they lie to one side of a curved surface.
+    towards: (M, 3) unit, approximate normals, which also point outward. A paraboloid is fitted to the nearest points:
+    near the edge of the samples they lie on one side, where a plane would tilt.
     """
-    _, index = cKDTree(points).query(at, NEIGHBOURS)
+    _, index = cKDTree(points).query(at, NORMAL_NEIGHBOURS)
     offset = points[index] - at[:, None]
     across, along = orthonormal_pair(towards)
     u, v, height = (np.einsum("mkc,mc->mk", offset, axis) for axis in (across, along, towards))

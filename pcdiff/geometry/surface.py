@@ -1,4 +1,4 @@
-"""From a mask to its surface: a closed triangle mesh, and oriented points on it."""
+"""The surface of a mask as a closed triangle mesh, points on it, and distances to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 
 LEVEL = 0.5
-CLEARANCE = 1e-3  # least distance of a smoothed value from the level
+MIN_DIFFERENCE = 1e-3  # of a smoothed value from the level
 
 
 def volume_to_mesh(volume: Volume, sigma_mm: float = 0.6) -> Mesh:
@@ -25,7 +25,7 @@ def volume_to_mesh(volume: Volume, sigma_mm: float = 0.6) -> Mesh:
     for an empty mask and one that smoothing empties.
     """
     if not volume.mask.any():
-        raise InputError("expected a mask that holds bone to make a surface of, got an empty one")
+        raise InputError("expected a mask with bone to make a surface of, got an empty one; check the mask")
     sigma = sigma_mm / volume.spacing
     margin = np.ceil(4 * sigma).astype(int) + 1
     low, high = bounding_box(volume.mask)
@@ -33,11 +33,13 @@ def volume_to_mesh(volume: Volume, sigma_mm: float = 0.6) -> Mesh:
     if sigma_mm > 0:
         gaussian_filter(values, sigma, output=values, mode="constant")
     for plane in values:
-        # A vertex next to a grid point would make slivers that float32 files collapse.
-        near = np.abs(plane - LEVEL) < CLEARANCE
-        plane[near] = np.where(plane[near] < LEVEL, LEVEL - CLEARANCE, LEVEL + CLEARANCE)
+        # A vertex very near to a grid point would give triangles that collapse in float32 files.
+        near = np.abs(plane - LEVEL) < MIN_DIFFERENCE
+        plane[near] = np.where(plane[near] < LEVEL, LEVEL - MIN_DIFFERENCE, LEVEL + MIN_DIFFERENCE)
     if values.max() < LEVEL:
-        raise InputError(f"expected bone thicker than the smoothing of {sigma_mm:g} mm; choose a smaller sigma")
+        raise InputError(
+            f"expected bone thicker than the smoothing of {sigma_mm:g} mm, got thinner; choose a smaller sigma"
+        )
     return isosurface(values, LEVEL, volume, low - margin)
 
 
@@ -76,11 +78,10 @@ def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> PointCloud:
 
 
 def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
-    """(N, 3) mm -> (N,) mm to the nearest place of the surface, negative inside the solid.
+    """(N, 3) mm -> (N,) mm to the nearest point of the surface, negative inside the solid.
 
-    Within an edge's length of the nearest vertex the surface is the plane that touches it there: finer than the
-    vertices lie apart, which matters where two surfaces are some tenths of a millimetre from each other. A few per cent
-    short where they are many edges apart.
+    The surface around a vertex is taken as its tangent plane, as far as an edge is long. Distances much shorter than
+    the edges are therefore right; those of many edges are a few per cent too short.
     """
     normals = vertex_normals(mesh)
     edge = float(np.median(np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1)))
@@ -92,7 +93,7 @@ def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
 
 
 def vertex_normals(mesh: Mesh) -> np.ndarray:
-    """(V, 3) unit, outward: of each vertex the mean of its triangles, by area."""
+    """(V, 3) unit, outward: at each vertex the mean of its triangles' normals, weighted by area."""
     vectors = mesh.area_vectors
     sums = [
         sum(np.bincount(mesh.faces[:, corner], vectors[:, axis], len(mesh.vertices)) for corner in range(3))

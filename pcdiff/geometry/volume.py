@@ -1,4 +1,4 @@
-"""A binary mask on its scan's grid: the one place where file formats, axis order and patient space are handled."""
+"""A binary mask on the grid of its scan."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from pcdiff.geometry.grid import box_slices, voxels_per_mm
 class Volume:
     """A binary mask on a regular, possibly oblique, possibly anisotropic grid.
 
-    mask:   (I, J, K) bool. Index order is the file's own (first axis fastest in NRRD terms); nothing is flipped.
-    affine: (4, 4) float64, voxel index (i, j, k) of a voxel's *centre* -> patient millimetres, LPS.
-    header: what the file said of its geometry, verbatim, so that results are written onto exactly the same grid.
+    mask:   (I, J, K) bool, in the index order of the file; nothing is flipped.
+    affine: (4, 4) float64, index (i, j, k) of a voxel's *centre* -> patient millimetres, LPS.
+    header: the geometry as the file stores it, so that results are written onto exactly the same grid.
+
+    Raises ValueError for another shape or type.
     """
 
     mask: np.ndarray
@@ -33,12 +35,12 @@ class Volume:
 
     @property
     def spacing(self) -> np.ndarray:
-        """(3,) mm between voxel centres along each index axis: column norms of the affine, never its diagonal."""
+        """(3,) mm between voxel centres along each index axis: the column norms of the affine, not its diagonal."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
     def voxels_per_mm(self) -> np.ndarray:
-        """(3,) see `grid.voxels_per_mm`."""
+        """(3,) voxels that a step of 1 mm crosses at most along each index axis, see `grid.voxels_per_mm`."""
         return voxels_per_mm(self.affine[:3, :3])
 
     @property
@@ -56,17 +58,17 @@ class Volume:
         return index @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def to_index(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) mm -> (..., 3) continuous voxel index; undoes `to_mm`."""
+        """(..., 3) mm -> (..., 3) continuous voxel index; the inverse of `to_mm`."""
         return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
     def with_mask(self, mask: np.ndarray) -> Volume:
-        """Another mask on the same grid."""
+        """Another mask on the same grid. Raises ValueError for another shape."""
         if mask.shape != self.mask.shape:
             raise ValueError(f"mask must have the grid's shape {self.mask.shape}, got {mask.shape}")
         return replace(self, mask=mask)
 
     def crop(self, low: np.ndarray, high: np.ndarray) -> Volume:
-        """The sub-grid low <= index < high (clipped to the grid), a view; its affine is shifted, its header dropped."""
+        """The sub-grid low <= index < high, clipped to the grid. Its mask is a view, and it has no header."""
         low = np.clip(np.asarray(low, int), 0, self.mask.shape)
         high = np.clip(np.asarray(high, int), low, self.mask.shape)
         affine = self.affine.copy()
@@ -74,7 +76,7 @@ class Volume:
         return Volume(self.mask[box_slices(low, high)], affine)
 
     def with_crop(self, crop: np.ndarray, low: np.ndarray) -> Volume:
-        """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on; the mask is empty elsewhere."""
+        """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on, and nothing elsewhere."""
         mask = np.zeros_like(self.mask)
         mask[box_slices(low, low + np.array(crop.shape))] = crop
         return self.with_mask(mask)

@@ -33,7 +33,9 @@ from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.registry import METHODS
 from pcdiff.prior.fit import PriorFit
 from pcdiff.reconstruct import BACKENDS
-from pcdiff.report.render import BONE, IMPLANT, render, shape_of
+from pcdiff.report.colours import BONE, IMPLANT
+from pcdiff.report.render import render
+from pcdiff.report.surfaces import shape_of
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -101,6 +101,14 @@ def test_a_room_imports_only_rooms_before_it() -> None:
         assert not above, f"{name} imports {', '.join(sorted(above))}"
 
 
+def test_the_report_reads_no_scans_and_no_case_folders() -> None:
+    """It draws values, `report.contents.CaseContents`; `design.contents` makes them."""
+    for name, path in MODULES.items():
+        if room(name) == "report":
+            rooms = {room(module) for module in imports(ast.parse(path.read_text())) & MODULES.keys()}
+            assert rooms <= {"", "errors", "files", "geometry", "report"}, name
+
+
 def test_open3d_is_imported_where_it_is_used() -> None:
     for name, path in MODULES.items():
         at_once = imports(ast.parse(path.read_text()), False)

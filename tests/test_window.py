@@ -1,4 +1,4 @@
-"""The window's layers and keys, on real open3d geometry and a viewer that only writes down what it is told."""
+"""The window's layers and keys, on real open3d geometry and a viewer that records the calls it gets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pcdiff.report.surfaces import Shape
 
 
 class Viewer:
-    """Knows what is shown."""
+    """Records which geometry is shown and how often geometry was updated."""
 
     def __init__(self, layers: window.Layers) -> None:
-        self.shown = list(layers.shown())
+        self.shown = list(layers.visible())
         self.updated = 0
 
     def add_geometry(self, layer: Any, reset_bounding_box: bool) -> None:
@@ -35,7 +35,7 @@ def test_keys_show_step_and_colour() -> None:
     thickness = Field("thickness", "thickness", "mm", np.array([0.0, 1.0, 2.0]), 0.0, 2.0)
     frames = np.stack([np.zeros((4, 3)), np.ones((4, 3))])
     surfaces = (Surface("skull", corner), Surface("implant", corner, shown=False, fields=(thickness,)))
-    layers = window.Layers(Scene("case", surfaces, (Cloud("diffusion", frames, (1, 0, 0), ("a", "b")),)), o3d)
+    layers = window.Layers(Scene("case", surfaces, (Cloud("sampling steps", frames, (1, 0, 0), ("a", "b")),)), o3d)
     viewer = Viewer(layers)
     skull, implant, cloud = layers.geometry
     assert viewer.shown == [skull]
@@ -55,7 +55,7 @@ def test_keys_show_step_and_colour() -> None:
     assert viewer.updated == 6
 
 
-def test_without_a_display_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_display_the_reason_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

@@ -506,9 +506,9 @@ def view(
         pcdiff view out/head
         pcdiff view out/demo --truth out/demo/implant_true.nrrd --html demo.html --png demo.png
     """
-    from pcdiff.cli.view import look
+    from pcdiff.cli.view import show_case
 
-    for written in look(case, skull, truth, html, png, say):
+    for written in show_case(case, skull, truth, html, png, say):
         typer.echo(written)
 
 
@@ -522,12 +522,13 @@ def report(case: CaseFolder, skull: Moved = None) -> None:
         pcdiff report out/head
         pcdiff report out/head --skull scans/head.nrrd
     """
-    from pcdiff.design.record import case_record, case_skull, renew_record
+    from pcdiff.design.contents import read_contents
+    from pcdiff.design.record import renew_record
     from pcdiff.report.case_report import PREVIEW, REPORT, write_report
 
-    record = case_record(case)
-    write_report(case, record, case_skull(case, record, skull))
-    renew_record(case, record, (REPORT, PREVIEW))
+    contents = read_contents(case, skull)
+    write_report(case, contents)
+    renew_record(case, dict(contents.record), (REPORT, PREVIEW))
     typer.echo(case / REPORT)
 
 

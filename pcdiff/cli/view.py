@@ -1,44 +1,55 @@
-"""Looking at a case: in a window where there is one, else as a page or a picture of the same scene."""
+"""`pcdiff view`: a case in a window where one can be opened, else as an HTML page, or as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pcdiff.design.record import case_record, case_skull, renew_record
+from pcdiff.design.contents import read_contents
+from pcdiff.design.record import renew_record
 from pcdiff.report import window
 from pcdiff.report.gallery import scene_picture
-from pcdiff.report.html import write_scene
 from pcdiff.report.render import write_png
 from pcdiff.report.scene import case_scene
+from pcdiff.report.viewer import write_scene
 
 PAGE = "view.html"
 
 
-def look(
+def show_case(
     case: Path,
     skull: Path | None = None,
     truth: Path | None = None,
     html: Path | None = None,
     png: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Path]:
-    """Shows a case folder and yields each file that was written.
+    """Shows a case folder and yields each file that it wrote.
 
-    skull: where it has moved since; truth: the true implant. With neither `html` nor `png` a window opens, or, where
-    there is none, which `say` is told of, the page is written into the case folder. Raises InputError for a folder
-    that is none of a case, and files that cannot be read or written.
+    Without `html` and `png` a window opens. Where none can be opened, `on_warning` gets the reason in one line and the
+    page is written into the case folder.
+
+    Args:
+        case: the case folder.
+        skull: the defective skull, where it has moved.
+        truth: the true implant, a mask or an STL.
+        html: page to write instead of opening a window.
+        png: picture to write instead of opening a window.
+        on_warning: gets one line where no window can be opened.
+
+    Raises:
+        InputError: the folder is not a case folder, or a file cannot be read or written.
     """
-    record = case_record(case)
-    scene = case_scene(case, case_skull(case, record, skull), truth)
+    contents = read_contents(case, skull, truth)
+    scene = case_scene(contents)
     if html is None and png is None:
-        hindrance = window.show(scene, f"pcdiff: {scene.title}")
-        if hindrance is None:
+        obstacle = window.show(scene, f"pcdiff: {scene.title}")
+        if obstacle is None:
             return
-        say(hindrance)
+        on_warning(obstacle)
         html = case / PAGE
         write_scene(scene, html)
-        renew_record(case, record, [PAGE])
+        renew_record(case, dict(contents.record), [PAGE])
         yield html
     elif html is not None:
         write_scene(scene, html)

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pcdiff import NOTICE
 from pcdiff.checks.files import write_checks, write_surface
 from pcdiff.checks.recommend import Choice, recommend, spread
@@ -45,11 +47,15 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Checked:
-    """The report of the implant, those of the candidates (None for one without a voxel), and the recommended one."""
+    """Reports of the implant and of each candidate (None for one without a voxel), and the recommended candidate.
+
+    uncertainty_mm: (V,) standard deviation of the candidates' surfaces at the vertices of the STL.
+    """
 
     report: Report
     candidates: list[Report | None]
     choice: Choice
+    uncertainty_mm: np.ndarray | None
 
 
 def case_name(path: Path) -> str:
@@ -139,16 +145,19 @@ def write_case(
             write_volume(given.skull, part / SKULL)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
         members = write_members(part, result, settings.mesh_space) if len(result.members) > 1 else []
-        if settings.keep_points:
-            write_points(result, part / "points.npz")
+        points = write_points(result, part / "points.npz") if settings.keep_points else None
     with watch("check"):
         checked = _check(part, given.skull, result, mesh, members, settings)
     record = _record(part, given, result, checked, settings) | {"stl": stl, **_times(watch)}
     if settings.report:
+        from pcdiff.design.contents import designed_contents
         from pcdiff.report.case_report import write_report
 
         with watch("report"):
-            write_report(part, record, given.skull)
+            reports = [checked.report, *checked.candidates]
+            title, implant, spread_mm = case_name(source), result.implant, checked.uncertainty_mm
+            contents = designed_contents(title, record, given.skull, implant, mesh, reports, members, spread_mm, points)
+            write_report(part, contents)
     return record
 
 
@@ -181,11 +190,12 @@ def _check(
     assert report is not None
     surfaces = [member for member in members if member is not None]
     write_checks(report, part / "checks.json")
-    write_surface(report, part / "surface.npz", spread(mesh, surfaces) if len(surfaces) > 1 else None)
+    uncertainty_mm = spread(mesh, surfaces) if len(surfaces) > 1 else None
+    write_surface(report, part / "surface.npz", uncertainty_mm)
     for number, each in enumerate(candidates, 1):
         if each is not None:
             write_checks(each, part / "candidates" / f"checks_{number}.json")
-    return _Checked(report, candidates, recommend([report, *candidates]))
+    return _Checked(report, candidates, recommend([report, *candidates]), uncertainty_mm)
 
 
 def _record(part: Path, given: _Input, result: Design, checked: _Checked, settings: Settings) -> dict[str, Any]:

@@ -77,10 +77,12 @@ def point_arrays(result: Design) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_points(result: Design, path: Path) -> None:
-    """Writes `point_arrays` as points.npz."""
+def write_points(result: Design, path: Path) -> dict[str, np.ndarray]:
+    """Writes `point_arrays` as points.npz, and returns them."""
+    arrays = point_arrays(result)
     with written_beside(path) as beside, beside.open("wb") as file:
-        np.savez_compressed(file, **point_arrays(result))  # type: ignore[arg-type]
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return arrays
 
 
 def compare_stl(mesh: Mesh, implant: Volume) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from tqdm import tqdm
 from pcdiff.data.cases import Case
 from pcdiff.evaluation.results import Results, Row, _kept
 from pcdiff.imaging.volumes import read_volume
-from pcdiff.report.render import error_picture, write_png
+from pcdiff.report.error_picture import error_picture
+from pcdiff.report.render import write_png
 
 
 def write_error_maps(out: Path, results: Results, cases: Sequence[Case], progress: bool = True) -> None:
     """`error_maps/<method>-<best, median or worst>-<case>.png` for each method and kind, by DSC, of what was designed.
 
-    See `picture.error_picture`; the maps of an earlier run are removed.
+    See `report.error_picture`; the maps of an earlier run are removed.
     """
     folder = out / "error_maps"
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Still pictures of bone and implant: shaded orthographic views drawn in numpy, so that no window is needed."""
+"""Still pictures of surfaces: shaded orthographic views drawn in numpy, without a window or a GPU."""
 
 from __future__ import annotations
 
@@ -6,23 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, label
+from scipy.ndimage import gaussian_filter
 
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
-from pcdiff.geometry.grid import bounding_box
-from pcdiff.geometry.surface import distance_to, vertex_normals, volume_to_mesh
-from pcdiff.geometry.volume import Volume
-from pcdiff.report.surfaces import Shape, facing, part_of, shape_of, slanted, smooth_normals
+from pcdiff.report.colours import srgb
+from pcdiff.report.surfaces import Shape
 
-BONE = (0.87, 0.80, 0.67)  # linear RGB
-IMPLANT = (0.06, 0.40, 0.55)
-GREY = (0.55, 0.55, 0.55)
-MISSING = (0.35, 0.02, 0.45)
-ERROR_MM = 3.0  # where the scale of errors ends
-# Linear RGB at equal steps from 0 to ERROR_MM: blue to yellow to red, which the colour-blind can tell apart too.
-ERRORS = np.array([(0.03, 0.17, 0.50), (0.22, 0.55, 0.65), (0.95, 0.80, 0.25), (0.85, 0.22, 0.03), (0.35, 0.0, 0.02)])
-# Where the viewer stands, LPS: +x left, +y posterior, +z superior.
+# Direction from the head to the viewer, LPS: +x left, +y posterior, +z superior.
 VIEWS = {
     "front": (0.0, -1.0, 0.0),
     "back": (0.0, 1.0, 0.0),
@@ -32,49 +23,66 @@ VIEWS = {
     "oblique": (0.6, -0.65, 0.45),
 }
 SUPERSAMPLING = 2  # samples per pixel and axis
-MARGIN_MM = 6.0
-INSIDE_MM = 8.0  # mm beneath a piece of an implant at which all is cut to look at it from within
+BORDER_MM = 6.0  # white around the shapes
 PAIRS = 2**20  # (triangle, sample) pairs tested at a time
-# Directions towards the lights in view axes (right, up, viewer), and how strong they are.
+# Directions towards the lights in view axes (right, up, viewer), and their strengths.
 LIGHTS = (((-0.55, 0.70, 0.60), 0.78), ((0.7, 0.0, 0.5), 0.20))
 AMBIENT = (0.10, 0.16)  # from below, from above
-SHINE = 0.06
-HOLLOW_MM = (2.5, 12.0)  # widths over which ground lower than its surroundings is darkened
+HIGHLIGHT = 0.06
+HOLLOW_MM = (2.5, 12.0)  # neighbourhoods below whose mean height a surface is darkened
 
 
 def render(shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm_per_pixel: float = 0.5) -> np.ndarray:
-    """(H, W, 3) uint8: the shapes on white, seen from a name in VIEWS or from a direction (LPS), to scale.
+    """Draws shapes on white, to scale and antialiased.
 
-    Antialiased by SUPERSAMPLING, shaded per sample; hollows are darkened by the depth buffer's unsharp mask
-    (Luft et al. 2006).
+    Shaded per sample; hollows are darkened by the unsharp mask of the depth buffer (Luft et al. 2006).
+
+    Args:
+        shapes: what to draw.
+        view: a name in VIEWS, or the direction (3,) from the head to the viewer, LPS.
+        mm_per_pixel: scale.
+
+    Returns:
+        (H, W, 3) uint8 sRGB.
     """
-    axes = _axes(view)
+    axes = view_axes(view)
     step = mm_per_pixel / SUPERSAMPLING
-    placed = [shape.vertices @ axes.T for shape in shapes]
-    low = np.min([p.min(axis=0) for p in placed], axis=0) - MARGIN_MM
-    extent = np.max([p.max(axis=0) for p in placed], axis=0) + MARGIN_MM - low
+    in_view = [shape.vertices @ axes.T for shape in shapes]
+    low = np.min([p.min(axis=0) for p in in_view], axis=0) - BORDER_MM
+    extent = np.max([p.max(axis=0) for p in in_view], axis=0) + BORDER_MM - low
     width, height = (np.ceil(extent[:2] / mm_per_pixel) * SUPERSAMPLING).astype(int)
     depth = np.full((height, width), -np.inf)
     normal = np.zeros((height, width, 3))
     colour = np.ones((height, width, 3))
-    for shape, points in zip(shapes, placed, strict=True):
+    for shape, points in zip(shapes, in_view, strict=True):
         points = (points - low) / (step, step, 1.0)
         corners, nearest, weights = _rasterise(points, shape.faces, (height, width))
-        here = nearest > depth
-        depth[here] = nearest[here]
-        normal[here] = np.einsum("nc,ncx->nx", weights[here], (shape.normals @ axes.T)[corners[here]])
-        each = np.broadcast_to(shape.colour, shape.vertices.shape)
-        colour[here] = np.einsum("nc,ncx->nx", weights[here], each[corners[here]])
-    seen = np.isfinite(depth)
-    normal[seen] /= np.maximum(np.linalg.norm(normal[seen], axis=1, keepdims=True), 1e-9)
-    light = _light(normal) * _hollows(depth, seen, step)
-    shaded = np.where(seen[..., None], colour * light[..., :1] + light[..., 1:], 1.0)
+        front = nearest > depth
+        depth[front] = nearest[front]
+        normal[front] = np.einsum("nc,ncx->nx", weights[front], (shape.normals @ axes.T)[corners[front]])
+        vertex_colours = np.broadcast_to(shape.colour, shape.vertices.shape)
+        colour[front] = np.einsum("nc,ncx->nx", weights[front], vertex_colours[corners[front]])
+    covered = np.isfinite(depth)
+    normal[covered] /= np.maximum(np.linalg.norm(normal[covered], axis=1, keepdims=True), 1e-9)
+    light = _light(normal) * _hollows(depth, covered, step)
+    shaded = np.where(covered[..., None], colour * light[..., :1] + light[..., 1:], 1.0)
     blocks = shaded.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
     return np.round(255 * srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
 
 
+def view_axes(view: str | Sequence[float] | np.ndarray) -> np.ndarray:
+    """(3, 3) rows right, up, towards the viewer, in LPS, of a name in VIEWS or a direction (3,)."""
+    viewer = np.array(VIEWS[view] if isinstance(view, str) else view, float)
+    viewer /= np.linalg.norm(viewer)
+    # Seen from above, the forehead is up.
+    up = np.array([0.0, -1.0, 0.0] if abs(viewer[2]) > 0.95 else [0.0, 0.0, 1.0])
+    right = np.cross(up, viewer)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(viewer, right), viewer])
+
+
 def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures side by side on white, centred in height."""
+    """Pictures (H, W, 3) side by side on white, centred in height."""
     height = max(picture.shape[0] for picture in pictures)
     padded = []
     for picture in pictures:
@@ -84,138 +92,21 @@ def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(padded, axis=1)
 
 
-def case_picture(bone: Shape, piece: Shape, mm_per_pixel: float = 0.5) -> np.ndarray:
-    """(H, W, 3) uint8: the defective skull, the implant in place, and the implant alone, half from beneath."""
-    towards = facing(bone, piece)
-    turned = slanted(towards)
-    across = np.cross(towards, [0.0, 0.0, 1.0] if abs(towards[2]) < 0.95 else [0.0, 1.0, 0.0])
-    return sheet(
-        [
-            render([bone], turned, mm_per_pixel),
-            render([bone, piece], turned, mm_per_pixel),
-            render([piece], across - 0.5 * towards, mm_per_pixel),
-        ]
-    )
-
-
-def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_per_pixel: float = 0.5) -> np.ndarray:
-    """(H, W, 3) uint8: how far an implant's surface lies from the true one's, from outside and from within.
-
-    A row for each piece of the implant, at most two. Bone is grey; what is left open, the true surface more than
-    ERROR_MM from the implant's, is MISSING. One scale for all pictures, drawn beneath them.
-    """
-    mesh, true = volume_to_mesh(implant), volume_to_mesh(truth)
-    error = np.abs(distance_to(true, mesh.vertices))
-    piece = Shape(mesh.vertices, smooth_normals(vertex_normals(mesh), mesh.faces), mesh.faces, error_colours(error))
-    lost = np.abs(distance_to(mesh, true.vertices)) > ERROR_MM
-    missing = part_of(Shape(true.vertices, vertex_normals(true), true.faces, MISSING), lost)
-    bone = shape_of(skull, GREY)
-    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
-    rows = []
-    for points in _pieces(implant):
-        # The direction in which the piece is thinnest looks at it squarely; a little from the side shows its relief.
-        outward = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][2]
-        outward *= np.sign(outward @ (points.mean(axis=0) - middle)) or 1.0
-        beside = 0.25 * np.cross([0.0, 0.0, 1.0], outward)
-        floor = (points @ outward).min() - INSIDE_MM
-        shapes = [bone, piece, missing]
-        views = {
-            "from outside": (outward + beside, shapes),
-            "from within": (beside - outward, [part_of(shape, shape.vertices @ outward > floor) for shape in shapes]),
-        }
-        pictures = []
-        for caption, (view, seen) in views.items():
-            drawn = render([shape for shape in seen if len(shape.faces)], view, mm_per_pixel)
-            pictures.append(_captioned(drawn, view, caption))
-        rows.append(sheet(pictures))
-    return _lettered(rows, title)
-
-
-def error_colours(mm: np.ndarray) -> np.ndarray:
-    """(N,) mm -> (N, 3) linear RGB on the scale of errors, the same beyond its end."""
-    return scale_colours(mm, 0.0, ERROR_MM)
-
-
-def scale_colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(N,) -> (N, 3) linear RGB on the same scale between other ends."""
-    steps = np.linspace(low, high, len(ERRORS))
-    return np.stack([np.interp(values, steps, channel) for channel in ERRORS.T], axis=-1)
+def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) one below the other on white, aligned at the left."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
+    return np.concatenate(padded)
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:
-    """(H, W, 3) uint8 -> PNG; raises InputError for a file of another name, and where it cannot be written."""
+    """Writes (H, W, 3) uint8 as PNG. Raises InputError for another suffix, or a path that cannot be written."""
     from PIL import Image
 
     if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: expected a name that ends in .png, got another; only PNG is written")
+        raise InputError(f"{path}: expected a name that ends in .png, got {path.suffix or 'none'}; only PNG is written")
     with written_beside(path) as part:
         Image.fromarray(picture).save(part, format="PNG", optimize=True)
-
-
-def _pieces(implant: Volume) -> list[np.ndarray]:
-    """Voxels of the two largest pieces, (N, 3) mm, the largest first."""
-    part = implant.crop(*bounding_box(implant.mask))
-    labels, _ = label(part.mask, np.ones((3, 3, 3)))
-    largest = np.argsort(-np.bincount(labels.ravel())[1:])[:2] + 1
-    return [part.to_mm(np.argwhere(labels == number)) for number in largest]
-
-
-def _captioned(picture: np.ndarray, view: np.ndarray, caption: str) -> np.ndarray:
-    """A picture with white around it: a caption above, and at its sides which way they lie on the patient."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    right, up, _ = _axes(view)
-    image = Image.fromarray(np.pad(picture, ((44, 0), (24, 24), (0, 0)), constant_values=255))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
-    middle, centre = 44 + picture.shape[0] / 2, image.width / 2
-    draw.text((centre, 4), caption, "black", font, "ma")
-    draw.text((centre, 26), _towards(up), "dimgray", font, "ma")
-    draw.text((4, middle), _towards(-right), "dimgray", font, "lm")
-    draw.text((image.width - 4, middle), _towards(right), "dimgray", font, "rm")
-    return np.asarray(image)
-
-
-def _towards(way: np.ndarray) -> str:
-    """Left, right, anterior, posterior, superior or inferior: where a direction (LPS) points mostly."""
-    axis = int(np.abs(way).argmax())
-    return ("RL", "AP", "IS")[axis][int(way[axis] > 0)]
-
-
-def _lettered(rows: Sequence[np.ndarray], title: str) -> np.ndarray:
-    """Rows of pictures on white, a title above them and the scale of errors beneath."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    width = max(520, *(row.shape[1] for row in rows))
-    above, beneath = 40, 90
-    canvas = np.full((above + sum(row.shape[0] for row in rows) + beneath, width, 3), 255, np.uint8)
-    top = above
-    for row in rows:
-        left = (width - row.shape[1]) // 2
-        canvas[top : top + row.shape[0], left : left + row.shape[1]] = row
-        top += row.shape[0]
-    bar = slice(20, 320)
-    canvas[top + 34 : top + 52, bar] = np.round(255 * srgb(error_colours(np.linspace(0, ERROR_MM, 300))))
-    canvas[top + 34 : top + 52, 400:420] = np.round(255 * srgb(np.array(MISSING)))
-    image = Image.fromarray(canvas)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
-    draw.text((20, 12), title, "black", font)
-    draw.text((20, top + 10), "distance to the true implant's surface, mm", "black", font)
-    draw.text((428, top + 34), "left open", "black", font)
-    for mm in range(int(ERROR_MM) + 1):
-        text = f"{mm}" if mm < ERROR_MM else f"{mm} or more"
-        draw.text((20 + 300 * mm / ERROR_MM, top + 56), text, "black", font, "ma")
-    return np.asarray(image)
-
-
-def _axes(view: str | Sequence[float] | np.ndarray) -> np.ndarray:
-    """(3, 3) rows right, up, towards the viewer, in LPS."""
-    towards = np.array(VIEWS[view] if isinstance(view, str) else view, float)
-    towards /= np.linalg.norm(towards)
-    # From above, the forehead is up.
-    up = np.array([0.0, -1.0, 0.0] if abs(towards[2]) > 0.95 else [0.0, 0.0, 1.0])
-    right = np.cross(up, towards)
-    right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(towards, right), towards])
 
 
 def _rasterise(
@@ -239,7 +130,7 @@ def _rasterise(
         w = w[hit] / w[hit].sum(axis=1, keepdims=True)
         z = (w * t[hit, :, 2]).sum(axis=1)
         pixel = y[hit].astype(np.int64) * shape[1] + x[hit].astype(np.int64)
-        # The nearest sample of this chunk comes last, so that it is the one that stays.
+        # In ascending order the nearest sample is written last, over the others.
         order = np.argsort(z)
         order = order[z[order] > height[pixel[order]]]
         height[pixel[order]], winner[pixel[order]], weight[pixel[order]] = z[order], front[owner[hit][order]], w[order]
@@ -262,30 +153,24 @@ def _samples(triangles: np.ndarray, shape: tuple[int, int]) -> Iterator[tuple[np
 
 
 def _light(normal: np.ndarray) -> np.ndarray:
-    """(H, W, 3) view normals -> (H, W, 2): diffuse light, and the highlight that is white on every colour."""
+    """(H, W, 3) view normals -> (H, W, 2): diffuse light, and the white highlight (Blinn 1977)."""
     diffuse = AMBIENT[0] + (AMBIENT[1] - AMBIENT[0]) * (normal[..., 1] + 1) / 2
-    shine = np.zeros(normal.shape[:2])
+    highlight = np.zeros(normal.shape[:2])
     for direction, strength in LIGHTS:
         towards = np.array(direction) / np.linalg.norm(direction)
         diffuse = diffuse + strength * np.maximum(normal @ towards, 0)
         half = towards + np.array([0.0, 0.0, 1.0])
-        shine += strength * SHINE * np.maximum(normal @ (half / np.linalg.norm(half)), 0) ** 30
-    return np.stack([diffuse, shine], axis=-1)
+        highlight += strength * HIGHLIGHT * np.maximum(normal @ (half / np.linalg.norm(half)), 0) ** 30
+    return np.stack([diffuse, highlight], axis=-1)
 
 
-def _hollows(depth: np.ndarray, seen: np.ndarray, step: float) -> np.ndarray:
-    """(H, W, 1) factor: below 1 where the surface lies deeper than its surroundings."""
+def _hollows(depth: np.ndarray, covered: np.ndarray, step: float) -> np.ndarray:
+    """(H, W, 1) factor: below 1 where the surface lies deeper than the mean of its neighbourhood."""
     factor = np.ones(depth.shape)
-    share = seen.astype(np.float32)
-    known = np.where(seen, depth, 0).astype(np.float32)
+    share = covered.astype(np.float32)
+    known = np.where(covered, depth, 0).astype(np.float32)
     for width in HOLLOW_MM:
         sigma = width / step / 2
         around = gaussian_filter(known, sigma) / np.maximum(gaussian_filter(share, sigma), 1e-3)
         factor -= 0.3 * np.clip((around - known) / width, 0, 1)
     return factor[..., None]
-
-
-def srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light 0 to 1 -> sRGB, 0 to 1 (IEC 61966-2-1)."""
-    linear = np.clip(linear, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

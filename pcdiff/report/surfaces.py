@@ -1,4 +1,4 @@
-"""A surface to draw: of a mask or a mesh, smooth, and no finer than what draws it needs."""
+"""Surfaces for display: smoothed, simplified to a number of vertices, cut, and the directions to view them from."""
 
 from __future__ import annotations
 
@@ -10,37 +10,46 @@ from scipy.sparse import coo_array
 
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
+from pcdiff.report.colours import Colour
 
-LEVEL = 0.4  # below a half, so that thin bone survives the smoothing
-SMOOTHING = 0.9  # voxels of about 0.9 mm
-SMOOTH_ROUNDS = 8
-GROWTH = 1.12  # of the cells, until there are few enough
+DISPLAY_LEVEL = 0.4  # below 0.5, so that thin bone survives the smoothing
+DISPLAY_SIGMA = 0.9  # voxels of about 0.9 mm
+NORMAL_ROUNDS = 8
+CELL_GROWTH = 1.12  # factor on the cell's edge per attempt
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A surface to draw. vertices, normals: (V, 3) mm, LPS; faces: (F, 3), wound outward.
+    """A surface for display.
 
-    colour: linear RGB 0 to 1, one for all, or (V, 3).
+    vertices: (V, 3) mm, LPS. normals: (V, 3) unit, outward. faces: (F, 3), wound outward.
+    colour: linear RGB 0 to 1, one for all vertices, or (V, 3).
     """
 
     vertices: np.ndarray
     normals: np.ndarray
     faces: np.ndarray
-    colour: tuple[float, float, float] | np.ndarray
+    colour: Colour | np.ndarray
 
 
-def shape_of(volume: Volume, colour: tuple[float, float, float], vertices: int | None = None) -> Shape:
+def shape_of(volume: Volume, colour: Colour, vertices: int | None = None) -> Shape:
     """The smoothed surface of a mask at about 0.9 mm, with normals from the smoothed volume's gradient.
 
-    For looking at only: `surface.volume_to_mesh` is the accurate one. vertices: at most so many, None for all. Raises
-    InputError for an empty mask.
+    For display only: `geometry.surface.volume_to_mesh` is the accurate surface.
+
+    Args:
+        volume: the mask.
+        colour: linear RGB.
+        vertices: largest number of vertices; None keeps all.
+
+    Raises:
+        InputError: the mask is empty.
     """
     from skimage.measure import marching_cubes
 
     head = head_occupancy(volume)
-    values = gaussian_filter(np.pad(head.occupancy, 1).astype(np.float32) / 255, SMOOTHING)
-    points, faces, normals, _ = marching_cubes(values, min(LEVEL, float(values.max()) / 2))
+    values = gaussian_filter(np.pad(head.occupancy, 1).astype(np.float32) / 255, DISPLAY_SIGMA)
+    points, faces, normals, _ = marching_cubes(values, min(DISPLAY_LEVEL, float(values.max()) / 2))
     linear = head.affine[:3, :3]
     points = (points - 1) @ linear.T + head.affine[:3, 3]
     normals = normals @ np.linalg.inv(linear)
@@ -53,68 +62,59 @@ def shape_of(volume: Volume, colour: tuple[float, float, float], vertices: int |
         normals = -normals
     shape = Shape(points, normals, faces, colour)
     if vertices is not None:
-        shape, _ = simplified(shape, vertices)
+        shape, _ = simplify(shape, vertices)
     return replace(shape, normals=smooth_normals(shape.normals, shape.faces))
 
 
-def simplified(shape: Shape, vertices: int) -> tuple[Shape, np.ndarray]:
-    """The shape with at most so many vertices, and (V,) int: the new vertex that each old one went to.
+def simplify(shape: Shape, vertices: int) -> tuple[Shape, np.ndarray]:
+    """Vertex clustering (Rossignac & Borrel 1993): the vertices in one cell of a cubic lattice become their mean.
 
-    Vertices that share a cell of a cubic lattice become one, their mean (Rossignac & Borrel 1993). Colours and normals
-    are averaged; triangles that shrink to an edge are left out.
+    Colours and normals are averaged; triangles that collapse to an edge or a point are removed.
+
+    Args:
+        shape: the surface.
+        vertices: largest number of vertices.
+
+    Returns:
+        The simplified surface, and (V,) int: the new vertex of each old one.
     """
     low = shape.vertices.min(axis=0)
     extent = shape.vertices.max(axis=0) - low
     corners = shape.vertices[shape.faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
-    cell = np.sqrt(area / vertices)
+    edge = np.sqrt(area / vertices)
     while True:
-        index = ((shape.vertices - low) / cell).astype(np.int64)
-        size = (extent / cell).astype(np.int64) + 1
-        _, home = np.unique(np.ravel_multi_index(tuple(index.T), size), return_inverse=True)
-        count = int(home.max()) + 1
-        if count <= vertices:
+        index = ((shape.vertices - low) / edge).astype(np.int64)
+        size = (extent / edge).astype(np.int64) + 1
+        _, cell = np.unique(np.ravel_multi_index(tuple(index.T), size), return_inverse=True)
+        if int(cell.max()) + 1 <= vertices:
             break
-        cell *= GROWTH
-    normals = gathered(shape.normals, home)
+        edge *= CELL_GROWTH
+    normals = cell_means(shape.normals, cell)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    faces = home[shape.faces]
+    faces = cell[shape.faces]
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
-    colour = shape.colour if isinstance(shape.colour, tuple) else gathered(np.asarray(shape.colour), home)
-    return replace(shape, vertices=gathered(shape.vertices, home), normals=normals, faces=faces, colour=colour), home
+    colour = shape.colour if isinstance(shape.colour, tuple) else cell_means(np.asarray(shape.colour), cell)
+    return replace(shape, vertices=cell_means(shape.vertices, cell), normals=normals, faces=faces, colour=colour), cell
 
 
-def gathered(values: np.ndarray, home: np.ndarray) -> np.ndarray:
-    """(V, ...) values at the old vertices -> their means at the new ones."""
-    count = np.bincount(home)
+def cell_means(values: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """(V, ...) values at the old vertices, (V,) their cells -> (C, ...) the mean in each cell."""
+    count = np.bincount(cell)
     if values.ndim == 1:
-        return np.bincount(home, values) / count
-    return np.stack([np.bincount(home, column) for column in values.T], axis=1) / count[:, None]
-
-
-def facing(bone: Shape, piece: Shape) -> np.ndarray:
-    """(3,) unit, from the bone's middle to the piece: to its vertex nearest its mean, which lies on one of two."""
-    middle = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
-    mean = piece.vertices.mean(axis=0)
-    towards = piece.vertices[np.linalg.norm(piece.vertices - mean, axis=1).argmin()] - middle
-    return towards / max(float(np.linalg.norm(towards)), 1e-9)
-
-
-def slanted(outward: np.ndarray) -> np.ndarray:
-    """(3,) where to look at a piece from: outside, a little from beside it, since what is square to the view shows no
-    relief.
-    """
-    return outward + 0.45 * np.cross([0.0, 0.0, 1.0], outward) + [0.0, 0.0, 0.1]
+        return np.bincount(cell, values) / count
+    return np.stack([np.bincount(cell, column) for column in values.T], axis=1) / count[:, None]
 
 
 def smooth_normals(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(V, 3) unit normals, averaged over neighbours: the voxels' stairs fade. Edges stay: neighbours that face
-    elsewhere hardly count.
+    """(V, 3) unit normals averaged over neighbouring vertices, which hides the steps between voxels.
+
+    Edges stay sharp: a neighbour counts with the eighth power of the cosine between the two normals.
     """
     first, second = faces.ravel(), np.roll(faces, 1, axis=1).ravel()  # a closed surface has each edge both ways
     normals = (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-    for _ in range(SMOOTH_ROUNDS):
+    for _ in range(NORMAL_ROUNDS):
         weight = np.clip(np.einsum("ex,ex->e", normals[first], normals[second]), 0, 1) ** 8
         around = coo_array((weight, (first, second)), shape=(len(normals), len(normals))).tocsr() @ normals
         normals = normals + around
@@ -122,8 +122,32 @@ def smooth_normals(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return normals
 
 
-def part_of(shape: Shape, keep: np.ndarray) -> Shape:
-    """The triangles of which every corner is kept, (V,) bool."""
-    used, index = np.unique(shape.faces[keep[shape.faces].all(axis=1)], return_inverse=True)
+def select_vertices(shape: Shape, selected: np.ndarray) -> Shape:
+    """The triangles whose three vertices are all selected, (V,) bool."""
+    used, index = np.unique(shape.faces[selected[shape.faces].all(axis=1)], return_inverse=True)
     colour = np.broadcast_to(shape.colour, shape.vertices.shape)[used]
     return Shape(shape.vertices[used], shape.normals[used], index.reshape(-1, 3), colour)
+
+
+def outward_direction(bone: Shape, implant: Shape) -> np.ndarray:
+    """(3,) unit vector from the bone's centre to the implant, LPS.
+
+    It ends at the vertex nearest the implant's mean: of two pieces it points to one, not between them.
+    """
+    centre = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
+    mean = implant.vertices.mean(axis=0)
+    outward = implant.vertices[np.linalg.norm(implant.vertices - mean, axis=1).argmin()] - centre
+    return outward / max(float(np.linalg.norm(outward)), 1e-9)
+
+
+def oblique_view(outward: np.ndarray) -> np.ndarray:
+    """(3,) direction to a viewer outside and a little to the side, because a frontal view shows no relief."""
+    return outward + 0.45 * np.cross([0.0, 0.0, 1.0], outward) + [0.0, 0.0, 0.1]
+
+
+def bounds(shapes: list[Shape]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner, (3,) mm each, of all shapes together."""
+    return (
+        np.min([shape.vertices.min(axis=0) for shape in shapes], axis=0),
+        np.max([shape.vertices.max(axis=0) for shape in shapes], axis=0),
+    )

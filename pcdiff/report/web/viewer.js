@@ -1,4 +1,5 @@
 // Draws a scene with plotly: one mesh per surface, one marker trace per cloud, and the outlines of the slice.
+// Millimetres, LPS: +x is the patient's left, +y posterior, +z superior.
 "use strict";
 (function () {
   const AXES = ["x", "y", "z"];
@@ -8,7 +9,7 @@
     oblique: [0.62, -0.66, 0.42],
   };
   const DISTANCE = 1.2;
-  // In clip coordinates, far behind the viewer (z > 1), over the left shoulder, however the head turns.
+  // In clip coordinates, behind the viewer's left shoulder (z > 1): it does not turn with the head.
   const LIGHT = { x: 0.7, y: -0.9, z: 1.0003 };
   const SCALE = [[0, "#31729c"], [0.25, "#82c0cd"], [0.5, "#f9e788"], [0.75, "#ec8133"], [1, "#a0001f"]];
 
@@ -18,7 +19,8 @@
     return new { f4: Float32Array, u2: Uint16Array, u4: Uint32Array }[packed.type](bytes.buffer);
   }
 
-  // What of a triangle mesh lies on one side of a plane, exactly, and the polyline where it is cut.
+  // Cuts a triangle mesh at a plane: the triangles on one side, and the segments of the outline.
+  // from: [a, b, t] for each new vertex, at the fraction t of the edge from vertex a to vertex b.
   function sliced(mesh, slice) {
     const p = mesh.points, f = mesh.faces, count = p.length / 3;
     if (!slice) return { points: p, faces: f, from: null, outline: [] };
@@ -35,12 +37,12 @@
       return at;
     }
     for (let n = 0; n < f.length; n += 3) {
-      const t = [f[n], f[n + 1], f[n + 2]], kept = t.filter((v) => side[v] < 0).length;
-      if (kept === 3) faces.push(t[0], t[1], t[2]);
-      else if (kept > 0) {
-        const odd = t.findIndex((v) => (side[v] < 0) === (kept === 1));
+      const t = [f[n], f[n + 1], f[n + 2]], below = t.filter((v) => side[v] < 0).length;
+      if (below === 3) faces.push(t[0], t[1], t[2]);
+      else if (below > 0) {
+        const odd = t.findIndex((v) => (side[v] < 0) === (below === 1));
         const a = t[odd], b = t[(odd + 1) % 3], c = t[(odd + 2) % 3], ab = between(a, b), ac = between(a, c);
-        if (kept === 1) faces.push(a, ab, ac);
+        if (below === 1) faces.push(a, ab, ac);
         else faces.push(ab, b, c, ab, c, ac);
         outline.push([ab, ac]);
       }
@@ -120,7 +122,7 @@
         marker: { size: 2.2, color: cloud.colour, opacity: 1 } };
     }
 
-    // Where the patient's sides lie: LPS, so that +x is left, +y posterior, +z superior.
+    // The letters of the patient's sides, 9 mm outside of the scene's bounds.
     function letters() {
       const at = (k, end) => middle.map((m, axis) => axis === k ? (end ? scene.high[k] + 9 : scene.low[k] - 9) : m);
       const ends = [["R", 0, 0], ["L", 0, 1], ["A", 1, 0], ["P", 1, 1], ["I", 2, 0], ["S", 2, 1]];
@@ -145,7 +147,7 @@
     };
 
     function domain() {
-      return { x: [0, 1], y: [state.field ? 0.12 : 0, 1] };  // room for the scale
+      return { x: [0, 1], y: [state.field ? 0.12 : 0, 1] };  // below it the colour scale
     }
 
     function camera(view) {
@@ -165,7 +167,7 @@
       });
     }
 
-    function look(view) {
+    function viewFrom(view) {
       layout.scene.camera = camera(view);
       Plotly.relayout(plot, { "scene.camera": layout.scene.camera });
     }
@@ -190,8 +192,8 @@
     root.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-view]");
       if (!button) return;
-      if (button.dataset.view !== "inside") return look(VIEWS[button.dataset.view]);
-      // From within: the half of the head that stands before the implant is cut away.
+      if (button.dataset.view !== "inside") return viewFrom(VIEWS[button.dataset.view]);
+      // From inside: the half of the head in front of the implant is cut away.
       const out = scene.outward, k = out.map(Math.abs).indexOf(Math.max(...out.map(Math.abs)));
       state.at[k] = middle[k];
       state.other = out[k] > 0;
@@ -199,7 +201,7 @@
       setSlice(root.querySelector("[data-control=slice]").value);
       root.querySelector("[data-control=other]").checked = state.other;
       draw();
-      look(out.map((value, n) => -value + (n === (k + 1) % 3 ? 0.15 : 0)));
+      viewFrom(out.map((value, n) => -value + (n === (k + 1) % 3 ? 0.15 : 0)));
     });
 
     function setSlice(name) {
@@ -226,6 +228,6 @@
       scrollZoom: true }).then(() => { root.dataset.drawn = 1; });
   }
 
-  // The text is there to be read while the 3D view is made.
+  // The page's text is shown first, then the 3D view is drawn.
   requestAnimationFrame(() => setTimeout(() => document.querySelectorAll(".scene").forEach(start)));
 })();

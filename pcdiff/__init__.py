@@ -1,9 +1,82 @@
-"""pcdiff designs patient-specific cranial implants by anchored point-voxel diffusion.
+"""Designs patient-specific cranial implants from a skull with a defect.
 
-Not a medical device. Everything is in patient millimetres, LPS, unless a name says otherwise.
-Importing this package loads neither torch nor open3d; each module loads what it needs.
+    import pcdiff
+
+    skull, _ = pcdiff.read_skull("skull.nrrd")
+    design = pcdiff.design(skull, pcdiff.load_method("diffusion"))
+
+Coordinates are patient millimetres (LPS) unless a name says otherwise. Not a medical device.
+Each public name is loaded at its first use, so `import pcdiff` alone loads neither numpy nor torch.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+DISTRIBUTION = "pcdiff-cranial"  # the name on the package index; `pcdiff` there is another project
 NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."
+
+if TYPE_CHECKING:
+    from pcdiff.checks.report import Report as Report
+    from pcdiff.design.check import check as check
+    from pcdiff.design.flow import Design as Design
+    from pcdiff.design.flow import design as design
+    from pcdiff.geometry.mesh import Mesh as Mesh
+    from pcdiff.geometry.points import PointCloud as PointCloud
+    from pcdiff.geometry.volume import Volume as Volume
+    from pcdiff.imaging.input_check import read_skull as read_skull
+    from pcdiff.methods.base import Method as Method
+    from pcdiff.methods.base import Proposal as Proposal
+    from pcdiff.methods.registry import load_method as load_method
+
+_MODULES = {
+    "Design": "pcdiff.design.flow",
+    "Mesh": "pcdiff.geometry.mesh",
+    "Method": "pcdiff.methods.base",
+    "PointCloud": "pcdiff.geometry.points",
+    "Proposal": "pcdiff.methods.base",
+    "Report": "pcdiff.checks.report",
+    "Volume": "pcdiff.geometry.volume",
+    "check": "pcdiff.design.check",
+    "load_method": "pcdiff.methods.registry",
+    "read_skull": "pcdiff.imaging.input_check",
+}
+
+__all__ = [
+    "DISTRIBUTION",
+    "NOTICE",
+    "Design",
+    "Mesh",
+    "Method",
+    "PointCloud",
+    "Proposal",
+    "Report",
+    "Volume",
+    "__version__",
+    "check",
+    "design",
+    "load_method",
+    "read_skull",
+]
+
+
+def install_hint(extra: str = "") -> str:
+    """The command that installs this package with one of its optional extras, from the index and from a clone."""
+    extras = f"[{extra}]" if extra else ""
+    return f"pip install '{DISTRIBUTION}{extras}' (in a clone: pip install '.{extras}')"
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name at its first use (PEP 562). `design` is the package `pcdiff.design`, which can be called."""
+    if name == "design":
+        return import_module("pcdiff.design")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pcdiff' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

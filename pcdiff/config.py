@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pcdiff.errors import InputError
+from pcdiff.files import shipped_file
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -46,7 +47,8 @@ def _override(values: dict[str, Any], name: str, value: Any) -> None:
         room = room.setdefault(parent, {})
         if not isinstance(room, dict):
             raise InputError(
-                f"{name}: expected section.key, got {parent!r}, which is no section; see configs/default.yaml"
+                f"{name}: expected section.key, got {parent!r}, which is no section; see "
+                f"{shipped_file('configs/default.yaml')}"
             )
     try:
         room[last] = yaml.load(value, _Loader) if isinstance(value, str) else value

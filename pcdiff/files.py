@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,3 +41,13 @@ def written_beside(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def shipped_file(name: str) -> Path:
+    """The path of a shipped recipe or document, such as "configs/default.yaml" or "docs/checks.md".
+
+    A wheel holds configs/ and docs/ inside the package; in a clone they lie beside it.
+    """
+    package = Path(str(resources.files("pcdiff")))
+    inside = package / name
+    return inside if inside.exists() else package.parent / name

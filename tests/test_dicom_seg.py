@@ -106,6 +106,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="the grid is tilted"):
         write_dicom_seg(tilted, tmp_path / "tilted", tmp_path / "a.dcm")
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(InputError, match=r"pip install 'pcdiff\[dicom\]'"):
+    with pytest.raises(InputError, match=r"pip install 'pcdiff-cranial\[dicom\]'"):
         write_dicom_seg(volume, tmp_path / "scan", tmp_path / "a.dcm")
     assert not (tmp_path / "a.dcm").exists()

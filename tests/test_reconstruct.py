@@ -277,7 +277,7 @@ def test_missing_open3d_is_one_sentence_with_the_remedy(monkeypatch: pytest.Monk
     with pytest.raises(InputError) as caught:
         indicator(ball(18, 200, np.random.default_rng(0)), grid(np.eye(3), 22), backend="screened")
     message = str(caught.value)
-    assert "pip install 'pcdiff[open3d]'" in message
+    assert "pip install 'pcdiff-cranial[open3d]'" in message
     assert "libusb-1.0-0 libgl1 libgomp1" in message
     assert "\n" not in message
 

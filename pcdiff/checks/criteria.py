@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pcdiff.errors import InputError
+from pcdiff.files import shipped_file
 
 
 class Criteria(BaseModel):
@@ -57,4 +58,4 @@ def load_criteria(path: Path | None) -> Criteria:
         return Criteria.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{path}: {wrong}; docs/checks.md lists the names") from error
+        raise InputError(f"{path}: {wrong}; {shipped_file('docs/checks.md')} lists the names") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pcdiff import __version__
+from pcdiff import __version__, install_hint
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.volume import Volume
@@ -39,7 +39,7 @@ def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
         from pydicom.sr.codedict import codes
         from pydicom.uid import generate_uid
     except ImportError as error:
-        raise InputError(f"DICOM-SEG needs {error.name}, which is missing; run pip install 'pcdiff[dicom]'") from error
+        raise InputError(f"DICOM-SEG needs {error.name}, which is missing; run {install_hint('dicom')}") from error
     slices = _series(scan, implant)
     directions = implant.affine[:3, :3] / implant.spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > ALIKE:

@@ -47,13 +47,15 @@ class InputCheck:
     warnings: tuple[str, ...]
 
 
-def read_skull(path: Path, threshold: int | None = None, series: str | None = None) -> tuple[Volume, InputCheck]:
+def read_skull(
+    path: str | Path, threshold: int | None = None, series: str | None = None
+) -> tuple[Volume, InputCheck]:
     """The skull in any head scan, on the scan's own grid, and what there is to say of the scan.
 
     threshold: HU, of a CT only. series: of a DICOM folder only. Raises InputError as `read_scan` and `segment`, and for
     a threshold or a series where there is nothing to choose.
     """
-    scan = read_scan(path, series)
+    scan = read_scan(Path(path), series)
     if scan.is_ct:
         found = segment(scan, THRESHOLD if threshold is None else threshold)
         return found.skull, describe(scan, found, THRESHOLD if threshold is None else threshold)

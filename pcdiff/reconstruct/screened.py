@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pcdiff import install_hint
 from pcdiff.errors import InputError
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
@@ -24,7 +25,7 @@ def solve(points: PointCloud, skull: Volume, low: np.ndarray, high: np.ndarray) 
     except (ImportError, OSError) as error:  # OSError: the wheel is there, libusb-1.0 or libGL is not
         raise InputError(
             f"backend 'screened' needs open3d, which cannot be imported ({str(error).splitlines()[0]}); run "
-            "pip install 'pcdiff[open3d]' and, on Debian, apt install libusb-1.0-0 libgl1 libgomp1, "
+            f"{install_hint('open3d')} and, on Debian, apt install libusb-1.0-0 libgl1 libgomp1, "
             "or use backend 'spectral'"
         ) from error
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pcdiff import install_hint
 from pcdiff.report.colours import scale_colours, srgb
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def show(scene: Scene, title: str) -> str | None:
     try:
         import open3d as o3d
     except (ImportError, OSError) as error:  # OSError: the package is installed, libusb-1.0 or libGL is missing
-        return f"no window: open3d cannot be imported ({str(error).splitlines()[0]}); pip install 'pcdiff[open3d]'"
+        return f"no window: open3d cannot be imported ({str(error).splitlines()[0]}); {install_hint('open3d')}"
     viewer = o3d.visualization.VisualizerWithKeyCallback()
     if not viewer.create_window(f"{title}: {KEYS}"):
         return "no window: open3d cannot open one on this display"

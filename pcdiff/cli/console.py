@@ -1,4 +1,4 @@
-"""What the command line says when something goes wrong, and the checks that only it needs."""
+"""Messages on stderr, exit codes, and the choice of a device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pcdiff.errors import InputError, OutputError
 
 
 def debugging() -> bool:
-    """Does the user want tracebacks?"""
+    """Whether PCDIFF_DEBUG=1 asks for tracebacks."""
     return os.environ.get("PCDIFF_DEBUG") == "1"
 
 
-def device_that_is_there(name: str) -> str:
-    """The name of a device that is there; of `auto` a GPU, where there is one.
+def available_device(name: str) -> str:
+    """The device of that name after a test that it can be used; `auto` is a GPU if there is one, else the CPU.
 
-    Raises InputError for any other; loads torch only where it must.
+    Loads torch only for a GPU. Raises InputError for an unknown device and one that cannot be used.
     """
     if name == "cpu":
         return name
@@ -37,28 +37,31 @@ def device_that_is_there(name: str) -> str:
     return name
 
 
-def say(text: str) -> None:
-    """A line on stderr."""
+def print_message(text: str) -> None:
+    """Prints a line on stderr."""
     typer.echo(f"pcdiff: {text}", err=True)
 
 
 def exit_code(error: Exception) -> int:
-    """2 for what the user can mend, 1 for a failure."""
+    """2 for input that the user can correct, 1 for a failure."""
     return 2 if isinstance(error, InputError) else 1
 
 
-def line_on(error: Exception) -> str:
-    """What went wrong, in one line for the user."""
+def error_line(error: Exception) -> str:
+    """The error in one line for the user."""
     if isinstance(error, InputError | OutputError):
         return first_line(error)
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}"
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or crop the scan to the head"
-    return f"unexpected {type(error).__name__}: {first_line(error)}; PCDIFF_DEBUG=1 shows where, please report it"
+    return (
+        f"unexpected {type(error).__name__}: {first_line(error)}; run again with PCDIFF_DEBUG=1 to see where, and "
+        "please report it"
+    )
 
 
 def first_line(error: Exception) -> str:
-    """Of its message, or its name where it has none."""
+    """The first line of the error's message, or its class if there is no message."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

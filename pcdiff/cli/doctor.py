@@ -1,67 +1,128 @@
-"""What is installed, which weights, which device, and how long a case will take."""
+"""The command `doctor`: dependencies, methods, weights and devices of this installation, and the time of a case."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
-from pcdiff import __version__
+import typer
+
+from pcdiff import DISTRIBUTION, __version__, install_hint
+from pcdiff.cli.console import first_line, print_message
+from pcdiff.cli.options import DEFAULT_METHOD, method_lines
+from pcdiff.errors import InputError
 from pcdiff.files import sha256
 
-NEEDED = (
-    *("numpy", "scipy", "scikit-image", "pynrrd", "SimpleITK", "pillow", "torch", "einops", "safetensors"),
-    *("pydantic", "pyyaml", "typer", "tqdm", "trimesh", "plotly", "manifold3d"),
-)
-EXTRAS = {
-    "open3d": ("open3d", "a window to turn a case in, and a second surface reconstruction"),
-    "dicom": ("highdicom", "implants as DICOM segmentation"),
-    "train": ("accelerate", "training"),
+PURPOSES = {  # of the extras that a user may want
+    "open3d": "a window for `pcdiff view`, and the screened surface reconstruction",
+    "dicom": "implants as DICOM Segmentation",
+    "triton": "faster point operations on CUDA",
+    "train": "training",
 }
-GOOD_DSC = 0.95  # of the built-in case; 0.969 where it was made
-KNOWN = "13 s and 0.8 GB on two cores for a CT of 0.4 mm (README); pcdiff doctor --try measures it here"
+MIN_DSC = 0.95  # of the built-in case; it reaches 0.969
+USUAL_COST = "13 s and 0.8 GB on two cores for a CT of 0.4 mm; pcdiff doctor --try measures it here"
+MARKS = {True: "ok ", False: "BAD", None: "   "}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. good: None where it is neither good nor bad, but to be known."""
+    """One line of the report. good: whether it is as it should be, None for information."""
 
     name: str
     words: str
     good: bool | None = True
 
 
-def examine(try_it: bool = False) -> Iterator[Finding]:
-    """Looks at this machine, one thing after the other; takes some seconds, loads torch, needs no network.
+def doctor(
+    try_it: Annotated[bool, typer.Option("--try", help="Also design the built-in case and measure it.")] = False,
+) -> None:
+    """Check the installation: dependencies, methods, weights, devices, and the time of a case.
 
-    try_it: designs the built-in case too, and measures it.
+    With --try the built-in case is designed in a temporary folder. The exit code is 1 if something is missing or wrong.
+
+        pcdiff doctor
+        pcdiff doctor --try
+    """
+    problems = 0
+    for finding in examine(try_it):
+        problems += finding.good is False
+        typer.echo(f"{MARKS[finding.good]} {finding.name:<22}{finding.words}")
+    if problems:
+        print_message(f"{problems} problem{'' if problems == 1 else 's'}, marked BAD above")
+        raise typer.Exit(1)
+    typer.echo("all dependencies found")
+
+
+def examine(try_it: bool = False) -> Iterator[Finding]:
+    """Examines this installation, one finding after the other. Takes some seconds, loads torch, needs no network.
+
+    try_it: also designs the built-in case.
     """
     yield Finding("pcdiff", f"{__version__}, Python {platform.python_version()}, {platform.platform()}", None)
-    for name in NEEDED:
-        version = _version(name)
-        yield Finding(name, version or f"missing; pip install {name}", version is not None)
-    for extra, (name, what) in EXTRAS.items():
-        version = _version(name)
-        words = f"{version}: {what}" if version else f"not there: pip install 'pcdiff[{extra}]' for {what}"
-        yield Finding(name, words, None)
-    yield from _weights()
+    yield from _dependencies()
+    yield from _methods()
     yield from _devices()
     yield _display()
-    yield _built_in_case() if try_it else Finding("a case", KNOWN, None)
+    yield _built_in_case() if try_it else Finding("a case", USUAL_COST, None)
 
 
-def _weights() -> Iterator[Finding]:
-    with resources.as_file(resources.files("pcdiff") / "weights") as folder:
-        for name in ("prior", "denoiser", "places"):
-            path = Path(folder) / f"{name}.safetensors"
-            there = path.is_file()
-            words = f"sha256 {sha256(path)[:16]}" if there else "missing; install pcdiff again"
-            yield Finding(path.name, words, there)
+def requirements() -> dict[str, list[str]]:
+    """Packages that this distribution requires, by extra; "" stands for those that are always needed.
+
+    Raises PackageNotFoundError if the distribution is not installed.
+    """
+    found: dict[str, list[str]] = {"": []}
+    for line in metadata.requires(DISTRIBUTION) or []:
+        name = re.match(r"[\w.-]+", line)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        if name:
+            found.setdefault(extra[1] if extra else "", []).append(name[0])
+    return found
+
+
+def _dependencies() -> Iterator[Finding]:
+    try:
+        required = requirements()
+    except metadata.PackageNotFoundError:
+        yield Finding(DISTRIBUTION, f"not installed as a package; run {install_hint()}", False)
+        return
+    for name in required[""]:
+        version = _version(name)
+        yield Finding(name, version or f"missing; run pip install {name}", version is not None)
+    for extra, purpose in PURPOSES.items():
+        missing = [name for name in required.get(extra, []) if _version(name) is None]
+        words = f"installed: {purpose}"
+        if missing:
+            words = f"optional, without {', '.join(missing)}; for {purpose} run {install_hint(extra)}"
+        yield Finding(f"extra {extra}", words, None)
+
+
+def _methods() -> Iterator[Finding]:
+    """Each method, and each weights file once."""
+    from pcdiff.methods.registry import weights_files
+
+    weights: dict[Path, bool] = {}
+    for name, line in method_lines().items():
+        try:
+            files = weights_files(name)
+        except InputError as error:
+            yield Finding(f"method {name}", first_line(error).removeprefix(f"method {name}: "), None)
+            continue
+        weights |= {path: path.is_file() for path in files}
+        missing = [path.name for path in files if not path.is_file()]
+        words = f"without {', '.join(missing)}" if missing else line or "ready"
+        yield Finding(f"method {name}", words, not missing)
+    for path, there in weights.items():
+        words = f"sha256 {sha256(path)[:16]}" if there else f"missing; run {install_hint()} again"
+        yield Finding(path.name, words, there)
 
 
 def _devices() -> Iterator[Finding]:
@@ -74,34 +135,36 @@ def _devices() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Finding("cuda", f"torch cannot be imported: {error}", False)
+        yield Finding("cuda", f"torch cannot be imported: {first_line(error)}", False)
         return
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count()))
-        yield Finding("cuda", f"{names}; --device auto takes it", None)
+        yield Finding("cuda", f"{names}; used with --device auto", None)
     else:
-        yield Finding("cuda", "no GPU that torch can use; the CPU does", None)
+        yield Finding("cuda", "no GPU that torch can use; the CPU is used", None)
 
 
 def _display() -> Finding:
-    there = platform.system() != "Linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-    return Finding("display", "there is one" if there else "none; pcdiff view writes pages and pictures instead", None)
+    available = platform.system() != "Linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+    return Finding("display", "available" if available else "none; pcdiff view writes a page instead of a window", None)
 
 
 def _built_in_case() -> Finding:
-    """Designs the built-in case into a folder that is thrown away: does it work, and how long does it take here?"""
+    """Designs the built-in case in a temporary folder."""
     from pcdiff.design.demo import demo
     from pcdiff.design.settings import Settings
 
     started = time.perf_counter()
     with TemporaryDirectory() as folder:
-        record = demo(Path(folder) / "demo", Settings("diffusion"))
+        record = demo(Path(folder) / "demo", Settings(DEFAULT_METHOD))
     dsc, seconds = record["scores"]["dsc"], record["seconds"]["total"]
     words = (
         f"designed in {seconds:.0f} s, with its report {time.perf_counter() - started:.0f} s; "
         f"{record['peak_memory_mb']} MB; DSC {dsc:.3f} with the true implant"
     )
-    return Finding("a case", words + ("" if dsc > GOOD_DSC else ": expected more, please report it"), dsc > GOOD_DSC)
+    if dsc <= MIN_DSC:
+        words += f": expected more than {MIN_DSC}, please report it"
+    return Finding("a case", words, dsc > MIN_DSC)
 
 
 def _version(name: str) -> str | None:

@@ -1,7 +1,7 @@
 """From a scan to an implant's files: the flow, its settings, and the record of each case.
 
-`pcdiff.design` names this package and the public function `pcdiff.design.flow.design`; so that both work in any order of
-imports, the package can be called: `pcdiff.design(skull, method)`.
+`pcdiff.design` names both this package and the public function `pcdiff.design.flow.design`. The package can be called,
+`pcdiff.design(skull, method)`, so both work in any order of imports.
 """
 
 import sys

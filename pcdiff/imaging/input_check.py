@@ -47,9 +47,7 @@ class InputCheck:
     warnings: tuple[str, ...]
 
 
-def read_skull(
-    path: str | Path, threshold: int | None = None, series: str | None = None
-) -> tuple[Volume, InputCheck]:
+def read_skull(path: str | Path, threshold: int | None = None, series: str | None = None) -> tuple[Volume, InputCheck]:
     """The skull in any head scan, on the scan's own grid, and what there is to say of the scan.
 
     threshold: HU, of a CT only. series: of a DICOM folder only. Raises InputError as `read_scan` and `segment`, and for

@@ -1,0 +1,149 @@
+"""The commands that make a case: design, demo, simulate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pcdiff import NOTICE
+from pcdiff.cli import options
+from pcdiff.cli.console import available_device, print_message
+from pcdiff.errors import InputError
+
+
+def design(
+    skulls: Annotated[
+        list[Path], typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect; several are possible.")
+    ],
+    out: options.Out,
+    method: options.Method = options.DEFAULT_METHOD,
+    weights: options.Weights = None,
+    ensemble: options.Ensemble = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    backend: options.Backend = "spectral",
+    threshold: options.Threshold = None,
+    series: options.Series = None,
+    mask_out: options.MaskOut = None,
+    clearance: options.Clearance = 0.0,
+    thickness: options.Thickness = "bone",
+    smooth: options.Smooth = 0.0,
+    drain_holes: options.DrainHoles = None,
+    make_insertable: options.MakeInsertable = False,
+    criteria: options.Criteria = None,
+    mesh: options.MeshKinds = "stl",
+    mesh_space: options.MeshSpace = "lps",
+    keep_points: options.KeepPoints = False,
+    report: options.WithReport = True,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Design implants for skulls with defects.
+
+    A scan is the folder of a CT's DICOM slices, or a CT or mask as .nrrd, .nii, .nii.gz, .mha or .mhd. It gets a folder
+    OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json (fit and printability),
+    surface.npz (thickness and gap at each vertex) and run.json. Results that exist are skipped. A case that fails does
+    not stop the others. Checks that fail are reported and do not stop the design. Each of several candidates is
+    checked, and one is recommended.
+
+        pcdiff design skull.nrrd -o out
+        pcdiff design scans/*.nii.gz -o out --device auto
+        pcdiff design dicom/ -o out --clearance 0.5 --thickness 3mm --make-insertable
+        pcdiff design skull.nrrd -o out --ensemble 5 --drain-holes 2@12 --keep-points --mesh 3mf,glb
+    """
+    from pcdiff.checks.criteria import load_criteria
+    from pcdiff.cli.batch import Batch
+    from pcdiff.design.fitting import FitOptions
+    from pcdiff.design.settings import DEFAULT_ENSEMBLE, Settings
+
+    settings = Settings(
+        method=method,
+        ensemble=ensemble or DEFAULT_ENSEMBLE,
+        seed=seed,
+        device=available_device(device),
+        backend=backend,
+        weights=weights,
+        threshold=threshold,
+        series=series,
+        fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
+        criteria=load_criteria(criteria),
+        mesh=mesh,
+        mesh_space=mesh_space,
+        keep_points=keep_points,
+        report=report,
+    )
+    if mask_out is not None and len(skulls) > 1:
+        raise InputError(f"--mask-out writes one mask, got {len(skulls)} scans; give one scan")
+    settings.record()  # fails once for an unknown method or missing weights, not once for each case
+    Batch(out, settings, overwrite, mask_out, quiet).design(skulls)
+
+
+def demo(
+    out: options.Out,
+    method: options.Method = options.DEFAULT_METHOD,
+    weights: options.Weights = None,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Design an implant for a built-in case: a synthetic head, sampled from the statistical shape model, with a defect.
+
+    OUT gets the files that `pcdiff design` writes, and skull.nrrd (the whole head), defective_skull.nrrd, and
+    implant_true.nrrd (the bone that was removed).
+
+        pcdiff demo -o out/demo
+        pcdiff demo -o out/other --seed 7
+    """
+    from pcdiff.cli.batch import result_line
+    from pcdiff.design.demo import demo as run
+    from pcdiff.design.settings import Settings
+
+    if not quiet:
+        print_message("sampling a head from the statistical shape model, cutting a defect, designing the implant ...")
+    record = run(out, Settings(method, seed=seed, weights=weights), overwrite)
+    if quiet:
+        return
+    scores = record["scores"]
+    typer.echo(f"""
+{result_line(record)}
+compared with the true implant ({record["true_ml"]:.1f} ml): DSC {scores["dsc"]:.3f}, border DSC {scores["bdsc"]:.3f}, \
+HD95 {scores["hd95"]:.2f} mm
+
+{out / "report.html"}: the whole case with a 3D view; opens in any browser
+{out / "preview.png"}: the defect, the implant in it, and the implant alone
+{out / "implant.stl"}: the implant in millimetres, LPS; opens beside the scan in any viewer
+{out / "implant.nrrd"}: the implant on the grid of {out / "defective_skull.nrrd"}
+
+Next, your own scan:  pcdiff design SKULL.nrrd -o out
+{NOTICE}""")
+
+
+def simulate(
+    skull: Annotated[Path, typer.Argument(help="Mask of a healthy skull.")],
+    out: options.Out,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="skullfix; bilateral, frontoorbital, parietotemporal, random_1, random_2 (the classes of SkullBreak); "
+            "or irregular."
+        ),
+    ] = "skullfix",
+    defects: Annotated[int, typer.Option(min=1, max=3, help="Number of defects, with bone between them.")] = 1,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Simulate a craniotomy on a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, the bone removed.
+
+    pcdiff simulate healthy.nrrd -o out/cut --kind irregular --defects 2
+    """
+    from pcdiff.design.simulate import write_simulation
+
+    record = write_simulation(skull, out, kind, defects, seed, overwrite)
+    if not quiet:
+        typer.echo(
+            f"{record['implant_ml']:.1f} ml of bone removed -> {out}\n"
+            f"Next, design the implant:  pcdiff design {out / 'defective_skull.nrrd'} -o out"
+        )

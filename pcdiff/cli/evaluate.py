@@ -1,0 +1,85 @@
+"""The command `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pcdiff.cli import options
+from pcdiff.cli.console import available_device
+from pcdiff.errors import InputError
+
+
+def evaluate(
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set in the layout of SkullFix or SkullBreak.")],
+    out: options.Out = Path("out/evaluation"),
+    cases: options.Cases = None,
+    method: Annotated[str, typer.Option(metavar="NAMES", help="One or more, separated by commas:")] = "prior,diffusion",
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Make harder cases from these: full, skullbreak, or variants separated by commas."),
+    ] = None,
+    ensemble: options.Ensemble = None,
+    weights: options.Weights = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit for a case, in seconds.")] = 900,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of cases at the same time; use 1 to compare run times.")
+    ] = 1,
+    quiet: options.Quiet = False,
+) -> None:
+    """Evaluate methods on a data set, from file to file: DSC, border DSC, HD95, time and memory.
+
+    OUT gets a table, CSV and JSON, the implants, and error maps of the best, the median and the worst case. For an
+    ensemble the correlation of spread and error is measured too. The exit code is 1 if a case fails, or if a skull
+    without a defect gets an implant.
+
+        pcdiff evaluate --data skullfix --cases 060-074 --method prior,diffusion -o results
+        pcdiff evaluate --data skullfix --suite tilted,two_defects --ensemble 5 -o results
+    """
+    from pcdiff.data.cases import find_cases
+    from pcdiff.data.suite import variants_named, write_suite
+    from pcdiff.evaluation.runner import evaluate as run
+
+    variants = None if suite is None else variants_named(suite)
+    methods = [name.strip() for name in method.split(",")]
+    if weights is not None and len(methods) > 1:
+        raise InputError(f"--weights belong to one method, got {method}; name it with --method")
+    notes = _notes(methods, weights, suite, ensemble)
+    command = _command(ensemble, weights, device)
+    found = find_cases(data, cases)
+    if variants is not None:
+        found = write_suite(variants, found, out, seed, progress=not quiet)
+    results = run(methods, found, out, seed, command, timeout, workers, notes, progress=not quiet)
+    if not quiet:
+        typer.echo(results.table())
+    if any(row.error for row in results.rows):
+        raise typer.Exit(1)
+
+
+def _notes(methods: list[str], weights: Path | None, suite: str | None, ensemble: int | None) -> dict[str, Any]:
+    """What the results record beside their figures."""
+    from pcdiff.design.settings import DEFAULT_ENSEMBLE
+    from pcdiff.files import sha256
+    from pcdiff.methods.registry import weights_files
+
+    return {
+        "suite": suite,
+        "ensemble": ensemble or DEFAULT_ENSEMBLE,
+        "weights": {name: {path.name: sha256(path) for path in weights_files(name, weights)} for name in methods},
+    }
+
+
+def _command(ensemble: int | None, weights: Path | None, device: str) -> list[str]:
+    """The command that designs a case."""
+    from pcdiff.evaluation.measure import COMMAND
+
+    command = [*COMMAND, "--device", available_device(device)]
+    if ensemble is not None:
+        command += ["--ensemble", str(ensemble)]
+    if weights is not None:
+        command += ["--weights", str(weights.resolve())]
+    return command

@@ -1,0 +1,121 @@
+"""Options that several commands share, and the table of methods in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperOption
+
+SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
+DEFAULT_METHOD = "diffusion"
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
+Method = Annotated[str, typer.Option(metavar="NAME")]  # `MethodCommand` adds the help
+Weights = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Your own weights (.safetensors) instead of the shipped ones.")
+]
+Ensemble = Annotated[
+    int | None, typer.Option(min=1, help="Number of candidates; more than one also gives an uncertainty map.")
+]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="Reproducible: on one machine the same seed gives identical files (timestamps aside)."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto (a GPU if one is available).")]
+Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
+Threshold = Annotated[
+    int | None, typer.Option(rich_help_panel=SCAN, metavar="HU", help="CT only: lowest HU of bone [300].")
+]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=SCAN, metavar="N|UID", help="DICOM folder with several series: number in the list, or UID."
+    ),
+]
+MaskOut = Annotated[
+    Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
+]
+Clearance = Annotated[
+    float,
+    typer.Option(rich_help_panel=FIT, metavar="MM", help="Gap between implant and bone, in mm; 0.5 is usual."),
+]
+Criteria = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=FIT, metavar="FILE", help="YAML file with your own limits for the checks: checks.md."),
+]
+Thickness = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="bone|MM|FRACTION",
+        help="Implant thickness: bone (as the bone around it), a value such as 3mm, or a fraction such as 0.6. "
+        "Material is removed on the inner (dural) side.",
+    ),
+]
+Smooth = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="MM",
+        help="Smooth the outer and inner surface, in mm (0.8 is enough); the edge that meets bone is left alone.",
+    ),
+]
+DrainHoles = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="MM@MM",
+        help="Perforation holes, DIAMETER@SPACING in mm, for example 2@12.",
+    ),
+]
+MakeInsertable = Annotated[
+    bool,
+    typer.Option(
+        "--make-insertable",
+        rich_help_panel=FIT,
+        help="Remove undercuts so that the implant can be inserted in a straight line.",
+    ),
+]
+MeshKinds = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=FILES,
+        metavar="KINDS",
+        help="Mesh files beside the STL, separated by commas: ply, obj, 3mf, glb.",
+    ),
+]
+MeshSpace = Annotated[str, typer.Option(rich_help_panel=FILES, help="Axes of the mesh files: lps (DICOM, ITK) or ras.")]
+KeepPoints = Annotated[
+    bool, typer.Option("--keep-points", rich_help_panel=FILES, help="Keep the points for `pcdiff view`.")
+]
+WithReport = Annotated[
+    bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again even if the result exists.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff design` or `demo` wrote.")]
+MovedSkull = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The defective skull, if it is no longer where the record says.")
+]
+Cases = Annotated[str | None, typer.Option(help="Use some cases only, for example 000-059,063.")]
+
+
+def method_lines() -> dict[str, str]:
+    """The name of each method and one line on it, from the table of methods."""
+    from pcdiff.methods.registry import METHODS
+
+    return {name: getattr(entry, "help", "") for name, entry in METHODS.items()}
+
+
+class MethodCommand(TyperCommand):
+    """A command with `--method`: its help reads the table of methods, which loads numpy, only when it is printed."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help into the formatter; see click."""
+        for parameter in self.params:
+            if isinstance(parameter, TyperOption) and parameter.name == "method":
+                lines = [f"{name} ({line})" if line else name for name, line in method_lines().items()]
+                parameter.help = f"{parameter.help or 'One of:'} {'; '.join(lines)}."
+        super().format_help(ctx, formatter)

@@ -1,0 +1,132 @@
+"""The commands on a result: check, view, report, dicom-seg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pcdiff import NOTICE
+from pcdiff.cli import options
+from pcdiff.cli.console import print_message
+
+if TYPE_CHECKING:
+    from pcdiff.checks.report import Check
+
+MARKS = {True: "pass", False: "FAIL", None: "  - "}
+
+
+def check(
+    implant: Annotated[Path, typer.Argument(help="The implant: STL (LPS, mm), or a mask on the skull's grid.")],
+    skull: Annotated[Path, typer.Option(metavar="SCAN", help="The defective skull: a CT or a mask, as for `design`.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for checks.json and surface.npz.")] = None,
+    clearance: options.Clearance = 0.0,
+    criteria: options.Criteria = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check any implant (STL or mask) for fit and printability. Every value is printed with its limit.
+
+    The checks are the six criteria of Ellis et al. (coverage of the defect, no implant over bone, insertion, shape,
+    transition to the bone, thickness), the gap to the bone, and the printability of the mesh. The exit code is 1 if a
+    check fails.
+
+        pcdiff check implant.stl --skull dicom/
+        pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
+    """
+    from pcdiff.checks.criteria import load_criteria
+    from pcdiff.checks.files import write_checks, write_surface
+    from pcdiff.design.check import check_files
+
+    report = check_files(implant, skull, load_criteria(criteria), clearance)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_checks(report, out / "checks.json")
+        write_surface(report, out / "surface.npz")
+    if not quiet:
+        for each in report.checks:
+            typer.echo("\n".join(_check_lines(each)))
+        typer.echo(NOTICE)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def view(
+    case: options.CaseFolder,
+    skull: options.MovedSkull = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The true implant (mask or STL): adds a map of the distance to it."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the scene to this page and open no window.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture to this file and open no window.")
+    ] = None,
+) -> None:
+    """Show a case in 3D: skull, implant, candidates, points, and the diffusion step by step.
+
+    Opens a window if open3d is installed and there is a display. Otherwise it writes CASE/view.html, a page that any
+    browser opens without a network. Points and diffusion steps need a case designed with `--keep-points`.
+
+        pcdiff view out/head
+        pcdiff view out/demo --truth out/demo/implant_true.nrrd --html demo.html --png demo.png
+    """
+    from pcdiff.cli.view import show_case
+
+    for path in show_case(case, skull, truth, html, png, print_message):
+        typer.echo(path)
+
+
+def report(case: options.CaseFolder, skull: options.MovedSkull = None) -> None:
+    """Write report.html and preview.png of a case again, for example after an update of pcdiff.
+
+    Both show the defective skull: the file given with --skull, else the one in the case folder, else the one that the
+    implant was designed from.
+
+        pcdiff report out/head
+        pcdiff report out/head --skull scans/head.nrrd
+    """
+    from pcdiff.design.record import case_record, case_skull, renew_record
+    from pcdiff.report.case_report import PREVIEW, REPORT, write_report
+
+    record = case_record(case)
+    write_report(case, record, case_skull(case, record, skull))
+    renew_record(case, record, (REPORT, PREVIEW))
+    typer.echo(case / REPORT)
+
+
+def dicom_seg(
+    case: options.CaseFolder,
+    scan: Annotated[Path, typer.Option(metavar="FOLDER", help="The DICOM slices that the implant was designed from.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write [CASE/implant.dcm].")
+    ] = None,
+) -> None:
+    """Write the implant of a case as DICOM Segmentation, for a PACS or a planning station.
+
+    Needs the extra `dicom` (see `pcdiff doctor`). The file names the patient, as the scan does, and refers to the
+    scan's slices and frame of reference.
+
+        pcdiff dicom-seg out/head --scan dicom/series3
+    """
+    from pcdiff.design.record import case_record, renew_record
+    from pcdiff.imaging.dicom_seg import SEGMENTATION, write_dicom_seg
+    from pcdiff.imaging.volumes import read_volume
+
+    record = case_record(case)
+    path = out or case / SEGMENTATION
+    write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
+    if out is None:
+        renew_record(case, record, [SEGMENTATION])
+    typer.echo(path)
+
+
+def _check_lines(check: Check) -> list[str]:
+    """A check with its figures and their limits."""
+    lines = [f"{MARKS[check.passed]}  {check.title}: {check.words}"]
+    for figure in check.figures:
+        limit = "" if figure.rule is None else f"  ({figure.rule} {figure.limit:g})"
+        lines.append(f"        {figure.name}: {figure.value:.4g} {figure.unit}".rstrip() + limit)
+    return lines

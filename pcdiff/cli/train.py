@@ -1,0 +1,134 @@
+"""The commands that make a model: prepare, train, import-checkpoint, export-checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pcdiff import install_hint
+from pcdiff.cli import options
+from pcdiff.errors import InputError
+
+
+def prepare(
+    dataset: Annotated[Path, typer.Argument(help="Folder in the layout of SkullFix or SkullBreak.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Cache folder.")],
+    cases: options.Cases = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make the training cache from the complete skulls of a data set. An interrupted run continues.
+
+    pcdiff prepare data/skullfix -o cache/skullfix --workers 8
+    """
+    from pcdiff.data.heads import prepare as run
+
+    written = run(dataset, out, cases, workers, progress=not quiet)
+    if not quiet:
+        typer.echo(f"{len(written)} heads -> {out}")
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file (.yaml), or the name of a shipped recipe, such as default.")
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, such as optimiser.steps=100."),
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
+
+    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are default, paper_skullfix and
+    paper_skullbreak; copy and change one for your own data.
+
+        pcdiff train default --set run.data=/elsewhere
+        pcdiff train ours.yaml
+    """
+    from pcdiff.training.recipes import PaperTrainConfig, load_config
+
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
+    config = load_config(recipe_file(recipe), _parse_changes(changes))
+    try:
+        from pcdiff.training.anchored.train import train as run
+        from pcdiff.training.friedrich2023.train import train as run_paper
+    except ModuleNotFoundError as error:
+        if error.name in (None, "pcdiff") or str(error.name).startswith("pcdiff."):
+            raise
+        raise InputError(f"training needs {error.name}, which is missing; run {install_hint('train')}") from error
+    if isinstance(config, PaperTrainConfig):
+        typer.echo(run_paper(config, progress=not quiet))
+    else:
+        typer.echo(run(config, progress=not quiet))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe: the path itself, or the shipped recipe of that name.
+
+    Raises InputError for a name without a suffix that is neither a file nor a shipped recipe.
+    """
+    from pcdiff.files import shipped_file
+
+    path = Path(name)
+    if path.suffix or path.is_file() or path.name != name:
+        return path
+    shipped = shipped_file("configs") / f"{name}.yaml"
+    if not shipped.is_file():
+        names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
+        raise InputError(
+            f"{name}: expected a recipe file or one of {names}, found neither; the recipes are in {shipped.parent}"
+        )
+    return shipped
+
+
+def import_checkpoint(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Checkpoints: denoiser .pth, voxelisation .pt, or both.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Weights file to write (.safetensors).")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change how they are used, such as steps=50 or sampler=euler."),
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Import checkpoints of the original code of Friedrich et al. (2023), or of its forks, for `--method paper`.
+
+    `pcdiff design` needs both networks. No code in a file is executed: tensors are read, their names and shapes are
+    compared, and differences are listed. The keys for --set are those under `paper:` in the recipe paper_skullfix.
+    """
+    from pcdiff.files import sha256
+    from pcdiff.methods.friedrich2023.checkpoints import import_checkpoints
+    from pcdiff.methods.friedrich2023.config import parse_paper_config
+
+    model = import_checkpoints(files, parse_paper_config(_parse_changes(changes)))
+    model.save(out, {f"sha256 {path.name}": sha256(path) for path in files})
+    if not quiet:
+        found = " and ".join(name for name in ("denoiser", "voxelisation") if getattr(model, name) is not None)
+        typer.echo(f"{found} -> {out}\nNext:  pcdiff design SKULL.nrrd -o out --method paper --weights {out}")
+
+
+def export_checkpoint(
+    weights: Annotated[Path, typer.Argument(help="Weights of the published networks (.safetensors).")],
+    out: options.Out,
+) -> None:
+    """Write the published networks in the format of their original code: OUT/denoiser.pth, OUT/voxelisation.pt."""
+    from pcdiff.methods.friedrich2023.checkpoints import PaperModel, export_checkpoints
+
+    for path in export_checkpoints(PaperModel.load(weights), out):
+        typer.echo(path)
+
+
+def _parse_changes(changes: list[str] | None) -> dict[str, str]:
+    """The keys and values of --set. Raises InputError for anything but KEY=VALUE."""
+    found = {}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected KEY=VALUE, got {change!r}; for example optimiser.steps=100")
+        found[key.strip()] = value.strip()
+    return found

@@ -23,6 +23,7 @@ lint: $(READY_DEV)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/check_examples.py
 
 clean:  ## remove what was built, the environment included
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -63,8 +63,9 @@ __all__ = [
 
 def install_hint(extra: str = "") -> str:
     """The command that installs this package with one of its optional extras, from the index and from a clone."""
-    extras = f"[{extra}]" if extra else ""
-    return f"pip install '{DISTRIBUTION}{extras}' (in a clone: pip install '.{extras}')"
+    if not extra:
+        return f"pip install {DISTRIBUTION} (in a clone: pip install .)"
+    return f"pip install '{DISTRIBUTION}[{extra}]' (in a clone: pip install '.[{extra}]')"
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The command line, in process: what is written, skipped, refused, and said; a fitted prior stands in for methods."""
+"""The command line, in process: files, exit codes and messages; a fitted shape model takes the place of a method."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_what_a_case_folder_holds(
     run: Run, stub: Stub, skull: Path, case: tuple[Volume, Volume], tmp_path: Path
 ) -> None:
-    code, said, _ = run("sample", skull, "-o", tmp_path / "out", "--seed", 3)
+    code, said, _ = run("design", skull, "-o", tmp_path / "out", "--seed", 3)
     assert code == 0
     assert "head: 1 defect" in said
     folder = tmp_path / "out" / "head"
@@ -111,22 +111,20 @@ def test_what_a_case_folder_holds(
     assert record["files"].keys() == files(folder).keys() - {"run.json"}
 
 
-def test_a_single_case_tells_its_stages_on_a_terminal(
+def test_a_single_case_shows_its_stages_on_a_terminal(
     run: Run, stub: Stub, skull: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("tqdm.tqdm.set_description", lambda bar, desc=None, refresh=True: told.append(desc))
-    assert run("sample", skull, "-o", tmp_path / "out")[0] == 0
+    shown: list[str] = []
+    monkeypatch.setattr("tqdm.tqdm.set_description", lambda bar, desc=None, refresh=True: shown.append(desc))
+    assert run("design", skull, "-o", tmp_path / "out")[0] == 0
     titles = [stage.title for stage in STAGES.values()]
-    assert [title for title in told if title in titles] == titles
-    _, _, errors = run("sample", skull, "-o", tmp_path / "out", "--overwrite")
+    assert [title for title in shown if title in titles] == titles
+    _, _, errors = run("design", skull, "-o", tmp_path / "out", "--overwrite")
     assert "left" not in errors  # plain where stderr is no terminal
 
 
-def test_an_ensemble_leaves_its_members_and_their_disagreement(
-    run: Run, stub: Stub, skull: Path, tmp_path: Path
-) -> None:
-    assert run("sample", skull, "-o", tmp_path / "out", "--ensemble", 3, "--no-report", "-q") == (0, "", "")
+def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
+    assert run("design", skull, "-o", tmp_path / "out", "--ensemble", 3, "--no-report", "-q") == (0, "", "")
     folder = tmp_path / "out" / "head"
     members = [read_volume(folder / "candidates" / f"implant_{k}.nrrd").mask for k in (1, 2, 3)]
     for k in (1, 2, 3):
@@ -135,27 +133,27 @@ def test_an_ensemble_leaves_its_members_and_their_disagreement(
     assert spread.dtype == np.float32
     np.testing.assert_allclose(spread, np.std(np.stack(members).astype(float), axis=0), atol=1e-6)
     assert spread.max() == pytest.approx(np.sqrt(2) / 3)  # one of three against two
-    assert run("sample", skull, "-o", tmp_path / "out", "--no-report", "-q")[0] == 0
-    kept = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "run.json"}
-    assert files(folder).keys() == kept  # of the earlier run nothing is left
+    assert run("design", skull, "-o", tmp_path / "out", "--no-report", "-q")[0] == 0
+    expected = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "run.json"}
+    assert files(folder).keys() == expected  # of the earlier run nothing is left
 
 
 def test_same_seed_same_bytes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert run("sample", skull, "-o", tmp_path / name, "--seed", seed, "--no-report", "-q")[0] == 0
+        assert run("design", skull, "-o", tmp_path / name, "--seed", seed, "--no-report", "-q")[0] == 0
     a, b, c = (files(tmp_path / name / "head") for name in "abc")
     for name in ("implant.nrrd", "implant.stl"):
         assert a[name] == b[name] != c[name]
 
 
-def test_what_is_done_is_skipped_until_something_changes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
+def test_a_result_is_skipped_until_something_changes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ("sample", skull, "--no-report", "-o", out)
+    command = ("design", skull, "--no-report", "-o", out)
     run(*command)
     code, _, said = run(*command)
     assert code == 0
     assert len(stub.calls) == 1
-    assert "is done already" in said
+    assert "already designed" in said
     run(*command, "--overwrite")
     run(*command, "--seed", 1)
     assert len(stub.calls) == 3
@@ -170,18 +168,18 @@ def test_what_is_done_is_skipped_until_something_changes(run: Run, stub: Stub, s
     assert len(stub.calls) == 5
 
 
-def test_a_case_that_fails_is_a_line_and_the_others_go_on(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
+def test_a_case_that_fails_is_one_line_and_the_others_go_on(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     bad, twin = tmp_path / "in" / "bad.nrrd", tmp_path / "head.nii.gz"
     bad.write_bytes(b"no image")
     twin.write_bytes(skull.read_bytes())
     out = tmp_path / "out"
-    code, said, errors = run("sample", bad, tmp_path / "none.nrrd", skull, twin, tmp_path / "a.jpg", "-q", "-o", out)
+    code, said, errors = run("design", bad, tmp_path / "none.nrrd", skull, twin, tmp_path / "a.jpg", "-q", "-o", out)
     assert code == 2
     assert said == ""
     lines = errors.splitlines()
     assert all(line.startswith("pcdiff: ") for line in lines)
     assert len(lines) == 5
-    for part in ("not an NRRD file", "found none", "goes to", "another format", "4 of 5 cases failed"):
+    for part in ("not an NRRD file", "found none", "also goes to", "another format", "4 of 5 cases failed"):
         assert sum(part in line for line in lines) == 1, part
     assert [path.name for path in out.iterdir()] == ["head"]  # nor is anything half done left behind
 
@@ -192,7 +190,7 @@ def test_a_case_that_fails_is_a_line_and_the_others_go_on(run: Run, stub: Stub, 
         (InputError("no defect found: expected one"), 2, "pcdiff: head.nii.gz: no defect found: expected one"),
         (OSError(28, "No space left on device", "x"), 1, "pcdiff: head.nii.gz: x: No space left on device"),
         (MemoryError(), 1, "pcdiff: head.nii.gz: out of memory"),
-        (KeyError("why"), 1, "pcdiff: head.nii.gz: unexpected KeyError: 'why'; PCDIFF_DEBUG=1"),
+        (KeyError("why"), 1, "pcdiff: head.nii.gz: unexpected KeyError: 'why'; run again with PCDIFF_DEBUG=1"),
     ],
 )
 def test_errors_are_one_line_and_a_code(
@@ -206,22 +204,22 @@ def test_errors_are_one_line_and_a_code(
     line: str,
 ) -> None:
     stub.error = error
-    got, _, said = run("sample", skull, "-o", tmp_path / "out", "-q")
+    got, _, said = run("design", skull, "-o", tmp_path / "out", "-q")
     assert got == code
     assert said.startswith(line)
     assert said.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.setenv("PCDIFF_DEBUG", "1")
     with pytest.raises(type(error)):
-        cli.main(["sample", str(skull), "-o", str(tmp_path / "out")])
+        cli.main(["design", str(skull), "-o", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("sample", "a.nrrd", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
-        (("sample", "a.nrrd", "--weights", "none.safetensors", "-o", "out"), "found none"),
-        (("sample", "a.nrrd", "--device", "abacus", "-o", "out"), "device 'abacus': expected cpu, cuda"),
+        (("design", "a.nrrd", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
+        (("design", "a.nrrd", "--weights", "none.safetensors", "-o", "out"), "found none"),
+        (("design", "a.nrrd", "--device", "abacus", "-o", "out"), "device 'abacus': expected cpu, cuda"),
         (("demo", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
         (("evaluate", "--data", "none"), "none: expected complete_skull/"),
         (("evaluate", "--data", "none", "--suite", "odd"), "unknown variant 'odd'"),
@@ -233,13 +231,13 @@ def test_errors_are_one_line_and_a_code(
         (("prepare", "none", "-o", "cache"), "none: expected complete_skull/"),
         (("check", "none.stl", "--skull", "none.nrrd"), "none.nrrd: expected an image file, found none"),
         (("check", "none.stl", "--skull", "none.nrrd", "--criteria", "none.yaml"), "expected a YAML file of criteria"),
-        (("sample", "a.nrrd", "-o", "out", "--clearance", "60"), "--clearance: expected 0 to 5 mm"),
-        (("sample", "a.nrrd", "-o", "out", "--thickness", "thin"), "--thickness: expected bone"),
-        (("sample", "a.nrrd", "-o", "out", "--drain-holes", "2"), "--drain-holes: expected DIAMETER@SPACING"),
+        (("design", "a.nrrd", "-o", "out", "--clearance", "60"), "--clearance: expected 0 to 5 mm"),
+        (("design", "a.nrrd", "-o", "out", "--thickness", "thin"), "--thickness: expected bone"),
+        (("design", "a.nrrd", "-o", "out", "--drain-holes", "2"), "--drain-holes: expected DIAMETER@SPACING"),
         (("view", "none"), "none: expected a case folder"),
     ],
 )
-def test_a_users_mistake_is_code_2_and_one_line(
+def test_an_input_error_is_code_2_and_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -250,12 +248,12 @@ def test_a_users_mistake_is_code_2_and_one_line(
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-def test_a_fresh_process_says_it_in_one_line(tmp_path: Path) -> None:
+def test_a_new_process_prints_an_error_in_one_line(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
         "pcdiff",
-        "sample",
+        "design",
         "none.nrrd",
         "--method",
         "prior",
@@ -271,7 +269,7 @@ def test_a_fresh_process_says_it_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("program", "code"), [("print('no', file=sys.stderr); sys.exit(2)", 0), ("pass", 1)])
-def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
+def test_an_evaluation_succeeds_if_all_negative_controls_are_refused(
     run: Run, case: tuple[Volume, Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, code: int
 ) -> None:
     for part, volume in zip(("defective_skull", "implant"), case, strict=True):
@@ -292,7 +290,7 @@ def test_an_evaluation_succeeds_where_all_is_refused_that_should_be(
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 
-def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:
+def test_foreign_files_are_not_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "scans"
     folder.mkdir()
     (folder / "implant.nrrd").write_text("precious")
@@ -313,7 +311,7 @@ def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:
         pass
 
 
-def test_a_record_cannot_point_outside_of_its_folder(tmp_path: Path) -> None:
+def test_a_record_cannot_remove_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("stays")
     (tmp_path / "case").mkdir()
     (tmp_path / "case" / "run.json").write_text('{"files": {"../outside": ""}}')
@@ -323,7 +321,7 @@ def test_a_record_cannot_point_outside_of_its_folder(tmp_path: Path) -> None:
     assert read_record(tmp_path / "case") == {"files": {}}
 
 
-def test_an_stl_that_is_not_its_volume_is_refused(case: tuple[Volume, Volume], tmp_path: Path) -> None:
+def test_an_stl_that_differs_from_its_volume_is_refused(case: tuple[Volume, Volume], tmp_path: Path) -> None:
     implant, path = case[1], tmp_path / "implant.stl"
     mesh = volume_to_mesh(implant)
     write_stl(mesh, path)
@@ -342,7 +340,7 @@ def test_pieces_are_counted_largest_first() -> None:
     assert pieces_ml(Volume(mask, np.diag([10.0, 10.0, 5.0, 1.0]))) == [13.5, 4.0]
 
 
-def test_a_skull_is_not_cut_into_the_folder_it_lies_in(run: Run, healthy: Volume, tmp_path: Path) -> None:
+def test_a_simulation_is_not_written_into_the_folder_of_its_skull(run: Run, healthy: Volume, tmp_path: Path) -> None:
     skull = tmp_path / "head" / "skull.nrrd"
     skull.parent.mkdir()
     write_volume(healthy, skull)
@@ -355,14 +353,14 @@ def test_a_skull_is_not_cut_into_the_folder_it_lies_in(run: Run, healthy: Volume
     assert files(tmp_path / "head") == before
 
 
-def test_simulate_cuts_an_exact_complement(run: Run, healthy: Volume, tmp_path: Path) -> None:
+def test_the_simulated_implant_is_the_exact_complement(run: Run, healthy: Volume, tmp_path: Path) -> None:
     write_volume(healthy, tmp_path / "skull.nrrd")
     for name in ("a", "b"):
         code, said, _ = run(
             "simulate", tmp_path / "skull.nrrd", "-o", tmp_path / name, "--kind", "random_1", "--seed", 4
         )
         assert code == 0
-        assert "ml cut out" in said
+        assert "ml of bone removed" in said
     assert files(tmp_path / "a")["implant.nrrd"] == files(tmp_path / "b")["implant.nrrd"]
     defective, implant = (read_volume(tmp_path / "a" / f"{name}.nrrd") for name in ("defective_skull", "implant"))
     assert implant.mask.any()
@@ -370,14 +368,14 @@ def test_simulate_cuts_an_exact_complement(run: Run, healthy: Volume, tmp_path: 
     np.testing.assert_array_equal(defective.mask | implant.mask, healthy.mask)
 
 
-def test_demo_runs_from_nothing_to_scores(
+def test_demo_needs_no_input_and_prints_scores(
     run: Run, healthy: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pcdiff.prior.model.ShapePrior.draw", lambda self, rng: healthy)  # the same at half the size
     code, said, _ = run("demo", "-o", tmp_path / "demo", "--method", "prior")
     assert code == 0
     assert "DSC" in said
-    assert "pcdiff sample SKULL.nrrd" in said
+    assert "pcdiff design SKULL.nrrd" in said
     assert "Not a medical device" in said
     names = {"skull.nrrd", "defective_skull.nrrd", "implant_true.nrrd", "implant.nrrd", "implant.stl", "preview.png"}
     names |= {"checks.json", "surface.npz", "report.html"}
@@ -404,7 +402,7 @@ def test_demo_runs_from_nothing_to_scores(
     assert files(tmp_path / "demo").keys() >= read_record(tmp_path / "demo")["files"].keys()
 
 
-def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("run: {data: a, cache: b, out: c}\n")
     train = type(sys)("pcdiff.training.anchored.train")
@@ -415,6 +413,11 @@ def test_train_hands_over_the_recipe(run: Run, tmp_path: Path, monkeypatch: pyte
     code, _, said = run("train", recipe, "--set", "optimiser.stops=7")
     assert code == 2
     assert "optimiser.stops" in said
+    code, said, _ = run("train", "default", "--set", "optimiser.steps=8", "--set", "run.out=e", "-q")
+    assert (code, said) == (0, "8 e False\n")
+    code, _, said = run("train", "defualt")
+    assert code == 2
+    assert "one of default, paper_skullbreak, paper_skullfix" in said
     monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", None)
     assert run("train", recipe)[0] == 1
 
@@ -424,15 +427,17 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     code, said, _ = run("--help")
     assert code == 0
     assert "Not a medical device" in said
-    for command in ("sample", "check", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
+    assert " sample " not in said  # the earlier name of design still works, but is not listed
+    for command in ("design", "check", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
         assert f" {command} " in said
+    assert run("sample", "--help")[1] == run("design", "--help")[1].replace("pcdiff design [", "pcdiff sample [")
     assert run("--version") == (0, f"pcdiff {__version__}\n", "")
-    for command, choices in (("sample", (*METHODS, *BACKENDS)), ("simulate", KINDS)):
+    for command, choices in (("design", (*METHODS, *BACKENDS)), ("simulate", KINDS)):
         said = run(command, "--help")[1]
         assert all(choice in said for choice in choices)
 
 
-def test_each_example_in_the_help_stands_on_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_example_in_the_help_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
         said = [line.strip() for line in run(name, "--help")[1].splitlines()]
@@ -441,7 +446,7 @@ def test_each_example_in_the_help_stands_on_a_line(run: Run, monkeypatch: pytest
         assert examples or "checkpoint" in name
 
 
-def test_what_is_in_front_hides_what_is_behind() -> None:
+def test_an_object_in_front_hides_an_object_behind() -> None:
     index = np.indices((50, 80, 50))
     front, back = (radius > np.linalg.norm(index.T - [24.5, y, 24.5], axis=-1).T for y, radius in ((15, 8), (55, 18)))
     small, large = Volume(front, np.eye(4)), Volume(back, np.eye(4))

@@ -1,9 +1,10 @@
-"""The doctor: what is there is told, what is missing is bad, and trying a case tells how long it took."""
+"""The doctor: what it lists, what counts as a problem, and the measurement of the built-in case."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,44 +12,68 @@ import pytest
 import pcdiff
 from pcdiff.cli import app as cli
 from pcdiff.cli import doctor
-from pcdiff.cli.console import device_that_is_there
+from pcdiff.cli.console import available_device
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
+from pcdiff.methods.registry import METHODS
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
 
-def test_what_is_there_is_told() -> None:
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requirements of the distribution as its metadata has them; a test may change them."""
+    extras = PROJECT["optional-dependencies"].items()
+    lines = [*PROJECT["dependencies"], *(f"{text}; extra == '{extra}'" for extra, texts in extras for text in texts)]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines if name == pcdiff.DISTRIBUTION else None)
+    return lines
+
+
+def test_what_it_lists(installed: list[str]) -> None:
     found = {finding.name: finding for finding in doctor.examine()}
     assert not [finding for finding in found.values() if finding.good is False]
     weights = Path(pcdiff.__file__).parent / "weights" / "prior.safetensors"
     assert sha256(weights)[:16] in found["prior.safetensors"].words
     assert "cores" in found["cpu"].words
     assert "13 s" in found["a case"].words
-    assert {"numpy", "plotly", "open3d", "highdicom", "cuda", "display"} <= found.keys()
+    assert {re.split("[<>=]", text)[0] for text in PROJECT["dependencies"]} <= found.keys()
+    assert {f"method {name}" for name in METHODS} <= found.keys()
+    assert {"denoiser.safetensors", "places.safetensors", "cuda", "display", "extra open3d"} <= found.keys()
+    assert found["method paper"].good is None
+    assert "expected --weights" in found["method paper"].words
 
 
-def test_every_package_that_pcdiff_needs_is_looked_for() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert {re.split("[<>=]", text)[0] for text in project["dependencies"]} == set(doctor.NEEDED)
-    for extra, (name, _) in doctor.EXTRAS.items():
-        assert any(text.startswith(f"{name}>") for text in project["optional-dependencies"][extra])
+def test_every_extra_has_a_purpose(installed: list[str]) -> None:
+    assert doctor.requirements().keys() == {"", "dev", *doctor.PURPOSES}
+    assert doctor.requirements()["dicom"] == ["highdicom", "pydicom"]
 
 
-def test_what_is_missing_is_bad(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(doctor, "NEEDED", ("numpy", "no-such-package"))
-    monkeypatch.setattr(doctor, "EXTRAS", {"open3d": ("no-such-extra", "a window")})
+def test_a_missing_dependency_is_a_problem(installed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    installed[:] = ["numpy>=1.26", "no-such-package>=1", "no-such-extra; extra == 'open3d'"]
     with pytest.raises(SystemExit) as stopped:
         cli.main(["doctor"])
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert stopped.value.code == 1
-    assert "1 thing to mend" in said.err
-    assert "BAD no-such-package" in said.out
-    assert "pip install no-such-package" in said.out
-    assert "    no-such-extra" in said.out
-    assert "pip install 'pcdiff[open3d]' for a window" in said.out
+    assert "1 problem, marked BAD above" in printed.err
+    assert "BAD no-such-package" in printed.out
+    assert "pip install no-such-package" in printed.out
+    assert "    extra open3d" in printed.out
+    assert "without no-such-extra; for a window for" in printed.out
+    assert "pip install 'pcdiff-cranial[open3d]' (in a clone: pip install '.[open3d]')" in printed.out
+
+
+def test_a_folder_that_is_not_installed_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", missing)
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert found["pcdiff-cranial"].good is False
+    assert "pip install pcdiff-cranial (in a clone: pip install .)" in found["pcdiff-cranial"].words
 
 
 @pytest.mark.parametrize(("dsc", "good"), [(0.97, True), (0.5, False)])
-def test_trying_a_case_measures_it(monkeypatch: pytest.MonkeyPatch, dsc: float, good: bool) -> None:
+def test_the_built_in_case_is_measured(monkeypatch: pytest.MonkeyPatch, dsc: float, good: bool) -> None:
     record = {"scores": {"dsc": dsc}, "seconds": {"total": 7.0}, "peak_memory_mb": 812}
     monkeypatch.setattr("pcdiff.design.demo.demo", lambda folder, settings: record)
     *_, last = doctor.examine(try_it=True)
@@ -57,9 +82,9 @@ def test_trying_a_case_measures_it(monkeypatch: pytest.MonkeyPatch, dsc: float, 
     assert "812 MB" in last.words
 
 
-def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, name in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
-        assert device_that_is_there("auto") == name
+def test_auto_is_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, name in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+        assert available_device("auto") == name
     with pytest.raises(InputError, match="cuda:N or auto"):
-        device_that_is_there("abacus")
+        available_device("abacus")

@@ -1,12 +1,14 @@
-"""The package as a whole: what an import loads, that imports point one way, that nothing undeclared is needed."""
+"""The package as a whole: what an import loads, the direction of imports, the public interface, and the wheel."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from graphlib import TopologicalSorter
 from importlib import metadata
 from itertools import chain
@@ -16,6 +18,7 @@ import pytest
 
 import pcdiff
 from pcdiff.errors import InputError
+from pcdiff.files import shipped_file
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.recipes import load_config
 
@@ -71,8 +74,47 @@ def loads(*modules: str) -> set[str]:
 
 
 def test_the_command_line_starts_light() -> None:
-    heavy = {"torch", "open3d", "skimage", "SimpleITK", "scipy", "numpy"}
+    heavy = {"torch", "open3d", "skimage", "SimpleITK", "scipy", "numpy", "yaml", "pydantic"}
     assert not heavy & loads("pcdiff", "pcdiff.cli", "pcdiff.__main__")
+
+
+def test_the_public_interface_loads_a_name_at_its_first_use() -> None:
+    modules = loads("pcdiff")
+    assert {name for name in modules if name.partition(".")[0] == "pcdiff"} == {"pcdiff"}
+    assert not {"torch", "numpy", "scipy", "typer"} & modules
+    code = (
+        "import sys, pcdiff; pcdiff.Volume, pcdiff.Mesh, pcdiff.PointCloud, pcdiff.design, pcdiff.check;"
+        "pcdiff.read_skull, pcdiff.load_method('prior'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there_for_users_and_type_checkers() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    typed = {
+        alias.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    assert typed | {"DISTRIBUTION", "NOTICE", "__version__"} == set(pcdiff.__all__)
+    for name in pcdiff.__all__:
+        assert getattr(pcdiff, name) is not None
+    assert set(pcdiff.__all__) <= set(dir(pcdiff))
+    with pytest.raises(AttributeError, match="no attribute 'desing'; public names: .*design"):
+        _ = pcdiff.desing  # type: ignore[attr-defined]
+
+
+def test_design_is_a_function_and_a_package_in_any_order_of_imports() -> None:
+    for first in ("pcdiff.design.flow", "pcdiff.geometry.volume"):
+        code = (
+            f"import {first}, pcdiff\nfrom pcdiff import design\nassert callable(pcdiff.design)\n"
+            "import pcdiff.design.settings\nassert callable(pcdiff.design) and design is pcdiff.design\n"
+            "try:\n    design(None, lambda *a, **k: None, ensemble=1, unknown=1)\n"
+            "except TypeError as error:\n    assert 'unknown' in str(error)\nelse:\n    raise AssertionError"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_prior_needs_no_torch() -> None:
@@ -94,6 +136,8 @@ def test_imports_point_one_way() -> None:
 def test_a_room_imports_only_rooms_before_it() -> None:
     assert {room(name) for name in MODULES} - {""} == set(ROOMS)
     for name, path in MODULES.items():
+        if name == "pcdiff":  # the public interface, lazily, from every room
+            continue
         allowed = {"", *ROOMS[: ROOMS.index(room(name)) + 1]} if room(name) else {""}
         above = {
             module for module in imports(ast.parse(path.read_text())) & MODULES.keys() if room(module) not in allowed
@@ -153,7 +197,11 @@ def test_version_is_written_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["dynamic"] == ["version"]
     assert "version" not in project
-    assert metadata.version("pcdiff") == pcdiff.__version__
+    assert project["name"] == pcdiff.DISTRIBUTION
+    assert metadata.version(pcdiff.DISTRIBUTION) == pcdiff.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {pcdiff.__version__}\n" in citation
+    assert "\nlicense: MIT\n" in citation
     assert f"## {pcdiff.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -176,3 +224,42 @@ def test_recipes_load_and_refuse_unknown_keys(path: Path, tmp_path: Path) -> Non
     misspelt.write_text(path.read_text() + "\noptimizer:\n  steps: 1\n")
     with pytest.raises(InputError, match=r"optimizer: .*not permitted"):
         load_config(misspelt)
+
+
+def test_the_wheel_holds_code_weights_recipes_and_documents(tmp_path: Path) -> None:
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed: pip install '.[dev]'")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("pcdiff_cranial-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {path.relative_to(ROOT).as_posix() for path in MODULES.values()} <= names
+    expected = {"py.typed", "weights/LICENSE", "report/web/viewer.js", "configs/default.yaml", "docs/checks.md"}
+    expected |= {f"weights/{path.name}" for path in (PACKAGE / "weights").glob("*.safetensors")}
+    assert {f"pcdiff/{name}" for name in expected} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.partition("/")[0] for name in names} == {"pcdiff", f"pcdiff_cranial-{pcdiff.__version__}.dist-info"}
+    assert not [name for name in names if name.endswith((".png", ".json")) and "dist-info" not in name]
+    code = (
+        "import pcdiff; from pcdiff.files import shipped_file; from pcdiff.cli.train import recipe_file;"
+        "print(pcdiff.__file__, shipped_file('docs/checks.md'), recipe_file('default'), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
+    )
+    found = [Path(line) for line in done.stdout.splitlines()]
+    assert [path.is_relative_to(tmp_path / "site" / "pcdiff") for path in found] == [True] * 3
+    assert all(path.is_file() for path in found)
+
+
+def test_a_clone_finds_recipes_and_documents_beside_the_package() -> None:
+    assert shipped_file("configs/default.yaml") == ROOT / "configs" / "default.yaml"
+    assert shipped_file("docs/checks.md").is_file()
+
+
+def test_the_install_hint_names_the_distribution() -> None:
+    assert pcdiff.install_hint("dicom") == "pip install 'pcdiff-cranial[dicom]' (in a clone: pip install '.[dicom]')"
+    for path in [*MODULES.values(), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        assert not re.search(r"pip install '?pcdiff(?!-cranial)", path.read_text()), f"{path} names another package"

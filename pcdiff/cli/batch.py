@@ -16,7 +16,7 @@ from pcdiff.errors import InputError
 
 if TYPE_CHECKING:
     from pcdiff.design.settings import Settings
-    from pcdiff.methods.base import Method
+    from pcdiff.methods.base import Method, PriorBasedMethod
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Batch:
                 self._fail(skull, error)
         return planned
 
-    def _run(self, name: str, skull: Path, method: Method, progress: Progress) -> None:
+    def _run(self, name: str, skull: Path, method: Method | PriorBasedMethod, progress: Progress) -> None:
         """Designs one case and prints its result, or the reason why it failed."""
         folder = self.out / name
         progress.start_case(name)

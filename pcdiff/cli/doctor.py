@@ -46,7 +46,8 @@ def doctor(
 ) -> None:
     """Check the installation: dependencies, methods, weights, devices, and the time of a case.
 
-    With --try the built-in case is designed in a temporary folder. The exit code is 1 if something is missing or wrong.
+    The exit code is 1 if something is missing or wrong. With --try the built-in case is also designed, in a temporary
+    folder; that takes about half a minute.
 
         pcdiff doctor
         pcdiff doctor --try

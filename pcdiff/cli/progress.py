@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from pcdiff.design.case import STAGES
+from pcdiff.design.stages import STAGES
 
 
 class Progress:
@@ -20,7 +20,7 @@ class Progress:
         self._single = cases == 1
         if self._single:
             self._bar = tqdm(
-                total=sum(STAGES.values()),
+                total=sum(stage.share for stage in STAGES.values()),
                 disable=True if quiet else None,  # None: disabled unless stderr is a terminal
                 bar_format="{desc}: {bar:30} {elapsed}, about {remaining} left",
                 leave=False,
@@ -44,9 +44,9 @@ class Progress:
     def start_stage(self, stage: str) -> None:
         """Shows the stage that begins, one of `STAGES`."""
         if self._single:
-            done = list(STAGES).index(stage)
-            self._bar.update(sum(list(STAGES.values())[:done]) - self._bar.n)
-            self._bar.set_description(stage)
+            earlier = list(STAGES.values())[: list(STAGES).index(stage)]
+            self._bar.update(sum(each.share for each in earlier) - self._bar.n)
+            self._bar.set_description(STAGES[stage].title)
 
     def finish_case(self) -> None:
         """Counts a case, designed or failed."""

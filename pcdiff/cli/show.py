@@ -88,12 +88,13 @@ def report(case: options.CaseFolder, skull: options.MovedSkull = None) -> None:
         pcdiff report out/head
         pcdiff report out/head --skull scans/head.nrrd
     """
-    from pcdiff.design.record import case_record, case_skull, renew_record
+    from pcdiff.design.contents import read_contents
+    from pcdiff.design.record import renew_record
     from pcdiff.report.case_report import PREVIEW, REPORT, write_report
 
-    record = case_record(case)
-    write_report(case, record, case_skull(case, record, skull))
-    renew_record(case, record, (REPORT, PREVIEW))
+    contents = read_contents(case, skull)
+    write_report(case, contents)
+    renew_record(case, dict(contents.record), (REPORT, PREVIEW))
     typer.echo(case / REPORT)
 
 

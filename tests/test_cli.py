@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -79,9 +82,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_what_a_case_folder_holds(
     run: Run, stub: Stub, skull: Path, case: tuple[Volume, Volume], tmp_path: Path
 ) -> None:
-    code, said, _ = run("design", skull, "-o", tmp_path / "out", "--seed", 3)
+    code, printed, _ = run("design", skull, "-o", tmp_path / "out", "--seed", 3)
     assert code == 0
-    assert "head: 1 defect" in said
+    assert "head: 1 defect" in printed
     folder = tmp_path / "out" / "head"
     written = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "report.html", "preview.png", "run.json"}
     assert files(folder).keys() == written
@@ -119,7 +122,7 @@ def test_a_single_case_shows_its_stages_on_a_terminal(
     assert run("design", skull, "-o", tmp_path / "out")[0] == 0
     titles = [stage.title for stage in STAGES.values()]
     assert [title for title in shown if title in titles] == titles
-    _, _, errors = run("design", skull, "-o", tmp_path / "out", "--overwrite")
+    _, _, errors = run("design", skull, "-o", tmp_path / "out", "--overwrite", "--no-report")
     assert "left" not in errors  # plain where stderr is no terminal
 
 
@@ -150,10 +153,10 @@ def test_a_result_is_skipped_until_something_changes(run: Run, stub: Stub, skull
     out = tmp_path / "out"
     command = ("design", skull, "--no-report", "-o", out)
     run(*command)
-    code, _, said = run(*command)
+    code, _, printed = run(*command)
     assert code == 0
     assert len(stub.calls) == 1
-    assert "already designed" in said
+    assert "already designed" in printed
     run(*command, "--overwrite")
     run(*command, "--seed", 1)
     assert len(stub.calls) == 3
@@ -173,9 +176,9 @@ def test_a_case_that_fails_is_one_line_and_the_others_go_on(run: Run, stub: Stub
     bad.write_bytes(b"no image")
     twin.write_bytes(skull.read_bytes())
     out = tmp_path / "out"
-    code, said, errors = run("design", bad, tmp_path / "none.nrrd", skull, twin, tmp_path / "a.jpg", "-q", "-o", out)
+    code, printed, errors = run("design", bad, tmp_path / "none.nrrd", skull, twin, tmp_path / "a.jpg", "-q", "-o", out)
     assert code == 2
-    assert said == ""
+    assert printed == ""
     lines = errors.splitlines()
     assert all(line.startswith("pcdiff: ") for line in lines)
     assert len(lines) == 5
@@ -204,10 +207,10 @@ def test_errors_are_one_line_and_a_code(
     line: str,
 ) -> None:
     stub.error = error
-    got, _, said = run("design", skull, "-o", tmp_path / "out", "-q")
+    got, _, printed = run("design", skull, "-o", tmp_path / "out", "-q")
     assert got == code
-    assert said.startswith(line)
-    assert said.count("\n") == 1
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.setenv("PCDIFF_DEBUG", "1")
     with pytest.raises(type(error)):
@@ -241,10 +244,10 @@ def test_an_input_error_is_code_2_and_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, said = run(*arguments)
+    code, _, printed = run(*arguments)
     assert code == 2
-    assert line in said.splitlines()[-1]
-    assert "Traceback" not in said
+    assert line in printed.splitlines()[-1]
+    assert "Traceback" not in printed
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
@@ -277,9 +280,9 @@ def test_an_evaluation_succeeds_if_all_negative_controls_are_refused(
         write_volume(volume, tmp_path / "data" / part / "001.nrrd")
     monkeypatch.setattr("pcdiff.evaluation.measure.COMMAND", (sys.executable, "-S", "-c", f"import sys; {program}"))
     where = ("--data", tmp_path / "data", "-o", tmp_path / "out", "--suite", "no_defect,jaw")
-    got, said, _ = run("evaluate", *where, "--method", "prior,diffusion", "--ensemble", 3, "--workers", 2)
+    got, printed, _ = run("evaluate", *where, "--method", "prior,diffusion", "--ensemble", 3, "--workers", 2)
     assert got == code
-    assert f"refused, rightly: diffusion on jaw: {1 - code} of 1" in said
+    assert f"refused, rightly: diffusion on jaw: {1 - code} of 1" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["suite"], results["ensemble"], results["workers"]) == ("no_defect,jaw", 3, 2)
     shipped = {
@@ -290,6 +293,12 @@ def test_an_evaluation_succeeds_if_all_negative_controls_are_refused(
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 
+def fail_half_way(folder: Path) -> None:
+    with case_folder(folder, overwrite=True) as part:
+        (part / "implant.nrrd").write_text("half")
+        raise KeyError
+
+
 def test_foreign_files_are_not_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -297,9 +306,8 @@ def test_foreign_files_are_not_replaced(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="found other files"), case_folder(folder):
         pass
-    with pytest.raises(KeyError), case_folder(folder, overwrite=True) as part:
-        (part / "implant.nrrd").write_text("half")
-        raise KeyError
+    with pytest.raises(KeyError):
+        fail_half_way(folder)
     assert (folder / "implant.nrrd").read_text() == "precious"
     with case_folder(folder, overwrite=True) as part:
         (part / "implant.nrrd").write_text("new")
@@ -356,11 +364,11 @@ def test_a_simulation_is_not_written_into_the_folder_of_its_skull(run: Run, heal
 def test_the_simulated_implant_is_the_exact_complement(run: Run, healthy: Volume, tmp_path: Path) -> None:
     write_volume(healthy, tmp_path / "skull.nrrd")
     for name in ("a", "b"):
-        code, said, _ = run(
+        code, printed, _ = run(
             "simulate", tmp_path / "skull.nrrd", "-o", tmp_path / name, "--kind", "random_1", "--seed", 4
         )
         assert code == 0
-        assert "ml of bone removed" in said
+        assert "ml of bone removed" in printed
     assert files(tmp_path / "a")["implant.nrrd"] == files(tmp_path / "b")["implant.nrrd"]
     defective, implant = (read_volume(tmp_path / "a" / f"{name}.nrrd") for name in ("defective_skull", "implant"))
     assert implant.mask.any()
@@ -368,38 +376,61 @@ def test_the_simulated_implant_is_the_exact_complement(run: Run, healthy: Volume
     np.testing.assert_array_equal(defective.mask | implant.mask, healthy.mask)
 
 
-def test_demo_needs_no_input_and_prints_scores(
-    run: Run, healthy: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pcdiff.prior.model.ShapePrior.draw", lambda self, rng: healthy)  # the same at half the size
-    code, said, _ = run("demo", "-o", tmp_path / "demo", "--method", "prior")
-    assert code == 0
-    assert "DSC" in said
-    assert "pcdiff design SKULL.nrrd" in said
-    assert "Not a medical device" in said
+@pytest.fixture(scope="module")
+def demo(healthy: Volume, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of the built-in case, at half the resolution, and what `pcdiff demo` printed."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr("pcdiff.prior.model.ShapePrior.draw", lambda self, rng: healthy)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["demo", "-o", str(folder), "--method", "prior"])
+    assert not stopped.value.code
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def demo_copy(demo: tuple[Path, str], tmp_path: Path) -> Path:
+    return Path(copytree(demo[0], tmp_path / "demo"))
+
+
+def test_demo_needs_no_input_and_prints_scores(demo: tuple[Path, str]) -> None:
+    folder, printed = demo
+    assert "DSC" in printed
+    assert "pcdiff design SKULL.nrrd" in printed
+    assert "Not a medical device" in printed
     names = {"skull.nrrd", "defective_skull.nrrd", "implant_true.nrrd", "implant.nrrd", "implant.stl", "preview.png"}
     names |= {"checks.json", "surface.npz", "report.html"}
-    assert files(tmp_path / "demo").keys() == names | {"run.json"}
-    record = read_record(tmp_path / "demo")
+    assert files(folder).keys() == names | {"run.json"}
+    record = read_record(folder)
     assert record is not None
     assert record["scores"]["dsc"] > 0.8
     assert record["input"]["path"] == "defective_skull.nrrd"
-    picture = tmp_path / "look.png"
-    assert run("view", tmp_path / "demo", "--png", picture)[0] == 0
-    assert picture.read_bytes() == (tmp_path / "demo" / "preview.png").read_bytes()
+
+
+def test_view_writes_the_picture_of_the_report(run: Run, demo_copy: Path) -> None:
+    picture = demo_copy.parent / "scene.png"
+    assert run("view", demo_copy, "--png", picture)[0] == 0
+    assert picture.read_bytes() == (demo_copy / "preview.png").read_bytes()
     assert np.asarray(Image.open(picture)).shape[2] == 3
+
+
+def test_view_writes_a_page_without_a_display(run: Run, demo_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    code, said, hindrance = run("view", tmp_path / "demo")
+    code, printed, hindrance = run("view", demo_copy)
     assert code == 0
     assert "no display" in hindrance
-    assert said.strip() == str(tmp_path / "demo" / "view.html")
-    record = read_record(tmp_path / "demo")  # so that the page goes with the implant that it shows
+    assert printed.strip() == str(demo_copy / "view.html")
+    record = read_record(demo_copy)  # an --overwrite of the case then removes the page too
     assert record
-    assert record["files"]["view.html"] == sha256(tmp_path / "demo" / "view.html")
-    (tmp_path / "demo" / "report.html").unlink()
-    assert run("report", tmp_path / "demo")[:2] == (0, f"{tmp_path / 'demo' / 'report.html'}\n")
-    assert files(tmp_path / "demo").keys() >= read_record(tmp_path / "demo")["files"].keys()
+    assert record["files"]["view.html"] == sha256(demo_copy / "view.html")
+
+
+def test_report_is_written_again(run: Run, demo_copy: Path) -> None:
+    (demo_copy / "report.html").unlink()
+    assert run("report", demo_copy)[:2] == (0, f"{demo_copy / 'report.html'}\n")
+    assert files(demo_copy).keys() >= read_record(demo_copy)["files"].keys()
 
 
 def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,41 +439,41 @@ def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytes
     train = type(sys)("pcdiff.training.anchored.train")
     train.train = lambda config, progress: f"{config.optimiser.steps} {config.run.out} {progress}"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", train)
-    code, said, _ = run("train", recipe, "--set", "optimiser.steps=7", "--set", "run.out=d", "-q")
-    assert (code, said) == (0, "7 d False\n")
-    code, _, said = run("train", recipe, "--set", "optimiser.stops=7")
+    code, printed, _ = run("train", recipe, "--set", "optimiser.steps=7", "--set", "run.out=d", "-q")
+    assert (code, printed) == (0, "7 d False\n")
+    code, _, printed = run("train", recipe, "--set", "optimiser.stops=7")
     assert code == 2
-    assert "optimiser.stops" in said
-    code, said, _ = run("train", "default", "--set", "optimiser.steps=8", "--set", "run.out=e", "-q")
-    assert (code, said) == (0, "8 e False\n")
-    code, _, said = run("train", "defualt")
+    assert "optimiser.stops" in printed
+    code, printed, _ = run("train", "default", "--set", "optimiser.steps=8", "--set", "run.out=e", "-q")
+    assert (code, printed) == (0, "8 e False\n")
+    code, _, printed = run("train", "defualt")
     assert code == 2
-    assert "one of default, paper_skullbreak, paper_skullfix" in said
+    assert "one of default, paper_skullbreak, paper_skullfix" in printed
     monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", None)
     assert run("train", recipe)[0] == 1
 
 
 def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    code, said, _ = run("--help")
+    code, printed, _ = run("--help")
     assert code == 0
-    assert "Not a medical device" in said
-    assert " sample " not in said  # the earlier name of design still works, but is not listed
+    assert "Not a medical device" in printed
+    assert " sample " not in printed  # the earlier name of design still works, but is not listed
     for command in ("design", "check", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
-        assert f" {command} " in said
+        assert f" {command} " in printed
     assert run("sample", "--help")[1] == run("design", "--help")[1].replace("pcdiff design [", "pcdiff sample [")
     assert run("--version") == (0, f"pcdiff {__version__}\n", "")
     for command, choices in (("design", (*METHODS, *BACKENDS)), ("simulate", KINDS)):
-        said = run(command, "--help")[1]
-        assert all(choice in said for choice in choices)
+        printed = run(command, "--help")[1]
+        assert all(choice in printed for choice in choices)
 
 
 def test_each_example_in_the_help_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
-        said = [line.strip() for line in run(name, "--help")[1].splitlines()]
+        printed = [line.strip() for line in run(name, "--help")[1].splitlines()]
         examples = [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("pcdiff ")]
-        assert all(example in said for example in examples), name
+        assert all(example in printed for example in examples), name
         assert examples or "checkpoint" in name
 
 

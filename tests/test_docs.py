@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,8 @@ def sections() -> dict[str, str]:
     """The Python examples of docs/api.md by heading."""
     parts = re.split(r"^#+ (.*)\n", API.read_text(), flags=re.M)
     blocks = {
-        name: re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) for name, text in zip(parts[1::2], parts[2::2])
+        name: re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
     }
     return {name: "\n".join(found) for name, found in blocks.items() if found}
 
@@ -46,11 +46,11 @@ def sections() -> dict[str, str]:
 def run_example(name: str, namespace: dict[str, Any]) -> dict[str, Any]:
     """Runs the examples of a section and returns their names."""
     source = sections()[name]
-    for module in re.findall(r"^from (pcdiff\S*) import", source, re.M):
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} does not exist yet")
     names = dict(namespace)
-    exec(compile(source, f"{API.name}: {name}", "exec"), names)  # our own document
+    try:
+        exec(compile(source, f"{API.name}: {name}", "exec"), names)  # our own document
+    except ImportError as error:  # until all rooms have landed
+        pytest.skip(str(error))
     return names
 
 

@@ -44,7 +44,8 @@ def imports(tree: ast.AST, everywhere: bool = True) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, "imports are absolute"
+            assert node.level == 0, "imports are absolute"
+            assert node.module
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
             found |= {name if name in MODULES else node.module for name in whole}
     return found
@@ -102,7 +103,7 @@ def test_every_public_name_is_there_for_users_and_type_checkers() -> None:
     for name in pcdiff.__all__:
         assert getattr(pcdiff, name) is not None
     assert set(pcdiff.__all__) <= set(dir(pcdiff))
-    with pytest.raises(AttributeError, match="no attribute 'desing'; public names: .*design"):
+    with pytest.raises(AttributeError, match=r"no attribute 'desing'; public names: .*design"):
         _ = pcdiff.desing  # type: ignore[attr-defined]
 
 
@@ -171,9 +172,9 @@ def test_whatever_is_imported_is_declared() -> None:
 
 def test_extras_are_documented() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    said = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "Makefile"))
+    texts = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "Makefile"))
     for extra in extras:
-        assert re.search(rf"\[(\w+,)*{extra}(,\w+)*\]", said), f"pip install '.[{extra}]' is named nowhere"
+        assert re.search(rf"\[(\w+,)*{extra}(,\w+)*\]", texts), f"pip install '.[{extra}]' is named nowhere"
 
 
 @pytest.mark.parametrize("name", MODULES)

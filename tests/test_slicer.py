@@ -1,4 +1,4 @@
-"""The 3D Slicer module's functions, outside of Slicer: the command it runs is one that the command line takes."""
+"""The 3D Slicer module outside of Slicer: its command is valid, and its results and errors are passed on."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def slicer() -> ModuleType:
     return module
 
 
-def test_the_command_is_one_that_pcdiff_takes(slicer: ModuleType, tmp_path: Path) -> None:
+def test_the_command_is_valid(slicer: ModuleType, tmp_path: Path) -> None:
     program, name, *arguments = slicer.command("pcdiff", tmp_path / "scan.nrrd", tmp_path / "out", 3)
-    assert (program, name) == ("pcdiff", "sample")
-    sample = typer.main.get_command(app).commands["sample"]  # type: ignore[attr-defined]
-    context = sample.make_context("sample", arguments)
+    assert (program, name) == ("pcdiff", "design")
+    design = typer.main.get_command(app).commands["design"]  # type: ignore[attr-defined]
+    context = design.make_context("design", arguments)
     assert context.params["ensemble"] == 3
     assert context.params["skulls"] == [tmp_path / "scan.nrrd"]
 
 
-def test_what_comes_back_is_the_record_or_the_reason(slicer: ModuleType, tmp_path: Path) -> None:
+def test_the_record_or_the_error_is_returned(slicer: ModuleType, tmp_path: Path) -> None:
     program = tmp_path / "pcdiff"
     record = {"implant_ml": 45.5}
     folder = tmp_path / "out" / "scan"

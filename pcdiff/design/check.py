@@ -61,8 +61,7 @@ def check(
         return Report((printable(mesh, vault.defects, float("nan"), criteria),), None, unknown, unknown)
     if not implant.mask.any():
         raise InputError(
-            f"{name}: expected an implant inside the scan, got one outside of it; is it in LPS millimetres, and of "
-            "this patient?"
+            f"{name}: expected an implant inside the scan, but it lies outside; is it in LPS millimetres, of this patient?"
         )
     return check_implant(skull, implant, mesh, vault, criteria, clearance)
 
@@ -104,6 +103,6 @@ def _check_grid(name: str, implant: Volume, skull: Volume) -> None:
     same = implant.mask.shape == skull.mask.shape and np.allclose(implant.affine, skull.affine, rtol=0, atol=1e-3)
     if not same:
         raise InputError(
-            f"{name}: expected a mask on the skull's grid, got shape {implant.mask.shape} beside {skull.mask.shape}, "
-            "or other directions or origin; resample it to the skull's grid, or give its STL"
+            f"{name}: expected a mask on the skull's own grid, got shape {implant.mask.shape} beside "
+            f"{skull.mask.shape}, or other directions or origin; resample it to that grid, or give its STL"
         )

@@ -1,6 +1,6 @@
-"""3D Slicer module: designs an implant for the skull that is open, by the `pcdiff` command, and puts it beside it.
+"""3D Slicer module: designs an implant for the open scan with `pcdiff design` and loads it into the scene.
 
-Slicer and pcdiff need not share a Python: the module calls the program, and files are all that passes between them.
+Slicer and pcdiff need not share a Python: the module runs the program and exchanges files with it.
 """
 
 import json
@@ -14,7 +14,7 @@ try:
     import qt
     import slicer
     from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleWidget
-except ImportError:  # outside of Slicer the functions below can still be used, and tested
+except ImportError:  # outside of Slicer: `command` and `design` still work, and are tested
     ScriptedLoadableModule = ScriptedLoadableModuleWidget = object
 
 NOTICE = "Not a medical device: for research only, not for diagnosis or treatment."
@@ -22,21 +22,24 @@ COLOUR = (0.28, 0.66, 0.77)
 
 
 def command(program: str, scan: Path, out: Path, candidates: int) -> list[str]:
-    """What is run: the arguments of `pcdiff sample`."""
-    return [program, "sample", str(scan), "-o", str(out), "--ensemble", str(candidates), "--overwrite", "-q"]
+    """The arguments of `pcdiff design` for a scan."""
+    return [program, "design", str(scan), "-o", str(out), "--ensemble", str(candidates), "--overwrite", "-q"]
 
 
 def design(program: str, scan: Path, out: Path, candidates: int = 1) -> dict:
-    """Runs pcdiff on a file and returns the record of the case, with its `folder`. Raises RuntimeError as it says."""
+    """Runs pcdiff on a file and returns the record of the case, with its `folder`.
+
+    Raises RuntimeError with the last line of pcdiff's errors.
+    """
     done = subprocess.run(command(program, scan, out, candidates), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["pcdiff failed without a word"])[-1])
+        raise RuntimeError((done.stderr.strip().splitlines() or ["pcdiff failed without a message"])[-1])
     folder = out / scan.name.removesuffix(".nrrd")
     return json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"folder": folder}
 
 
 class PcdiffImplant(ScriptedLoadableModule):
-    """What Slicer lists."""
+    """The module's entry in Slicer."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -44,16 +47,16 @@ class PcdiffImplant(ScriptedLoadableModule):
         parent.categories = ["Segmentation"]
         parent.contributors = ["the pcdiff authors"]
         parent.helpText = (
-            "Choose a CT or a mask of the skull with its defect, and Design. The implant comes as a "
-            "segmentation on the "
-            f"scan's grid and as a model in place.<br><b>{NOTICE}</b>"
+            "Choose a CT or a mask of the skull with its defect and press Design. The implant is loaded as a "
+            f"segmentation on the scan's grid and as a model.<br><b>{NOTICE}</b>"
         )
 
 
 class PcdiffImplantWidget(ScriptedLoadableModuleWidget):
-    """The panel: scan, program, candidates, Design."""
+    """The panel: scan, program, number of candidates, Design."""
 
     def setup(self):
+        """Builds the panel."""
         ScriptedLoadableModuleWidget.setup(self)
         box = ctk.ctkCollapsibleButton()
         box.text = "Cranial implant"
@@ -74,16 +77,16 @@ class PcdiffImplantWidget(ScriptedLoadableModuleWidget):
         self.button = qt.QPushButton("Design")
         self.button.connect("clicked()", self.design)
         form.addRow(self.button)
-        self.said = qt.QLabel(NOTICE)
-        self.said.wordWrap = True
-        form.addRow(self.said)
+        self.message = qt.QLabel(NOTICE)
+        self.message.wordWrap = True
+        form.addRow(self.message)
         self.layout.addStretch(1)
 
     def design(self):
-        """Writes the scan to a file, runs pcdiff on it, loads what came."""
+        """Writes the scan to a file, runs pcdiff on it, and loads the implant."""
         node = self.scan.currentNode()
         if node is None:
-            self.said.text = "Choose a CT or a mask first."
+            self.message.text = "Choose a CT or a mask first."
             return
         out = Path(tempfile.mkdtemp(prefix="pcdiff-"))
         scan = out / "scan.nrrd"
@@ -92,12 +95,12 @@ class PcdiffImplantWidget(ScriptedLoadableModuleWidget):
             try:
                 record = design(self.program.currentPath, scan, out / "cases", self.candidates.value)
             except (RuntimeError, OSError) as error:
-                self.said.text = str(error)
+                self.message.text = str(error)
                 return
             model = slicer.util.loadModel(str(record["folder"] / "implant.stl"))  # its header says LPS
             model.SetName(f"{node.GetName()} implant")
             model.GetDisplayNode().SetColor(*COLOUR)
             slicer.util.loadSegmentation(str(record["folder"] / "implant.nrrd"))
         report = (record["folder"] / "report.html").as_uri()
-        self.said.openExternalLinks = True
-        self.said.text = f'{record["implant_ml"]:.1f} ml. <a href="{report}">Report</a>. {NOTICE}'
+        self.message.openExternalLinks = True
+        self.message.text = f'{record["implant_ml"]:.1f} ml. <a href="{report}">Report</a>. {NOTICE}'

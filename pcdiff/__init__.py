@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from pcdiff.geometry.points import PointCloud as PointCloud
     from pcdiff.geometry.volume import Volume as Volume
     from pcdiff.imaging.input_check import read_skull as read_skull
+    from pcdiff.methods.base import Candidate as Candidate
     from pcdiff.methods.base import Method as Method
     from pcdiff.methods.base import Proposal as Proposal
     from pcdiff.methods.registry import load_method as load_method
 
 _MODULES = {
+    "Candidate": "pcdiff.methods.base",
     "Design": "pcdiff.design.flow",
     "Mesh": "pcdiff.geometry.mesh",
     "Method": "pcdiff.methods.base",
@@ -46,6 +48,7 @@ _MODULES = {
 __all__ = [
     "DISTRIBUTION",
     "NOTICE",
+    "Candidate",
     "Design",
     "Mesh",
     "Method",

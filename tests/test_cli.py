@@ -33,7 +33,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
-from pcdiff.methods.registry import METHODS
+from pcdiff.methods.registry import METHODS, MethodEntry
 from pcdiff.prior.fit import PriorFit
 from pcdiff.reconstruct import BACKENDS
 from pcdiff.report.colours import BONE, IMPLANT
@@ -466,6 +466,17 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     for command, choices in (("design", (*METHODS, *BACKENDS)), ("simulate", KINDS)):
         printed = run(command, "--help")[1]
         assert all(choice in printed for choice in choices)
+
+
+def test_help_and_doctor_list_the_methods_of_other_packages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    entry = MethodEntry("theirs", "from the package theirs", "theirs:load", licence="BSD-3-Clause")
+    monkeypatch.setattr("pcdiff.methods.registry.installed_methods", lambda: {"theirs": entry})
+    monkeypatch.setattr("pcdiff.cli.doctor.requirements", lambda: {"": ["numpy"]})
+    for command in ("design", "demo", "evaluate"):
+        assert "theirs (from the package theirs)" in run(command, "--help")[1]
+    listed = " ".join(run("doctor")[1].split())
+    assert "ok method theirs from the package theirs; weights: BSD-3-Clause" in listed
 
 
 def test_each_example_in_the_help_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_what_it_lists(installed: list[str]) -> None:
     assert {f"method {name}" for name in METHODS} <= found.keys()
     assert {"denoiser.safetensors", "places.safetensors", "cuda", "display", "extra open3d"} <= found.keys()
     assert found["method paper"].good is None
-    assert "expected --weights" in found["method paper"].words
+    assert METHODS["paper"].required in found["method paper"].words
 
 
 def test_every_extra_has_a_purpose(installed: list[str]) -> None:

@@ -83,8 +83,8 @@ class Batch:
                 self.settings,
                 self.overwrite,
                 self.mask_out,
-                lambda text: self._note(f"{name}: warning: {text}"),
-                progress.start_stage,
+                on_warning=lambda text: self._note(f"{name}: warning: {text}"),
+                on_stage=progress.start_stage,
             )
             if not self.quiet:
                 print_above_bars(f"{name}: {result_line(record)} -> {folder}", stderr=False)

@@ -17,8 +17,7 @@ import typer
 
 from pcdiff import DISTRIBUTION, __version__, install_hint
 from pcdiff.cli.console import first_line, print_message
-from pcdiff.cli.options import DEFAULT_METHOD, method_lines
-from pcdiff.errors import InputError
+from pcdiff.cli.options import DEFAULT_METHOD
 from pcdiff.files import sha256
 
 PURPOSES = {  # of the extras that a user may want
@@ -107,21 +106,21 @@ def _dependencies() -> Iterator[Finding]:
 
 
 def _methods() -> Iterator[Finding]:
-    """Each method, and each weights file once."""
-    from pcdiff.methods.registry import weights_files
+    """Each method of the table and of other packages, then each weights file once."""
+    from pcdiff.methods.registry import METHODS, installed_methods, weights_files
 
-    weights: dict[Path, bool] = {}
-    for name, line in method_lines().items():
-        try:
-            files = weights_files(name)
-        except InputError as error:
-            yield Finding(f"method {name}", first_line(error).removeprefix(f"method {name}: "), None)
+    weights: list[Path] = []
+    for name, entry in (METHODS | installed_methods()).items():
+        if entry.required:
+            yield Finding(f"method {name}", f"{entry.help}: {entry.required}", None)
             continue
-        weights |= {path: path.is_file() for path in files}
+        files = weights_files(name)
         missing = [path.name for path in files if not path.is_file()]
-        words = f"without {', '.join(missing)}" if missing else line or "ready"
+        words = f"{entry.help}; weights: {entry.licence}" if not missing else f"without {', '.join(missing)}"
         yield Finding(f"method {name}", words, not missing)
-    for path, there in weights.items():
+        weights += [path for path in files if path not in weights]
+    for path in weights:
+        there = path.is_file()
         words = f"sha256 {sha256(path)[:16]}" if there else f"missing; run {install_hint()} again"
         yield Finding(path.name, words, there)
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the table of methods in words."""
+"""Options that several commands share, and the help that lists the methods."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from pcdiff.methods.registry import DEFAULT as DEFAULT_METHOD
+
 SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
-DEFAULT_METHOD = "diffusion"
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 Method = Annotated[str, typer.Option(metavar="NAME")]  # `MethodCommand` adds the help
@@ -103,19 +104,19 @@ Cases = Annotated[str | None, typer.Option(help="Use some cases only, for exampl
 
 
 def method_lines() -> dict[str, str]:
-    """The name of each method and one line on it, from the table of methods."""
-    from pcdiff.methods.registry import METHODS
+    """The name of each method and one line on it: those of the table, and those of other installed packages."""
+    from pcdiff.methods.registry import METHODS, installed_methods
 
-    return {name: getattr(entry, "help", "") for name, entry in METHODS.items()}
+    return {name: entry.help for name, entry in (METHODS | installed_methods()).items()}
 
 
 class MethodCommand(TyperCommand):
-    """A command with `--method`: its help reads the table of methods, which loads numpy, only when it is printed."""
+    """A command with `--method`: its help lists the methods, installed ones too, which are looked for only then."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help into the formatter; see click."""
         for parameter in self.params:
             if isinstance(parameter, TyperOption) and parameter.name == "method":
-                lines = [f"{name} ({line})" if line else name for name, line in method_lines().items()]
+                lines = [f"{name} ({line})" for name, line in method_lines().items()]
                 parameter.help = f"{parameter.help or 'One of:'} {'; '.join(lines)}."
         super().format_help(ctx, formatter)

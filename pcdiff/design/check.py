@@ -61,7 +61,8 @@ def check(
         return Report((printable(mesh, vault.defects, float("nan"), criteria),), None, unknown, unknown)
     if not implant.mask.any():
         raise InputError(
-            f"{name}: expected an implant inside the scan, but it lies outside; is it in LPS millimetres, of this patient?"
+            f"{name}: expected an implant inside the scan, but it lies outside; is it in LPS millimetres, of this "
+            "patient?"
         )
     return check_implant(skull, implant, mesh, vault, criteria, clearance)
 

@@ -3,7 +3,7 @@
 
 usage: visualize.py CASE [--skull SKULL] [--truth IMPLANT] [--html PAGE.html] [--png PICTURE.png]
 
-The same as `pcdiff view`. For points and the diffusion, design the case with `pcdiff sample --keep-points`.
+The same as `pcdiff view`. For points and the diffusion, design the case with `pcdiff design --keep-points`.
 """
 
 import sys

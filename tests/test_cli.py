@@ -357,7 +357,7 @@ def test_a_simulation_is_not_written_into_the_folder_of_its_skull(run: Run, heal
     before = files(tmp_path / "head")
     code, _, error = run("simulate", skull, "-o", tmp_path / "head", "--overwrite")
     assert code == 2
-    assert "holds skull.nrrd, which is to be read" in error
+    assert "holds the input skull.nrrd" in error
     assert files(tmp_path / "head") == before
 
 
@@ -472,6 +472,7 @@ def test_help_and_doctor_list_the_methods_of_other_packages(run: Run, monkeypatc
     monkeypatch.setenv("COLUMNS", "200")
     entry = MethodEntry("theirs", "from the package theirs", "theirs:load", licence="BSD-3-Clause")
     monkeypatch.setattr("pcdiff.methods.registry.installed_methods", lambda: {"theirs": entry})
+    monkeypatch.setattr("pcdiff.cli.doctor.installed_methods", lambda: {"theirs": entry})
     monkeypatch.setattr("pcdiff.cli.doctor.requirements", lambda: {"": ["numpy"]})
     for command in ("design", "demo", "evaluate"):
         assert "theirs (from the package theirs)" in run(command, "--help")[1]

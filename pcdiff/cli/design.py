@@ -11,6 +11,7 @@ from pcdiff import NOTICE
 from pcdiff.cli import options
 from pcdiff.cli.console import available_device, print_message
 from pcdiff.errors import InputError
+from pcdiff.methods.registry import DEFAULT
 
 
 def design(
@@ -18,7 +19,7 @@ def design(
         list[Path], typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect; several are possible.")
     ],
     out: options.Out,
-    method: options.Method = options.DEFAULT_METHOD,
+    method: options.Method = DEFAULT,
     weights: options.Weights = None,
     ensemble: options.Ensemble = None,
     seed: options.Seed = 0,
@@ -82,7 +83,7 @@ def design(
 
 def demo(
     out: options.Out,
-    method: options.Method = options.DEFAULT_METHOD,
+    method: options.Method = DEFAULT,
     weights: options.Weights = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,

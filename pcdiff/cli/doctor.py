@@ -17,8 +17,8 @@ import typer
 
 from pcdiff import DISTRIBUTION, __version__, install_hint
 from pcdiff.cli.console import first_line, print_message
-from pcdiff.cli.options import DEFAULT_METHOD
 from pcdiff.files import sha256
+from pcdiff.methods.registry import DEFAULT, METHODS, installed_methods, weights_files
 
 PURPOSES = {  # of the extras that a user may want
     "open3d": "a window for `pcdiff view`, and the screened surface reconstruction",
@@ -107,8 +107,6 @@ def _dependencies() -> Iterator[Finding]:
 
 def _methods() -> Iterator[Finding]:
     """Each method of the table and of other packages, then each weights file once."""
-    from pcdiff.methods.registry import METHODS, installed_methods, weights_files
-
     weights: list[Path] = []
     for name, entry in (METHODS | installed_methods()).items():
         if entry.required:
@@ -156,7 +154,7 @@ def _built_in_case() -> Finding:
 
     started = time.perf_counter()
     with TemporaryDirectory() as folder:
-        record = demo(Path(folder) / "demo", Settings(DEFAULT_METHOD))
+        record = demo(Path(folder) / "demo", Settings(DEFAULT))
     dsc, seconds = record["scores"]["dsc"], record["seconds"]["total"]
     words = (
         f"designed in {seconds:.0f} s, with its report {time.perf_counter() - started:.0f} s; "

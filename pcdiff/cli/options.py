@@ -8,8 +8,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from pcdiff.methods.registry import DEFAULT as DEFAULT_METHOD
-
 SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
@@ -97,9 +95,7 @@ WithReport = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again even if the result exists.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff design` or `demo` wrote.")]
-MovedSkull = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The defective skull, if it is no longer where the record says.")
-]
+MovedSkull = Annotated[Path | None, typer.Option(metavar="FILE", help="The defective skull, if it has moved.")]
 Cases = Annotated[str | None, typer.Option(help="Use some cases only, for example 000-059,063.")]
 
 

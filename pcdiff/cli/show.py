@@ -129,6 +129,5 @@ def _check_lines(check: Check) -> list[str]:
     lines = [f"{MARKS[check.passed]}  {check.title}: {check.words}"]
     for figure in check.figures:
         limit = "" if figure.rule is None else f"  ({figure.rule} {figure.limit:g})"
-        value = f"{figure.value:.4g}" if abs(figure.value) < 1e4 else f"{figure.value:.0f}"
-        lines.append(f"        {figure.name}: {value} {figure.unit}".rstrip() + limit)
+        lines.append(f"        {figure.name}: {figure.value:.4g} {figure.unit}".rstrip() + limit)
     return lines

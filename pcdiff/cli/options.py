@@ -42,7 +42,11 @@ Clearance = Annotated[
 ]
 Criteria = Annotated[
     Path | None,
-    typer.Option(rich_help_panel=FIT, metavar="FILE", help="YAML file with your own limits for the checks: checks.md."),
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="FILE",
+        help="YAML file with your own limits for the checks; see checks.md in the manual.",
+    ),
 ]
 Thickness = Annotated[
     str,

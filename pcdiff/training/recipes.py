@@ -8,14 +8,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
-from pcdiff.config import _Loader, _override, _Strict, _validated
+from pcdiff.config import StrictConfig, YamlLoader, override, validate_config
 from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
 from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
 from pcdiff.methods.friedrich2023.config import PaperConfig
 
 
-class PairsConfig(_Strict):
+class PairsConfig(StrictConfig):
     """What the network is trained on. Probabilities are per pair."""
 
     pool: int = Field(default=4096, gt=0, description="distinct pairs; each returns with fresh noise")
@@ -42,7 +42,7 @@ class PairsConfig(_Strict):
         return {kind: share / total for kind, share in kinds.items()}
 
 
-class OptimiserConfig(_Strict):
+class OptimiserConfig(StrictConfig):
     """AdamW with a linear warm-up and a cosine decay."""
 
     steps: int = Field(default=20_000, gt=0)
@@ -60,7 +60,7 @@ class OptimiserConfig(_Strict):
     precision: str = Field(default="no", pattern="^(no|bf16)$")
 
 
-class PaperOptimiserConfig(_Strict):
+class PaperOptimiserConfig(StrictConfig):
     """Adam by epochs over the training cases, a constant rate; defaults are the noise network's."""
 
     epochs: int = Field(default=15_000, gt=0)
@@ -69,7 +69,7 @@ class PaperOptimiserConfig(_Strict):
     beta1: float = Field(default=0.5, ge=0, lt=1)
 
 
-class RunConfig(_Strict):
+class RunConfig(StrictConfig):
     """Where a training run reads and writes, and how often."""
 
     data: Path = Field(description="data set folder, for validation from file to file")
@@ -89,7 +89,7 @@ class RunConfig(_Strict):
     tensorboard: bool = False
 
 
-class PaperTrainConfig(_Strict):
+class PaperTrainConfig(StrictConfig):
     """A whole recipe of the paper's, as in configs/paper_*.yaml; `stage` says which of the two networks is trained."""
 
     method: Literal["paper"]
@@ -101,7 +101,7 @@ class PaperTrainConfig(_Strict):
     pool: int = Field(default=100_000, gt=0, description="points kept of each surface, to draw from at each step")
 
 
-class TrainConfig(_Strict):
+class TrainConfig(StrictConfig):
     """A whole recipe, as in configs/*.yaml."""
 
     run: RunConfig
@@ -117,13 +117,13 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
     Raises InputError naming every wrong key.
     """
     try:
-        values = yaml.load(Path(path).read_text(), _Loader) or {}
+        values = yaml.load(Path(path).read_text(), YamlLoader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: expected a YAML recipe, got {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a YAML recipe with sections, got a {type(values).__name__}")
     for name, value in (overrides or {}).items():
-        _override(values, name, value)
+        override(values, name, value)
     if "method" in values:
-        return _validated(PaperTrainConfig, values, str(path))
-    return _validated(TrainConfig, values, str(path))
+        return validate_config(PaperTrainConfig, values, str(path))
+    return validate_config(TrainConfig, values, str(path))

@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pcdiff.config import _Strict
+from pcdiff.config import StrictConfig
 
 
-class NetworkConfig(_Strict):
+class NetworkConfig(StrictConfig):
     """Size of the point-voxel network."""
 
     width: int = Field(default=64, gt=0, multiple_of=16, description="channels of the point branch")
@@ -27,7 +27,7 @@ class NetworkConfig(_Strict):
         return self
 
 
-class DiffusionConfig(_Strict):
+class DiffusionConfig(StrictConfig):
     """Noise levels, in units of the prior's standard deviation."""
 
     sigma_min: float = Field(default=0.05, gt=0)

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pcdiff.config import _override, _Strict, _validated
+from pcdiff.config import StrictConfig, override, validate_config
 
 
-class PaperNetworkConfig(_Strict):
+class PaperNetworkConfig(StrictConfig):
     """The noise network of Friedrich et al. (2023); defaults are the paper's."""
 
     width: float = Field(default=1.0, gt=0, description="multiplies all channels; a multiple of 1 / 4")
@@ -36,7 +36,7 @@ class PaperNetworkConfig(_Strict):
         return self
 
 
-class PaperConfig(_Strict):
+class PaperConfig(StrictConfig):
     """The method of Friedrich et al. (2023): what travels with its weights."""
 
     network: PaperNetworkConfig = PaperNetworkConfig()
@@ -56,5 +56,5 @@ def parse_paper_config(changes: dict[str, Any]) -> PaperConfig:
     """The paper's settings but for some, {"network.neighbours": 32}. Raises InputError naming every wrong key."""
     values: dict[str, Any] = {}
     for name, value in changes.items():
-        _override(values, name, value)
-    return _validated(PaperConfig, values, "--set")
+        override(values, name, value)
+    return validate_config(PaperConfig, values, "--set")

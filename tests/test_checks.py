@@ -1,4 +1,4 @@
-"""Every criterion on shapes whose answer is known: a shell of 6 mm with a defect at its top, and plugs for it."""
+"""Every check on shapes with known answers: a spherical shell of 6 mm with a defect at its top, and plugs for it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from pcdiff.checks import Report, Vault, check_implant, exits, surroundings
+from pcdiff.checks import CompletedVault, Report, check_implant, removal_paths, surroundings
 from pcdiff.checks.criteria import Criteria, load_criteria
+from pcdiff.checks.direction_words import describe_movement, describe_vector
 from pcdiff.checks.distances import bone_gap, voxel_gap
 from pcdiff.checks.printable import printable, self_intersections
+from pcdiff.checks.recommend import disagreement
 from pcdiff.checks.report import Figure
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh
@@ -25,7 +27,7 @@ CAP = 2 * np.pi * OUTER**2 * (1 - np.cos(HOLE))  # mm2 of the defect at the oute
 
 
 class Shell:
-    """The top of the shell on a grid, rotated about the centre where asked for."""
+    """The top of the shell on a grid, which can be rotated about the centre of the sphere."""
 
     def __init__(self, spacing: tuple[float, float, float] = (0.8, 0.8, 0.8), turn: float = 0.0) -> None:
         rotation = Rotation.from_euler("xyz", [turn, -turn, 2 * turn], degrees=True).as_matrix()
@@ -43,7 +45,7 @@ class Shell:
         directions = MAP.directions @ rotation
         defect = (directions[:, 2] > np.cos(HOLE)).astype(int)
         rays = np.full(len(directions), OUTER)
-        self.vault = Vault(Pose(np.eye(3), np.zeros(3)), rays, rays - INNER, defect, rays)
+        self.vault = CompletedVault(Pose(np.eye(3), np.zeros(3)), rays, rays - INNER, defect, rays)
         self.defect = self.angle < HOLE
 
     @property
@@ -68,17 +70,19 @@ def flush(shell: Shell) -> Report:
 def test_a_flush_plug_passes_everything(flush: Report) -> None:
     assert flush.failed == []
     assert [check.passed for check in flush.checks] == [True] * 8
-    assert flush["complete"].figure("size of the defect") == pytest.approx(CAP / 100, rel=0.03)
-    assert flush["complete"].figure("share closed, narrow gaps counted") > 0.999
-    assert flush["no_false_positive_area"].figure("area over bone") == 0
-    assert flush["implantable"].figure("collision") == 0
-    assert flush.insertion_direction is not None
-    assert flush.insertion_direction[2] > 0.9
-    assert flush["restores_shape"].figure("difference to the mirrored side, mean") < 0.25
-    assert flush["smooth_transition"].figure("step, 95th percentile") < 0.35
-    assert flush["thickness"].figure("thickness, mean") == pytest.approx(6, abs=0.2)
-    assert flush["thickness"].figure("thickness of the bone beside it") == pytest.approx(6, abs=0.2)
-    assert flush["clearance"].figure("gap, minimum between voxels") == 0
+    assert flush["complete"].figure("defect_area") == pytest.approx(CAP / 100, rel=0.03)
+    assert flush["complete"].figure("coverage_with_narrow_gaps") > 0.999
+    assert flush["no_false_positive_area"].figure("overlap_area") == 0
+    assert flush["implantable"].figure("collision_volume") == 0
+    assert flush.insertion_vector is not None
+    assert flush.insertion_vector[2] < -0.9
+    assert flush.insertion == "from above"
+    assert flush["implantable"].words.startswith("Insertion direction: from above (unit vector ")
+    assert flush["restores_shape"].figure("asymmetry_mean") < 0.25
+    assert flush["smooth_transition"].figure("step_p95") < 0.35
+    assert flush["thickness"].figure("thickness_mean") == pytest.approx(6, abs=0.2)
+    assert flush["thickness"].figure("bone_thickness") == pytest.approx(6, abs=0.2)
+    assert flush["clearance"].figure("gap_min") == 0
 
 
 @pytest.mark.parametrize("lift", [1.0, -1.0, 2.0])
@@ -87,31 +91,31 @@ def test_a_plug_that_is_lifted_makes_a_step(shell: Shell, lift: float) -> None:
     report = shell.check(lifted)
     step = report["smooth_transition"]
     assert step.passed is False
-    assert step.figure("step, mean") == pytest.approx(abs(lift), abs=0.15)
-    assert step.figure("step outward, mean") == pytest.approx(lift, abs=0.15)
+    assert step.figure("step_mean") == pytest.approx(abs(lift), abs=0.15)
+    assert step.figure("step_outward_mean") == pytest.approx(lift, abs=0.15)
     shape = report["restores_shape"]
-    assert shape.figure("distance to the expected surface, mean") == pytest.approx(abs(lift), abs=0.15)
-    assert shape.figure("height above the mirrored side, mean") == pytest.approx(lift, abs=0.15)
+    assert shape.figure("surface_distance_mean") == pytest.approx(abs(lift), abs=0.15)
+    assert shape.figure("height_mean") == pytest.approx(lift, abs=0.15)
 
 
 def test_half_a_plug_leaves_half_the_defect(shell: Shell) -> None:
     complete = shell.check(shell.wall & shell.defect & (shell.x > 0))["complete"]
     assert complete.passed is False
-    assert complete.figure("share closed") == pytest.approx(0.5, abs=0.03)
+    assert complete.figure("coverage") == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(("across", "passed"), [(8.0, False), (2.0, True)])
-def test_a_leak_of_known_size(shell: Shell, across: float, passed: bool) -> None:
+def test_a_gap_of_known_size(shell: Shell, across: float, passed: bool) -> None:
     axis = np.array([np.sin(0.1), 0, np.cos(0.1)])
     along = shell.x * axis[0] + shell.z * axis[2]
     bore = shell.r**2 - along**2 < (across / 2) ** 2
     complete = shell.check(shell.wall & shell.defect & ~bore)["complete"]
     lost = np.pi * across**2 / 4 / CAP
     assert complete.passed is passed
-    assert 1 - complete.figure("share closed, narrow gaps counted") == pytest.approx(lost, rel=0.15, abs=0.001)
-    assert complete.figure("widest opening") == pytest.approx(across, abs=1.1)
+    assert 1 - complete.figure("coverage_with_narrow_gaps") == pytest.approx(lost, rel=0.15, abs=0.001)
+    assert complete.figure("widest_gap") == pytest.approx(across, abs=1.1)
     if not passed:
-        assert 1 - complete.figure("share closed") == pytest.approx(lost, rel=0.2)
+        assert 1 - complete.figure("coverage") == pytest.approx(lost, rel=0.2)
 
 
 @pytest.mark.parametrize("outside", [True, False])
@@ -122,9 +126,9 @@ def test_a_flange_of_known_area(shell: Shell, outside: bool) -> None:
     check = shell.check((shell.wall & shell.defect) | flange)["no_false_positive_area"]
     ring = 2 * np.pi * (np.cos(HOLE) - np.cos(rim))
     assert check.passed is False
-    assert check.figure("area over bone") == pytest.approx(ring * OUTER**2 / 100, rel=0.08)
-    # the area element is that of the outer surface, at both sides
-    assert check.figure("volume over bone") == pytest.approx(2 * ring * OUTER**2 / 1000, rel=0.12)
+    assert check.figure("overlap_area") == pytest.approx(ring * OUTER**2 / 100, rel=0.08)
+    # on both sides the volume is that over the area of the outer surface
+    assert check.figure("overlap_volume") == pytest.approx(2 * ring * OUTER**2 / 1000, rel=0.12)
 
 
 def undercut(shell: Shell, tilt: float = 30.0) -> tuple[Shell, np.ndarray]:
@@ -139,14 +143,14 @@ def undercut(shell: Shell, tilt: float = 30.0) -> tuple[Shell, np.ndarray]:
 def test_an_undercut_of_known_size(shell: Shell) -> None:
     other, plug = undercut(shell)
     check = other.check(plug)["implantable"]
-    # all that lies beyond the narrowest place is caught, but for a voxel of play; where bone overhangs by an edge
-    # that is two voxels thin, the play is as wide
+    # all voxels beyond the narrowest place collide, except for one voxel of play, or two where bone overhangs by an
+    # edge that is two voxels thin
     voxel = shell.empty.voxel_ml
     most, least = (np.count_nonzero(plug & (shell.rho > 20 + play)) * voxel for play in (0, 1.6))
     assert check.passed is False
-    assert least < check.figure("collision") < most
+    assert least < check.figure("collision_volume") < most
     reach = shell.rho[plug].max() - 20
-    assert reach - 1.7 < check.figure("undercut") < reach
+    assert reach - 1.7 < check.figure("undercut_depth") < reach
 
 
 def test_trimming_makes_it_insertable(shell: Shell) -> None:
@@ -155,11 +159,11 @@ def test_trimming_makes_it_insertable(shell: Shell) -> None:
     other, plug = undercut(shell)
     bone, solid = surroundings(other.skull, shell.empty.with_mask(plug))
     trimmed = insertable(solid, bone, np.zeros(3))
-    (way,) = exits(trimmed, bone, np.zeros(3), exact=True)
-    assert way.ml < 0.02
+    (path,) = removal_paths(trimmed, bone, np.zeros(3), exact=True)
+    assert path.collision_ml < 0.02
     assert solid.ml - trimmed.ml > 0.5
-    (before,) = exits(solid, bone, np.zeros(3), exact=True)
-    assert before.ml == pytest.approx(solid.ml - trimmed.ml, rel=0.02)
+    (before,) = removal_paths(solid, bone, np.zeros(3), exact=True)
+    assert before.collision_ml == pytest.approx(solid.ml - trimmed.ml, rel=0.02)
 
 
 @pytest.mark.parametrize("turn", [0.0, 25.0])
@@ -202,31 +206,26 @@ def together(*meshes: Mesh) -> Mesh:
     return Mesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces))
 
 
-def gate(mesh: Mesh, pieces: int = 1, wall: float = 2.0) -> dict[str, bool | None]:
-    check = printable(mesh, pieces, wall, Criteria())
+def faults(mesh: Mesh, bodies: int = 1, wall: float = 2.0) -> dict[str, bool | None]:
+    check = printable(mesh, bodies, wall, Criteria())
     assert check.passed is all(figure.passed is not False for figure in check.figures)
-    return {figure.name: figure.passed for figure in check.figures if figure.passed is False}
+    return {figure.key: figure.passed for figure in check.figures if figure.passed is False}
 
 
-def test_the_print_gate_on_good_and_bad_meshes() -> None:
+def test_printability_of_good_and_bad_meshes() -> None:
     good = sphere()
-    assert gate(good) == {}
+    assert faults(good) == {}
     assert printable(good, 1, 2.0, Criteria()).figure("volume") == pytest.approx(4 / 3 * np.pi, rel=0.02)
-    assert gate(together(good, sphere(at=30.0)), pieces=2) == {}
-    shells, crossing, inward = (
-        "shells beyond or short of one per defect",
-        "self-intersections",
-        "shells that face inward",
-    )
-    assert gate(together(good, sphere(at=30.0))).keys() == {shells}
-    assert gate(together(good, sphere(at=5.0)), pieces=2).keys() == {crossing}
-    assert gate(Mesh(good.vertices, good.faces[:, ::-1])).keys() == {inward}
+    assert faults(together(good, sphere(at=30.0)), bodies=2) == {}
+    assert faults(together(good, sphere(at=30.0))).keys() == {"bodies"}
+    assert faults(together(good, sphere(at=5.0)), bodies=2).keys() == {"self_intersections"}
+    assert faults(Mesh(good.vertices, good.faces[:, ::-1])).keys() == {"inverted_bodies"}
     flipped = good.faces.copy()
     flipped[7] = flipped[7, ::-1]
-    assert gate(Mesh(good.vertices, flipped)).keys() == {"consistent winding", "manifold"}
-    assert {"watertight", "manifold"} <= gate(Mesh(good.vertices, good.faces[1:])).keys()
-    assert gate(good, wall=0.5).keys() == {"minimum wall"}
-    assert gate(sphere(130.0)).keys() == {"longest side"}
+    assert faults(Mesh(good.vertices, flipped)).keys() == {"consistent_winding", "manifold"}
+    assert {"watertight", "manifold"} <= faults(Mesh(good.vertices, good.faces[1:])).keys()
+    assert faults(good, wall=0.5).keys() == {"wall"}
+    assert faults(sphere(130.0)).keys() == {"longest_side"}
 
 
 def test_triangles_that_cross_are_counted_across_sizes() -> None:
@@ -246,14 +245,14 @@ def test_criteria_are_read_and_refused(tmp_path: object) -> None:
     path = Path(str(tmp_path)) / "ours.yaml"
     path.write_text("max_step_p95_mm: 0.2\n")
     assert load_criteria(path) == Criteria(max_step_p95_mm=0.2) != load_criteria(None)
-    for text, said in (
+    for text, message in (
         ("most_steps: 1", "most_steps"),
         ("max_gap_mm: wide", "max_gap_mm"),
         ("- 1", "list"),
         ("a: [", "YAML"),
     ):
         path.write_text(text)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             load_criteria(path)
 
 
@@ -263,11 +262,11 @@ def test_a_limit_decides(shell: Shell, flush: Report) -> None:
     report = check_implant(shell.skull, implant, volume_to_mesh(implant), shell.vault, strict)
     assert report.failed == ["smooth_transition", "thickness"]
     assert flush.failed == []
-    figure = Figure("x", 1.0, "mm", most=1.0)
+    figure = Figure("x", "Step", 1.0, "mm", maximum=1.0)
     assert figure.passed
     assert not replace(figure, value=1.01).passed
     assert figure.record()["rule"] == "at most"
-    assert Figure("x", 1.0, "mm").passed is None
+    assert Figure("x", "Step", 1.0, "mm").passed is None
 
 
 def test_one_sided_bone_is_not_compared(shell: Shell) -> None:
@@ -277,4 +276,71 @@ def test_one_sided_bone_is_not_compared(shell: Shell) -> None:
     check = alone.check(shell.wall & shell.defect)["restores_shape"]
     assert check.passed
     assert "no intact other side" in check.words
-    assert check.figure("share of the surface with an intact other side") == 0
+    assert check.figure("mirrored_share") == 0
+
+
+@pytest.mark.parametrize(
+    ("movement", "words"),
+    [
+        ((-0.07, -0.06, -1.0), "from above"),
+        ((0, 0, 2), "from below"),
+        ((-1, 0, 0), "from the left"),
+        ((1, 0, 0.2), "from the right"),
+        ((0, -5, 0), "from behind"),
+        ((0, 1, 0), "from the front"),
+        ((-0.5, 0.1, -0.8), "from above and the left"),
+        ((-0.8, 0.1, -0.5), "from the left and above"),
+        ((1, -1.1, -1.2), "from above, behind and the right"),
+    ],
+)
+def test_directions_in_words(movement: tuple[float, float, float], words: str) -> None:
+    assert describe_movement(movement) == words
+
+
+def test_a_direction_needs_a_length() -> None:
+    for vector in ((0, 0, 0), (np.nan, 0, 1), (np.inf, 0, 0)):
+        with pytest.raises(ValueError, match="a vector with a direction"):
+            describe_movement(vector)
+
+
+def test_a_direction_with_its_figures() -> None:
+    assert describe_vector((-0.0702, -0.0601, -0.9957)) == "from above (unit vector -0.07, -0.06, -1.00, LPS)"
+    assert describe_vector((-1e-9, 0, -3)) == "from above (unit vector 0.00, 0.00, -1.00, LPS)"
+
+
+def test_figures_as_text() -> None:
+    assert Figure("x", "Step, mean", 0.1234, "mm", maximum=0.5).text == "Step, mean: 0.1234 mm (at most 0.5 mm)"
+    assert Figure("x", "Coverage", 0.998, minimum=0.99).text == "Coverage: 0.998 (at least 0.99)"
+    assert Figure("x", "Separate bodies", 1, expected=1).text == "Separate bodies: 1 (expected 1)"
+    assert Figure("x", "Watertight", True, expected=True).text == "Watertight: yes"
+    assert Figure("x", "Watertight", False, expected=True).text == "Watertight: no"
+    assert Figure("x", "Triangles", 65980).text == "Triangles: 65980"
+    assert Figure("x", "Overlap with the bone's surface", 0.0, "cm2").text == "Overlap with the bone's surface: 0 cm2"
+
+
+def test_an_expected_figure_is_recorded() -> None:
+    record = Figure("bodies", "Separate bodies", 2, expected=1).record()
+    assert record == {
+        "key": "bodies",
+        "name": "Separate bodies",
+        "value": 2,
+        "unit": "",
+        "limit": 1,
+        "rule": "expected",
+        "passed": False,
+    }
+    assert Figure("watertight", "Watertight", True, expected=True).record()["value"] is True
+    assert Figure("undercut_depth", "Undercut depth", np.inf, "mm", maximum=1.0).record()["value"] is None
+
+
+def test_an_unknown_key_is_an_error(flush: Report) -> None:
+    with pytest.raises(KeyError, match=r"smooth_transition: expected one of step_mean, .*, got step, mean"):
+        flush["smooth_transition"].figure("step, mean")
+
+
+def test_keys_are_unique_and_the_recommendation_finds_its_own(flush: Report) -> None:
+    keys = [figure.key for check in flush.checks for figure in check.figures]
+    assert len(keys) == len(set(keys))
+    expected = flush["smooth_transition"].figure("step_mean") + flush["restores_shape"].figure("surface_distance_mean")
+    assert disagreement(flush) == pytest.approx(expected)
+    assert disagreement(flush) > 0

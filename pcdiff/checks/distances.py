@@ -1,4 +1,4 @@
-"""Wall and gap at every vertex of the implant's mesh."""
+"""Thickness of the implant, and its distance to bone: at the vertices of its mesh, and between voxels."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import vertex_normals
 from pcdiff.geometry.volume import Volume
 
-FACING = 0.5  # least cosine between a vertex normal and the ray from inside, for outer (or, negative, inner) surface
+OUTER_COSINE = 0.5  # `outward_cosine` of the outer surface is above this; of the inner surface, below its negative
 FACES = 4  # nearest faces of bone voxels among which the nearest to a point is found
-CLOSE = 4.0  # voxels; farther away a face is as good as its middle
-COARSER = 4  # of the opposite surface's vertices, one in so many says where it is, to some hundredths of a millimetre
+CLOSE_VOXELS = 4.0  # farther away, the distance to a face is taken to be that to its middle
+THINNING = 4  # every fourth vertex stands for the opposite surface: an error of some hundredths of a millimetre
 
 
-def facing(mesh: Mesh, centre: np.ndarray) -> np.ndarray:
-    """(V,) cosine between outward normal and the ray from the cranial `centre`: 1 on the outer surface, -1 inside."""
+def outward_cosine(mesh: Mesh, centre: np.ndarray) -> np.ndarray:
+    """(V,) cosine between a vertex's normal and the ray from the cranial centre: 1 outside, -1 inside, 0 at the rim.
+
+    centre: (3,) mm.
+    """
     ray = mesh.vertices - centre
     return (vertex_normals(mesh) * ray).sum(1) / np.maximum(np.linalg.norm(ray, axis=1), 1e-9)
 
 
-def wall_thickness(mesh: Mesh, faces_out: np.ndarray) -> np.ndarray:
-    """(V,) mm from each vertex of the outer surface to the inner one and back; the rim's have the nearest outer one's.
+def wall_thickness(mesh: Mesh, cosine: np.ndarray) -> np.ndarray:
+    """(V,) mm from each vertex to the nearest one of the opposite surface.
 
-    faces_out: (V,) of `facing`. NaN everywhere for a mesh without both surfaces.
+    A vertex of the rim has the thickness of the nearest outer vertex. All NaN for a mesh without both surfaces.
+    cosine: (V,) by `outward_cosine`.
     """
-    outer, inner = faces_out > FACING, faces_out < -FACING
+    outer, inner = cosine > OUTER_COSINE, cosine < -OUTER_COSINE
     thickness = np.full(len(mesh.vertices), np.nan)
     if not outer.any() or not inner.any():
         return thickness
-    step = COARSER if min(np.count_nonzero(outer), np.count_nonzero(inner)) > 1000 * COARSER else 1
+    step = THINNING if min(np.count_nonzero(outer), np.count_nonzero(inner)) > 1000 * THINNING else 1
     top, bottom = cKDTree(mesh.vertices[outer][::step]), cKDTree(mesh.vertices[inner][::step])
     thickness[outer] = bottom.query(mesh.vertices[outer])[0]
     thickness[inner] = top.query(mesh.vertices[inner])[0]
@@ -40,10 +44,10 @@ def wall_thickness(mesh: Mesh, faces_out: np.ndarray) -> np.ndarray:
 
 
 def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
-    """(N, 3) mm -> (N,) mm to the surface of the bone's voxels, negative inside bone; infinite where there is none.
+    """(N, 3) mm -> (N,) mm to the surface of bone, negative inside bone; infinite if there is no bone.
 
-    The surface is that of the voxels as boxes, their axes as the grid's: exact where those are perpendicular. Farther
-    than `CLOSE` voxels the distance is to the middle of a box's face.
+    The surface is that of the voxels as boxes: exact if the grid's axes are perpendicular. Farther away than
+    `CLOSE_VOXELS` the distance is that to the middle of a box's face.
     """
     mask = np.pad(bone.mask, 1)  # index + 1
     centres, axes = [], []
@@ -58,7 +62,7 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
         return np.full(len(points), np.inf)
     tree = cKDTree(bone.to_mm(faces), balanced_tree=False, compact_nodes=False)
     gap, _ = tree.query(points)
-    close = np.flatnonzero(gap < CLOSE * bone.spacing.max())
+    close = np.flatnonzero(gap < CLOSE_VOXELS * bone.spacing.max())
     _, nearest = tree.query(points[close], k=min(FACES, len(faces)))
     nearest = nearest.reshape(len(close), min(FACES, len(faces)))
     offset = np.abs(bone.to_index(points[close])[:, None] - faces[nearest])  # (N, FACES, 3) voxels
@@ -71,32 +75,32 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
 
 
 def voxel_gap(voxels: np.ndarray, bone: Volume, limit: float) -> np.ndarray:
-    """Mm between voxels (N, 3) of bone's grid and the nearest voxel of bone, box to box; infinite beyond `limit`.
+    """(N, 3) index on bone's grid -> (N,) mm from each voxel to the nearest voxel of bone, box to box.
 
-    The distance of a voxel's centre to those of bone grown by one voxel all around (corners too): between boxes
-    |n| steps apart along an axis lie max(|n| - 1, 0) voxels. This is a Euclidean distance transform in mm at these
-    voxels alone; by a tree, so that axes need not be perpendicular.
+    Infinite beyond `limit`, mm. Between boxes that lie |n| steps apart along an axis there are max(|n| - 1, 0) voxels,
+    so this is the distance between centres to bone grown by one voxel in all 26 directions. A tree finds it, so the
+    grid's axes need not be perpendicular.
     """
     grown = _grown(bone.mask)
     free = ~grown[tuple(voxels.T)]
     gap = np.where(free, np.inf, 0.0)
     surface = np.argwhere(border(grown))
     if free.any() and len(surface):
-        places = bone.to_mm(voxels[free].astype(float))
+        centres = bone.to_mm(voxels[free].astype(float))
         tree = cKDTree(bone.to_mm(surface.astype(float)))
-        gap[free] = tree.query(places, distance_upper_bound=limit + 1e-6)[0]
+        gap[free] = tree.query(centres, distance_upper_bound=limit + 1e-6)[0]
     return gap
 
 
-def least_gap(implant: Volume, bone: Volume, limit: float) -> float:
-    """The least `voxel_gap` of an implant, mm; `limit` where there is more."""
+def smallest_gap(implant: Volume, bone: Volume, limit: float) -> float:
+    """The smallest `voxel_gap` of an implant's voxels, mm; `limit` if none is smaller. Both on one grid."""
     if (implant.mask & _grown(bone.mask)).any():
         return 0.0
     return float(min(limit, voxel_gap(np.argwhere(border(implant.mask)), bone, limit).min(initial=limit)))
 
 
 def border(mask: np.ndarray) -> np.ndarray:
-    """Voxels of a mask with a 6-neighbour outside it; beyond the array all is as it is at the edge."""
+    """Voxels of a mask with a 6-neighbour outside it; the mask is taken to go on beyond the array's edge."""
     inner = mask.copy()
     for axis in range(3):
         lines, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
@@ -106,7 +110,7 @@ def border(mask: np.ndarray) -> np.ndarray:
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
-    """The mask and all neighbours of its voxels, across corners too."""
+    """The mask and the 26 neighbours of its voxels."""
     grown = mask
     for axis in range(3):
         lines, source = np.moveaxis(grown.copy(), axis, 0), np.moveaxis(grown, axis, 0)

@@ -1,4 +1,4 @@
-"""The checks as files: `checks.json`, `surface.npz`, and which of several candidates to take."""
+"""The files of a report: `checks.json` and `surface.npz`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def write_checks(report: Report, path: Path) -> None:
-    """`checks.json`: each check with its figures, limits, verdict and a sentence; see `Report.record`."""
+    """Writes `checks.json`: each check with its figures, limits, verdict and a sentence; see `Report.record`."""
     with written_beside(path) as part:
         text = json.dumps(report.record(__version__, NOTICE), indent=1, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
 
 
 def write_surface(report: Report, path: Path, uncertainty_mm: np.ndarray | None = None) -> None:
-    """`surface.npz`: (V,) float32 in mm per vertex of implant.stl, as `mesh.read_stl` merges them, for colouring it.
+    """Writes `surface.npz`: values per vertex of implant.stl (in the order of `read_stl`) that colour its surface.
 
-    thickness_mm: the wall. gap_mm: to the nearest bone, negative inside it. uncertainty: standard deviation of the
-    candidates' surfaces along the normal; 0 for a single one. Holds no objects: np.load(path) reads it as it is.
+    All are (V,) float32, mm. thickness_mm: of the implant. gap_mm: to the nearest bone, negative inside bone.
+    uncertainty: standard deviation of the candidates' surfaces along the normal; 0 for a single candidate.
     """
     spread = np.zeros_like(report.gap_mm) if uncertainty_mm is None else uncertainty_mm.astype(np.float32)
     with written_beside(path) as part, part.open("wb") as file:

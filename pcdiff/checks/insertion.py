@@ -1,7 +1,11 @@
-"""Implantable: is there a straight way out of the defect (and so in) on which the implant does not meet the skull?"""
+"""Insertion: a straight path along which each piece of the implant goes into its defect without meeting bone.
+
+Paths are searched in the direction of removal, out of the head; the implant goes in along the reverse.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,91 +13,170 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from pcdiff.checks.criteria import Criteria
+from pcdiff.checks.direction_words import describe_vector
 from pcdiff.checks.distances import border
+from pcdiff.checks.report import Check, Figure
 from pcdiff.geometry.volume import Volume
 
-TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; beyond, it would slide along the skull
-TRAVEL = 40.0  # mm of the way out that are looked at
-COARSE, FINER = 2_000, 8_000  # voxels of the implant's rim that directions are tried with, at first and then
-FINE = 60_000  # of the whole implant, with the best direction
-RIM = 6.0  # mm from bone; farther in, a voxel is only caught where the rim is caught too
-COARSER = 3  # voxels of the grid on which that distance is found
+TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; at 90 degrees the implant slides along bone
+TRAVEL_MM = 40.0  # length of the path that is tested
+FIRST_VOXELS, NEXT_VOXELS = 2_000, 8_000  # of the implant's rim: for the first directions, and for finer ones
+FINAL_VOXELS = 60_000  # of the whole implant, for the best direction
+NEAR_BONE_MM = 6.0  # only these voxels choose the direction: a voxel farther in collides only if the rim does
+DISTANCE_STEP = 3  # voxels; that distance is measured on a coarser grid
 
 
 @dataclass(frozen=True)
-class Exit:
-    """A way out. direction: (3,) unit, LPS. ml: implant that meets bone on the way. mm: how deep it is undercut.
+class RemovalPath:
+    """A straight path out of the defect.
 
-    undercut: (N,) bool of the implant's voxels, in the order of np.argwhere(implant.mask); empty unless asked for.
+    direction: (3,) unit, LPS, out of the head. collision_ml: volume of the implant that meets bone along the path.
+    undercut_mm: how deep that volume lies under the overhanging bone; infinite if all of the piece collides.
+    undercut: (N,) bool per voxel of the implant, in the order of np.argwhere(implant.mask); empty unless exact.
     """
 
     direction: np.ndarray
-    ml: float
-    mm: float
+    collision_ml: float
+    undercut_mm: float
     undercut: np.ndarray
 
 
-def best_exit(implant: Volume, bone: Volume, normal: np.ndarray, min_body_ml: float = 0.0, exact: bool = False) -> Exit:
-    """The direction around the defect's `normal` (3,) with the least volume of implant in the way.
+def removal_paths(
+    implant: Volume, bone: Volume, centre: np.ndarray, min_body_ml: float = 0.0, exact: bool = False
+) -> list[RemovalPath]:
+    """The best path of each piece of the implant, the largest piece first.
 
-    implant: one piece, and bone: the skull, on one crop. A voxel of bone's surface gives way: two masks that touch
-    interlock by their stairs. exact: every voxel is tried at the end, not some, and `undercut` says which are caught.
-    A direction's figures: ml is the volume whose straight path meets bone, just what has to go for it to slide out; mm
-    is how far that lies outside the part that is free, across the direction, the deepest `min_body_ml` of it left out.
+    implant, bone: on one grid. centre: (3,) mm, of the cranium; the search starts in the direction from it to the
+    piece. min_body_ml, exact: as for `best_removal_path`.
+    """
+    labels, count = ndimage.label(implant.mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    paths = []
+    for label in 1 + np.argsort(-sizes, kind="stable"):
+        piece = implant.with_mask(labels == label)
+        normal = piece.to_mm(np.argwhere(piece.mask).mean(0)) - centre
+        paths.append(best_removal_path(piece, bone, normal, min_body_ml, exact))
+    return paths
+
+
+def best_removal_path(
+    implant: Volume, bone: Volume, normal: np.ndarray, min_body_ml: float = 0.0, exact: bool = False
+) -> RemovalPath:
+    """The direction around the defect's normal along which the least volume of the implant meets bone.
+
+    The outermost voxel of bone does not count: two masks that touch interlock by their stairs. The colliding volume is
+    what must be removed before the piece can slide out. Its depth is the largest distance, across the direction,
+    from the part that is free.
+
+    Args:
+        implant: one piece.
+        bone: the skull, on the same crop.
+        normal: (3,) direction around which to search, LPS, of any length.
+        min_body_ml: the deepest part of this volume is left out of the depth.
+        exact: test every voxel along the best direction, and return which of them collide.
     """
     solid = np.zeros_like(bone.mask, order="C")
-    within = (slice(1, -1),) * 3  # beyond the crop there is air, and so in its outermost layer
+    within = (slice(1, -1),) * 3  # air beyond the crop, and in its outermost layer
     solid[within] = (bone.mask & ~border(bone.mask))[within]
     body = np.argwhere(implant.mask)
-    # in no storage order, which would make stripes
-    some = np.random.default_rng(0).permutation(body)[:FINE]
-    rim = some[_near(bone, some)]
-    normal = normal / np.linalg.norm(normal)
+    # random order, because the storage order would sample in stripes
+    sample = np.random.default_rng(0).permutation(body)[:FINAL_VOXELS]
+    best = _best_direction(sample, solid, bone, normal / np.linalg.norm(normal))
+    points = body if exact else sample
+    hit = _collides(points, solid, bone, best, 1.0)
+    share = float(hit.mean()) if len(points) else 0.0
+    depth = _undercut_mm(implant, points, hit, best, min_body_ml)
+    return RemovalPath(best, share * implant.ml, depth, hit if exact else np.zeros(0, bool))
+
+
+def implantable(paths: Sequence[RemovalPath], criteria: Criteria) -> Check:
+    """Can the implant be inserted? From the best path of each piece, the largest piece first."""
+    figures = []
+    for number, path in enumerate(paths, 1):
+        piece, suffix = (f"Piece {number}: ", f"_{number}") if len(paths) > 1 else ("", "")
+        figures += [
+            Figure(
+                f"collision_volume{suffix}",
+                f"{piece}Colliding volume",
+                path.collision_ml,
+                "ml",
+                maximum=criteria.max_collision_ml,
+            ),
+            Figure(
+                f"undercut_depth{suffix}",
+                f"{piece}Undercut depth",
+                path.undercut_mm,
+                "mm",
+                maximum=criteria.max_collision_mm,
+            ),
+        ]
+    ml, mm = sum(path.collision_ml for path in paths), max(path.undercut_mm for path in paths)
+    words = f"Insertion direction: {describe_vector(-paths[0].direction)}. " + (
+        "No collision with bone on this path."
+        if ml == 0
+        else f"On the best straight path {ml:.2f} ml collide with bone; the undercut is up to {mm:.1f} mm deep."
+    )
+    return Check("implantable", "Can be inserted without collision", words, tuple(figures))
+
+
+def _best_direction(sample: np.ndarray, solid: np.ndarray, grid: Volume, normal: np.ndarray) -> np.ndarray:
+    """(N, 3) index of voxels, in random order -> (3,) unit: the direction in which the fewest of them meet bone.
+
+    Of several free directions, the one nearest to the normal.
+    """
+    rim = sample[_near(grid, sample)]
 
     def cost(points: np.ndarray, pace: float, direction: np.ndarray) -> tuple[float, float]:
-        # where several ways are free, the one nearest to the normal
-        return float(np.count_nonzero(_caught(points, solid, bone, direction, pace))), -float(direction @ normal)
+        return float(np.count_nonzero(_collides(points, solid, grid, direction, pace))), -float(direction @ normal)
 
-    best = min(_cap(normal, TILTS), key=partial(cost, rim[:COARSE], 2.0))
-    for spread, count, pace in ((8.0, COARSE, 2.0), (4.0, FINER, 2.0), (2.0, FINER, 1.0)):
-        ring = [way for way in _cap(best, np.deg2rad([0.0, spread])) if way @ normal > 0.2]
+    best = min(_cap(normal, TILTS), key=partial(cost, rim[:FIRST_VOXELS], 2.0))
+    for degrees, count, pace in ((8.0, FIRST_VOXELS, 2.0), (4.0, NEXT_VOXELS, 2.0), (2.0, NEXT_VOXELS, 1.0)):
+        ring = [direction for direction in _cap(best, np.deg2rad([0.0, degrees])) if direction @ normal > 0.2]
         best = min(ring, key=partial(cost, rim[:count], pace))
-    points = body if exact else some
-    hit = _caught(points, solid, bone, best, 1.0)
-    share = float(hit.mean()) if len(points) else 0.0
-    depth = 0.0
-    if hit.any() and not hit.all():
-        flat = _across(best)
-        free, stuck = (implant.to_mm(points[chosen].astype(float)) @ flat.T for chosen in (~hit, hit))
-        depths = np.sort(cKDTree(free).query(stuck)[0])[::-1]
-        crumb = int(min_body_ml / implant.ml * len(points))
-        depth = float(depths[crumb]) if crumb < len(depths) else 0.0
-    elif hit.any():
-        depth = float("inf")
-    return Exit(best, share * implant.ml, depth, hit if exact else np.zeros(0, bool))
+    return best
+
+
+def _undercut_mm(
+    implant: Volume, points: np.ndarray, hit: np.ndarray, direction: np.ndarray, min_body_ml: float
+) -> float:
+    """The largest distance across `direction` from a voxel that collides to those that are free, mm.
+
+    points: (N, 3) index of the implant's voxels. hit: (N,) bool. The deepest `min_body_ml` do not count. Infinite if
+    no voxel is free.
+    """
+    if not hit.any():
+        return 0.0
+    if hit.all():
+        return float("inf")
+    flat = _across(direction)
+    free, stuck = (implant.to_mm(points[chosen].astype(float)) @ flat.T for chosen in (~hit, hit))
+    depths = np.sort(cKDTree(free).query(stuck)[0])[::-1]
+    ignored = int(min_body_ml / implant.ml * len(points))
+    return float(depths[ignored]) if ignored < len(depths) else 0.0
 
 
 def _near(bone: Volume, voxels: np.ndarray) -> np.ndarray:
-    """(N, 3) index -> (N,) bool: within about `RIM` of bone."""
-    some = bone.mask[::COARSER, ::COARSER, ::COARSER]
-    if not some.any():
+    """(N, 3) index -> (N,) bool: within about `NEAR_BONE_MM` of bone."""
+    coarse = bone.mask[::DISTANCE_STEP, ::DISTANCE_STEP, ::DISTANCE_STEP]
+    if not coarse.any():
         return np.ones(len(voxels), bool)
-    distance = ndimage.distance_transform_edt(~some, sampling=COARSER * bone.spacing)
-    return distance[tuple((voxels // COARSER).T)] < RIM
+    distance = ndimage.distance_transform_edt(~coarse, sampling=DISTANCE_STEP * bone.spacing)
+    return distance[tuple((voxels // DISTANCE_STEP).T)] < NEAR_BONE_MM
 
 
-def _caught(points: np.ndarray, solid: np.ndarray, grid: Volume, direction: np.ndarray, pace: float) -> np.ndarray:
-    """(N, 3) index -> (N,) bool: does a voxel meet bone on its way along `direction`?"""
+def _collides(points: np.ndarray, solid: np.ndarray, grid: Volume, direction: np.ndarray, pace: float) -> np.ndarray:
+    """(N, 3) index -> (N,) bool: does a voxel meet bone as it moves along `direction`, in steps of `pace` voxels?"""
     length = pace * float(grid.spacing.min())
     step = np.linalg.inv(grid.affine[:3, :3]) @ direction * length
     shape, flat = solid.shape, solid.ravel()
     columns = [np.ascontiguousarray(column, np.intp) for column in points.T]
     hit = np.zeros(len(points), bool)
-    for number in range(1, int(TRAVEL / length) + 1):
+    for number in range(1, int(TRAVEL_MM / length) + 1):
         shift = np.rint(number * step).astype(int)
         if (np.abs(shift) >= shape).any():
             break
-        # what leaves the crop ends in its outermost layer, which is air
+        # a voxel that leaves the crop stays in the outermost layer, which is air
         i, j, k = (np.clip(c + s, 0, n - 1) for c, s, n in zip(columns, shift, shape, strict=True))
         hit |= flat[(i * shape[1] + j) * shape[2] + k]
     return hit
@@ -108,12 +191,12 @@ def _across(direction: np.ndarray) -> np.ndarray:
 
 
 def _cap(axis: np.ndarray, tilts: np.ndarray) -> list[np.ndarray]:
-    """Unit vectors around an axis, in rings as dense as the rings lie apart."""
+    """Unit vectors in rings around an axis; within a ring they lie as far apart as the rings do."""
     first, second = _across(axis)
     step = tilts[1] - tilts[0]
-    ways = []
+    directions = []
     for tilt in tilts:
         count = max(1, round(2 * np.pi * np.sin(tilt) / step))
         for turn in np.arange(count) * 2 * np.pi / count:
-            ways.append(np.cos(tilt) * axis + np.sin(tilt) * (np.cos(turn) * first + np.sin(turn) * second))
-    return ways
+            directions.append(np.cos(tilt) * axis + np.sin(tilt) * (np.cos(turn) * first + np.sin(turn) * second))
+    return directions

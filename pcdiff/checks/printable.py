@@ -1,4 +1,4 @@
-"""The print gate: what a printer's software refuses, or builds wrongly, is found here first."""
+"""Printability: the faults of a mesh that a printer's software refuses or builds wrongly."""
 
 from __future__ import annotations
 
@@ -13,78 +13,80 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh
 
 PAIRS = 2**19  # pairs of triangles tested at a time
-SAMPLED = 16  # of the triangles, one in so many has its neighbours counted
-MANY_PAIRS = 5 * 10**7  # more neighbours than this are not the mesh of an implant
-TOUCH = 1e-3  # mm; what reaches less through a plane touches it: slivers of marching cubes do, and no printer sees it
-ROUNDING = 1e-9  # mm3
+COUNTED = 16  # the neighbours of every 16th triangle are counted, for an estimate
+MAX_PAIRS = 5 * 10**7  # no mesh of an implant has more neighbours
+TOUCH_MM = 1e-3  # a triangle that reaches less through a plane touches it, as slivers of marching cubes do
+ROUNDING_MM3 = 1e-9
+FAULTS = {
+    "watertight": "it has open edges",
+    "consistent_winding": "its triangles face both ways",
+    "manifold": "it is not a manifold",
+    "bodies": "it has {0.value} separate bodies (expected {0.limit})",
+    "inverted_bodies": "{0.value} of its bodies face inward",
+    "self_intersections": "{0.value} pairs of triangles intersect",
+    "wall": "its wall is {0.value:.1f} mm at the thinnest",
+    "longest_side": "it is {0.value:.0f} mm long",
+}
 
 
-def printable(mesh: Mesh, pieces: int, wall: float, criteria: Criteria) -> Check:
-    """pieces: shells that there should be, one per defect. wall: mm, what 99 % of the outer surface have, or NaN."""
+def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check:
+    """Can the mesh be printed as it is?
+
+    bodies: expected number of separate bodies, one per defect. wall: mm, the thickness that 99 % of the outer surface
+    reach, or NaN if unknown.
+    """
     import manifold3d
     import trimesh
 
-    body = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    surface = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
     solid = manifold3d.Manifold(
         manifold3d.Mesh64(np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64))
     )
-    manifold = solid.status() == manifold3d.Error.NoError
-    shells = _shells(mesh)
-    volumes = [Mesh(mesh.vertices, mesh.faces[shells == k]).volume_ml for k in range(shells.max(initial=-1) + 1)]
-    crossings = len(self_intersections(mesh))
+    labels = _label_bodies(mesh)
+    volumes = [Mesh(mesh.vertices, mesh.faces[labels == k]).volume_ml for k in range(labels.max(initial=-1) + 1)]
     size = float(np.ptp(mesh.vertices, axis=0).max())
-    faults = [
-        text
-        for wrong, text in (
-            (not body.is_watertight, "it has open edges"),
-            (not body.is_winding_consistent, "its triangles face both ways"),
-            (not manifold, "it is no manifold"),
-            (min(volumes) <= 0, "a shell faces inward"),
-            (len(volumes) != pieces, f"it has {len(volumes)} shells where {pieces} should be"),
-            (crossings > 0, f"{crossings} pairs of triangles cross"),
-            (wall < criteria.min_wall_mm, f"its wall is {wall:.1f} mm at the thinnest"),
-            (size > criteria.max_size_mm, f"it is {size:.0f} mm long"),
-        )
-        if wrong
-    ]
-    words = "The mesh can be printed as it is." if not faults else f"The mesh cannot be printed: {', '.join(faults)}."
+    known_wall = "Wall thickness, reached by 99 % of the surface"
     figures = (
-        Figure("watertight", float(body.is_watertight), "", least=1),
-        Figure("consistent winding", float(body.is_winding_consistent), "", least=1),
-        Figure("manifold", float(manifold), "", least=1),
-        Figure("shells beyond or short of one per defect", abs(len(volumes) - pieces), "", most=0),
-        Figure("shells that face inward", sum(volume <= 0 for volume in volumes), "", most=0),
-        Figure("self-intersections", crossings, "", most=0),
-        *([Figure("minimum wall", wall, "mm", least=criteria.min_wall_mm)] if np.isfinite(wall) else []),
-        Figure("longest side", size, "mm", most=criteria.max_size_mm),
-        Figure("volume", mesh.volume_ml, "ml"),
-        Figure("triangles", len(mesh.faces), ""),
+        Figure("watertight", "Watertight", bool(surface.is_watertight), expected=True),
+        Figure("consistent_winding", "Consistent winding", bool(surface.is_winding_consistent), expected=True),
+        Figure("manifold", "Manifold", solid.status() == manifold3d.Error.NoError, expected=True),
+        Figure("bodies", "Separate bodies", len(volumes), expected=bodies),
+        Figure("inverted_bodies", "Bodies that face inward", sum(volume <= 0 for volume in volumes), expected=0),
+        Figure("self_intersections", "Self-intersections", len(self_intersections(mesh)), expected=0),
+        *([Figure("wall", known_wall, wall, "mm", minimum=criteria.min_wall_mm)] if np.isfinite(wall) else []),
+        Figure("longest_side", "Longest side", size, "mm", maximum=criteria.max_size_mm),
+        Figure("volume", "Volume", mesh.volume_ml, "ml"),
+        Figure("triangles", "Triangles", len(mesh.faces)),
     )
+    faults = [FAULTS[figure.key].format(figure) for figure in figures if figure.passed is False]
+    words = "The mesh can be printed as it is." if not faults else f"The mesh cannot be printed: {', '.join(faults)}."
     return Check("printable", "Can be printed", words, figures)
 
 
 def self_intersections(mesh: Mesh) -> np.ndarray:
-    """(N, 2) pairs of triangles that cross: an edge of one passes through the other.
+    """(N, 2) indices of the triangles that intersect: an edge of one passes through the other.
 
-    Triangles that share a vertex are neighbours and are not compared; touching, and overlap in one plane, is no
-    crossing. Raises InputError for a mesh whose triangles lie so thick that it is none.
+    Triangles that share a vertex are not compared; triangles that touch, or overlap in one plane, do not intersect.
+    Raises InputError for a mesh with so many overlapping triangles that it cannot be an implant's.
     """
     triangles = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
     low, high = triangles.min(1), triangles.max(1)
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low, axis=1) / 2
-    # in one class are all up to the usual size; beyond, sizes differ by two at most
+    # one class for all triangles up to the median size; in the others, sizes differ by a factor of two at most
     sizes = np.floor(np.log2(np.maximum(reach, max(np.median(reach), 1e-9)))).astype(int)
     classes = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
     trees = [cKDTree(centre[members]) for members in classes]
     found = []
     for a, first in enumerate(classes):
-        some = cKDTree(centre[first[::SAMPLED]])  # to count them all would take as long as to find them
+        some = cKDTree(centre[first[::COUNTED]])  # counting all would take as long as finding them
         for b in range(a, len(classes)):
             second = classes[b]
             bound = reach[first].max() + reach[second].max()
-            if some.count_neighbors(trees[b], bound) * len(first) / some.n > MANY_PAIRS:
-                raise InputError("expected the mesh of an implant, got one whose triangles lie on top of each other")
+            if some.count_neighbors(trees[b], bound) * len(first) / some.n > MAX_PAIRS:
+                raise InputError(
+                    "expected the mesh of an implant, got one whose triangles lie on top of each other; export it again"
+                )
             if a == b:
                 pairs = trees[a].query_pairs(bound, output_type="ndarray")
                 pairs = first[pairs]
@@ -99,14 +101,14 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
 def _crossing(
     pairs: np.ndarray, triangles: np.ndarray, faces: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Those of the pairs (N, 2) that cross."""
+    """The pairs that intersect, of (N, 2) candidates."""
     for axis in range(3):
         a, b = pairs.T
         pairs = pairs[(low[a, axis] <= high[b, axis]) & (low[b, axis] <= high[a, axis])]
     for k in range(9):
         a, b = pairs.T
         pairs = pairs[faces[a, k // 3] != faces[b, k % 3]]
-    for one, other in ((0, 1), (1, 0)):  # a triangle wholly on one side of the other's plane is clear of it
+    for one, other in ((0, 1), (1, 0)):  # a triangle on one side of the other's plane does not intersect it
         height = _heights(triangles[pairs[:, one]], triangles[pairs[:, other]])
         pairs = pairs[~((height > 0).all(1) | (height < 0).all(1))]
     crosses = np.zeros(len(pairs), bool)
@@ -118,20 +120,20 @@ def _crossing(
 
 
 def _heights(plane: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """(N, 3) mm of the second triangles' corners above the planes of the first; less than `TOUCH` is 0."""
+    """(N, 3) mm of the second triangles' corners above the planes of the first; less than `TOUCH_MM` is 0."""
     normal = np.cross(plane[:, 1] - plane[:, 0], plane[:, 2] - plane[:, 0])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     height = np.einsum("nkx,nx->nk", corners - plane[:, :1], normal)
-    return np.where(np.abs(height) > TOUCH, height, 0)
+    return np.where(np.abs(height) > TOUCH_MM, height, 0)
 
 
 def _pierces(start: np.ndarray, end: np.ndarray, triangle: np.ndarray) -> np.ndarray:
-    """(N,) bool: do segments pass through triangles? By the signs of tetrahedra's volumes."""
+    """(N,) bool: does the segment pass through the triangle? By the signs of tetrahedra's volumes."""
     a, b, c = triangle.transpose(1, 0, 2)
     height = _heights(triangle, np.stack([start, end], axis=1))
     sides = np.stack([_volume(start, end, *edge) for edge in ((a, b), (b, c), (c, a))])
-    # the border of the triangle counts: two shapes that mirror each other meet edge on edge
-    return (height.prod(axis=1) < 0) & ((sides > -ROUNDING).all(0) | (sides < ROUNDING).all(0))
+    # the triangle's border counts: two shapes that mirror each other meet edge on edge
+    return (height.prod(axis=1) < 0) & ((sides > -ROUNDING_MM3).all(0) | (sides < ROUNDING_MM3).all(0))
 
 
 def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -139,8 +141,8 @@ def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.nd
     return np.einsum("nx,nx->n", b - a, np.cross(c - a, d - a))
 
 
-def _shells(mesh: Mesh) -> np.ndarray:
-    """(F,) int: which connected shell each triangle belongs to."""
+def _label_bodies(mesh: Mesh) -> np.ndarray:
+    """(F,) int: the connected body that each triangle belongs to, from 0."""
     count = len(mesh.vertices)
     first, second = mesh.faces[:, [0, 1]].ravel(), mesh.faces[:, [1, 2]].ravel()
     links = coo_matrix((np.ones(len(first), bool), (first, second)), (count, count))

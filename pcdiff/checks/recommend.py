@@ -1,4 +1,4 @@
-"""Which candidate of an ensemble to take, and how far the candidates lie apart."""
+"""The recommended candidate of an ensemble, and the spread of its surfaces."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pcdiff.checks.report import STEP_MEAN, SURFACE_DISTANCE_MEAN
+
 if TYPE_CHECKING:
-    from pcdiff.checks import Report
+    from pcdiff.checks.report import Report
     from pcdiff.geometry.mesh import Mesh
+
+MEAN_BONUS_MM = 0.1  # a candidate must be better by this than the mean of all, which is the likeliest
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the candidates, 0 for the mean of all, and why."""
+    """The recommended candidate, from 1, or 0 for the mean of all; and the reason as a sentence."""
 
     candidate: int
     why: str
@@ -29,29 +33,29 @@ def spread(mesh: Mesh, members: Sequence[Mesh]) -> np.ndarray:
 
 
 def recommend(reports: Sequence[Report | None]) -> Choice:
-    """The candidate to take: that which fails the fewest checks; of those, that which agrees best with what is known.
+    """The candidate that fails the fewest checks; of those, the one with the smallest `disagreement`.
 
-    reports: of the mean of all candidates, then of each; None for one that left a defect open. Agreement in mm: mean
-    step
-    along the rim plus mean distance to the expected surface. A candidate must be better than the mean by a tenth of a
-    millimetre, or by a check, to be taken in its place: the mean is the likeliest.
+    reports: of the mean of all candidates, then of each candidate; None for one that leaves a defect open. A candidate
+    replaces the mean only if it fails fewer checks, or is better by `MEAN_BONUS_MM`.
     """
-    keys = [
-        (len(report.failed), disagreement(report) - (0.1 if k == 0 else 0.0), k)
-        for k, report in enumerate(reports)
+    ranked = [
+        (len(report.failed), disagreement(report) - (MEAN_BONUS_MM if number == 0 else 0.0), number)
+        for number, report in enumerate(reports)
         if report is not None
     ]
-    failed, _, best = min(keys)
+    failed, _, best = min(ranked)
     report = reports[best]
     assert report is not None
-    if len(keys) == 1:
+    if len(ranked) == 1:
         return Choice(best, "there is one candidate")
     name = "the mean of all candidates" if best == 0 else f"candidate {best}"
     fails = "passes every check" if failed == 0 else f"fails the fewest checks ({failed})"
-    return Choice(best, f"{name} {fails}, {disagreement(report):.2f} mm off rim and expected surface")
+    return Choice(
+        best, f"{name} {fails}; step at the rim plus distance to expected surface {disagreement(report):.2f} mm"
+    )
 
 
 def disagreement(report: Report) -> float:
-    """mm: mean step along the rim plus mean distance to the expected surface, as far as they are known."""
-    names = {"step, mean", "distance to the expected surface, mean"}
-    return float(sum(f.value for check in report.checks for f in check.figures if f.name in names))
+    """Mean step along the rim plus mean distance to the expected surface, mm; what was not measured adds nothing."""
+    keys = {STEP_MEAN, SURFACE_DISTANCE_MEAN}
+    return float(sum(f.value for check in report.checks for f in check.figures if f.key in keys))

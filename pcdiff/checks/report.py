@@ -1,4 +1,4 @@
-"""What a check says: figures against their limits, and a sentence."""
+"""The result of a check: figures with their limits, and a sentence."""
 
 from __future__ import annotations
 
@@ -8,38 +8,62 @@ from typing import Any
 
 import numpy as np
 
+from pcdiff.checks.direction_words import describe_movement
+
+# Keys of the figures that other modules look up.
+STEP_MEAN, SURFACE_DISTANCE_MEAN = "step_mean", "surface_distance_mean"
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured quantity. least, most: its limit where it has one (at most one of the two)."""
+    """A measured quantity and, where it has one, its limit.
 
+    key: identifies the figure within its check, for programs; stable. name: what is measured, for people.
+    value: a number, or True or False. unit: such as mm; empty for shares and counts.
+    minimum, maximum, expected: the limit, at most one of the three.
+    """
+
+    key: str
     name: str
-    value: float
-    unit: str
-    least: float | None = None
-    most: float | None = None
+    value: float | bool
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    expected: float | bool | None = None
 
     @property
     def passed(self) -> bool | None:
-        """None without a limit."""
-        if self.least is not None:
-            return bool(self.value >= self.least)
-        return None if self.most is None else bool(self.value <= self.most)
+        """Does the value keep the limit? None without a limit."""
+        if self.minimum is not None:
+            return bool(self.value >= self.minimum)
+        if self.maximum is not None:
+            return bool(self.value <= self.maximum)
+        return None if self.expected is None else bool(self.value == self.expected)
 
     @property
     def rule(self) -> str | None:
-        """`at least`, `at most`, or None."""
-        return "at least" if self.least is not None else "at most" if self.most is not None else None
+        """`at least`, `at most`, `expected`, or None without a limit."""
+        rules = (("at least", self.minimum), ("at most", self.maximum), ("expected", self.expected))
+        return next((rule for rule, limit in rules if limit is not None), None)
 
     @property
-    def limit(self) -> float | None:
-        """The limit, whichever it is."""
-        return self.least if self.least is not None else self.most
+    def limit(self) -> float | bool | None:
+        """The limit, whichever of the three it is."""
+        return next((limit for limit in (self.minimum, self.maximum, self.expected) if limit is not None), None)
+
+    @property
+    def text(self) -> str:
+        """One line: "Step, mean: 0.12 mm (at most 0.5 mm)", "Separate bodies: 1 (expected 1)", "Watertight: yes"."""
+        line = f"{self.name}: {_with_unit(self.value, self.unit)}"
+        if self.limit is None or isinstance(self.limit, bool):
+            return line
+        return f"{line} ({self.rule} {_with_unit(self.limit, self.unit)})"
 
     def record(self) -> dict[str, Any]:
-        """For `checks.json`."""
-        value = round(float(self.value), 4)
+        """The figure's entry in `checks.json`; None for a value that is not finite."""
+        value = self.value if isinstance(self.value, int) else round(float(self.value), 4)
         return {
+            "key": self.key,
             "name": self.name,
             "value": value if math.isfinite(value) else None,
             "unit": self.unit,
@@ -51,7 +75,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Check:
-    """One criterion. passed: None where nothing could be held against a limit."""
+    """One criterion. name: for programs. title: for people. words: the result as a sentence."""
 
     name: str
     title: str
@@ -60,36 +84,40 @@ class Check:
 
     @property
     def passed(self) -> bool | None:
-        """Every figure that has a limit keeps it."""
+        """Does every figure keep its limit? None if no figure has a limit."""
         verdicts = [figure.passed for figure in self.figures if figure.passed is not None]
         return all(verdicts) if verdicts else None
 
-    def figure(self, name: str) -> float:
-        """The value of that name."""
-        return next(figure.value for figure in self.figures if figure.name == name)
+    def figure(self, key: str) -> float | bool:
+        """The value of the figure with this key. Raises KeyError if there is none."""
+        values = {figure.key: figure.value for figure in self.figures}
+        if key not in values:
+            raise KeyError(f"{self.name}: expected one of {', '.join(values) or 'no figures'}, got {key}")
+        return values[key]
 
     def record(self) -> dict[str, Any]:
-        """For `checks.json`."""
+        """The check's entry in `checks.json`."""
         figures = [figure.record() for figure in self.figures]
         return {"name": self.name, "title": self.title, "passed": self.passed, "words": self.words, "figures": figures}
 
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of an implant, and what is drawn on its mesh.
+    """All checks of an implant, and the values that colour its mesh.
 
-    insertion_direction: (3,) unit, LPS, the best way *out* of the largest defect; the implant goes in the other way.
-    thickness_mm, gap_mm: (V,) float32 per vertex of the mesh: wall, and distance to bone (negative inside it).
+    insertion_vector: (3,) unit, LPS, the movement by which the largest piece goes *into* its defect; None if unknown.
+    thickness_mm, gap_mm: (V,) float32, one value per vertex of the mesh: the implant's thickness there, and the
+    distance to bone, negative inside bone.
     """
 
     checks: tuple[Check, ...]
-    insertion_direction: np.ndarray | None
+    insertion_vector: np.ndarray | None
     thickness_mm: np.ndarray = field(repr=False)
     gap_mm: np.ndarray = field(repr=False)
 
     @property
     def passed(self) -> bool:
-        """No check failed."""
+        """True if no check failed."""
         return not self.failed
 
     @property
@@ -97,16 +125,28 @@ class Report:
         """Names of the checks that failed."""
         return [check.name for check in self.checks if check.passed is False]
 
+    @property
+    def insertion(self) -> str | None:
+        """The insertion direction in words, such as "from above"."""
+        return None if self.insertion_vector is None else describe_movement(self.insertion_vector)
+
     def __getitem__(self, name: str) -> Check:
         return next(check for check in self.checks if check.name == name)
 
     def record(self, version: str, notice: str) -> dict[str, Any]:
         """The contents of `checks.json`."""
-        way = self.insertion_direction
+        vector = self.insertion_vector
         return {
             "pcdiff": version,
             "notice": notice,
             "passed": self.passed,
             "checks": [check.record() for check in self.checks],
-            "insertion_direction": None if way is None else [round(float(x), 4) for x in way],
+            "insertion": self.insertion,
+            "insertion_vector": None if vector is None else [round(float(x), 4) for x in vector],
         }
+
+
+def _with_unit(value: float | bool, unit: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.0f} {unit}".rstrip() if abs(value) >= 1000 else f"{value:.4g} {unit}".rstrip()

@@ -176,9 +176,9 @@ def _check(
     part: Path, skull: Volume, result: Design, mesh: Mesh, members: list[Mesh | None], settings: Settings
 ) -> _Checked:
     """Checks the implant and every candidate, and writes checks.json, surface.npz and candidates/checks_K.json."""
-    from pcdiff.checks import Vault, check_implant
+    from pcdiff.checks import CompletedVault, check_implant
 
-    vault = Vault.of(result.fit)
+    vault = CompletedVault.of(result.fit)
 
     def check(volume: Volume, surface: Mesh | None) -> Report | None:
         if surface is None:

@@ -44,7 +44,7 @@ def check(
     Raises:
         InputError: Another grid, an empty implant, no head, or a skull without a defect.
     """
-    from pcdiff.checks import Report, Vault, check_implant
+    from pcdiff.checks import Report, CompletedVault, check_implant
     from pcdiff.checks.criteria import Criteria
     from pcdiff.checks.printable import printable
     from pcdiff.geometry.surface import volume_to_mesh
@@ -55,7 +55,7 @@ def check(
     _check_grid(name, implant, skull)
     if mesh is None:
         mesh = volume_to_mesh(implant)
-    vault = Vault.of(fit(ShapePrior.shipped(), skull))
+    vault = CompletedVault.of(fit(ShapePrior.shipped(), skull))
     if not mesh.is_watertight:
         unknown = np.full(len(mesh.vertices), np.nan, np.float32)
         return Report((printable(mesh, vault.defects, float("nan"), criteria),), None, unknown, unknown)

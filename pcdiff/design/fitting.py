@@ -14,8 +14,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from pcdiff.checks import exits, surroundings
-from pcdiff.checks.distances import FACING, bone_gap, facing, voxel_gap, wall_thickness
+from pcdiff.checks import removal_paths, surroundings
+from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import largest_components
@@ -156,8 +156,8 @@ def thinned(implant: Volume, centre: np.ndarray, wall: float, absolute: bool) ->
     The outer surface stays; an implant that is thinner already stays too, for beneath it is where the brain is.
     """
     mesh = volume_to_mesh(implant)
-    out = facing(mesh, centre)
-    outer = out > FACING
+    out = outward_cosine(mesh, centre)
+    outer = out > OUTER_COSINE
     if not outer.any():
         return implant
     places = mesh.vertices[outer]
@@ -192,8 +192,8 @@ def insertable(implant: Volume, bone: Volume, centre: np.ndarray) -> Volume:
     labels, count = ndimage.label(implant.mask, np.ones((3, 3, 3)))
     for label in range(1, count + 1):
         piece = implant.with_mask(labels == label)
-        (way,) = exits(piece, bone, centre, exact=True)
-        implant = _without(implant, np.argwhere(piece.mask)[way.undercut])
+        (path,) = removal_paths(piece, bone, centre, exact=True)
+        implant = _without(implant, np.argwhere(piece.mask)[path.undercut])
     return implant
 
 
@@ -203,11 +203,11 @@ def drilled(implant: Volume, bone: Volume, centre: np.ndarray, across: float, ap
     A rim of `MARGIN` mm stays whole.
     """
     mesh = volume_to_mesh(implant)
-    out = facing(mesh, centre)
-    places, normals = mesh.vertices[out > FACING], vertex_normals(mesh)[out > FACING]
+    out = outward_cosine(mesh, centre)
+    places, normals = mesh.vertices[out > OUTER_COSINE], vertex_normals(mesh)[out > OUTER_COSINE]
     if not len(places):
         return implant, 0
-    side = mesh.vertices[np.abs(out) < FACING]
+    side = mesh.vertices[np.abs(out) < OUTER_COSINE]
     body = np.argwhere(implant.mask)
     voxels = implant.to_mm(body.astype(float))
     tree = cKDTree(places)

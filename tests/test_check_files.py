@@ -1,4 +1,4 @@
-"""Checks as files: after a design, of somebody else's implant, and of an ensemble, of which one is recommended."""
+"""The files of the checks: of a design, of any implant, and of an ensemble with its recommended candidate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def files(tmp_path: Path, case: tuple[Volume, Volume], fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """skull.nrrd, implant.nrrd, implant.stl; the prior is fitted once for all."""
+    """skull.nrrd, implant.nrrd, implant.stl; the shape model is fitted once for all tests."""
     monkeypatch.setattr("pcdiff.prior.fit.fit", lambda prior, skull: fitted)
     monkeypatch.setattr("pcdiff.design.flow.fit_prior", lambda prior, skull: fitted)
     for name, volume in zip(("skull", "implant"), case, strict=True):
@@ -53,23 +53,24 @@ def check_schema(checks: dict) -> None:
     assert "Not a medical device" in checks["notice"]
     assert [check["name"] for check in checks["checks"]] == NAMES
     assert checks["passed"] is all(check["passed"] is not False for check in checks["checks"])
-    assert np.linalg.norm(checks["insertion_direction"]) == pytest.approx(1, abs=1e-3)
+    assert np.linalg.norm(checks["insertion_vector"]) == pytest.approx(1, abs=1e-3)
+    assert checks["insertion"].startswith("from ")
     for check in checks["checks"]:
         assert check["words"].endswith(".")
         assert check["title"]
         for figure in check["figures"]:
-            assert figure.keys() == {"name", "value", "unit", "limit", "rule", "passed"}
+            assert figure.keys() == {"key", "name", "value", "unit", "limit", "rule", "passed"}
             assert isinstance(figure["value"], float | int)
             assert (figure["rule"] is None) == (figure["limit"] is None) == (figure["passed"] is None)
 
 
 def test_a_true_implant_passes_as_volume_and_as_stl(run: Run, files: Path) -> None:
-    said = {}
+    printed = {}
     for name in ("implant.nrrd", "implant.stl"):
-        code, said[name], _ = run("check", files / name, "--skull", files / "skull.nrrd", "-o", files / "out")
+        code, printed[name], _ = run("check", files / name, "--skull", files / "skull.nrrd", "-o", files / "out")
         assert code == 0
-        assert said[name].count("pass  ") == 8
-        assert "Not a medical device" in said[name]
+        assert printed[name].count("pass  ") == 8
+        assert "Not a medical device" in printed[name]
         checks = json.loads((files / "out" / "checks.json").read_text())
         check_schema(checks)
     with np.load(files / "out" / "surface.npz", allow_pickle=False) as arrays:
@@ -85,40 +86,40 @@ def test_the_skull_may_be_a_ct(run: Run, files: Path) -> None:
     assert run("check", files / "implant.stl", "--skull", files / "ct.nrrd", "-q")[0] == 0
 
 
-def test_a_bad_implant_is_code_1_and_says_why(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
+def test_a_bad_implant_gives_exit_code_1_and_the_reason(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
     implant = case[1]
     half = implant.mask.copy()
     middle = int(np.argwhere(half)[:, 0].mean())
     half[:middle] = False
     write_volume(implant.with_mask(half), files / "half.nrrd")
-    code, said, _ = run("check", files / "half.nrrd", "--skull", files / "skull.nrrd")
+    code, printed, _ = run("check", files / "half.nrrd", "--skull", files / "skull.nrrd")
     assert code == 1
-    assert "FAIL  Covers the whole defect" in said
+    assert "FAIL  Covers the whole defect" in printed
     mesh = read_stl(files / "implant.stl")
     write_stl(Mesh(mesh.vertices, mesh.faces[1:]), files / "open.stl")
-    code, said, _ = run("check", files / "open.stl", "--skull", files / "skull.nrrd")
+    code, printed, _ = run("check", files / "open.stl", "--skull", files / "skull.nrrd")
     assert code == 1
-    assert "open edges" in said
-    assert "Covers" not in said
+    assert "open edges" in printed
+    assert "Covers" not in printed
     (files / "ours.yaml").write_text("min_thickness_mm: 20")
     criteria = ("--criteria", files / "ours.yaml")
-    code, said, _ = run("check", files / "implant.nrrd", "--skull", files / "skull.nrrd", *criteria)
+    code, printed, _ = run("check", files / "implant.nrrd", "--skull", files / "skull.nrrd", *criteria)
     assert code == 1
-    assert said.count("FAIL  ") == 1
-    assert "FAIL  Thickness" in said
+    assert printed.count("FAIL  ") == 1
+    assert "FAIL  Thickness" in printed
 
 
-def test_what_does_not_belong_together_is_code_2(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
+def test_files_that_do_not_match_give_exit_code_2(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
     implant = case[1]
     write_volume(implant.crop(np.zeros(3), np.array(implant.mask.shape) - 1), files / "other.nrrd")
-    code, _, said = run("check", files / "other.nrrd", "--skull", files / "skull.nrrd")
+    code, _, printed = run("check", files / "other.nrrd", "--skull", files / "skull.nrrd")
     assert code == 2
-    assert "on the skull's own grid" in said
+    assert "on the skull's own grid" in printed
     mesh = volume_to_mesh(implant)
     write_stl(Mesh(mesh.vertices + 900, mesh.faces), files / "far.stl")
-    code, _, said = run("check", files / "far.stl", "--skull", files / "skull.nrrd")
+    code, _, printed = run("check", files / "far.stl", "--skull", files / "skull.nrrd")
     assert code == 2
-    assert "lies outside" in said
+    assert "lies outside" in printed
 
 
 def member(fitted: PriorFit) -> Callable[..., Proposal]:
@@ -140,7 +141,7 @@ def test_each_candidate_is_checked_and_one_recommended(
     assert len(record["candidates"]) == 4
     assert "smooth_transition" in record["candidates"][1]["failed"]  # lifted by 2.5 mm
     assert record["recommended"] != 2
-    assert " 0.00 mm off" not in record["recommended_because"]
+    assert " 0.00 mm" not in record["recommended_because"]
     with np.load(folder / "surface.npz", allow_pickle=False) as arrays:
         uncertainty = arrays["uncertainty"]
     mesh = read_stl(folder / "implant.stl")
@@ -149,7 +150,7 @@ def test_each_candidate_is_checked_and_one_recommended(
     assert np.percentile(uncertainty, 95) == pytest.approx(np.std([0, 2.5, -0.1, 0.1]), rel=0.3)
 
 
-def test_a_case_is_made_to_fit_as_asked(fitted: PriorFit, files: Path) -> None:
+def test_fit_options_change_the_implant_as_asked(fitted: PriorFit, files: Path) -> None:
     made = {}
     for name, fitting in (("plain", FitOptions()), ("fit", FitOptions(clearance=1.0, make_insertable=True))):
         (files / name).mkdir()
@@ -158,20 +159,22 @@ def test_a_case_is_made_to_fit_as_asked(fitted: PriorFit, files: Path) -> None:
     assert made["fit"]["settings"]["fitting"]["clearance"] == 1.0
     assert made["fit"]["implant_ml"] < made["plain"]["implant_ml"]
     checks = json.loads((files / "fit" / "checks.json").read_text())["checks"]
-    (gap,) = (f for c in checks for f in c["figures"] if f["name"] == "gap, minimum between voxels")
+    (gap,) = (f for c in checks for f in c["figures"] if f["key"] == "gap_min")
     assert gap["value"] >= 1.0
     assert gap["limit"] == 1.0
     assert gap["passed"]
 
 
 def report(step: float, limit: float = 1.0) -> Report:
-    check = Check("smooth_transition", "Smooth", "Words.", (Figure("step, mean", step, "mm", most=limit),))
+    check = Check(
+        "smooth_transition", "Smooth", "Words.", (Figure("step_mean", "Step, mean", step, "mm", maximum=limit),)
+    )
     return Report((check,), None, np.zeros(0), np.zeros(0))
 
 
-def test_the_mean_is_taken_unless_another_is_clearly_better() -> None:
+def test_the_mean_is_recommended_unless_a_candidate_is_clearly_better() -> None:
     assert recommend([report(0.5), report(0.45), report(0.48)]).candidate == 0
     assert recommend([report(0.5), report(0.45), report(0.2)]).candidate == 2
-    assert recommend([report(1.05), None, report(0.99)]).candidate == 2  # a check less fails
+    assert recommend([report(1.05), None, report(0.99)]).candidate == 2  # one check fewer fails
     assert recommend([report(0.5), report(0.2, 0.1)]).candidate == 0  # nearer, but it fails a check
     assert recommend([report(0.5)]).why == "there is one candidate"

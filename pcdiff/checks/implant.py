@@ -1,0 +1,75 @@
+"""All checks of one implant."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pcdiff.checks.coverage import bone_thickness, complete, no_false_positive_area, restores_shape, smooth_transition
+from pcdiff.checks.criteria import Criteria
+from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, wall_thickness
+from pcdiff.checks.insertion import implantable, removal_paths
+from pcdiff.checks.printable import printable
+from pcdiff.checks.ray_view import SURROUNDINGS_MM, CompletedVault, RayView
+from pcdiff.checks.report import Report
+from pcdiff.checks.thickness import clear_of_bone, thick_enough
+from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.volume import Volume
+
+
+def check_implant(
+    skull: Volume,
+    implant: Volume,
+    mesh: Mesh,
+    vault: CompletedVault,
+    criteria: Criteria | None = None,
+    clearance: float = 0.0,
+) -> Report:
+    """Runs all checks of an implant.
+
+    Args:
+        skull: the defective skull.
+        implant: on the same grid.
+        mesh: the implant's surface as it is to be printed, mm, LPS; the report's values per vertex are in its order.
+        vault: the completed vault to compare with.
+        criteria: the limits, by default the usual ones.
+        clearance: the gap that was asked for between implant and bone, mm.
+
+    Raises:
+        ValueError: the implant has no voxels, or lies on another grid.
+    """
+    if implant.mask.shape != skull.mask.shape or not implant.mask.any():
+        raise ValueError("expected an implant with voxels on the skull's grid")
+    criteria = criteria or Criteria()
+    bone, solid = surroundings(skull, implant)
+    centre = vault.pose.shift
+    view = RayView.of(vault, skull, implant)
+    paths = removal_paths(solid, bone, centre, criteria.min_body_ml)
+    cosine = outward_cosine(mesh, centre)
+    thickness = wall_thickness(mesh, cosine)
+    gap = bone_gap(mesh.vertices, bone)
+    bodies = max(vault.defects, 1)
+    outer = (cosine > OUTER_COSINE) & np.isfinite(thickness)
+    wall = float(np.percentile(thickness[outer], 1)) if outer.any() else 0.0
+    return Report(
+        (
+            complete(view, criteria),
+            no_false_positive_area(view, criteria),
+            implantable(paths, criteria),
+            restores_shape(view, criteria),
+            smooth_transition(view, criteria),
+            thick_enough(thickness[outer], gap[outer], bone_thickness(view), criteria),
+            clear_of_bone(solid, bone, gap, cosine, clearance, criteria),
+            printable(mesh, bodies, wall, criteria),
+        ),
+        -paths[0].direction,
+        thickness.astype(np.float32),
+        gap.astype(np.float32),
+    )
+
+
+def surroundings(skull: Volume, implant: Volume, margin_mm: float = SURROUNDINGS_MM) -> tuple[Volume, Volume]:
+    """Skull and implant, cropped to the implant and a margin: the checks take time per voxel."""
+    low, high = bounding_box(implant.mask)
+    margin = np.ceil(margin_mm * np.linalg.norm(np.linalg.inv(skull.affine[:3, :3]), axis=1)).astype(int)
+    return skull.crop(low - margin, high + margin), implant.crop(low - margin, high + margin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,10 +240,8 @@ def test_triangles_that_cross_are_counted_across_sizes() -> None:
     assert len(self_intersections(ball)) == 0
 
 
-def test_criteria_are_read_and_refused(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "ours.yaml"
+def test_criteria_are_read_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ours.yaml"
     path.write_text("max_step_p95_mm: 0.2\n")
     assert load_criteria(path) == Criteria(max_step_p95_mm=0.2) != load_criteria(None)
     for text, message in (
@@ -344,3 +343,13 @@ def test_keys_are_unique_and_the_recommendation_finds_its_own(flush: Report) -> 
     expected = flush["smooth_transition"].figure("step_mean") + flush["restores_shape"].figure("surface_distance_mean")
     assert disagreement(flush) == pytest.approx(expected)
     assert disagreement(flush) > 0
+
+
+def test_the_documents_list_every_key(flush: Report) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "checks.md").read_text(encoding="utf-8")
+    for check in flush.checks:
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{check.name}` | `"))
+        missing = [figure.key for figure in check.figures if f"`{figure.key}`" not in row]
+        assert not missing, check.name
+    for name in Criteria.model_fields:
+        assert f"`{name}`" in text

@@ -168,7 +168,7 @@ def _result(folder: Path, dsc: float) -> dict[str, Any]:
         "implant_ml": record["implant_ml"],
         "members_ml": record["members_ml"],
         "triangles": record["stl"]["triangles"],
-        "checks": {check["name"]: {f["name"]: f["value"] for f in check["figures"]} for check in checks},
+        "checks": {check["name"]: {f["key"]: f["value"] for f in check["figures"]} for check in checks},
         "verdicts": {check["name"]: check["passed"] for check in checks},
         "digests": {name: record["files"][name] for name in ("implant.nrrd", "implant.stl")},
     }

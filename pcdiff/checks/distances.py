@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pcdiff.geometry.grid import voxel_border
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import vertex_normals
 from pcdiff.geometry.volume import Volume
@@ -84,7 +85,7 @@ def voxel_gap(voxels: np.ndarray, bone: Volume, limit: float) -> np.ndarray:
     grown = _grown(bone.mask)
     free = ~grown[tuple(voxels.T)]
     gap = np.where(free, np.inf, 0.0)
-    surface = np.argwhere(border(grown))
+    surface = np.argwhere(voxel_border(grown, "edge"))
     if free.any() and len(surface):
         centres = bone.to_mm(voxels[free].astype(float))
         tree = cKDTree(bone.to_mm(surface.astype(float)))
@@ -96,17 +97,7 @@ def smallest_gap(implant: Volume, bone: Volume, limit: float) -> float:
     """The smallest `voxel_gap` of an implant's voxels, mm; `limit` if none is smaller. Both on one grid."""
     if (implant.mask & _grown(bone.mask)).any():
         return 0.0
-    return float(min(limit, voxel_gap(np.argwhere(border(implant.mask)), bone, limit).min(initial=limit)))
-
-
-def border(mask: np.ndarray) -> np.ndarray:
-    """Voxels of a mask with a 6-neighbour outside it; the mask is taken to go on beyond the array's edge."""
-    inner = mask.copy()
-    for axis in range(3):
-        lines, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        lines[1:] &= source[:-1]
-        lines[:-1] &= source[1:]
-    return mask & ~inner
+    return float(min(limit, voxel_gap(np.argwhere(voxel_border(implant.mask, "edge")), bone, limit).min(initial=limit)))
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:

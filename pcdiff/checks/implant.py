@@ -12,7 +12,7 @@ from pcdiff.checks.printable import printable
 from pcdiff.checks.ray_view import SURROUNDINGS_MM, CompletedVault, RayView
 from pcdiff.checks.report import Report
 from pcdiff.checks.thickness import clear_of_bone, thick_enough
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, voxels_per_mm
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
 
@@ -71,5 +71,5 @@ def check_implant(
 def surroundings(skull: Volume, implant: Volume, margin_mm: float = SURROUNDINGS_MM) -> tuple[Volume, Volume]:
     """Skull and implant, cropped to the implant and a margin: the checks take time per voxel."""
     low, high = bounding_box(implant.mask)
-    margin = np.ceil(margin_mm * np.linalg.norm(np.linalg.inv(skull.affine[:3, :3]), axis=1)).astype(int)
+    margin = np.ceil(margin_mm * voxels_per_mm(skull.affine[:3, :3])).astype(int)
     return skull.crop(low - margin, high + margin), implant.crop(low - margin, high + margin)

@@ -15,8 +15,9 @@ from scipy.spatial import cKDTree
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.direction_words import describe_vector
-from pcdiff.checks.distances import border
 from pcdiff.checks.report import Check, Figure
+from pcdiff.geometry.directions import orthonormal_pair
+from pcdiff.geometry.grid import voxel_border
 from pcdiff.geometry.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; at 90 degrees the implant slides along bone
@@ -78,7 +79,7 @@ def best_removal_path(
     """
     solid = np.zeros_like(bone.mask, order="C")
     within = (slice(1, -1),) * 3  # air beyond the crop, and in its outermost layer
-    solid[within] = (bone.mask & ~border(bone.mask))[within]
+    solid[within] = (bone.mask & ~voxel_border(bone.mask, "edge"))[within]
     body = np.argwhere(implant.mask)
     # random order, because the storage order would sample in stripes
     sample = np.random.default_rng(0).permutation(body)[:FINAL_VOXELS]
@@ -149,7 +150,7 @@ def _undercut_mm(
         return 0.0
     if hit.all():
         return float("inf")
-    flat = _across(direction)
+    flat = np.stack(orthonormal_pair(direction))
     free, stuck = (implant.to_mm(points[chosen].astype(float)) @ flat.T for chosen in (~hit, hit))
     depths = np.sort(cKDTree(free).query(stuck)[0])[::-1]
     ignored = int(min_body_ml / implant.ml * len(points))
@@ -182,17 +183,9 @@ def _collides(points: np.ndarray, solid: np.ndarray, grid: Volume, direction: np
     return hit
 
 
-def _across(direction: np.ndarray) -> np.ndarray:
-    """(2, 3): two unit vectors at right angles to a direction and to each other."""
-    helper = np.eye(3)[np.abs(direction).argmin()]
-    first = np.cross(direction, helper)
-    first /= np.linalg.norm(first)
-    return np.stack([first, np.cross(direction, first)])
-
-
 def _cap(axis: np.ndarray, tilts: np.ndarray) -> list[np.ndarray]:
     """Unit vectors in rings around an axis; within a ring they lie as far apart as the rings do."""
-    first, second = _across(axis)
+    first, second = orthonormal_pair(axis)
     step = tilts[1] - tilts[0]
     directions = []
     for tilt in tilts:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from pcdiff import __version__
 from pcdiff.checks import Check, Figure, Report
-from pcdiff.checks.recommend import recommend, spread
+from pcdiff.checks.recommend import recommend, surface_std
 from pcdiff.design.case import write_case
 from pcdiff.design.fitting import FitOptions
 from pcdiff.design.settings import Settings
@@ -146,7 +146,7 @@ def test_each_candidate_is_checked_and_one_recommended(
         uncertainty = arrays["uncertainty"]
     mesh = read_stl(folder / "implant.stl")
     members = [volume_to_mesh(read_volume(folder / "candidates" / f"implant_{k}.nrrd")) for k in (1, 2, 3, 4)]
-    np.testing.assert_allclose(uncertainty, spread(mesh, members), atol=1e-5)
+    np.testing.assert_allclose(uncertainty, surface_std(mesh.vertices, members), atol=1e-5)
     assert np.percentile(uncertainty, 95) == pytest.approx(np.std([0, 2.5, -0.1, 0.1]), rel=0.3)
 
 

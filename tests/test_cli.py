@@ -282,7 +282,7 @@ def test_an_evaluation_succeeds_if_all_negative_controls_are_refused(
     where = ("--data", tmp_path / "data", "-o", tmp_path / "out", "--suite", "no_defect,jaw")
     got, printed, _ = run("evaluate", *where, "--method", "prior,diffusion", "--ensemble", 3, "--workers", 2)
     assert got == code
-    assert f"refused, rightly: diffusion on jaw: {1 - code} of 1" in printed
+    assert f"correctly refused: diffusion on jaw: {1 - code} of 1" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["suite"], results["ensemble"], results["workers"]) == ("no_defect,jaw", 3, 2)
     shipped = {

@@ -1,4 +1,4 @@
-"""Evaluation from file to file, with small programs in place of `pcdiff sample`."""
+"""Evaluation from file to file, with a small program instead of `pcdiff design`."""
 
 import csv
 import json
@@ -8,14 +8,17 @@ import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pcdiff.data.cases import Case, find_cases
 from pcdiff.errors import InputError
-from pcdiff.evaluation.measure import COMMAND, _measure
-from pcdiff.evaluation.runner import evaluate
+from pcdiff.evaluation import runner
+from pcdiff.evaluation.measure import COMMAND, measure
+from pcdiff.evaluation.plan import package_digest
+from pcdiff.evaluation.results import Results
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import Mesh, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
@@ -24,9 +27,8 @@ from pcdiff.imaging.volumes import read_volume, write_volume
 
 AFFINE = np.diag([1.0, 2.0, 0.5, 1.0])
 
-# What `pcdiff sample` is to the evaluation: SKULL OUT METHOD SEED. The implant of these cases fills i = 4 ... 7 of a
-# completed surface; "shifted" writes it one voxel further along i, "graded" as many as the case's number, the others
-# in place.
+# Arguments: SKULL OUT METHOD SEED. The implant of these cases fills i = 4 ... 7 of a completed surface. The method
+# "shifted" writes it one voxel further along i, "graded" as many voxels as the case's number, the others in place.
 PROGRAM = r"""
 import pathlib, sys, time
 skull, out, method, seed = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -38,9 +40,9 @@ if method == "silent":
     sys.exit(0)
 if method == "refuses":
     print("pcdiff: no defect found", file=sys.stderr)
-if method in ("refuses", "sulks"):
+if method in ("refuses", "refuses without a reason"):
     sys.exit(2)
-if method == "meets":  # waits for another process to be there at the same time
+if method == "meets":  # waits until another process runs at the same time
     for _ in range(600):
         time.sleep(0.05)
         if len(open({log!r}).read().splitlines()) > 1:
@@ -66,23 +68,31 @@ for k in range(2, 6):
 if method == "ensemble":
     import shutil
     shutil.copytree({members!r}, out / skull.stem / "candidates")
-if method == "regrets":
-    print("on second thoughts", file=sys.stderr)
+if method == "refuses too late":
+    print("no defect found", file=sys.stderr)
     sys.exit(2)
 """
 
 
 @pytest.fixture
 def program(tmp_path):
-    """The command with its placeholders; what it was asked for is logged in `asked`."""
+    """The command with its placeholders; it logs its arguments for `calls`."""
     path = tmp_path / "program.py"
-    path.write_text(PROGRAM.format(log=str(tmp_path / "asked"), members=str(tmp_path / "members")))
+    path.write_text(PROGRAM.format(log=str(tmp_path / "calls"), members=str(tmp_path / "members")))
     return [sys.executable, "-S", str(path), "{skull}", "{out}", "{method}", "{seed}"]
 
 
 @pytest.fixture
-def asked(tmp_path):
-    return lambda: (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+def calls(tmp_path):
+    """A function that returns the method, the case and the seed of every call of the program so far."""
+    log = tmp_path / "calls"
+    return lambda: log.read_text().splitlines() if log.exists() else []
+
+
+def evaluate(methods: list[str], cases: list[Case], out: Path, **options) -> Results:
+    """Without weights, unless the test gives some."""
+    weights = options.pop("weights", {method: {} for method in methods})
+    return runner.evaluate(methods, cases, out, weights=weights, **options)
 
 
 @pytest.fixture
@@ -98,9 +108,9 @@ def cases(tmp_path) -> list[Case]:
     return find_cases(tmp_path / "set")
 
 
-def test_scores_of_the_files_that_were_written(tmp_path, cases, program, asked):
+def test_the_written_files_are_scored(tmp_path, cases, program, calls):
     results = evaluate(["exact", "shifted"], cases[:2], tmp_path / "out", seed=7, command=program, progress=False)
-    assert asked() == ["exact 000 7", "exact 001 7", "shifted 000 7", "shifted 001 7"]
+    assert calls() == ["exact 000 7", "exact 001 7", "shifted 000 7", "shifted 001 7"]
     exact, shifted = results.rows[0], results.rows[2]
     assert (exact.method, exact.case, exact.dsc, exact.bdsc, exact.hd95) == ("exact", "000", 1, 1, 0)
     # 64 voxels of 1 mm3 each, a quarter of them moved by 1 mm along i.
@@ -111,18 +121,18 @@ def test_scores_of_the_files_that_were_written(tmp_path, cases, program, asked):
     assert 0 < shifted.seconds < 10
 
 
-def test_defective_skull_on_disk_is_used_as_it_is(tmp_path, cases, program, asked):
+def test_defective_skull_on_disk_is_used_as_it_is(tmp_path, cases, program, calls):
     skull = tmp_path / "given" / "frontal" / "000.nrrd"
     skull.parent.mkdir(parents=True)
     write_volume(cases[0].load().defective_skull, skull)
     case = Case("frontal/000", None, skull, cases[0].implant)
     whole = Case("frontal/001", cases[1].complete_skull, None, cases[1].implant)
     results = evaluate(["exact"], [case, whole], tmp_path / "out", command=program, progress=False)
-    assert asked() == ["exact 000 0", "exact frontal_001 0"]
+    assert calls() == ["exact 000 0", "exact frontal_001 0"]
     assert [row.dsc for row in results.rows] == [1, 1]
 
 
-def test_failures_are_rows_and_the_run_goes_on(tmp_path, cases, program):
+def test_a_failure_is_a_row_and_does_not_stop_the_others(tmp_path, cases, program):
     broken = Case("009", cases[0].complete_skull, None, None)
     results = evaluate(["fails", "silent"], [*cases, broken], tmp_path / "out", command=program, progress=False)
     rows = {(row.method, row.case): row for row in results.rows}
@@ -163,51 +173,67 @@ def test_seconds_are_of_the_process(tmp_path, cases, program):
 
 
 def test_memory_is_of_the_command_alone():
-    here = np.ones(300_000_000, np.uint8)  # what this process holds must not be counted
-    _, small, _, error = _measure([sys.executable, "-S", "-c", "pass"], 60)
+    here = np.ones(300_000_000, np.uint8)  # the memory of this process must not count
+    _, small, _, error = measure([sys.executable, "-S", "-c", "pass"], 60)
     assert error is None
     assert 2 < small < 100
-    _, large, _, error = _measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
+    _, large, _, error = measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
     assert error is None
     assert 190 < large - small < 230
     assert here[-1] == 1
 
 
-def test_a_killed_command_says_so():
-    _, _, code, error = _measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
+def test_a_killed_command_reports_the_signal():
+    _, _, code, error = measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
     assert code == -15
     assert error == "killed by SIGTERM: nothing on stderr"
 
 
-def test_rows_are_kept_and_only_what_is_missing_runs(tmp_path, cases, program, asked):
+def test_rows_are_reused_and_only_missing_ones_run(tmp_path, cases, program, calls):
     out = tmp_path / "out"
     first = evaluate(["exact"], cases[:2], out, command=program, progress=False)
     again = evaluate(["exact", "fails"], cases, out, command=program, progress=False)
-    assert asked()[2:] == ["exact 002 0", "fails 000 0", "fails 001 0", "fails 002 0"]
+    assert calls()[2:] == ["exact 002 0", "fails 000 0", "fails 001 0", "fails 002 0"]
     assert [row.seconds for row in again.rows[:2]] == [row.seconds for row in first.rows]
     evaluate(["exact", "fails"], cases, out, command=program, progress=False)
-    assert asked()[6:] == ["fails 001 0"]  # what failed is tried again
-    # Another seed, another command, other files: measured anew.
+    assert calls()[6:] == ["fails 001 0"]  # a failure is tried again
+    # another seed, another command, or other files need a new run
     evaluate(["exact"], cases[:1], out, seed=1, command=program, progress=False)
     evaluate(["exact"], cases[:1], out, command=[*program, "--more"], progress=False)
     truth = cases[0].load().implant
     write_volume(truth.with_mask(np.roll(truth.mask, 1, 1)), tmp_path / "other.nrrd")
     other = Case("000", cases[0].complete_skull, None, tmp_path / "other.nrrd")
     evaluate(["exact"], [other], out, command=program, progress=False)
-    assert asked()[7:] == ["exact 000 1", "exact 000 0", "exact 000 0"]
+    assert calls()[7:] == ["exact 000 1", "exact 000 0", "exact 000 0"]
 
 
-def test_figures_do_not_outlive_their_weights(tmp_path, cases, program, asked):
+def test_figures_do_not_outlive_their_weights(tmp_path, cases, program, calls):
     own, prior, places = (tmp_path / "own" / f"{name}.safetensors" for name in ("denoiser", "prior", "places"))
     own.parent.mkdir()
     command = [*program, "--weights", str(own)]
     for path, content in ((own, b"1"), (own, b"1"), (own, b"2"), (prior, b"1"), (prior, b"2"), (places, b"1")):
         path.write_bytes(content)
-        evaluate(["exact"], cases[:1], tmp_path / "out", command=command, progress=False)
-    assert len(asked()) == 5
+        weights = {"exact": {file.name: sha256(file) for file in (own, prior, places) if file.is_file()}}
+        evaluate(["exact"], cases[:1], tmp_path / "out", command=command, progress=False, weights=weights)
+    assert len(calls()) == 5
 
 
-def test_kinds_of_cases_are_summed_up_by_themselves(tmp_path, cases, program):
+def test_the_fingerprint_covers_the_whole_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("pcdiff.evaluation.plan.resources.files", lambda name: tmp_path / name)
+    (tmp_path / "pcdiff" / "methods").mkdir(parents=True)
+    digests = set()
+    for name, content in (("errors.py", "1"), ("methods/mirror.py", "1"), ("methods/mirror.py", "2"), ("a.md", "1")):
+        (tmp_path / "pcdiff" / name).write_text(content)
+        digests.add(package_digest())
+    assert len(digests) == 3
+
+
+def test_a_method_without_weights_must_be_named(tmp_path, cases, program):
+    with pytest.raises(KeyError, match="exact"):
+        evaluate(["exact"], cases, tmp_path / "out", command=program, progress=False, weights={})
+
+
+def test_each_kind_of_case_has_its_own_summary(tmp_path, cases, program):
     kinds = [replace(case, name=f"{kind}/{case.name}") for kind, case in zip(("a", "a", "b"), cases, strict=True)]
     results = evaluate(["exact", "fails"], kinds, tmp_path / "out", command=program, progress=False)
     assert results.kinds == ["a", "b"]
@@ -219,21 +245,21 @@ def test_kinds_of_cases_are_summed_up_by_themselves(tmp_path, cases, program):
     assert not evaluate(["exact"], cases, tmp_path / "plain", command=program, progress=False).kinds
 
 
-def test_braces_in_a_path_are_the_path_s(tmp_path, cases, program):
+def test_braces_in_a_path_are_no_placeholders(tmp_path, cases, program):
     command = [*program, "w{x}/{seed"]
     assert evaluate(["exact"], cases[:1], tmp_path / "out", command=command, progress=False).rows[0].dsc == 1
 
 
-def test_a_row_cut_short_by_a_crash_runs_again(tmp_path, cases, program, asked):
+def test_a_row_cut_short_by_a_crash_runs_again(tmp_path, cases, program, calls):
     out = tmp_path / "out"
     evaluate(["exact"], cases, out, command=program, progress=False)
     whole = (out / "rows.jsonl").read_text()
     (out / "rows.jsonl").write_text(whole[:-30])
     results = evaluate(["exact"], cases, out, command=program, progress=False)
-    assert asked()[3:] == ["exact 002 0"]
+    assert calls()[3:] == ["exact 002 0"]
     assert [row.dsc for row in results.rows] == [1, 1, 1]
     evaluate(["exact"], cases, out, command=program, progress=False)
-    assert len(asked()) == 4
+    assert len(calls()) == 4
 
 
 def test_written_results(tmp_path, cases, program):
@@ -243,6 +269,8 @@ def test_written_results(tmp_path, cases, program):
     assert report["rows"][3]["hd95"] is None
     assert report["rows"][3]["case"] == "001"
     assert {"pcdiff", "platform", "cpu_count", "date"} <= report.keys()
+    assert report["weights"] == {"shifted": {}, "fails": {}}
+    assert report == json.loads(json.dumps(results.record()))
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == ["000", "001", "000", "001"]
@@ -264,7 +292,7 @@ def whole(tmp_path, cases) -> Case:
     return Case("no_defect/001", None, tmp_path / "whole" / "001.nrrd", None, refusal=True)
 
 
-def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, program, asked, whole):
+def test_a_skull_without_a_defect_must_be_refused(tmp_path, cases, program, calls, whole):
     run = partial(evaluate, ["refuses"], [whole], tmp_path / "out", command=program, progress=False)
     results = run()
     (row,) = results.rows
@@ -274,10 +302,10 @@ def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, pro
     assert all(math.isnan(value) for value in (row.dsc, row.bdsc, row.hd95, row.ml_predicted))
     assert row.seconds > 0
     assert results.summary()["refuses"].items() >= {"cases": 0, "failed": [], "refusals": 1, "refused": 1}.items()
-    assert "refused, rightly: refuses on no_defect: 1 of 1" in results.table()
+    assert "correctly refused: refuses on no_defect: 1 of 1" in results.table()
     assert "of 0" not in results.table()
     (again,) = run().rows
-    assert len(asked()) == 1
+    assert len(calls()) == 1
     assert math.isnan(again.hd95)
     (refused,) = evaluate(["refuses"], cases[:1], tmp_path / "defect", command=program, progress=False).rows
     assert not refused.refusal
@@ -291,11 +319,11 @@ def test_where_there_is_nothing_to_close_a_refusal_is_right(tmp_path, cases, pro
         ("exact", "exit code 0 and an implant: nothing"),
         ("silent", "exit code 0: nothing"),
         ("fails", "exit code 1: InputError: no defect found"),
-        ("regrets", "exit code 2 and an implant: on second thoughts"),
-        ("sulks", "exit code 2: nothing"),
+        ("refuses too late", "exit code 2 and an implant: no defect found"),
+        ("refuses without a reason", "exit code 2: nothing"),
     ],
 )
-def test_anything_else_there_is_a_failure(tmp_path, cases, program, whole, method, got):
+def test_anything_but_a_refusal_is_a_failure(tmp_path, cases, program, whole, method, got):
     results = evaluate([method], [cases[0], whole], tmp_path / "out", command=program, progress=False)
     assert f"no implant), got {got}" in results.rows[1].error
     assert results.rows[1].reason is None
@@ -305,10 +333,10 @@ def test_anything_else_there_is_a_failure(tmp_path, cases, program, whole, metho
     assert summary["refused"] == 0
     table = results.table()
     assert f"failed: {method} on no_defect/001: " in table
-    assert f"refused, rightly: {method} on no_defect: 0 of 1" in table
+    assert f"correctly refused: {method} on no_defect: 0 of 1" in table
 
 
-def test_implants_are_kept_and_rows_with_them(tmp_path, cases, program, asked):
+def test_a_row_is_reused_only_with_its_implant(tmp_path, cases, program, calls):
     run = partial(evaluate, ["exact"], cases[:1], tmp_path / "out", command=program, progress=False)
     (row,) = run().rows
     kept = tmp_path / "out" / "implants" / "exact" / "000.nrrd"
@@ -316,7 +344,7 @@ def test_implants_are_kept_and_rows_with_them(tmp_path, cases, program, asked):
     assert np.array_equal(read_volume(kept).mask, cases[0].load().implant.mask)
     kept.write_bytes(b"of another run")
     run()
-    assert len(asked()) == 2
+    assert len(calls()) == 2
     assert row.implant == sha256(kept)
 
 
@@ -328,10 +356,10 @@ def test_maps_of_best_median_and_worst(tmp_path, cases, program):
     assert {path.name for path in maps.iterdir()} == names
     assert len({path.read_bytes() for path in maps.iterdir()}) == 3
     evaluate(["silent"], kinds, tmp_path / "out", command=program, progress=False)
-    assert not list(maps.iterdir())  # of what was not designed there are none
+    assert not list(maps.iterdir())  # a case without an implant has none
 
 
-def test_the_members_on_disk_are_asked_where_they_err(tmp_path, cases, program, monkeypatch):
+def test_the_candidates_on_disk_give_the_spread(tmp_path, cases, program, monkeypatch):
     implant = cases[0].load().implant
     (tmp_path / "members").mkdir()
     for k, longer in enumerate((0, 1, 2), 1):
@@ -342,23 +370,23 @@ def test_the_members_on_disk_are_asked_where_they_err(tmp_path, cases, program, 
     def longest(implant: Volume, members: list[Mesh], truth: Volume, skull: Volume) -> float:
         return float(sum(np.ptp(member.vertices[:, 0]) for member in members))
 
-    monkeypatch.setattr("pcdiff.evaluation.runner.spread_error", longest)  # these implants are rim all over
+    monkeypatch.setattr("pcdiff.evaluation.scoring.spread_error", longest)  # these implants are too small
     results = evaluate(["exact", "ensemble"], cases[:1], tmp_path / "out", command=program, progress=False)
     assert [row.spread_error for row in results.rows] == [0, pytest.approx(4 + 5 + 6)]
     assert results.summary()["ensemble"]["mean"]["spread_error"] == pytest.approx(15)
 
 
-def test_cases_run_side_by_side(tmp_path, cases, program, asked):
+def test_cases_run_side_by_side(tmp_path, cases, program, calls):
     results = evaluate(["meets"], cases[:2], tmp_path / "out", command=program, workers=2, progress=False)
     assert [(row.case, row.error) for row in results.rows] == [("000", None), ("001", None)]
     evaluate(["meets"], cases[:2], tmp_path / "out", command=program, workers=1, progress=False)
-    assert len(asked()) == 2  # the rows are kept, and with them what their seconds are worth
+    assert len(calls()) == 2  # the rows are reused, and with them the number of processes that ran at once
     assert json.loads((tmp_path / "out" / "results.json").read_text())["workers"] == 2
     evaluate(["exact"], cases[:2], tmp_path / "out", command=program, workers=1, progress=False)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["workers"] == 1
 
 
-def test_results_name_no_place_on_this_machine(tmp_path, cases, program):
+def test_results_name_no_folder_of_this_machine(tmp_path, cases, program):
     command = [*program, "--weights", str(tmp_path / "mine.safetensors")]
     notes = {"ensemble": 5}
     evaluate(["silent"], cases[:1], tmp_path / "out", command=command, notes=notes, progress=False)
@@ -374,7 +402,7 @@ def test_results_name_no_place_on_this_machine(tmp_path, cases, program):
     assert command == "pcdiff sample {skull} -o {out} --method {method} --seed {seed} --no-report -q --odd"
 
 
-def test_nothing_to_evaluate_is_refused(tmp_path, cases):
+def test_no_method_or_no_folder_is_an_input_error(tmp_path, cases):
     with pytest.raises(InputError, match="a method and a case at least"):
         evaluate([], cases, tmp_path)
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""The documents' tables say what is in the results, and nothing else of the documents changes."""
+"""The tables of the documents hold the results, and the rest of the documents does not change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pcdiff.evaluation.results import Results, Row, _write
+from pcdiff.evaluation.results import Results, write_results
+from pcdiff.evaluation.rows import Row
+from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
 
 TOOL = Path(__file__).parents[1] / "tools" / "write_tables.py"
 DOCUMENT = "before\n<!-- results -->\nold\n<!-- /results -->\nbetween\n<!-- variants -->\n<!-- /variants -->\nafter\n"
@@ -23,10 +25,10 @@ def tool() -> dict[str, Callable]:
 
 
 def results(folder: Path, rows: list[Row], ensemble: int = 1, workers: int = 1) -> dict:
-    """As `pcdiff evaluate` leaves them."""
+    """The results.json that `pcdiff evaluate` writes."""
     weights = {row.method: {f"{row.method}.safetensors": "0123456789abcdef"} for row in rows}
     notes = {"pcdiff": "1.2", "ensemble": ensemble, "workers": workers, "weights": weights}
-    _write(folder, Results(rows, notes))
+    write_results(folder, Results(rows, notes))
     return json.loads((folder / "results.json").read_text())
 
 
@@ -37,23 +39,24 @@ def row(case: str, dsc: float, method: str = "prior", spread: float = math.nan) 
 def lines(tool: dict[str, Callable], files: list[dict], folder: Path) -> list[str]:
     document = folder / "README.md"
     document.write_text(DOCUMENT)
-    tool["write"]({"results": tool["own_table"](files), "variants": tool["variants_table"](files)}, [document])
+    tables = {"results": own_defects_table(files), "variants": variants_table(files)}
+    tool["write"](tables, [document])
     text = document.read_text()
     assert text.startswith("before\n<!-- results -->\n| method")
     assert text.endswith("<!-- /variants -->\nafter\n")
-    tool["write"]({"results": tool["own_table"](files), "variants": tool["variants_table"](files)}, [document])
+    tool["write"](tables, [document])
     assert document.read_text() == text
     assert "old" not in text
     return text.splitlines()
 
 
-def test_the_table_of_a_data_set_s_own_defects(tool, tmp_path):
+def test_the_table_of_the_data_set_s_own_defects(tool, tmp_path):
     one = results(tmp_path, [row("000", 0.9), row("001", 0.8), row("000", 0.95, "diffusion")])
     five = results(tmp_path, [row("000", 0.96, "diffusion", 0.3), row("000", 0.9)], ensemble=5, workers=2)
     written = lines(tool, [one, five], tmp_path)
     assert "| prior | 0.850 | 0.860 | 1.50 | 7.2 | 500 | 0.800 | 0 of 2 |" in written
     assert "| diffusion, 5 candidates | 0.960 | 0.970 | 1.50 |  | 500 | 0.960 | 0 of 1 |" in written  # no seconds
-    assert sum(line.startswith("| prior") for line in written) == 1  # all members of the prior are one
+    assert sum(line.startswith("| prior") for line in written) == 1  # the candidates of the prior are all the same
     assert any("pcdiff 1.2" in line and "`diffusion.safetensors` 0123456789ab" in line for line in written)
     assert written[written.index("<!-- variants -->") + 1] == ""
 
@@ -74,11 +77,11 @@ def test_the_table_of_a_suite(tool, tmp_path):
     assert "| SkullBreak's five classes, mean of classes | 0.820 / 0.830 / 1.50 / 0.800 |" in table
     assert "| irregular and two_defects | 0.650 / 0.657 / inf / 0.000 (1 failed) |" in table
     assert not any(line.startswith("| jaw") for line in written)
-    assert "Refused with a reason, as it should be: prior: jaw 1 of 2." in written
+    assert "Skulls without a defect, refused with a reason: prior: jaw 1 of 2." in written
     assert any("Spearman's rho" in line and line.endswith("prior: 0.25.") for line in written)
 
 
-def test_harder_cases_alone_are_not_taken_for_the_data_set_s_own(tool, tmp_path):
+def test_a_suite_of_other_defects_is_not_in_the_table_of_the_own_ones(tool, tmp_path):
     written = lines(tool, [results(tmp_path, [row("bilateral/0", 0.8)])], tmp_path)
     assert not any(line.startswith("| prior") for line in written)
     assert any("| bilateral" in line for line in written)
@@ -87,10 +90,10 @@ def test_harder_cases_alone_are_not_taken_for_the_data_set_s_own(tool, tmp_path)
 def test_a_group_that_was_not_measured_has_no_row(tool, tmp_path):
     written = lines(tool, [results(tmp_path, [row("own/0", 0.94), row("bilateral/0", 0.8)])], tmp_path)
     assert any(line.startswith("| bilateral") for line in written)
-    assert not any("five classes" in line or line.startswith("Refused") for line in written)
+    assert not any("five classes" in line or line.startswith("Skulls without") for line in written)
 
 
-def test_documents_without_markers_are_told(tool, tmp_path):
+def test_a_document_without_markers_is_an_error(tool, tmp_path):
     document = tmp_path / "README.md"
     document.write_text("nothing")
     with pytest.raises(SystemExit, match=r"README\.md: expected one pair of results markers, found 0"):
@@ -104,7 +107,7 @@ def test_the_documents_have_their_markers(tool):
             assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
 
 
-def test_an_ablation_has_a_row_a_part(tool: dict[str, Callable]) -> None:
+def test_an_ablation_has_one_row_per_variant() -> None:
     row = {
         "variant": "4 steps",
         "cases": 15,
@@ -114,6 +117,6 @@ def test_an_ablation_has_a_row_a_part(tool: dict[str, Callable]) -> None:
         "seconds": 7.25,
         "worst_dsc": 0.9,
     }
-    table = tool["ablation_table"]({"workers": 1, "rows": [row]})
+    table = ablation_table({"workers": 1, "rows": [row]})
     assert table.splitlines()[-1] == "| 4 steps | 0.9400 | 0.9600 | inf | 0.9000 | 7.2 |"
-    assert tool["ablation_table"]({"workers": 2, "rows": [row]}).endswith("| 0.9000 |  |")
+    assert ablation_table({"workers": 2, "rows": [row]}).endswith("| 0.9000 |  |")

@@ -25,11 +25,11 @@ class Choice:
     why: str
 
 
-def spread(mesh: Mesh, members: Sequence[Mesh]) -> np.ndarray:
-    """(V,) mm: standard deviation of the members' surfaces along the normal, at the vertices of the implant's mesh."""
+def surface_std(points: np.ndarray, members: Sequence[Mesh]) -> np.ndarray:
+    """(N, 3) mm on the implant's surface -> (N,) mm: standard deviation of the members' surfaces along the normal."""
     from pcdiff.geometry.surface import distance_to
 
-    return np.std([distance_to(member, mesh.vertices) for member in members], axis=0)
+    return np.std([distance_to(member, points) for member in members], axis=0)
 
 
 def recommend(reports: Sequence[Report | None]) -> Choice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,35 +42,32 @@ def evaluate(
     """
     from pcdiff.data.cases import find_cases
     from pcdiff.data.suite import variants_named, write_suite
+    from pcdiff.design.settings import DEFAULT_ENSEMBLE
     from pcdiff.evaluation.runner import evaluate as run
 
     variants = None if suite is None else variants_named(suite)
     methods = [name.strip() for name in method.split(",")]
     if weights is not None and len(methods) > 1:
         raise InputError(f"--weights belong to one method, got {method}; name it with --method")
-    notes = _notes(methods, weights, suite, ensemble)
+    digests = _digests(methods, weights)
+    notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE}
     command = _command(ensemble, weights, device)
     found = find_cases(data, cases)
     if variants is not None:
         found = write_suite(variants, found, out, seed, progress=not quiet)
-    results = run(methods, found, out, seed, command, timeout, workers, notes, progress=not quiet)
+    results = run(methods, found, out, seed, command, timeout, workers, notes, progress=not quiet, weights=digests)
     if not quiet:
         typer.echo(results.table())
     if any(row.error for row in results.rows):
         raise typer.Exit(1)
 
 
-def _notes(methods: list[str], weights: Path | None, suite: str | None, ensemble: int | None) -> dict[str, Any]:
-    """What the results record beside their figures."""
-    from pcdiff.design.settings import DEFAULT_ENSEMBLE
+def _digests(methods: list[str], weights: Path | None) -> dict[str, dict[str, str]]:
+    """Method -> name and sha256 of each weights file that it reads."""
     from pcdiff.files import sha256
     from pcdiff.methods.registry import weights_files
 
-    return {
-        "suite": suite,
-        "ensemble": ensemble or DEFAULT_ENSEMBLE,
-        "weights": {name: {path.name: sha256(path) for path in weights_files(name, weights)} for name in methods},
-    }
+    return {name: {path.name: sha256(path) for path in weights_files(name, weights)} for name in methods}
 
 
 def _command(ensemble: int | None, weights: Path | None, device: str) -> list[str]:

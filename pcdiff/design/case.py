@@ -13,7 +13,7 @@ import numpy as np
 
 from pcdiff import NOTICE
 from pcdiff.checks.files import write_checks, write_surface
-from pcdiff.checks.recommend import Choice, recommend, spread
+from pcdiff.checks.recommend import Choice, recommend, surface_std
 from pcdiff.design.record import SKULL, case_folder, pieces_ml, read_record, write_record
 from pcdiff.design.settings import Settings
 from pcdiff.design.stages import Stopwatch
@@ -190,7 +190,7 @@ def _check(
     assert report is not None
     surfaces = [member for member in members if member is not None]
     write_checks(report, part / "checks.json")
-    uncertainty_mm = spread(mesh, surfaces) if len(surfaces) > 1 else None
+    uncertainty_mm = surface_std(mesh.vertices, surfaces) if len(surfaces) > 1 else None
     write_surface(report, part / "surface.npz", uncertainty_mm)
     for number, each in enumerate(candidates, 1):
         if each is not None:

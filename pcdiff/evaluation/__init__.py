@@ -1,1 +1,1 @@
-"""Methods run on many cases, from file to file, and scored."""
+"""Evaluation of methods: each runs on many cases, from file to file, and is scored."""

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a command, measured from outside its process."""
+"""The command that designs an implant; its run time and peak memory, measured from outside its process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import math
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
 PCDIFF = (sys.executable, "-m", "pcdiff")
 COMMAND = (
     *(*PCDIFF, "sample", "{skull}", "-o", "{out}"),
     *("--method", "{method}", "--seed", "{seed}", "--no-report", "-q"),
 )
-# A child's ru_maxrss starts at the resident set of whoever started it, and this process holds volumes of its own. So a
-# bare interpreter stands in between: it starts the command, waits for it, and prints what the command alone used.
-_MEASURE = """
+NO_MESSAGE = "nothing on stderr"
+# The peak memory of a child process starts at that of its parent, and this process holds volumes. So a bare interpreter
+# starts the command, waits for it, and prints what the command alone used.
+_PROGRAM = """
 import json, os, signal, subprocess, sys, time
 start = time.perf_counter()
 child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -24,21 +27,33 @@ signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
 _, status, usage = os.wait4(child.pid, 0)
 print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]))
 """
-_RSS_PER_MB = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # bytes there, KiB elsewhere
-SILENT = "nothing on stderr"
+_RSS_PER_MB = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # ru_maxrss is in bytes there, in KiB elsewhere
 
 
-def _measure(command: list[str], timeout_s: float) -> tuple[float, float, int, str | None]:
-    """Runs a command: (seconds, peak MB, exit code, what went wrong). Its last line on stderr says what went wrong."""
-    bare = [sys.executable, "-I", "-S", "-c", _MEASURE, str(timeout_s), *command]
+class Measurement(NamedTuple):
+    """One run of a command.
+
+    seconds: wall time of its process. peak_mb: its peak resident set, 10^6 bytes. exit_code: negative for a signal.
+    error: why it failed, from the last line on stderr; None for exit code 0.
+    """
+
+    seconds: float
+    peak_mb: float
+    exit_code: int
+    error: str | None
+
+
+def measure(command: Sequence[str], timeout_s: float) -> Measurement:
+    """Runs a command and kills it after `timeout_s`. A command that cannot start has NaN seconds and memory."""
+    bare = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(timeout_s), *command]
     done = subprocess.run(bare, capture_output=True, text=True, errors="replace", check=False)
-    said = done.stderr.strip().splitlines()
-    last = said[-1].strip() if said else SILENT
+    lines = done.stderr.strip().splitlines()
+    message = lines[-1].strip() if lines else NO_MESSAGE
     if done.returncode != 0:
-        return math.nan, math.nan, done.returncode, f"could not start {command[0]}: {last}"
-    seconds, rss, code = json.loads(done.stdout)
-    if seconds >= timeout_s and code == -signal.SIGKILL:
-        last = f"no implant after {timeout_s:g} s"
-    elif code < 0:
-        last = f"killed by {signal.Signals(-code).name}: {last}"
-    return seconds, rss / _RSS_PER_MB, code, last if code else None
+        return Measurement(math.nan, math.nan, done.returncode, f"could not start {command[0]}: {message}")
+    seconds, rss, exit_code = json.loads(done.stdout)
+    if seconds >= timeout_s and exit_code == -signal.SIGKILL:
+        message = f"no implant after {timeout_s:g} s"
+    elif exit_code < 0:
+        message = f"killed by {signal.Signals(-exit_code).name}: {message}"
+    return Measurement(seconds, rss / _RSS_PER_MB, exit_code, message if exit_code else None)

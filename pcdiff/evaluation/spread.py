@@ -1,4 +1,4 @@
-"""Does the spread of an ensemble's candidates tell where the implant is wrong?"""
+"""Does the spread of an ensemble's candidates predict the error of the implant?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
+from pcdiff.checks.recommend import surface_std
 from pcdiff.geometry.grid import bounding_box, voxel_border
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.metrics import within_distance
@@ -15,11 +16,20 @@ from pcdiff.geometry.volume import Volume
 
 
 def spread_error(implant: Volume, members: Sequence[Mesh], truth: Volume, defective_skull: Volume) -> float:
-    """Does an ensemble know where it errs? Spearman's rho over points of the implant's surface; NaN where undefined.
+    """Spearman's rho between the candidates' spread and the implant's error, over points of its surface.
 
-    Between the standard deviation of the members' surfaces there, mm along the normal, and the distance to the true
-    implant's surface, mm. The points are the vertices of the outer and the inner surface: within a millimetre and a
-    voxel of the bone is the cut rim, which the skull decides and no method.
+    Spread: standard deviation of the candidates' surfaces along the normal, mm. Error: distance to the true implant's
+    surface, mm. The points are the mesh's vertices on the outer and the inner surface; the rim, within a millimetre and
+    a voxel of bone, is left out, because the skull alone determines it.
+
+    Args:
+        implant: the designed implant.
+        members: the surfaces of the candidates.
+        truth: the true implant, on the same grid.
+        defective_skull: on the same grid.
+
+    Returns:
+        -1 to 1; NaN for fewer than two candidates, and if spread or error is the same at all points.
     """
     if len(members) < 2:
         return float("nan")
@@ -28,8 +38,9 @@ def spread_error(implant: Volume, members: Sequence[Mesh], truth: Volume, defect
     margin = np.ceil(reach / implant.spacing).astype(int) + 1
     low, high = bounding_box(implant.mask)
     bone = defective_skull.crop(low - margin, high + margin)
-    points = points[~within_distance(points, bone.to_mm(np.argwhere(voxel_border(bone.mask, "background"))), reach)]
-    spread = np.std([distance_to(member, points) for member in members], axis=0)
+    border = bone.to_mm(np.argwhere(voxel_border(bone.mask, "background")))
+    points = points[~within_distance(points, border, reach)]
+    spread = surface_std(points, members)
     error = np.abs(distance_to(volume_to_mesh(truth), points))
     if min(np.ptp(values) if len(values) else 0.0 for values in (spread, error)) == 0:
         return float("nan")

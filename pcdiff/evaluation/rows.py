@@ -1,0 +1,119 @@
+"""One row per method and case, and the journal that keeps the rows of earlier runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+Key = tuple[str, str, int, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one case. A failure has an error, DSC and bDSC 0, and an infinite HD95.
+
+    spread_error: see `spread.spread_error`; NaN for a single candidate.
+    seconds: wall time of the process, one of `workers` at once. peak_mb: its peak resident set, 10^6 bytes.
+    ml_true, ml_predicted: volume of the true and of the designed implant.
+    refusal: the skull has no defect, so an implant must be refused. Such a row has no scores; `reason` is the message
+    of the refusal, and an implant is an error.
+    implant: sha256 of the implant's file. fingerprint: see `plan.Run`.
+    """
+
+    case: str
+    method: str
+    seed: int
+    dsc: float = 0.0
+    bdsc: float = 0.0
+    hd95: float = math.inf
+    spread_error: float = math.nan
+    seconds: float = math.nan
+    peak_mb: float = math.nan
+    ml_true: float = math.nan
+    ml_predicted: float = math.nan
+    error: str | None = None
+    workers: int = 1
+    refusal: bool = False
+    reason: str | None = None
+    implant: str = field(default="", repr=False)
+    fingerprint: str = field(default="", repr=False)
+
+    @property
+    def kind(self) -> str:
+        """`bilateral` for the case `bilateral/003`, empty for `003`."""
+        return self.case.rpartition("/")[0]
+
+    @property
+    def key(self) -> Key:
+        """Identifies the run that the row came from."""
+        return self.method, self.case, self.seed, self.fingerprint
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON can hold it: None for NaN and infinity."""
+        values: dict[str, Any] = finite(asdict(self))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Row:
+        """The row that `to_json` wrote. Raises TypeError or KeyError for other values."""
+        numbers = [item.name for item in fields(cls) if item.type == "float"]
+        missing = {name: math.nan for name in numbers if values[name] is None}
+        if "hd95" in missing and not values["refusal"]:  # a refusal has no scores; a failure's HD95 is infinite
+            missing["hd95"] = math.inf
+        return cls(**{**values, **missing})
+
+
+class Journal:
+    """`rows.jsonl`: every row is added as soon as it is known, so an interrupted evaluation can go on.
+
+    A context manager. earlier: the rows that the file held. Raises OSError if the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.earlier = _read_rows(path)
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        """Writes the row to the disk, unless the file holds it already."""
+        if self.earlier.get(row.key) is row:
+            return
+        self._file.write(json.dumps(row.to_json(), allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def finite(value: Any) -> Any:
+    """The same with None for each NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_rows(path: Path) -> dict[Key, Row]:
+    """The rows of a journal. A line that a crash cut short is skipped, and ended so that the next row stands alone."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    if text and not text.endswith("\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
+    rows = []
+    for line in text.splitlines():
+        try:
+            rows.append(Row.from_json(json.loads(line)))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return {row.key: row for row in rows}

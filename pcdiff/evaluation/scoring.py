@@ -1,0 +1,84 @@
+"""One run: the command designs an implant in its own process, and the files that it wrote are scored."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pcdiff.data.cases import LoadedCase
+from pcdiff.errors import InputError
+from pcdiff.evaluation.measure import NO_MESSAGE, Measurement, measure
+from pcdiff.evaluation.plan import Run
+from pcdiff.evaluation.rows import Row
+from pcdiff.evaluation.spread import spread_error
+from pcdiff.files import sha256
+from pcdiff.geometry.mesh import read_stl
+from pcdiff.geometry.metrics import scores
+from pcdiff.imaging.volumes import read_volume, write_volume
+
+REFUSED = 2  # exit code of a command that refuses its input
+NO_SCORES = dict.fromkeys(("dsc", "bdsc", "hd95"), math.nan)
+
+
+def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:
+    """Runs the command on the defective skull of a case, scores its files, and keeps the implant.
+
+    A case that cannot be read, a command that fails or takes longer than `timeout_s`, and files that cannot be read
+    give a row with an error. workers: processes that run at the same time, for the record.
+    """
+    case = run.case
+    row: dict[str, Any] = {"case": case.name, "method": run.method, "seed": run.seed, "workers": workers}
+    row |= {"fingerprint": run.fingerprint, "refusal": case.refusal} | (NO_SCORES if case.refusal else {})
+    with tempfile.TemporaryDirectory(prefix="pcdiff-") as folder:
+        out = Path(folder) / "out"
+        skull = case.defective_skull or Path(folder) / f"{case.name.replace('/', '_')}.nrrd"
+        try:
+            truth = case.load()
+            if case.defective_skull is None:
+                write_volume(truth.defective_skull, skull)
+            measured = measure(run.filled(skull, out), timeout_s)
+            row |= {"seconds": measured.seconds, "peak_mb": measured.peak_mb}
+            written = out / skull.stem
+            if case.refusal:
+                row |= _judge_refusal(measured, (written / "implant.nrrd").exists())
+            else:
+                row |= {"ml_true": truth.implant.ml, "error": measured.error}
+                if measured.error is None:
+                    row |= score_files(written, truth)
+                    row["implant"] = _keep(written / "implant.nrrd", run.implant)
+        except InputError as error:
+            row["error"] = str(error)
+        if row["error"] is not None:  # no folder of this machine in the results
+            row["error"] = row["error"].replace(f"{folder}/", "").replace(f"{skull.parent}/", "")
+    return Row(**row)
+
+
+def score_files(folder: Path, truth: LoadedCase) -> dict[str, float]:
+    """The figures of a designed case folder. Raises InputError if its files cannot be read."""
+    implant = read_volume(folder / "implant.nrrd")
+    members = [read_stl(path) for path in sorted((folder / "candidates").glob("*.stl"))]
+    return {
+        "ml_predicted": implant.ml,
+        **asdict(scores(implant, truth.implant, truth.defective_skull)),
+        "spread_error": spread_error(implant, members, truth.implant, truth.defective_skull),
+    }
+
+
+def _judge_refusal(measured: Measurement, designed: bool) -> dict[str, str | None]:
+    """The reason of a correct refusal, or the error of anything else."""
+    if measured.exit_code == REFUSED and measured.error != NO_MESSAGE and not designed:
+        return {"reason": measured.error, "error": None}
+    implant = " and an implant" if designed else ""
+    got = f"exit code {measured.exit_code}{implant}: {measured.error or NO_MESSAGE}"
+    return {"error": f"expected a refusal (exit code {REFUSED}, a reason, no implant), got {got}"}
+
+
+def _keep(implant: Path, path: Path) -> str:
+    """Copies an implant to where it is kept; returns its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(implant, path)
+    return sha256(path)

@@ -1,0 +1,74 @@
+"""Statistics of an evaluation's rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pcdiff.evaluation.rows import Row
+
+FIGURES = ("dsc", "bdsc", "hd95", "spread_error", "seconds", "peak_mb")
+HIGHER_IS_BETTER = {"dsc", "bdsc", "spread_error"}
+STATISTICS = ("mean", "median", "worst")
+
+Summary = dict[str, dict[str, Any]]
+
+
+def summarise(rows: Sequence[Row]) -> Summary:
+    """Method -> number of cases, names of the failed ones, and mean, median and worst of each figure.
+
+    A failure counts: its DSC and bDSC are 0 and its HD95 is infinite. Seconds and memory are those of the commands that
+    started. Skulls without a defect are not among the cases: `refusals` is their number, `refused` how many of them
+    were refused.
+    """
+    return {method: _summarise([row for row in rows if row.method == method]) for method in _in_order(rows, "method")}
+
+
+def kinds_of(rows: Sequence[Row]) -> list[str]:
+    """The classes of the data set's cases or the variants of a suite, in order of appearance; may be empty."""
+    return [kind for kind in _in_order(rows, "kind") if kind]
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none."""
+    known = _known(values)
+    return float(np.mean(known)) if known else math.nan
+
+
+def median(values: Iterable[float]) -> float:
+    """Median of the values that are not NaN; NaN if there are none."""
+    known = _known(values)
+    return float(np.median(known)) if known else math.nan
+
+
+def worst(values: Iterable[float], higher_is_better: bool) -> float:
+    """The worst of the values that are not NaN; NaN if there are none."""
+    known = _known(values)
+    return (min if higher_is_better else max)(known, default=math.nan)
+
+
+def _summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Of one method."""
+    cases = [row for row in rows if not row.refusal]
+    refusals = [row for row in rows if row.refusal]
+    figures = {name: [getattr(row, name) for row in cases] for name in FIGURES}
+    return {
+        "cases": len(cases),
+        "failed": [row.case for row in cases if row.error is not None],
+        "refusals": len(refusals),
+        "refused": sum(row.error is None for row in refusals),
+        "mean": {name: mean(values) for name, values in figures.items()},
+        "median": {name: median(values) for name, values in figures.items()},
+        "worst": {name: worst(values, name in HIGHER_IS_BETTER) for name, values in figures.items()},
+    }
+
+
+def _in_order(rows: Sequence[Row], attribute: str) -> list[str]:
+    return list(dict.fromkeys(getattr(row, attribute) for row in rows))
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]

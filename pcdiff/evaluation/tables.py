@@ -1,0 +1,163 @@
+"""Results as Markdown tables: those of one evaluation, and those of the documents, made of results.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pcdiff.data.suite import SKULLBREAK
+from pcdiff.evaluation.rows import Row
+from pcdiff.evaluation.statistics import FIGURES, STATISTICS, kinds_of, mean, summarise
+
+DIGITS = {"dsc": 3, "bdsc": 3, "hd95": 2, "spread_error": 2, "seconds": 1, "peak_mb": 0, "ml": 1}
+FINE = DIGITS | {"dsc": 4, "bdsc": 4}  # where small differences matter
+SCORES = ("dsc", "bdsc", "hd95")
+GROUPS = {
+    "SkullBreak's five classes, mean of classes": SKULLBREAK,
+    "irregular and two_defects": ("irregular", "two_defects"),
+}
+
+Record = Mapping[str, Any]  # the contents of a results.json
+MethodSummary = Mapping[str, Any]  # see `statistics.summarise`
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """Every row, the mean of each kind, and mean, median and worst of each method; then refusals and failures."""
+    head = ["method", "case", "DSC", "bDSC", "HD95 mm", "spread rho", "seconds", "peak MB", "true ml", "implant ml"]
+    cells = []
+    for row in rows:
+        volumes = [number(value, "ml") for value in (row.ml_true, row.ml_predicted)]
+        cells.append([row.method, row.case, *(number(getattr(row, name), name, FINE) for name in FIGURES), *volumes])
+    kinds = {kind: summarise([row for row in rows if row.kind == kind]) for kind in kinds_of(rows)}
+    for kind, summary in kinds.items():
+        for method, found in summary.items():
+            if found["cases"]:
+                cells.append([method, f"**{kind}**, mean of {found['cases']}", *_statistic(found["mean"]), "", ""])
+    for method, found in summarise(rows).items():
+        for name in STATISTICS if found["cases"] else ():
+            cells.append([f"**{method}**", f"**{name}** of {found['cases']}", *_statistic(found[name]), "", ""])
+    refusals = [
+        f"correctly refused: {method} on {kind}: {found['refused']} of {found['refusals']}"
+        for kind, summary in kinds.items()
+        for method, found in summary.items()
+        if found["refusals"]
+    ]
+    failures = [f"failed: {row.method} on {row.case}: {row.error}" for row in rows if row.error]
+    return "\n".join([markdown(head, cells), "", *refusals, *failures]).rstrip() + "\n"
+
+
+def own_defects_table(records: Sequence[Record]) -> str:
+    """The data set's own defects, one line per method; seconds only where one case ran at a time."""
+    means = ["DSC, mean", "bDSC, mean", "HD95 mm, mean", "seconds, mean", "peak MB, mean"]
+    cells = []
+    for name, (method, record) in columns(records).items():
+        own = record["kinds"].get("own") if record["kinds"] else record["summary"]
+        if own is None:  # a suite of other defects only
+            continue
+        found = own[method]
+        seconds = "" if record["workers"] > 1 else number(found["mean"]["seconds"], "seconds")
+        failed = f"{len(found['failed'])} of {found['cases']}"
+        ends = [number(found["mean"]["peak_mb"], "peak_mb"), number(found["worst"]["dsc"], "dsc"), failed]
+        cells.append([name, *_scores(found["mean"]), seconds, *ends])
+    return "\n".join([markdown(["method", *means, "DSC, worst", "failed"], cells), "", origin(records)])
+
+
+def variants_table(records: Sequence[Record]) -> str:
+    """The variants of a suite and groups of them, one line each; then refusals, and the spread against the error."""
+    records = [record for record in records if record["kinds"]]
+    if not records:
+        return ""
+    methods = columns(records)
+    kinds = list(dict.fromkeys(kind for record in records for kind in record["kinds"]))
+    cells = []
+    for title, group in ({kind: (kind,) for kind in kinds} | GROUPS).items():
+        found = [
+            _group_scores([record["kinds"].get(kind, {}).get(method) for kind in group])
+            for method, record in methods.values()
+        ]
+        if any(found):
+            cells.append([title, *found])
+    lines = [markdown(["DSC / bDSC / HD95 mm / worst DSC", *methods], cells)]
+    if refusals := [text for name, column in methods.items() if (text := _refusals(name, *column))]:
+        lines += ["", f"Skulls without a defect, refused with a reason: {'; '.join(refusals)}."]
+    if spreads := [text for name, column in methods.items() if (text := _spread(name, *column))]:
+        lines += ["", f"Spread of candidates against error by points, Spearman's rho, mean: {'; '.join(spreads)}."]
+    return "\n".join(lines)
+
+
+def ablation_table(record: Record) -> str:
+    """The rows of an ablation (tools/ablate.py); seconds only where one case ran at a time."""
+    cells = []
+    for row in record["rows"]:
+        seconds = number(row["seconds"], "seconds") if record["workers"] == 1 else ""
+        cells.append([row["variant"], *_scores(row, FINE), number(row["worst_dsc"], "dsc", FINE), seconds])
+    return markdown(["variant", "DSC", "bDSC", "HD95 mm", "worst DSC", "seconds"], cells)
+
+
+def columns(records: Sequence[Record]) -> dict[str, tuple[str, Record]]:
+    """Name of a column -> its method and its record; the first record that has one is taken."""
+    found: dict[str, tuple[str, Record]] = {}
+    for record in records:
+        for method, summary in record["summary"].items():
+            several = record["ensemble"] > 1 and summary["mean"]["spread_error"] is not None
+            name = f"{method}, {record['ensemble']} candidates" if several else method
+            found.setdefault(name, (method, record))
+    return found
+
+
+def origin(records: Sequence[Record]) -> str:
+    """Versions and weights that were evaluated."""
+    hashes: dict[str, list[str]] = {}
+    for name, digest in (item for record in records for files in record["weights"].values() for item in files.items()):
+        if digest[:12] not in hashes.setdefault(name, []):
+            hashes[name].append(digest[:12])
+    weights = ", ".join(f"`{name}` {' and '.join(digests)}" for name, digests in sorted(hashes.items()))
+    versions = ", ".join(sorted({f"pcdiff {record['pcdiff']}" for record in records}))
+    return f"{versions}; weights (sha256): {weights}."
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [" | ".join(cells) for cells in (head, *rows)]
+    first, *rest = (f"| {line} |" for line in lines)
+    return "\n".join([first, "|---" * len(head) + "|", *rest])
+
+
+def number(value: float | None, figure: str, digits: Mapping[str, int] = DIGITS) -> str:
+    """A figure as text, empty for NaN. None, from JSON, is the infinite HD95 of a failure, or NaN."""
+    if value is None:
+        value = math.inf if figure == "hd95" else math.nan
+    return "" if math.isnan(value) else f"{value:.{digits[figure]}f}"
+
+
+def _statistic(values: Mapping[str, float]) -> list[str]:
+    return [number(values[name], name, FINE) for name in FIGURES]
+
+
+def _scores(values: Mapping[str, float | None], digits: Mapping[str, int] = DIGITS) -> list[str]:
+    return [number(values[name], name, digits) for name in SCORES]
+
+
+def _group_scores(group: Sequence[MethodSummary | None]) -> str:
+    """Means over kinds, and the worst of all; empty if one was not measured or has no cases."""
+    found = [summary for summary in group if summary and summary["cases"]]
+    if len(found) < len(group):
+        return ""
+    means = {name: [summary["mean"][name] for summary in found] for name in SCORES}
+    figures = _scores({name: None if None in values else mean(values) for name, values in means.items()})
+    figures.append(number(min(summary["worst"]["dsc"] for summary in found), "dsc"))
+    failed = sum(len(summary["failed"]) for summary in found)
+    return " / ".join(figures) + (f" ({failed} failed)" if failed else "")
+
+
+def _refusals(name: str, method: str, record: Record) -> str:
+    """How many of the skulls without a defect a method refused, per kind."""
+    kinds = {kind: summary[method] for kind, summary in record["kinds"].items()}
+    counts = [f"{kind} {of['refused']} of {of['refusals']}" for kind, of in kinds.items() if of["refusals"]]
+    return f"{name}: {', '.join(counts)}" if counts else ""
+
+
+def _spread(name: str, method: str, record: Record) -> str:
+    rho = record["summary"][method]["mean"]["spread_error"]
+    return "" if rho is None else f"{name}: {number(rho, 'spread_error')}"

@@ -1,9 +1,9 @@
-"""Scores the default method with parts of it left out, from file to file, by `pcdiff evaluate` on weights made for it.
+"""Evaluates the default method with parts of it left out, from file to file.
 
     python tools/ablate.py skullfix -o out/ablation --cases 060-074
 
-Writes docs/results/ablation.json (`--to` for another place): a row for each part, with its mean DSC, bDSC and HD95, its
-worst DSC and the mean seconds. Every part's own results stay under OUT, and are not measured again.
+Runs `pcdiff evaluate` on weights made for each variant, and writes docs/results/ablation.json (or `--to`): per variant
+the mean DSC, bDSC, HD95 and seconds, and the worst DSC. The results of each variant stay under OUT and are reused.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pcdiff.methods.registry import weights_files
+from pcdiff.methods.registry import DEFAULT, weights_of
 
 ROOT = Path(__file__).parent.parent
 STEPS = (1, 4, 20)
 
 
 def with_steps(source: Path, target: Path, steps: int) -> None:
-    """The same network, sampled in another number of steps."""
+    """Copies the weights of a network with another number of sampling steps in their configuration."""
     with safe_open(source, "pt") as file:
         metadata = dict(file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -36,25 +36,32 @@ def with_steps(source: Path, target: Path, steps: int) -> None:
 
 
 def variants(folder: Path) -> dict[str, list[str]]:
-    """Name of each part left out -> what `pcdiff evaluate` is told; makes the weights."""
-    own, prior, places = weights_files("diffusion")
-    found = {"prior alone": ["--method", "prior"], "default, n = 1": [], "default, n = 5": ["--ensemble", "5"]}
-    parts = {"without places": None} | {f"{steps} steps": steps for steps in STEPS}
+    """Name of each variant -> its arguments for `pcdiff evaluate`; writes the weights that they name."""
+    files = weights_of(DEFAULT)
+    assert files.own is not None
+    found = {
+        "statistical shape model alone": ["--method", "prior"],
+        "default, n = 1": [],
+        "default, n = 5": ["--ensemble", "5"],
+    }
+    parts = {"without occupancy network": None} | {f"{steps} steps": steps for steps in STEPS}
     for name, steps in parts.items():
-        room = folder / "weights" / name.replace(" ", "_")
-        room.mkdir(parents=True, exist_ok=True)
-        shutil.copy(prior, room / prior.name)
+        weights = folder / "weights" / name.replace(" ", "_")
+        weights.mkdir(parents=True, exist_ok=True)
+        own = weights / files.own.name
+        shutil.copy(files.prior, weights / files.prior.name)
         if steps is None:
-            shutil.copy(own, room / own.name)
+            shutil.copy(files.own, own)
         else:
-            shutil.copy(places, room / places.name)
-            with_steps(own, room / own.name, steps)
-        found[name] = ["--weights", str(room / own.name)]
+            for companion in files.companions:
+                shutil.copy(companion, weights / companion.name)
+            with_steps(files.own, own, steps)
+        found[name] = ["--weights", str(own)]
     return found
 
 
 def row(name: str, results: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table."""
+    """One row of the ablation, from the results.json of a variant."""
     (found,) = results["summary"].values()
     means = {figure: found["mean"][figure] for figure in ("dsc", "bdsc", "hd95", "seconds")}
     return {"variant": name, "cases": found["cases"], **means, "worst_dsc": found["worst"]["dsc"]}
@@ -70,11 +77,11 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "ablation.json")
     options = parser.parse_args()
     rows = []
-    for name, told in variants(options.out).items():
+    for name, arguments in variants(options.out).items():
         out = options.out / name.replace(" ", "_")
-        method = [] if "--method" in told else ["--method", "diffusion"]
+        method = [] if "--method" in arguments else ["--method", DEFAULT]
         command = [sys.executable, "-m", "pcdiff", "evaluate", "--data", str(options.data), "--cases", options.cases]
-        command += ["-o", str(out), "--workers", str(options.workers), *method, *told]
+        command += ["-o", str(out), "--workers", str(options.workers), *method, *arguments]
         subprocess.run(command, check=True)
         rows.append(row(name, json.loads((out / "results.json").read_text())))
         print(rows[-1], flush=True)

@@ -1,9 +1,9 @@
-"""Time and memory of the paper's networks at full size, on random weights and a head drawn from the shipped prior.
+"""Time and memory of the published networks at full size, on random weights and a synthetic head.
 
     python tools/benchmark_paper.py               # add --steps 50 to measure another number of steps
 
-Every figure comes from a process of its own: CPU-seconds of all threads, and the peak resident set, 10^6 bytes;
-`before` is what was there when networks and points were ready. Prints a Markdown table.
+Each row comes from a process of its own: CPU-seconds of all threads, wall time, and the peak resident set, 10^6 bytes;
+`before` is the peak when networks and points were ready. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.environment import machine, peak_memory_mb
+from pcdiff.evaluation.tables import markdown
 from pcdiff.geometry.surface import sample_surface
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.friedrich2023.config import PaperConfig
@@ -34,7 +35,7 @@ from pcdiff.reconstruct.dpsr import poisson_grid, poisson_region
 
 
 def denoiser(config: PaperConfig) -> tuple[PaperDenoiser, torch.Tensor]:
-    """The full-size network, and a skull's points for it."""
+    """The full-size network, and the points of a skull for it: (1, N, 3), network coordinates."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     skull, _ = simulate_craniotomy(ShapePrior.shipped().draw(rng), "skullfix", rng)
@@ -53,7 +54,7 @@ def a_step(batch: int) -> Callable[[], object]:
 
 
 def geometry() -> Callable[[], object]:
-    """Of which: furthest points, neighbours and nearest centres."""
+    """Furthest points, neighbours and nearest centres of one such call."""
     config = PaperConfig()
     _, skull = denoiser(config)
     noisy = torch.randn(1, config.network.implant_points, 3, generator=torch.Generator().manual_seed(0))
@@ -74,7 +75,7 @@ def case(spacing: float) -> tuple[Volume, Volume]:
 
 
 def oriented(skull: Volume, implant: Volume) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a trained network would say of an implant: its surface with normals, seven points for each of 3,072."""
+    """The output of a perfectly trained network: 7 points with normals on the implant's surface for each of 3,072."""
     count = 7 * PaperConfig().network.implant_points
     cloud = sample_surface(outer_mesh(implant), count, np.random.default_rng(0))
     lattice = lattice_over(skull.mask.shape, skull.affine, cloud.points)
@@ -97,7 +98,7 @@ def poisson(resolution: int, region: bool = False) -> Callable[[], object]:
 
 
 class Known(VoxelisationNetwork):
-    """The untrained network's cost, and the true surface for its answer."""
+    """Runs the untrained network for its cost, and returns a given answer."""
 
     def __init__(self, answer: tuple[torch.Tensor, torch.Tensor]) -> None:
         super().__init__()
@@ -133,23 +134,23 @@ TASKS: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
 
 
 def measure(name: str, steps: int) -> dict[str, float]:
-    """In this process: the median over the repeats after a first call, and the peak memory."""
+    """Measures a task in this process: medians over the repeats, after a first call, and the peak memory."""
     if name.startswith("implant"):
-        make, repeats, first = (lambda: implant_points(steps, "euler")), 1, False
+        make, repeats, warm_up = (lambda: implant_points(steps, "euler")), 1, False
     else:
-        (make, repeats), first = TASKS[name], True
+        (make, repeats), warm_up = TASKS[name], True
     task = make()
     before = peak_memory_mb()
-    seconds, table_radii = [], []
+    seconds, walls = [], []
     with torch.inference_mode():
-        if first:
+        if warm_up:
             task()
         for _ in range(repeats):
             cpu, wall = time.process_time(), time.perf_counter()
             task()
             seconds.append(time.process_time() - cpu)
-            table_radii.append(time.perf_counter() - wall)
-    found = {"cpu": np.median(seconds), "wall": np.median(table_radii), "peak": peak_memory_mb(), "before": before}
+            walls.append(time.perf_counter() - wall)
+    found = {"cpu": np.median(seconds), "wall": np.median(walls), "peak": peak_memory_mb(), "before": before}
     return {name: float(value) for name, value in found.items()}
 
 
@@ -162,8 +163,8 @@ def main() -> None:
     if options.only:
         print(json.dumps(measure(options.only, options.steps)))
         return
-    print(" ".join(f"{name} {value}," for name, value in machine().items()) + f" threads {torch.get_num_threads()}")
-    print("\n| what | CPU-s | s | peak MB | before |\n|---|---|---|---|---|")
+    print(", ".join(f"{name} {value}" for name, value in machine().items()) + f", threads {torch.get_num_threads()}")
+    print(f"\n{markdown(['what', 'CPU-s', 's', 'peak MB', 'before'], [])}")
     for name in (*TASKS, f"implant's points, {options.steps} steps"):
         command = [sys.executable, __file__, "--only", name, "--steps", str(options.steps)]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -119,9 +119,12 @@ def origin(records: Sequence[Record]) -> str:
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [" | ".join(cells) for cells in (head, *rows)]
-    first, *rest = (f"| {line} |" for line in lines)
-    return "\n".join([first, "|---" * len(head) + "|", *rest])
+    return "\n".join([markdown_row(head), "|---" * len(head) + "|", *map(markdown_row, rows)])
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def number(value: float | None, figure: str, digits: Mapping[str, int] = DIGITS) -> str:

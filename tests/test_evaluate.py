@@ -399,7 +399,7 @@ def test_results_name_no_folder_of_this_machine(tmp_path, cases, program):
     assert sys.prefix not in text
     evaluate(["silent"], cases[:1], tmp_path / "out", command=[*COMMAND, "--odd"], progress=False)
     command = json.loads((tmp_path / "out" / "results.json").read_text())["command"]
-    assert command == "pcdiff sample {skull} -o {out} --method {method} --seed {seed} --no-report -q --odd"
+    assert command == "pcdiff design {skull} -o {out} --method {method} --seed {seed} --no-report -q --odd"
 
 
 def test_no_method_or_no_folder_is_an_input_error(tmp_path, cases):
@@ -412,5 +412,5 @@ def test_no_method_or_no_folder_is_an_input_error(tmp_path, cases):
 
 def test_the_default_command_is_the_installed_one():
     filled = [part.format(skull="S", out="O", method="prior", seed=3) for part in COMMAND]
-    assert " ".join(filled[1:]) == "-m pcdiff sample S -o O --method prior --seed 3 --no-report -q"
+    assert " ".join(filled[1:]) == "-m pcdiff design S -o O --method prior --seed 3 --no-report -q"
     assert filled[0] == sys.executable

@@ -1,4 +1,4 @@
-"""Run time and peak memory of `pcdiff demo` and `pcdiff sample`, from process start to files written, by stage.
+"""Run time and peak memory of `pcdiff demo` and `pcdiff design`, from process start to files written, by stage.
 
     python tools/benchmark.py                     # the demo, then its defective skull
     python tools/benchmark.py skull.nrrd -n 5     # other skulls too
@@ -72,9 +72,9 @@ def main() -> None:
             cells = repeat(["demo", "-o", str(demo), *common], demo, options.repeats)
             print(markdown_row(["demo", method, *cells]), flush=True)
             for skull in [demo / "defective_skull.nrrd", *options.skulls]:
-                command = ["sample", str(skull), "-o", str(folder), *common, "--ensemble", str(options.ensemble)]
+                command = ["design", str(skull), "-o", str(folder), *common, "--ensemble", str(options.ensemble)]
                 cells = repeat(command, folder / case_name(skull), options.repeats)
-                print(markdown_row([f"sample {skull.name}", method, *cells]), flush=True)
+                print(markdown_row([f"design {skull.name}", method, *cells]), flush=True)
 
 
 if __name__ == "__main__":

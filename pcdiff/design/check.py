@@ -44,7 +44,7 @@ def check(
     Raises:
         InputError: Another grid, an empty implant, no head, or a skull without a defect.
     """
-    from pcdiff.checks import Report, CompletedVault, check_implant
+    from pcdiff.checks import CompletedVault, Report, check_implant
     from pcdiff.checks.criteria import Criteria
     from pcdiff.checks.printable import printable
     from pcdiff.geometry.surface import volume_to_mesh

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 PCDIFF = (sys.executable, "-m", "pcdiff")
 COMMAND = (
-    *(*PCDIFF, "sample", "{skull}", "-o", "{out}"),
+    *(*PCDIFF, "design", "{skull}", "-o", "{out}"),
     *("--method", "{method}", "--seed", "{seed}", "--no-report", "-q"),
 )
 NO_MESSAGE = "nothing on stderr"

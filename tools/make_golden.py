@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pcdiff.data.craniotomy import cut
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.design.case import design_case
 from pcdiff.design.demo import demo
 from pcdiff.design.settings import Settings
@@ -57,7 +57,7 @@ def method() -> DiffusionMethod:
 def case() -> tuple[Volume, Volume]:
     """(defective skull, true implant) of a coarse head drawn from the shipped prior, its forehead cut out."""
     head = method().prior.draw(np.random.default_rng(0), spacing=SPACING)
-    return cut(head, KIND, np.random.default_rng(1))
+    return simulate_craniotomy(head, KIND, np.random.default_rng(1))
 
 
 @cache

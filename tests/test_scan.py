@@ -232,8 +232,8 @@ def test_links_that_lead_out_are_passed_over(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dicom(tmp_path, ct(), grid())
     for limit, value in (
-        ("imaging.formats.dicom.MAX_FILES", 17),
-        ("imaging.formats.dicom.MAX_BYTES", 100),
+        ("imaging.formats.dicom_slices.MAX_FILES", 17),
+        ("imaging.formats.dicom_slices.MAX_BYTES", 100),
         ("imaging.scan.MAX_CT_VOXELS", 2573),
     ):
         with monkeypatch.context() as patch:

@@ -20,7 +20,7 @@ from pcdiff.design.settings import Settings
 from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.input_check import THICK, describe, read_skull
+from pcdiff.imaging.input_check import WARN_SLICE_MM, describe, read_skull
 from pcdiff.imaging.scan import Scan, read_scan
 from pcdiff.imaging.segment import THRESHOLD, segment
 from pcdiff.imaging.volumes import read_volume, write_volume
@@ -245,7 +245,7 @@ def test_the_check_of_a_mask(case: tuple[Volume, Volume], tmp_path: Path) -> Non
     assert said.field_of_view_mm == pytest.approx(1.6 * np.array(said.shape), abs=0.1)
     assert said.slice_thickness_mm == pytest.approx(1.6)
     assert said.tilt_deg == 0
-    assert [line for line in said.warnings if f"more than {THICK} mm" in line]
+    assert [line for line in said.warnings if f"more than {WARN_SLICE_MM} mm" in line]
     with pytest.raises(InputError, match="--threshold is for a CT"):
         read_skull(tmp_path / "a.nii.gz", threshold=300)
     fine = Scan(case[0].mask, np.eye(4), None, "NRRD", 1.0)

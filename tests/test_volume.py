@@ -226,7 +226,7 @@ def test_refused_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
         refused(tmp_path / name, "empty")
         (tmp_path / name).write_bytes(b"hello world" * 100)
-        refused(tmp_path / name, "not an NRRD|not a single-file NIfTI|truncated or damaged|not a sound MetaImage")
+        refused(tmp_path / name, "not an NRRD|not a single-file NIfTI|truncated or damaged|not a valid MetaImage")
     (tmp_path / "a.jpg").write_bytes(b"x")
     refused(tmp_path / "a.jpg", "another format")
     (tmp_path / "a.nhdr").write_bytes(b"x")
@@ -243,7 +243,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, suffix: str) -> None:
     whole = path.read_bytes()
     for length in (1, 100, len(whole) // 2, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:length])
-        refused(path, "truncated|damaged|not a sound|not an NRRD|found|not a single-file")
+        refused(path, "truncated|damaged|not a valid|not an NRRD|found|not a single-file")
 
 
 def test_damaged_data_is_refused(tmp_path: Path) -> None:
@@ -280,12 +280,12 @@ def test_refused_values(tmp_path: Path) -> None:
 def test_refused_geometry(tmp_path: Path) -> None:
     path = tmp_path / "a.nrrd"
     refused(put_nrrd(path, blob(), {}), "spacing is missing")
-    refused(put_nrrd(path, blob(), space_directions="none none none"), "sound")
+    refused(put_nrrd(path, blob(), space_directions="none none none"), "not valid")
     refused(put_nrrd(path, blob(), space_directions="(1,0,0) (0,1,0) none"), "not a number")
     refused(put_nrrd(path, blob(), space_directions="(1,0,0) (0,0.05,0) (0,0,1)"), "0.1 to 5 mm, got 1 x 0.05 x 1")
     refused(put_nrrd(path, blob(), space_directions="(1,0,0) (0,5.5,0) (0,0,1)"), "0.1 to 5 mm")
     refused(put_nrrd(path, blob(), space_directions="(1,0,0) (0,1,0) (0.7,0.7,0)"), "degenerate")
-    refused(put_nrrd(path, blob(), space_directions="(1,0) (0,1) (1,1)"), "sound")
+    refused(put_nrrd(path, blob(), space_directions="(1,0) (0,1) (1,1)"), "not valid")
     refused(put_nrrd(path, blob(), space="scanner-xyz"), "space LPS, RAS or LAS, got 'scanner-xyz'")
     path = tmp_path / "a.mha"
     sitk.WriteImage(sitk.GetImageFromArray(blob().astype(np.uint8)), path)
@@ -302,7 +302,7 @@ def test_metaimage_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
     head = (inner / "a.mhd").read_bytes()
     for suffix in (".mhd", ".mha"):
         (inner / f"a{suffix}").write_bytes(head.replace(b"= a.raw", b"= ../a.raw"))
-        refused(inner / f"a{suffix}", "one data file beside|not a sound MetaImage")
+        refused(inner / f"a{suffix}", "one data file beside|not a valid MetaImage")
 
 
 def test_refused_outputs(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _prepare_head(source: Path, target: Path) -> None:
                 if origin.items() <= (existing.metadata() or {}).items():
                     return
         except (OSError, SafetensorError):
-            pass  # a damaged head is made anew
+            pass  # not whole: made anew
     head = head_occupancy(read_volume(source), source.stem)
     with written_beside(target) as beside:
         beside.write_bytes(save({"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name}))

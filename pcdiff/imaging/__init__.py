@@ -1,1 +1,1 @@
-"""A head scan becomes a mask of the skull, and masks become files again."""
+"""From a head scan to a mask of the skull, and from masks to files."""

@@ -1,4 +1,4 @@
-"""An implant as DICOM Segmentation, for a PACS or a planning station: optional, by highdicom."""
+"""An implant as DICOM Segmentation for a PACS or a planning station; needs the optional package highdicom."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SEGMENTATION = "implant.dcm"  # in a case folder
-ALIKE = 1e-3  # cosine between axes that count as perpendicular
-# What a scanner fills in and anonymisers strip; DICOM-SEG may leave it empty, highdicom asks for it.
+MAX_COSINE = 1e-3  # between axes that count as perpendicular
+# Attributes that anonymisers remove. DICOM-SEG allows them to be empty, but highdicom requires them.
 MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
     *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
@@ -30,44 +30,42 @@ MAY_BE_EMPTY = (
 def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
     """Writes a binary segmentation on the implant's own grid that refers to the scan's slices.
 
-    scan: the folder of DICOM slices that the implant was designed from. Patient, study and frame of reference are
-    theirs. Same implant and scan, same UIDs. Raises InputError without highdicom, for a folder without a series that
-    fits the implant or without its frame of reference, and for a grid whose axes are not perpendicular.
+    Patient, study and frame of reference are copied from the scan. The same implant and scan give the same UIDs.
+
+    Args:
+        implant: On the grid of the scan.
+        scan: The folder of DICOM slices that the implant was designed from.
+        path: The file to write.
+
+    Raises:
+        InputError: No highdicom, no series that fits the implant, no frame of reference, or axes that are not
+            perpendicular.
     """
     try:
         import highdicom as hd
-        from pydicom.sr.codedict import codes
         from pydicom.uid import generate_uid
     except ImportError as error:
         raise InputError(f"DICOM-SEG needs {error.name}, which is missing; run {install_hint('dicom')}") from error
     slices = _series(scan, implant)
     directions = implant.affine[:3, :3] / implant.spacing
-    if np.abs(directions.T @ directions - np.eye(3)).max() > ALIKE:
+    if np.abs(directions.T @ directions - np.eye(3)).max() > MAX_COSINE:
         raise InputError(f"{scan}: DICOM-SEG asks for perpendicular axes, the grid is tilted; use the STL or the NRRD")
     affine = implant.affine[:, [2, 1, 0, 3]]  # frames, rows, columns
     reference = slices[0].get("FrameOfReferenceUID")
     if not reference:
-        raise InputError(f"{scan}: DICOM-SEG asks for a frame of reference, the scan has none; give it as it was sent")
+        raise InputError(
+            f"{scan}: DICOM-SEG asks for a frame of reference, the scan has none; use the original DICOM files"
+        )
     volume = hd.Volume(implant.mask.T.astype(np.uint8), affine, "PATIENT", reference)
     digest = hashlib.sha256(implant.mask.tobytes(order="C") + affine.tobytes()).hexdigest()
     made = [slices[0].SeriesInstanceUID, digest]
-    segment = hd.seg.SegmentDescription(
-        segment_number=1,
-        segment_label="cranial implant",
-        segmented_property_category=codes.SCT.PhysicalObject,
-        segmented_property_type=codes.SCT.Implant,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name="pcdiff", version=__version__, family=codes.DCM.ArtificialIntelligence
-        ),
-    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the scan's own names and dates need not please highdicom
+        warnings.simplefilter("ignore", UserWarning)  # about names and dates, which are the scan's own
         segmentation = hd.seg.Segmentation(
             source_images=slices,
             pixel_array=volume,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[segment],
+            segment_descriptions=[_implant_segment()],
             series_instance_uid=generate_uid(entropy_srcs=[*made, "series"]),
             series_number=1000,
             sop_instance_uid=generate_uid(entropy_srcs=[*made, "instance"]),
@@ -82,12 +80,29 @@ def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
         segmentation.save_as(part)
 
 
+def _implant_segment() -> Any:
+    """The description of the only segment, a highdicom SegmentDescription."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="cranial implant",
+        segmented_property_category=codes.SCT.PhysicalObject,
+        segmented_property_type=codes.SCT.Implant,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="pcdiff", version=__version__, family=codes.DCM.ArtificialIntelligence
+        ),
+    )
+
+
 def _series(scan: Path, implant: Volume) -> list[Dataset]:
-    """The slices of the series in a folder and below that the implant's grid is of; of one series alone, that."""
+    """The slices, in a folder and its subfolders, of the only series or of the one whose size is the implant's."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    from pcdiff.imaging.formats.dicom import dicom_files
+    from pcdiff.imaging.formats.dicom_slices import dicom_files
 
     if not scan.is_dir():
         raise InputError(f"{scan}: expected the scan's folder of DICOM slices, found none; check the path")

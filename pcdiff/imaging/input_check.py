@@ -1,4 +1,4 @@
-"""What was given, in figures and in words, before and after the defects are known; and the skull that comes of it."""
+"""The input check: what the scan is, in figures and in warnings; and the skull in the scan."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.scan import Scan, read_scan
 from pcdiff.imaging.segment import METAL, THRESHOLD, Segmentation, segment
 
-THICK = 1.5  # mm: thicker slices round off a defect's rim
-TILTED = 0.5  # degrees
-SOME_METAL = 0.1  # ml
-STREAKS = 40.0  # HU
-NOISY = 80.0  # HU, a third of the way from brain to the threshold
-LITTLE = 100.0  # ml of bone; a vault alone has three times as much
-NARROW = 120.0  # mm; no head is narrower
+# From here on the user is warned.
+WARN_SLICE_MM = 1.5  # thicker slices round off the rim of a defect
+WARN_TILT_DEG = 0.5
+WARN_METAL_ML = 0.1
+WARN_STREAKS_HU = 40.0
+WARN_NOISE_HU = 80.0  # a third of the way from brain to the threshold
+WARN_BONE_ML = 100.0  # or less; a vault alone has three times as much
+WARN_VIEW_MM = 120.0  # or less; no head is narrower
 
 
 @dataclass(frozen=True)
 class InputCheck:
-    """An input, described; as JSON in `run.json`.
+    """A description of the input, written to `run.json`.
 
     kind: ct or mask. format: DICOM, NRRD, NIfTI or MetaImage. spacing_mm, field_of_view_mm: along the index axes.
-    slice_thickness_mm: see `Scan`. tilt_deg: of the gantry. threshold_hu, metal_ml, noise_hu, streaks_hu: see
-    `Segmentation`. removed_ml: as dense as bone, but table, holder or a loose piece. These are None for a mask.
-    defects: of the prior's fit, none before it.
-    warnings: each a line for the user.
+    slice_thickness_mm: see `Scan`. tilt_deg: gantry tilt. threshold_hu: HU from which a voxel is bone. removed_ml,
+    metal_ml, noise_hu, streaks_hu: see `Segmentation`. From threshold_hu on all are None for a mask.
+    warnings: one line each.
     """
 
     kind: str
@@ -48,25 +48,35 @@ class InputCheck:
 
 
 def read_skull(path: str | Path, threshold: int | None = None, series: str | None = None) -> tuple[Volume, InputCheck]:
-    """The skull in any head scan, on the scan's own grid, and what there is to say of the scan.
+    """Reads a head scan and segments its skull.
 
-    threshold: HU, of a CT only. series: of a DICOM folder only. Raises InputError as `read_scan` and `segment`, and for
-    a threshold or a series where there is nothing to choose.
+    Args:
+        path: A DICOM folder, NRRD, NIfTI-1 or MetaImage with a CT in HU or a mask.
+        threshold: HU from which a voxel is bone, for a CT only; by default `segment.THRESHOLD`.
+        series: Number or UID of the series, for a DICOM folder only.
+
+    Returns:
+        The skull on the scan's own grid, and the input check.
+
+    Raises:
+        InputError: As `read_scan` and `segment`, a threshold for a mask, and a series for an image file.
     """
     scan = read_scan(Path(path), series)
     if scan.is_ct:
-        found = segment(scan, THRESHOLD if threshold is None else threshold)
-        return found.skull, describe(scan, found, THRESHOLD if threshold is None else threshold)
+        threshold = THRESHOLD if threshold is None else threshold
+        segmentation = segment(scan, threshold)
+        return segmentation.skull, describe(scan, segmentation, threshold)
     if threshold is not None:
         raise InputError(f"{path}: --threshold is for a CT in HU, got a mask; leave it out")
     return Volume(scan.values, scan.affine, scan.header), describe(scan)
 
 
-def describe(scan: Scan, found: Segmentation | None = None, threshold: int | None = None) -> InputCheck:
-    """Describes a scan; found, threshold: of a CT."""
+def describe(scan: Scan, segmentation: Segmentation | None = None, threshold: int | None = None) -> InputCheck:
+    """The input check of a scan. segmentation, threshold: for a CT."""
     spacing = np.linalg.norm(scan.affine[:3, :3], axis=0)
     shape = scan.values.shape
     view = spacing * shape
+    ct = segmentation
     return InputCheck(
         kind="ct" if scan.is_ct else "mask",
         format=scan.format,
@@ -76,48 +86,53 @@ def describe(scan: Scan, found: Segmentation | None = None, threshold: int | Non
         slice_thickness_mm=round(scan.slice_thickness, 3),
         tilt_deg=round(scan.tilt, 2),
         threshold_hu=threshold,
-        metal_ml=None if found is None else round(found.metal_ml, 3),
-        noise_hu=None if found is None or found.noise is None else round(found.noise, 1),
-        streaks_hu=None if found is None or found.streaks is None else round(found.streaks, 1),
-        removed_ml=None if found is None else round(found.removed_ml, 3),
-        warnings=(*scan.notes, *_warnings(scan, view, found)),
+        metal_ml=None if ct is None else round(ct.metal_ml, 3),
+        noise_hu=None if ct is None or ct.noise is None else round(ct.noise, 1),
+        streaks_hu=None if ct is None or ct.streaks is None else round(ct.streaks, 1),
+        removed_ml=None if ct is None else round(ct.removed_ml, 3),
+        warnings=(*scan.notes, *_grid_warnings(scan, view), *([] if ct is None else _ct_warnings(ct))),
     )
 
 
-def _warnings(scan: Scan, view: np.ndarray, found: Segmentation | None) -> list[str]:
-    words = []
-    if scan.slice_thickness > THICK + 1e-3:
-        words.append(
-            f"slices of {scan.slice_thickness:.1f} mm: more than {THICK} mm round off the defect's rim; "
+def _grid_warnings(scan: Scan, view: np.ndarray) -> list[str]:
+    warnings = []
+    if scan.slice_thickness > WARN_SLICE_MM + 1e-3:
+        warnings.append(
+            f"slices of {scan.slice_thickness:.1f} mm: more than {WARN_SLICE_MM} mm round off the defect's rim; "
             "use the thinnest reconstruction there is"
         )
-    if scan.tilt > TILTED:
-        words.append(
-            f"gantry tilt of {scan.tilt:.1f} degrees: taken into account; the files keep the scan's own sheared grid, "
-            "which some viewers show upright: then trust the STL"
+    if scan.tilt > WARN_TILT_DEG:
+        warnings.append(
+            f"gantry tilt of {scan.tilt:.1f} degrees: it is corrected for; the files keep the scan's own sheared grid, "
+            "which some viewers show upright: trust the STL there"
         )
-    if view.min() < NARROW:
-        words.append(f"the scan is only {view.min():.0f} mm wide along one axis: does it hold the whole vault?")
-    if found is None:
-        return words
-    if found.metal_ml >= SOME_METAL:
-        words.append(
-            f"{found.metal_ml:.1f} ml of metal or the like ({METAL} HU or more): it counts as bone; its streaks "
-            "can hide or feign bone in its slices"
+    if view.min() < WARN_VIEW_MM:
+        warnings.append(f"the scan is only {view.min():.0f} mm wide along one axis: does it hold the whole vault?")
+    return warnings
+
+
+def _ct_warnings(ct: Segmentation) -> list[str]:
+    warnings = []
+    if ct.metal_ml >= WARN_METAL_ML:
+        warnings.append(
+            f"{ct.metal_ml:.1f} ml of metal ({METAL} HU or more): it counts as bone, and its streaks can hide bone or "
+            "look like it"
         )
-    if found.streaks is not None and found.streaks > STREAKS:
-        words.append(
-            f"streaks: in slices with metal soft tissue varies by {found.streaks:.0f} HU more than elsewhere: "
-            "that can pass for bone or for a defect; look at the mask (--mask-out)"
+    if ct.streaks is not None and ct.streaks > WARN_STREAKS_HU:
+        warnings.append(
+            f"streaks: in slices with metal soft tissue varies by {ct.streaks:.0f} HU more than elsewhere, which can "
+            "look like bone or like a defect; check the mask (--mask-out)"
         )
-    if found.noise is not None and found.noise > NOISY:
-        words.append(
-            f"noise of {found.noise:.0f} HU in the brain: it can pass for bone; use a smoother kernel or a higher "
-            "--threshold, and look at the mask (--mask-out)"
+    if ct.noise is not None and ct.noise > WARN_NOISE_HU:
+        warnings.append(
+            f"noise of {ct.noise:.0f} HU in the brain, which can look like bone; use a smoother kernel or a higher "
+            "--threshold, and check the mask (--mask-out)"
         )
-    if found.skull.ml < LITTLE:
-        words.append(f"only {found.skull.ml:.0f} ml of bone: is the threshold too high, or the scan no whole head?")
-    return words
+    if ct.skull.ml < WARN_BONE_ML:
+        warnings.append(
+            f"only {ct.skull.ml:.0f} ml of bone: is the threshold too high, or does the scan not hold a whole head?"
+        )
+    return warnings
 
 
 def _rounded(values: np.ndarray, digits: int) -> tuple[float, float, float]:

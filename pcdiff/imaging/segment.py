@@ -1,7 +1,6 @@
-"""A CT becomes a mask of the skull: bone by its HU, without table, holder and loose pieces, and with every defect in
-it.
+"""Segmentation of the skull in a CT: bone by its HU, without table, head holder and loose pieces.
 
-Nothing is closed and nothing is filled: the defect is what it is all about.
+No hole is closed or filled: that would remove the defect.
 """
 
 from __future__ import annotations
@@ -19,27 +18,28 @@ from pcdiff.imaging.scan import Scan, plane_distances
 
 # Above blood, calcified falx and most contrast medium (up to about 300 HU), and so far above brain that noise of 80 HU
 # leaves single voxels only; below nearly all diploe (300 to 700 HU) and cortical bone (above 1000). Half way from brain
-# to a thin wall that fills half a voxel.
+# to thin bone that fills half a voxel.
 THRESHOLD = 300
-RANGE = (100, 1500)  # HU that a threshold for bone may have
+THRESHOLD_RANGE = (100, 1500)  # HU
 METAL = 3000  # HU; 12-bit scanners end at 3071, enamel hardly reaches it
-BODY = -300  # HU, half way from air to fat: what is denser is patient, or table
-COARSE = 2.0  # mm, the spacing at which patient and table are told apart
-OPENING = 8.0  # mm: a shell thinner than twice this is no head
-REACH = 8.0  # mm beyond the opened head in which bone counts: nose and ears; a holder's shell there is loose
-SMALLEST_HEAD = 300.0  # ml; an opened body that has less is bone without soft tissue
-SAMPLES, FEWEST = 100_000, 500  # voxels of soft tissue that noise and streaks are measured on: at most, at least
-ISLAND = 1.0  # ml, the smallest loose piece of bone that is kept
-SCALP = 2.0  # mm of it over all but a twentieth of a loose piece; else it is a holder, flush with the skin
-DEEP = 25.0  # mm beneath the skin: a loose piece below this is no vault, but contrast medium or a neck
+BODY = -300  # HU, half way from air to fat; denser voxels are patient or table
+COARSE_MM = 2.0  # the grid on which the head is found
+OPENING_MM = 8.0  # radius: the head is thicker than twice this, table and holder are shells and thinner
+NEAR_HEAD_MM = 8.0  # around the opened head, where bone counts: nose and ears
+MIN_HEAD_ML = 300.0  # a smaller opened body is bone without soft tissue
+MAX_SAMPLES, MIN_SAMPLES = 100_000, 500  # voxels of soft tissue in which noise and streaks are measured
+MIN_ISLAND_ML = 1.0  # loose pieces of bone that are smaller are removed
+SCALP_MM = 2.0  # over 95 % of a loose piece; with less it is a holder, flush with the skin
+DEEP_MM = 25.0  # below the skin; a loose piece deeper than this is contrast medium or neck, not vault
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """skull: on the CT's grid. removed_ml: as dense as bone, and left out. metal_ml: of the skull and near it.
+    """A skull and the quality of the CT that it was segmented from.
 
-    noise: HU, standard deviation within the head's soft tissue; None where there is none. streaks: HU by which it
-    spreads more in slices (third index) with metal; None without metal there.
+    skull: on the CT's grid. removed_ml: as dense as bone, but removed. metal_ml: in the skull and near it.
+    noise: HU, standard deviation in the soft tissue of the head; None without soft tissue.
+    streaks: HU by which soft tissue varies more in slices (third index) with metal; None without metal.
     """
 
     skull: Volume
@@ -50,112 +50,116 @@ class Segmentation:
 
 
 def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
-    """The skull in a CT: its largest piece of bone, and islands of 1 ml or more near the head's surface.
+    """The skull in a CT: the largest component of bone, and islands of 1 ml or more near the head's surface.
 
-    threshold: HU from which a voxel is bone. Raises InputError where there is no bone, or for a threshold that is none.
+    threshold: HU from which a voxel is bone. Raises InputError for a CT without bone and a threshold out of range.
     """
-    low, high = RANGE
+    low, high = THRESHOLD_RANGE
     if not low <= threshold <= high:
         raise InputError(f"threshold: expected {low} to {high} HU, got {threshold}; bone begins at about {THRESHOLD}")
     dense = ct.values >= threshold
-    volume = Volume(dense, ct.affine, ct.header)
-    body = _body(ct)
+    head = _find_head(ct)
     first, last = bounding_box(dense)
     if not (last > first).all():
         raise InputError(f"no bone: expected voxels of {threshold} HU or more, got none; lower --threshold")
     box = box_slices(first, last)
-    near = dense[box] if body is None else dense[box] & body.near(first, last)
-    labels, _ = ndimage.label(near)
-    counts = np.bincount(labels.ravel())
-    counts[0] = 0
-    if counts.max() == 0:
+    near = dense[box] if head is None else dense[box] & head.near(first, last)
+    if not near.any():
         raise InputError(f"no bone: expected {threshold} HU or more within the head, got none; lower --threshold")
-    kept = counts == counts.max()
-    if body is not None:
-        places = ndimage.find_objects(labels)
-        for label in np.flatnonzero((counts * volume.voxel_ml >= ISLAND) & ~kept):
-            place = places[label - 1]
-            corner = first + [along.start for along in place]
-            kept[label] = body.is_island(np.argwhere(labels[place] == label) + corner)
-    skull = np.zeros(dense.shape, bool, order="F")
-    skull[box] = kept[labels]
+
+    skull = Volume(np.zeros(dense.shape, bool, order="F"), ct.affine, ct.header)
+    skull.mask[box] = _skull_components(near, head, first, skull.voxel_ml)
     metal = near & (ct.values[box] >= METAL)
     slices = np.zeros(dense.shape[2], bool)
     slices[box[2]] = metal.any((0, 1))
-    noise, streaks = (None, None) if body is None else _quality(ct, body, threshold, slices)
-    removed = np.count_nonzero(dense) - np.count_nonzero(skull)
-    return Segmentation(
-        Volume(skull, ct.affine, ct.header),
-        float(removed * volume.voxel_ml),
-        float(np.count_nonzero(metal) * volume.voxel_ml),
-        noise,
-        streaks,
-    )
+    noise, streaks = (None, None) if head is None else _noise_and_streaks(ct, head, threshold, slices)
+    removed = np.count_nonzero(dense) - np.count_nonzero(skull.mask)
+    metal_ml = float(np.count_nonzero(metal) * skull.voxel_ml)
+    return Segmentation(skull, float(removed * skull.voxel_ml), metal_ml, noise, streaks)
 
 
 @dataclass(frozen=True)
-class _Body:
-    """The opened head on a coarse grid, every `step` voxels. outside: mm to it; depth: mm beneath the skin."""
+class _Head:
+    """The patient's head on a coarse grid, every `step` voxels. outside: mm to it; depth: mm below the skin."""
 
     outside: np.ndarray
     depth: np.ndarray
     step: np.ndarray
 
     def near(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Bool on the CT's voxels first <= index < last: within reach of the head."""
+        """Bool on the CT's voxels first <= index < last: in the head or near it."""
         at = [np.arange(a, b) // step for a, b, step in zip(first, last, self.step, strict=True)]
-        return (self.outside <= REACH)[np.ix_(*at)]
+        return (self.outside <= NEAR_HEAD_MM)[np.ix_(*at)]
 
     def is_island(self, index: np.ndarray) -> bool:
-        """Do these voxels (N, 3) lie beneath the scalp, where the vault does?"""
+        """Whether voxels (N, 3) lie under the scalp and not deeper than the vault."""
         top, middle = np.percentile(self.depth[tuple((index // self.step).T)], [5, 50])
-        return bool(top >= SCALP and middle <= DEEP)
+        return bool(top >= SCALP_MM and middle <= DEEP_MM)
 
 
-def _body(ct: Scan) -> _Body | None:
+def _find_head(ct: Scan) -> _Head | None:
     """The patient's head, None for bone without soft tissue.
 
-    What is no air, opened by a ball: that parts the head from table and holder, shells, even where they touch.
+    All that is denser than air is opened by a ball. This removes table and holder, which are shells, even where they
+    touch the head.
     """
-    step = np.maximum(1, np.round(COARSE / ct.distances)).astype(int)
-    # Sampled, not averaged: the mean of a shell and air is neither.
+    step = np.maximum(1, np.round(COARSE_MM / ct.distances)).astype(int)
+    # Sampled, not averaged: the mean of shell and air would be neither.
     solid = ndimage.binary_fill_holes(ct.values[tuple(slice(None, None, s) for s in step)] > BODY)
     spacing = plane_distances(ct.affine @ np.diag([*step, 1.0]))
-    core = largest_components(ndimage.distance_transform_edt(solid, spacing) > OPENING)
+    core = largest_components(ndimage.distance_transform_edt(solid, spacing) > OPENING_MM)
     if not core.any():
         return None
-    outside = np.maximum(ndimage.distance_transform_edt(~core, spacing) - OPENING, 0)
+    outside = np.maximum(ndimage.distance_transform_edt(~core, spacing) - OPENING_MM, 0)
     head = outside == 0
     voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000
-    if np.count_nonzero(head) * voxel_ml < SMALLEST_HEAD:
+    if np.count_nonzero(head) * voxel_ml < MIN_HEAD_ML:
         return None
     # The skin lies half way to the first voxel outside.
     depth = np.maximum(ndimage.distance_transform_edt(head, spacing) - spacing.min() / 2, 0)
-    return _Body(outside, depth, step)
+    return _Head(outside, depth, step)
 
 
-def _quality(ct: Scan, body: _Body, threshold: int, metal: np.ndarray) -> tuple[float | None, float | None]:
-    """(noise, streaks) HU of soft tissue deep in the head, see `Segmentation`. metal: (K,) bool, slices that hold some.
+def _skull_components(near: np.ndarray, head: _Head | None, first: np.ndarray, voxel_ml: float) -> np.ndarray:
+    """The largest component of the bone (i, j, k) near the head, and islands of bone under the scalp.
 
-    Noise is the robust standard deviation of neighbours' difference; streaks are what the tissue spreads more in slices
-    with metal than in those without, in quadrature.
+    first: (3,) index of the first voxel in the CT.
     """
-    deep = np.argwhere(body.depth > DEEP) * body.step
+    labels, _ = ndimage.label(near)
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    selected = counts == counts.max()
+    if head is not None:
+        boxes = ndimage.find_objects(labels)
+        for label in np.flatnonzero((counts * voxel_ml >= MIN_ISLAND_ML) & ~selected):
+            box = boxes[label - 1]
+            corner = first + [along.start for along in box]
+            selected[label] = head.is_island(np.argwhere(labels[box] == label) + corner)
+    return selected[labels]
+
+
+def _noise_and_streaks(ct: Scan, head: _Head, threshold: int, metal: np.ndarray) -> tuple[float | None, float | None]:
+    """(noise, streaks) in HU of soft tissue deep in the head, see `Segmentation`. metal: (K,) bool, slices with metal.
+
+    Noise is the robust standard deviation of the difference between neighbours. Streaks are the additional standard
+    deviation, in quadrature, of the tissue in slices with metal.
+    """
+    deep = np.argwhere(head.depth > DEEP_MM) * head.step
     deep = deep[deep[:, 0] + 1 < ct.values.shape[0]]
-    deep = deep[:: max(1, len(deep) // SAMPLES)]
+    deep = deep[:: max(1, len(deep) // MAX_SAMPLES)]
     here = ct.values[tuple(deep.T)].astype(float)
     beside = ct.values[tuple((deep + np.array([1, 0, 0])).T)].astype(float)
     soft = (np.minimum(here, beside) > BODY) & (np.maximum(here, beside) < max(threshold, THRESHOLD))
     here, beside, near_metal = here[soft], beside[soft], metal[deep[soft, 2]]
-    if len(here) < FEWEST:
+    if len(here) < MIN_SAMPLES:
         return None, None
-    noise = _spread(here - beside) / math.sqrt(2)
-    if min(np.count_nonzero(near_metal), np.count_nonzero(~near_metal)) < FEWEST:
+    noise = _robust_std(here - beside) / math.sqrt(2)
+    if min(np.count_nonzero(near_metal), np.count_nonzero(~near_metal)) < MIN_SAMPLES:
         return noise, None
-    more = _spread(here[near_metal]) ** 2 - _spread(here[~near_metal]) ** 2
+    more = _robust_std(here[near_metal]) ** 2 - _robust_std(here[~near_metal]) ** 2
     return noise, math.sqrt(max(more, 0.0))
 
 
-def _spread(values: np.ndarray) -> float:
-    """Robust standard deviation: 1.4826 times the median absolute deviation."""
+def _robust_std(values: np.ndarray) -> float:
+    """1.4826 times the median absolute deviation."""
     return float(1.4826 * np.median(np.abs(values - np.median(values))))

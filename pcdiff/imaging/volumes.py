@@ -1,4 +1,4 @@
-"""Masks and maps from image files and back."""
+"""Reading masks from image files, and writing masks and maps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SPACING_RANGE = (0.1, 5.0)  # mm
 
 
 class NotAMask(InputError):
-    """A sound image whose values are more than 0 and one other: a CT, or several labels."""
+    """An image with more values than 0 and one other: a CT, or several labels."""
 
 
 def read_volume(path: str | Path) -> Volume:
     """A mask from NRRD (.nrrd), NIfTI-1 (.nii, .nii.gz) or MetaImage (.mha, .mhd), any numeric type, values {0, x}.
 
-    Index order is the file's own; the affine takes voxel centres to LPS mm, whatever the file's patient space.
-    Raises InputError for a missing, empty, damaged or truncated file, an unknown format, an image that is not 3D,
-    a grid without a sound geometry, and values that are not those of a mask or hold no bone.
+    The index order is that of the file; the affine maps voxel centres to LPS mm, whatever the patient space of the
+    file. Raises InputError for a missing, empty, damaged or truncated file, an unknown format, an image that is not 3D,
+    an invalid geometry, and values that are not those of a mask or hold no bone.
     """
     path = Path(path)
     image = open_image(path)
@@ -33,7 +33,7 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def open_image(path: Path) -> Image:
-    """The header of an image file, its geometry found sound; values come when asked for. Errors as `read_volume`."""
+    """Reads the header of an image file and checks its geometry; values are read later. Errors as `read_volume`."""
     if not path.is_file():
         raise InputError(f"{path}: expected an image file, found none; check the path")
     if path.stat().st_size == 0:
@@ -44,36 +44,43 @@ def open_image(path: Path) -> Image:
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
-    """The mask as uint8 0/1, gzip, onto the grid it was read from (geometry verbatim where the format is the same).
+    """Writes the mask as uint8 0/1, gzip, on the grid that it was read from.
 
-    Format by suffix: .nrrd, .nii, .nii.gz, .mha. Same volume, same bytes: no time stamp. Raises InputError where the
-    folder is missing or not writable; a failure leaves nothing behind and an older file untouched.
+    The suffix decides the format: .nrrd, .nii, .nii.gz or .mha. In the format of the input the geometry is copied
+    verbatim. The same volume gives the same bytes. Raises InputError for a missing or unwritable folder; a failure
+    leaves an older file unchanged.
     """
     _write(volume.mask.view(np.uint8), volume, Path(path))
 
 
 def write_map(values: np.ndarray, like: Volume, path: str | Path) -> None:
-    """(I, J, K) values, e.g. an uncertainty in mm, as float32 on the grid of `like`; else as `write_volume`."""
+    """Writes (I, J, K) values, such as an uncertainty, as float32 on the grid of `like`; otherwise as `write_volume`.
+
+    Raises ValueError for another shape.
+    """
     if values.shape != like.mask.shape:
         raise ValueError(f"values must have the grid's shape {like.mask.shape}, got {values.shape}")
     _write(values.astype(np.float32, copy=False), like, Path(path))
 
 
 def check_affine(path: Path, affine: np.ndarray) -> None:
-    """Raises InputError for a grid that is no place in a patient: no numbers, odd spacings, axes in one plane."""
+    """Raises InputError for an impossible grid: NaN, spacing out of range, or axes in one plane."""
     low, high = SPACING_RANGE
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: spacing or origin is missing (not a number); export it with its geometry")
     if spacing.min() < low * (1 - 1e-6) or spacing.max() > high * (1 + 1e-6):
         got = " x ".join(f"{s:.4g}" for s in spacing)
-        raise InputError(f"{path}: expected a spacing of {low:g} to {high:g} mm, got {got}; mend the header")
+        raise InputError(f"{path}: expected a spacing of {low:g} to {high:g} mm, got {got}; correct the header")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.1:  # 1: perpendicular axes; 30 degrees of gantry tilt: 0.87
-        raise InputError(f"{path}: the image axes lie in one plane (degenerate directions); mend the header")
+        raise InputError(f"{path}: the image axes lie in one plane (degenerate directions); correct the header")
 
 
 def mask_values(path: Path, image: Image) -> np.ndarray:
-    """(I, J, K) bool of an image's values 0 and one other. Raises NotAMask for more, InputError for no bone."""
+    """(I, J, K) bool: the mask of an image with the value 0 and one other.
+
+    Raises NotAMask for more values, InputError for a mask without bone or without background.
+    """
     flat = np.empty(math.prod(image.shape), bool)
     value, start = None, 0
     for run in image.runs:

@@ -1,6 +1,6 @@
-"""File formats of volumes, one file each, behind two functions: `open_image(path)` and `save_image(...)`.
+"""File formats of volumes, one module each with two functions: `open_image(path)` and `save_image(...)`.
 
-DICOM (`dicom.py`) is read only, and a folder.
+DICOM (`dicom.py`) is different: it can only be read, and is a folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pcdiff.imaging.formats.image import Image
 
 @dataclass(frozen=True)
 class Format:
-    """read: path -> header and values to come. write: values (I, J, K), affine, the header kept from reading, path."""
+    """A file format. read: path -> `Image`. write: values (I, J, K), affine, header of the input, path."""
 
     name: str
     read: Callable[[Path], Image]
@@ -38,7 +38,7 @@ FORMATS = {
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix in FORMATS that a file name ends with. Raises InputError for any other."""
+    """The suffix of a file name, one of FORMATS. Raises InputError for another."""
     for suffix in FORMATS:
         if path.name.lower().endswith(suffix):
             return suffix
@@ -48,7 +48,7 @@ def suffix_of(path: Path) -> str:
 
 
 def format_of(path: Path) -> Format:
-    """The format of a file by its first bytes; where they say nothing, by its name. Raises InputError for another."""
+    """The format of a file by its first bytes, or else by its suffix. Raises InputError for an unknown format."""
     with path.open("rb") as file:
         head = file.read(2**12)
     if head.startswith(b"NRRD000"):

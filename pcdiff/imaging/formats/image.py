@@ -1,4 +1,4 @@
-"""What the readers share: an image whose values come in runs, so that memory stays near the mask's own size."""
+"""What all formats share: an image whose values are read in runs, so that memory stays near the size of the mask."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import numpy as np
 from pcdiff.errors import InputError
 
 MAX_VOXELS = 2**31
-RUN = 2**22  # values handled at a time
+RUN = 2**22  # values that are read at a time
 
 
 @dataclass(frozen=True)
 class Image:
-    """A file whose header was read: values come as flat runs, first index fastest, when they are asked for.
+    """An image file whose header has been read; `runs` reads its values, flat, first index fastest.
 
-    slice_thickness: mm, where the file tells of it beside the slices' distance. notes: how it was read, in words.
+    slice_thickness: mm, if the header states it besides the distance between slices. notes: for the user.
     """
 
     shape: tuple[int, int, int]
@@ -35,7 +35,7 @@ class Image:
 
 
 def checked_shape(path: Path, sizes: list[int]) -> tuple[int, int, int]:
-    """The sizes of a 3D image of at most 2**31 voxels; InputError for anything else."""
+    """The sizes of a 3D image of at most 2**31 voxels. Raises InputError for other sizes."""
     if len(sizes) != 3 or min(sizes) < 1:
         raise InputError(f"{path}: expected a 3D image, got size {'x'.join(map(str, sizes))}; export one 3D volume")
     if math.prod(sizes) > MAX_VOXELS:
@@ -44,14 +44,17 @@ def checked_shape(path: Path, sizes: list[int]) -> tuple[int, int, int]:
 
 
 def damaged(path: Path) -> InputError:
-    """What to raise for image data that ends early or fails its checksum."""
+    """The error for image data that end early or fail their checksum."""
     return InputError(f"{path}: the image data is truncated or damaged; copy or export the file again")
 
 
 def read_runs(
     path: Path, encoding: str, dtype: np.dtype, count: int, at: int = 0, skip: int = 0
 ) -> Iterator[np.ndarray]:
-    """`count` values as runs: the stream begins at byte `at` of the file, the values `skip` decoded bytes later."""
+    """`count` values in runs. The stream begins at byte `at` of the file, the values `skip` decoded bytes later.
+
+    encoding: raw, gzip or bzip2. Raises InputError for a file that ends early or is damaged.
+    """
     with path.open("rb") as file:
         file.seek(at)
         try:
@@ -65,23 +68,23 @@ def read_runs(
                 if run.size < min(RUN, count - start):
                     raise EOFError
                 yield run
-            stream.read(1)  # a compressed stream is only whole once its checksum was read
+            stream.read(1)  # makes a compressed stream check its checksum
         except (EOFError, OSError, zlib.error) as error:
             raise damaged(path) from error
 
 
 def runs_of(values: np.ndarray) -> Iterator[np.ndarray]:
-    """(N,) values as runs, views."""
+    """(N,) values in runs, which are views."""
     for start in range(0, values.size, RUN):
         yield values[start : start + RUN]
 
 
 def write_runs(values: np.ndarray, stream: IO[bytes]) -> None:
-    """(I, J, K) values onto a stream, first index fastest, in runs."""
-    for completed_surface in np.array_split(values.T, max(1, values.size // RUN)):  # (k, j, i)
-        stream.write(np.ascontiguousarray(completed_surface).data)
+    """Writes (I, J, K) values to a stream in runs, first index fastest."""
+    for run in np.array_split(values.T, max(1, values.size // RUN)):  # (k, j, i)
+        stream.write(np.ascontiguousarray(run).data)
 
 
 def gzip_writer(file: IO[bytes]) -> IO[bytes]:
-    """A gzip stream without name and time: the same volume gives the same bytes."""
+    """A gzip stream without name and time, so that the same volume gives the same bytes."""
     return cast(IO[bytes], gzip.GzipFile("", "wb", 1, file, mtime=0))

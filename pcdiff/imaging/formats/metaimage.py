@@ -1,4 +1,4 @@
-"""MetaImage (.mha, and .mhd with its data beside), by SimpleITK."""
+"""MetaImage (.mha, or .mhd with a data file), by SimpleITK."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcdiff.imaging.formats.image import Image, checked_shape, damaged, runs_of
 
 
 def open_image(path: Path) -> Image:
-    """Reads the header; raises InputError for what is not a sound MetaImage of one value per voxel."""
+    """Reads the header. Raises InputError for a file that is not a valid MetaImage with one value per voxel."""
     import SimpleITK as sitk
 
     with path.open("rb") as file:
@@ -22,7 +22,7 @@ def open_image(path: Path) -> Image:
     named = re.search(rb"^ElementDataFile *= *(.+?) *\r?$", head, re.MULTILINE)
     local = named is not None and named[1] == b"LOCAL"
     if named is None or (path.suffix.lower() == ".mhd") == local:
-        raise InputError(f"{path}: not a sound MetaImage header (ElementDataFile); export it again")
+        raise InputError(f"{path}: not a valid MetaImage header (ElementDataFile); export it again")
     beside = named[1].decode("utf8", "replace")
     if not local and (re.search(r"[/\\ %]", beside) or not path.with_name(beside).is_file()):
         raise InputError(f"{path}: expected one data file beside the header, got '{beside}'; save it as .mha")
@@ -34,7 +34,7 @@ def open_image(path: Path) -> Image:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"{path}: not a sound MetaImage header; export it again") from error
+        raise InputError(f"{path}: not a valid MetaImage header; export it again") from error
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path}: expected one value per voxel, got {reader.GetNumberOfComponents()}; save a mask")
     shape = checked_shape(path, list(reader.GetSize()))
@@ -59,7 +59,7 @@ def _affine(header: dict[str, Any]) -> np.ndarray:
 
 
 def save_image(values: np.ndarray, affine: np.ndarray, header: dict[str, Any] | None, path: Path) -> None:
-    """MetaImage of (I, J, K) uint8 or float32; geometry verbatim where `header` is of the same grid."""
+    """Writes (I, J, K) uint8 or float32; the geometry is copied from `header` if that describes the same grid."""
     import SimpleITK as sitk
 
     if header is None or "direction" not in header or not np.array_equal(_affine(header), affine):

@@ -1,6 +1,6 @@
-"""NIfTI-1 in one file (.nii, .nii.gz), by its own header nifti1.h.
+"""NIfTI-1 in one file (.nii, .nii.gz), as specified in nifti1.h.
 
-SimpleITK reads truncated files as zeros and refuses the sheared sform of a tilted gantry.
+SimpleITK is not used: it reads truncated files as zeros and refuses the sheared sform of a tilted gantry.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8",
 
 
 def open_image(path: Path) -> Image:
-    """Reads the header; raises InputError for what is not a sound NIfTI-1 image in one file."""
+    """Reads the header. Raises InputError for a file that is not a valid NIfTI-1 image in one file."""
     with path.open("rb") as file:
         encoding = "gzip" if file.read(2) == b"\x1f\x8b" else "raw"
     raw = b"".join(run.tobytes() for run in read_runs(path, encoding, np.dtype("u1"), 352))[:348]
@@ -31,23 +31,23 @@ def open_image(path: Path) -> Image:
     code = struct.unpack(f"{order}h", raw[70:72])[0]
     begin, slope, inter = struct.unpack(f"{order}3f", raw[108:120])
     if code not in TYPES:
-        raise InputError(f"{path}: NIfTI data type {code} is not that of a mask; save it as uint8")
+        raise InputError(f"{path}: NIfTI data type {code} is not read; save it as uint8 or int16")
     sizes = sizes[: max(rank, 0)]
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     shape = checked_shape(path, sizes)
     if not 352 <= begin <= 2**24:
-        raise InputError(f"{path}: the NIfTI header is not sound (vox_offset {begin:g}); export it again")
+        raise InputError(f"{path}: the NIfTI header is not valid (vox_offset {begin:g}); export it again")
     runs = read_runs(path, encoding, np.dtype(order + TYPES[code]), math.prod(shape), skip=int(begin))
     if slope and math.isfinite(slope) and math.isfinite(inter) and (slope, inter) != (1, 0):
         runs = (run * slope + inter for run in runs)
     placed = any(code > 0 for code in struct.unpack(f"{order}2h", raw[252:256]))
-    notes = () if placed else ("the file does not say which way the patient lies: RAS axes are assumed",)
+    notes = () if placed else ("the file does not state the patient's orientation: RAS axes are assumed",)
     return Image(shape, _affine(raw), {"nifti": raw}, runs, notes=notes)
 
 
 def _affine(raw: bytes) -> np.ndarray:
-    """sform, else qform, else pixdim alone (methods 3, 2, 1 of nifti1.h), all RAS in the file."""
+    """(4, 4) index -> LPS mm by sform, else qform, else pixdim alone (methods 3, 2, 1 of nifti1.h); the file is RAS."""
     order = "<" if raw[:4] == struct.pack("<i", 348) else ">"
     pixdim = struct.unpack(f"{order}8f", raw[76:108])
     qform, sform = struct.unpack(f"{order}2h", raw[252:256])
@@ -72,7 +72,10 @@ def _affine(raw: bytes) -> np.ndarray:
 
 
 def save_image(values: np.ndarray, affine: np.ndarray, header: dict[str, Any] | None, path: Path) -> None:
-    """NIfTI-1 of (I, J, K) uint8 or float32; geometry verbatim where `header` is of the same grid, else an sform."""
+    """Writes (I, J, K) uint8 or float32; the geometry is copied from `header` if that describes the same grid.
+
+    Otherwise it is written as an sform. Raises InputError for an axis of more than 32767 voxels.
+    """
     head = _head(values, affine, (header or {}).get("nifti"))
     packed = path.suffix.lower() == ".gz"
     with path.open("wb") as file, gzip_writer(file) if packed else nullcontext(file) as stream:

@@ -1,4 +1,4 @@
-"""NRRD: attached header, raw, gzip or bzip2; geometry by pynrrd, values by ourselves, in runs."""
+"""NRRD with an attached header, raw, gzip or bzip2. pynrrd parses the geometry; values are read in runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.imaging.formats.image import Image, checked_shape, gzip_writer, read_runs, write_runs
 
-# Sign of each patient axis on the way to LPS; no name at all is taken as LPS.
+# Sign of each patient axis relative to LPS; a file without a space is taken as LPS.
 SPACES = {
     "": (1, 1, 1),
     "lps": (1, 1, 1),
@@ -23,7 +23,7 @@ SPACES = {
     "las": (1, -1, 1),
     "left-anterior-superior": (1, -1, 1),
 }
-# What a result inherits from its input's header. Key/value pairs stay behind: they may name the patient.
+# Fields that a result copies from its input. Key/value pairs are not copied: they may name the patient.
 GEOMETRY = (
     *("space", "space dimension", "space directions", "space origin", "space units", "measurement frame"),
     *("spacings", "units", "kinds", "centerings"),
@@ -48,7 +48,7 @@ TYPES = {
 
 
 def open_image(path: Path) -> Image:
-    """Reads the header; raises InputError for what is not a sound NRRD file with attached data."""
+    """Reads the header. Raises InputError for a file that is not a valid NRRD file with attached data."""
     with path.open("rb") as file:
         head = file.read(2**20)
     end = re.search(rb"\r?\n\r?\n", head)
@@ -64,7 +64,7 @@ def open_image(path: Path) -> Image:
     if fields.get("encoding", "").lower() not in ENCODINGS:
         raise InputError(f"{path}: NRRD encoding {fields.get('encoding')} is not read; save it as gzip")
     if fields.get("type", "").lower() not in TYPES:
-        raise InputError(f"{path}: NRRD type {fields.get('type')} is not that of a mask; save it as uint8")
+        raise InputError(f"{path}: NRRD type {fields.get('type')} is not read; save it as uint8 or int16")
     dtype = np.dtype(("<" if fields.get("endian", "little") == "little" else ">") + TYPES[fields["type"].lower()])
     header = {name: fields[name] for name in GEOMETRY if name in fields}
     shape = checked_shape(path, [int(size) for size in re.findall(r"-?\d+", fields.get("sizes", ""))])
@@ -74,9 +74,9 @@ def open_image(path: Path) -> Image:
         raise InputError(f"{path}: {error}") from error
     except (nrrd.errors.NRRDError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: the NRRD header is not sound ({reason}); export it again") from error
+        raise InputError(f"{path}: the NRRD header is not valid ({reason}); export it again") from error
     encoding = ENCODINGS[fields["encoding"].lower()]
-    notes = () if header.get("space") else ("the file does not say which way the patient lies: LPS is assumed",)
+    notes = () if header.get("space") else ("the file does not state the patient's orientation: LPS is assumed",)
     runs = read_runs(path, encoding, dtype, math.prod(shape), at=end.end())
     return Image(shape, affine, header, runs, notes=notes)
 
@@ -100,7 +100,7 @@ def _affine(header: dict[str, str]) -> np.ndarray:
 
 
 def save_image(values: np.ndarray, affine: np.ndarray, header: dict[str, Any] | None, path: Path) -> None:
-    """Gzip NRRD of (I, J, K) uint8 or float32; `header` verbatim where it is of the same grid, else LPS."""
+    """Writes (I, J, K) uint8 or float32, gzip; `header` is copied if it describes the same grid, else LPS is used."""
     with path.open("wb") as file:
         file.write(_head(values, affine, header or {}))
         with gzip_writer(file) as stream:

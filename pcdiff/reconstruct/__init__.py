@@ -1,4 +1,4 @@
-"""Stage 2: oriented points of the completed bone -> the implant as a volume on the scan's own grid."""
+"""Stage 2: from oriented points of the completed bone to the implant as a volume on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from pcdiff.reconstruct.finish import finish
 
 __all__ = ["BACKENDS", "Indicator", "finish", "indicator", "reconstruct", "reconstruct_ensemble", "region"]
 
-# points, skull, low, high -> (high - low) float32; one contract, see `spectral.solve`.
+# points, skull, low, high -> indicator (high - low) float32, see `spectral.solve`.
 BACKENDS: dict[str, Callable[[PointCloud, Volume, np.ndarray, np.ndarray], np.ndarray]] = {
     "spectral": spectral.solve,
     "screened": screened.solve,
 }
 
 
+OUTSIDE_MM = 50.0  # points may lie this far outside a scan that cuts off the vault; more is another coordinate space
+
+
 @dataclass(frozen=True)
 class Indicator:
-    """Where bone should be, on a crop of the skull's grid.
+    """The indicator function of the completed bone on a crop of the skull's grid.
 
     values: (i, j, k) float32; ~1 inside the completed bone, ~0 outside, 0.5 at its surface.
     low:    (3,) int, index of the crop's first voxel on the skull's grid.
@@ -34,14 +37,10 @@ class Indicator:
     low: np.ndarray
 
 
-OUTSIDE_MM = 50.0  # a vault cut off by the field of view may lie this far outside the grid; more is a mix-up of frames
-
-
 def region(points: PointCloud, skull: Volume, margin_mm: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high): the box low <= index < high that holds the points and a margin, clipped to the skull's grid.
+    """(low, high), (3,) int each: the box of the points and a margin on the skull's grid, clipped to it.
 
-    InputError: points that lie outside the grid, so that the box would be empty or the solve too large.
-    ValueError: coordinates that are not finite.
+    Raises InputError for points outside the grid, and ValueError for coordinates that are not finite.
     """
     if not np.isfinite(points.points).all():
         raise ValueError("points must be finite, got NaN or infinity")
@@ -64,13 +63,21 @@ def indicator(
     backend: str = "spectral",
     box: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Indicator:
-    """Indicator of the solid that the points enclose, on `box` (default: their `region`) of the skull's grid.
+    """The indicator function of the solid that the points enclose.
 
-    points: a closed completed surface, outward normals, mm: both tables over defect and band, and the band's side
-    wall. Only the grid
-    of `skull` is used. backend: a name in `BACKENDS`. Give candidates of one ensemble the same box to average them.
+    Args:
+        points: A closed completed surface with outward normals, mm: outer and inner table over the defect and a band of
+            bone around it, and the side of the band.
+        skull: Only its grid is used.
+        backend: A name in `BACKENDS`.
+        box: (low, high) on the skull's grid, by default the points' `region`. Candidates of one ensemble need the same
+            box so that they can be averaged.
 
-    InputError: unknown backend, or points outside the grid.
+    Returns:
+        The indicator on the box.
+
+    Raises:
+        InputError: Unknown backend, or points outside the grid.
     """
     solve = backend_named(backend)
     low, high = region(points, skull) if box is None else box
@@ -78,31 +85,30 @@ def indicator(
 
 
 def backend_named(name: str) -> Callable[[PointCloud, Volume, np.ndarray, np.ndarray], np.ndarray]:
-    """One of `BACKENDS`. Raises InputError for another name."""
+    """The backend of a name in `BACKENDS`. Raises InputError for another name."""
     if name not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}; choose one of them")
     return BACKENDS[name]
 
 
 def reconstruct(points: PointCloud | Sequence[PointCloud], skull: Volume, backend: str = "spectral") -> Volume:
-    """Labelled completed surface points, or several candidates of them -> the implant, bool on the skull's grid.
+    """The implant on the skull's grid.
 
-    Of several candidates the mean indicator is thresholded: unlike a vote of masks it keeps each candidate's sub-voxel
-    surface, so that two candidates 2 mm apart yield the surface midway.
-
-    InputError: as `indicator`.
+    points: the completed surface with `defect` labels, or several candidates of it. The candidates' mean indicator is
+    thresholded: unlike a vote of masks it keeps their sub-voxel surfaces, so that two candidates 2 mm apart give the
+    surface midway. Raises InputError as `indicator`, and ValueError for no candidate or points without labels.
     """
-    return _solids(points, skull, backend, each=False)[0]
+    return _reconstruct(points, skull, backend, each=False)[0]
 
 
 def reconstruct_ensemble(
     candidates: Sequence[PointCloud], skull: Volume, backend: str = "spectral"
 ) -> tuple[Volume, list[Volume]]:
-    """The implant, as `reconstruct` makes it, and each candidate as an implant of its own; each is solved for once."""
-    return _solids(candidates, skull, backend, each=True)
+    """The implant as `reconstruct` returns it, and each candidate as an implant of its own."""
+    return _reconstruct(candidates, skull, backend, each=True)
 
 
-def _solids(
+def _reconstruct(
     points: PointCloud | Sequence[PointCloud], skull: Volume, backend: str, each: bool
 ) -> tuple[Volume, list[Volume]]:
     candidates = [points] if isinstance(points, PointCloud) else list(points)

@@ -1,7 +1,7 @@
-"""Differentiable Poisson surface reconstruction in the unit cube, and the same where the solid is only.
+"""Differentiable Poisson surface reconstruction in the unit cube, or only in a box around the solid.
 
-Peng et al., Shape As Points (NeurIPS 2021), eq. 4 to 8, with the constants of Friedrich et al. (MICCAI 2023). Unlike
-`pcdiff.reconstruct.spectral` it takes every point's area from the length of its normal, and its field is periodic.
+Peng et al., Shape As Points (NeurIPS 2021), eq. 4 to 8, with the constants of Friedrich et al. (MICCAI 2023). Unlike in
+`pcdiff.reconstruct.spectral`, the area of a point is the length of its normal, and the field is periodic.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch.nn import functional
 
 from pcdiff.geometry.trilinear import trilinear_corners
 
-SIGMA = 2.0
-COARSENING = 4  # cells of the full grid along each side of a cell of the coarse one, see `poisson_region`
-MARGIN = 16  # cells around the points: four coarse ones, and the images of the box stay eight apart
+SIGMA = 2.0  # of the Gaussian, in cells of a grid of the given resolution
+COARSENING = 4  # cells of the full grid along each side of a coarse cell, see `poisson_region`
+BOX_MARGIN = 16  # cells around the points: four coarse cells, so that periodic images of the box are eight apart
 EPSILON = 1e-6  # added to -|w|^2
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a Poisson grid: values (i, j, k) of the cells low <= index < low + shape; 0 at the surface."""
+    """Part of a Poisson grid: values (i, j, k) of the cells low <= index < low + shape; 0 at the surface."""
 
     values: Tensor
     low: np.ndarray
@@ -37,7 +37,7 @@ def poisson_grid(points: Tensor, normals: Tensor, resolution: int, sigma: float 
     both; float32 or float64, on the points' device.
 
     With w = 2 pi k and the splatted normals V: phi^ = i w . V^ g / (|w|^2 - 1e-6), g = exp(-(2 sigma |k| / r)^2 / 2).
-    Then the mean at the points is taken off, and cell (0, 0, 0), which is outside, scaled to 0.5.
+    Then the mean at the points is subtracted, and the field is scaled so that cell (0, 0, 0), which is outside, is 0.5.
     """
     place = points * resolution
     fields = []
@@ -50,11 +50,13 @@ def poisson_grid(points: Tensor, normals: Tensor, resolution: int, sigma: float 
 
 @torch.no_grad()
 def poisson_region(points: Tensor, normals: Tensor, resolution: int, sigma: float = SIGMA) -> Region:
-    """`poisson_grid` of one cloud, points (N, 3) and normals (N, 3), on the box around the points only.
+    """`poisson_grid` of one cloud, points (N, 3) and normals (N, 3), on a box around the points only.
 
-    The box has the full grid's cells and is solved for by itself, as if it were periodic. What is wrong with that is
-    harmonic where the points are, therefore smooth, and known from two solves on a grid four times coarser: full cube
-    minus box. Added, it also brings back the constant and the far field, which the scale needs.
+    The box has the cells of the full grid and is solved as if it were periodic. The error of this is harmonic around
+    the points and therefore smooth. It is the difference of two solves on a grid four times coarser, full cube minus
+    box. Adding it also restores the constant and the far field, which the scale needs.
+
+    Raises ValueError for a resolution that is no multiple of 4.
     """
     if resolution % COARSENING:
         raise ValueError(f"resolution must be a multiple of {COARSENING}, got {resolution}")
@@ -63,7 +65,7 @@ def poisson_region(points: Tensor, normals: Tensor, resolution: int, sigma: floa
     coarse = resolution // COARSENING
     few = shape // COARSENING
     field = _potential(place - place.new_tensor(low), normals, tuple(shape), resolution, sigma)
-    # The normals of a coarse solve are spread over larger cells.
+    # In the coarse solves the normals are spread over larger cells.
     unit = COARSENING**-3
     corner = low // COARSENING
     cube = unit * _potential(place / COARSENING, normals, (coarse,) * 3, coarse, sigma)
@@ -81,18 +83,18 @@ def poisson_region(points: Tensor, normals: Tensor, resolution: int, sigma: floa
 
 
 def _box(place: Tensor, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """(low, shape) of the box to solve in, in cells: both multiples of `COARSENING`, no longer than the cube."""
-    low = (place.amin(0).cpu().numpy() - MARGIN) // COARSENING * COARSENING
-    size = place.amax(0).cpu().numpy() + MARGIN + 1 - low
+    """(low, shape) of the box in cells: multiples of `COARSENING`, no longer than the cube. place: (N, 3) cells."""
+    low = (place.amin(0).cpu().numpy() - BOX_MARGIN) // COARSENING * COARSENING
+    size = place.amax(0).cpu().numpy() + BOX_MARGIN + 1 - low
     few = [scipy.fft.next_fast_len(int(np.ceil(n / COARSENING)), real=True) for n in size]
     shape = np.minimum(np.array(few) * COARSENING, resolution)
     return np.where(shape == resolution, 0, low).astype(int), shape
 
 
 def _potential(index: Tensor, normals: Tensor, shape: tuple[int, ...], resolution: int, sigma: float) -> Tensor:
-    """Phi up to sign, constant and scale, on a periodic box of the given shape: cells of 1 / resolution.
+    """Phi up to sign, constant and scale, on a periodic box of the given shape with cells of 1 / resolution.
 
-    index: (N, 3) in cells, from the box's corner.
+    index: (N, 3) in cells from the corner of the box. normals: (N, 3).
     """
     flat, weight = trilinear_corners(index, shape, periodic=True)  # (N, 8) both
     frequency = [torch.fft.fftfreq(n, 1 / resolution, dtype=index.dtype, device=index.device) for n in shape[:2]]
@@ -100,7 +102,9 @@ def _potential(index: Tensor, normals: Tensor, shape: tuple[int, ...], resolutio
     k = (frequency[0][:, None, None], frequency[1][:, None], frequency[2])
     w = [2 * torch.pi * f for f in k]
     blur = torch.exp(-0.5 * (2 * sigma * (k[0] ** 2 + k[1] ** 2 + k[2] ** 2).sqrt() / resolution) ** 2)
-    divergence: Tensor | None = None  # sum over the axes of w V^ g, in the original's order: rounding is amplified
+    divergence: Tensor | None = (
+        None  # sum over the axes of w V^ g, in the original's order, since rounding is amplified
+    )
     for axis in range(3):
         splat = index.new_zeros(shape).view(-1).index_add_(0, flat.view(-1), (weight * normals[:, None, axis]).view(-1))
         term = torch.fft.rfftn(splat.view(shape)).mul_(blur).mul_(w[axis])

@@ -1,4 +1,4 @@
-"""Indicator of the completed bone -> the implant: what is missing, in one piece per defect, flush with the rim."""
+"""From the indicator of the completed bone to the implant: one piece per defect, flush with the rim."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ from pcdiff.geometry.grid import box_slices, largest_components
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 
-REACH_MM = 3.0  # how far the implant may go beyond the points labelled as defect: labels end where the rim is guessed
-SEAM_VOXELS = 2  # gaps along the rim up to twice this wide are closed
-SEAM_LEVEL = 0.3  # but only where the indicator says that bone is likely
+REACH_MM = 3.0  # of the implant beyond the points labelled as defect, since the labels end at an estimated rim
+SEAM_VOXELS = 2  # gaps along the rim up to twice this wide are closed,
+SEAM_LEVEL = 0.3  # but only where the indicator exceeds this
 CROSS = ndimage.generate_binary_structure(3, 1)
 
 
 def finish(values: np.ndarray, low: np.ndarray, skull: Volume, points: PointCloud) -> Volume:
-    """The implant on the skull's own grid; implant AND skull is empty by construction.
+    """The implant on the skull's own grid, disjoint from the skull.
 
-    values: (i, j, k) indicator of the completed bone, 0.5 at its surface. low: (3,) index of its origin on the grid.
-    skull: the defective skull. points: with `defect` labels; where they lie decides what is implant and what is a
-    sliver on the surrounding bone. A defect that the indicator leaves open gets no voxel.
+    Args:
+        values: (i, j, k) indicator of the completed bone, 0.5 at its surface.
+        low: (3,) index of its first voxel on the skull's grid.
+        skull: The defective skull.
+        points: Points with `defect` labels. Their place decides which voxels are implant and which are slivers on the
+            surrounding bone.
 
-    ValueError: no point is labelled as a defect.
+    Returns:
+        The implant. It has no voxel in a defect that the indicator leaves open.
+
+    Raises:
+        ValueError: No point is labelled as a defect.
     """
     if points.defect is None or not np.any(points.defect > 0):
         raise ValueError("finish needs points labelled with the defect they fill (defect >= 1), got none")
     low = np.asarray(low, int)
     bone = skull.mask[box_slices(low, low + values.shape)]
 
-    # From here on only the neighbourhood of the defects: everything below costs time per voxel.
+    # From here on only the neighbourhood of the defects is needed, which saves time.
     index = skull.to_index(points.points[points.defect > 0]) - low
     reach = (REACH_MM + 1.0) * skull.voxels_per_mm + SEAM_VOXELS + 1
     start = np.clip(np.floor(index.min(0) - reach), 0, values.shape).astype(int)
@@ -50,7 +57,7 @@ def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: Po
     """Label of the defect that each voxel belongs to, int16 (i, j, k); 0 outside `where` and where bone is nearer.
 
     A voxel belongs to the defect of the nearest defect point, unless a point of the bone is nearer by over `REACH_MM`.
-    Decided once for each 2 x 2 x 2 voxels: eight times fewer searches, for an error below a voxel.
+    This is decided for blocks of 2 x 2 x 2 voxels: eight times fewer searches, with an error below a voxel.
     """
     assert points.defect is not None
     padded = np.pad(where, [(0, n % 2) for n in where.shape])
@@ -74,9 +81,7 @@ def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: Po
 
 
 def one_piece_per_defect(mask: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """For each defect label, the largest face-connected piece among its own voxels; a global largest would lose
-    defects.
-    """
+    """The largest face-connected piece among the voxels of each defect label; `owner` holds the labels, int16."""
     selected = np.zeros_like(mask)
     for k, box in enumerate(ndimage.find_objects(owner), start=1):
         if box is None:
@@ -86,7 +91,7 @@ def one_piece_per_defect(mask: np.ndarray, owner: np.ndarray) -> np.ndarray:
 
 
 def without_slivers(mask: np.ndarray) -> np.ndarray:
-    """Removes what is under three voxels thin, but grows back two voxels into the mask: a wedge at the rim stays."""
+    """Removes parts thinner than three voxels, except within two voxels of a thicker part: a wedge at the rim stays."""
     core = ndimage.binary_opening(mask, CROSS)
     return ndimage.binary_dilation(core, CROSS, iterations=2, mask=mask)
 
@@ -98,15 +103,15 @@ def close_seam(implant: np.ndarray, bone: np.ndarray, allowed: np.ndarray) -> np
     closed = ndimage.binary_closing(both, CROSS, SEAM_VOXELS)
     implant = implant | (closed & rim & allowed & ~bone)
 
-    # Voids are background that does not reach the border of the crop; those in the implant alone are filled as well.
-    for wall, fillable in ((implant | bone, allowed & ~bone), (implant, ~bone)):
-        implant = implant | (voids(wall) & fillable)
+    # Voids enclosed by implant and bone are filled where allowed, those inside the implant alone everywhere.
+    for solid, fillable in ((implant | bone, allowed & ~bone), (implant, ~bone)):
+        implant = implant | (voids(solid) & fillable)
     return implant
 
 
-def voids(wall: np.ndarray) -> np.ndarray:
-    """What is not wall and does not reach the array's border, face by face."""
-    background, count = ndimage.label(~wall)
+def voids(mask: np.ndarray) -> np.ndarray:
+    """The background of a mask that is not face-connected to the border of the array."""
+    background, count = ndimage.label(~mask)
     enclosed = np.ones(count + 1, bool)
     enclosed[0] = False
     for axis in range(3):

@@ -1,4 +1,4 @@
-"""Screened Poisson reconstruction with Open3D: the optional second backend, same contract as `spectral`."""
+"""Screened Poisson reconstruction with Open3D: an optional backend with the same contract as `spectral`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 
-SCALE = 1.1  # Open3D's default: the octree's cube over the points' extent
+SCALE = 1.1  # Open3D's default: side of the octree's cube relative to the points' extent
 
 
 def solve(points: PointCloud, skull: Volume, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Indicator of the solid that the points enclose: (high - low) float32, exactly 0 or 1, see `spectral.solve`.
 
-    Screened Poisson surface (Kazhdan and Hoppe, ACM TOG 2013), octree cells of about one voxel; a voxel is inside when
-    its centre lies in the mesh.
-
-    InputError: open3d, or a system library that it loads, is missing.
+    Screened Poisson surface (Kazhdan and Hoppe, ACM TOG 2013) with octree cells of about one voxel; a voxel is inside
+    if its centre lies in the mesh. Raises InputError if open3d, or a system library that it loads, is missing.
     """
     try:
         import open3d as o3d
-    except (ImportError, OSError) as error:  # OSError: the wheel is there, libusb-1.0 or libGL is not
+    except (ImportError, OSError) as error:  # OSError: open3d is installed, but libusb-1.0 or libGL is not
         raise InputError(
             f"backend 'screened' needs open3d, which cannot be imported ({str(error).splitlines()[0]}); run "
             f"{install_hint('open3d')} and, on Debian, apt install libusb-1.0-0 libgl1 libgomp1, "
@@ -41,7 +39,7 @@ def solve(points: PointCloud, skull: Volume, low: np.ndarray, high: np.ndarray) 
     shape = tuple(int(n) for n in high - low)
     values = np.empty(shape, np.float32)
     plane = np.stack(np.meshgrid(*[np.arange(n) for n in shape[1:]], indexing="ij"), -1) + low[1:]  # (J, K, 2)
-    for i in range(shape[0]):  # plane by plane: all voxel centres at once would take more memory than the solve
+    for i in range(shape[0]):  # by planes: all voxel centres together would need more memory than the solve
         index = np.concatenate([np.full((*shape[1:], 1), low[0] + i), plane], axis=-1).astype(float)
         values[i] = scene.compute_occupancy(o3d.core.Tensor(skull.to_mm(index).astype(np.float32))).numpy()
     return values

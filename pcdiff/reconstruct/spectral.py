@@ -1,4 +1,4 @@
-"""Spectral Poisson reconstruction: oriented points -> indicator grid, by one FFT solve on the scan's own grid."""
+"""Spectral Poisson reconstruction: one FFT solve turns oriented points into an indicator on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.trilinear import trilinear_corners
 from pcdiff.geometry.volume import Volume
 
-NEIGHBOURS = 16
-VOXELS_PER_SIGMA = 0.8  # below this the trilinear splat aliases into ripples along the surface
-SPACINGS_PER_SIGMA = 0.8  # below this randomly placed points leave dimples between them
+AREA_NEIGHBOURS = 16
+SIGMA_IN_VOXELS = 0.8  # with less the trilinear splat shows as ripples on the surface
+SIGMA_IN_SPACINGS = 0.8  # with less there are dimples between randomly placed points
 
 
 def local_areas(points: PointCloud) -> np.ndarray:
-    """(N,) mm^2 of surface that each point stands for, whatever the density: pi d_k^2 / m.
+    """(N,) mm^2 of surface that each point represents: pi d_k^2 / m, at any density.
 
-    d_k is the distance to the k-th neighbour, m how many of these k lie on the same sheet: the other table of a thin
-    bone faces away and does not count, a wall at a right angle does.
+    d_k is the distance to the k-th neighbour, m the number of these neighbours on the same sheet. The other table of a
+    thin bone has opposite normals and does not count; a surface at a right angle does.
     """
-    k = min(NEIGHBOURS, len(points) - 1)
+    k = min(AREA_NEIGHBOURS, len(points) - 1)
     distance, index = cKDTree(points.points).query(points.points, k + 1, workers=-1)
-    facing = np.einsum("nkc,nc->nk", points.normals[index[:, 1:]], points.normals)
-    same_sheet = np.count_nonzero(facing > -0.5, axis=1)
+    cosine = np.einsum("nkc,nc->nk", points.normals[index[:, 1:]], points.normals)
+    same_sheet = np.count_nonzero(cosine > -0.5, axis=1)
     return np.pi * distance[:, -1] ** 2 / np.maximum(same_sheet, 1)
 
 
-def smoothing(areas: np.ndarray, spacing: np.ndarray) -> float:
-    """Standard deviation in mm of the Gaussian: 0.8 of the coarsest voxel edge or of the points' spacing, if larger."""
-    return float(max(VOXELS_PER_SIGMA * spacing.max(), SPACINGS_PER_SIGMA * np.sqrt(np.median(areas))))
+def smoothing_sigma(areas: np.ndarray, spacing: np.ndarray) -> float:
+    """Standard deviation of the Gaussian, mm: 0.8 of the longest voxel edge or of the points' spacing, if larger."""
+    return float(max(SIGMA_IN_VOXELS * spacing.max(), SIGMA_IN_SPACINGS * np.sqrt(np.median(areas))))
 
 
 def solve(
@@ -40,28 +40,33 @@ def solve(
 ) -> np.ndarray:
     """Indicator of the solid that the points enclose: (high - low) float32, ~1 inside, ~0 outside, 0.5 at the surface.
 
-    points: a closed surface with outward normals; density may vary. skull: only its grid is used, of any affine.
-    low, high: (3,) the region low <= index < high on the skull's grid. sigma: mm, None chooses by `smoothing`.
-
     Solves laplace(chi) = -div(V), V = sum_i a_i n_i delta(x - x_i), in Fourier space (Peng et al., Shape As Points,
-    NeurIPS 2021, eq. 4 to 6). All in index coordinates u, x = A u + t: with k_x = A^-T k_u
+    NeurIPS 2021, eq. 4 to 6), in index coordinates u with x = A u + t and k_x = A^-T k_u:
 
         chi^(k) = i k_u . (A^-1 V)^ / (k_u . G k_u) * exp(-sigma^2 (k_u . G k_u) / 2),   G = A^-1 A^-T
 
-    so that oblique, anisotropic and even sheared grids need no resampling, and sigma is isotropic in mm.
+    So oblique, anisotropic and even sheared grids need no resampling, and sigma is isotropic in mm.
 
-    ValueError: normals that point inwards, or fewer than four points.
+    Args:
+        points: A closed surface with outward normals; its density may vary.
+        skull: Only its grid is used; the affine may be any.
+        low: (3,) first index of the region on the skull's grid.
+        high: (3,) index after the last of the region.
+        sigma: Standard deviation of the smoothing, mm; by default that of `smoothing_sigma`.
+
+    Raises:
+        ValueError: Normals that point inward, or fewer than four points.
     """
     if len(points) < 4:
         raise ValueError(f"a closed surface needs at least 4 points, got {len(points)}")
     areas = local_areas(points)
     if sigma is None:
-        sigma = smoothing(areas, skull.spacing)
+        sigma = smoothing_sigma(areas, skull.spacing)
     inverse = np.linalg.inv(skull.affine[:3, :3])
     index = skull.to_index(points.points)
     flux = (points.normals * areas[:, None]) @ inverse.T * abs(np.linalg.det(inverse))  # A^-1 V per unit index volume
 
-    # The solver's box holds every point, also those outside the region or the scan, and padding against wrap-around.
+    # The solver's box holds all points, also those outside the region or the scan, and padding since it is periodic.
     padding = 4.0 * sigma * skull.voxels_per_mm + 2.0
     start = np.floor(np.minimum(index.min(0), low) - padding).astype(int)
     stop = np.ceil(np.maximum(index.max(0), high) + padding).astype(int)
@@ -79,7 +84,7 @@ def solve(
 def _poisson(
     index: np.ndarray, flux: np.ndarray, shape: tuple[int, ...], metric: np.ndarray, sigma: float
 ) -> np.ndarray:
-    """index, flux: (N, 3) in index coordinates -> chi up to a constant, float32 of the given shape."""
+    """Chi up to a constant, float32 of the given shape. index, flux: (N, 3) in index coordinates; metric: G (3, 3)."""
     flat, weight = trilinear_corners(index, shape, periodic=True)  # (N, 8) both
     cells, corner = np.unique(flat, return_inverse=True)
     corner = corner.reshape(-1)

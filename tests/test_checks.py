@@ -155,11 +155,11 @@ def test_an_undercut_of_known_size(shell: Shell) -> None:
 
 
 def test_trimming_makes_it_insertable(shell: Shell) -> None:
-    from pcdiff.design.fitting import insertable
+    from pcdiff.design.fitting import remove_undercuts
 
     other, plug = undercut(shell)
     bone, solid = surroundings(other.skull, shell.empty.with_mask(plug))
-    trimmed = insertable(solid, bone, np.zeros(3))
+    trimmed = remove_undercuts(solid, bone, np.zeros(3))
     (path,) = removal_paths(trimmed, bone, np.zeros(3), exact=True)
     assert path.collision_ml < 0.02
     assert solid.ml - trimmed.ml > 0.5

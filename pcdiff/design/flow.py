@@ -26,7 +26,7 @@ class Design:
 
     implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS. fit: the statistical shape
     model fitted to the skull; it holds the defects. members: every candidate as an implant of its own (empty unless
-    asked for). trimmed_ml, drains: see `fitting.FittedImplant`.
+    asked for). trimmed_ml, drain_holes: see `fitting.FittedImplant`.
     """
 
     implant: Volume
@@ -35,7 +35,7 @@ class Design:
     proposal: Proposal
     members: list[Volume]
     trimmed_ml: float = 0.0
-    drains: int = 0
+    drain_holes: int = 0
 
     @property
     def uncertainty(self) -> np.ndarray:
@@ -70,7 +70,7 @@ def design(
     Raises InputError when the skull has no defect, is no head, or has voxels too coarse for the options.
     """
     watch = watch or Stopwatch()
-    options.needs(skull.spacing)  # before the work, not after it
+    options.check_resolution(skull.spacing)  # before the work, not after it
     with watch("fit"):
         prior = method.prior if isinstance(method, PriorBasedMethod) else ShapePrior.shipped()
         fit = fit_prior(prior, skull)
@@ -93,4 +93,4 @@ def design(
         ]
     with watch("mesh"):
         mesh = volume_to_mesh(final.implant)
-    return Design(final.implant, mesh, fit, proposal, members, final.trimmed_ml, final.drains)
+    return Design(final.implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes)

@@ -1,4 +1,4 @@
-"""A virtual craniotomy as files: the defective skull and the piece that was cut out."""
+"""A virtual craniotomy as files: the defective skull, the true implant and their record."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pcdiff.imaging.volumes import read_volume, write_volume
 
 
 def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: int, overwrite: bool = False) -> dict:
-    """Cuts a healthy skull and writes defective_skull.nrrd, implant.nrrd and their record, which is returned.
+    """Simulates a craniotomy of a healthy skull; writes defective_skull.nrrd, implant.nrrd and run.json.
 
-    Raises InputError for a skull that cannot be read or cut, and as `case_folder`.
+    Returns the record. Raises InputError for a skull that cannot be read, as `simulate_craniotomy`, and as
+    `case_folder`.
     """
     from pcdiff.data.craniotomy import simulate_craniotomy
 

@@ -1,4 +1,4 @@
-"""Made to fit: what is asked for in millimetres is there in millimetres, on any grid; the default changes nothing."""
+"""Fit options in millimetres are right in millimetres on any grid; the default changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
 from pcdiff.checks.distances import voxel_gap
-from pcdiff.design.fitting import MARGIN, RIM, FitOptions, apply_fit_options
+from pcdiff.design.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options
 from pcdiff.design.flow import design
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
@@ -20,7 +20,7 @@ OUTER, INNER = 80.0, 74.0
 CENTRE = np.array([12.0, -7.0, 30.0])
 
 
-def plugged(spacing: tuple[float, float, float] = (0.8, 0.8, 0.8), turn: float = 0.0) -> tuple[Volume, Volume]:
+def skull_and_plug(spacing: tuple[float, float, float] = (0.8, 0.8, 0.8), turn: float = 0.0) -> tuple[Volume, Volume]:
     """(skull with a defect of 15 degrees, plug): the top of a shell about CENTRE, on a grid turned about it."""
     rotation = Rotation.from_euler("xyz", [turn, -turn, 2 * turn], degrees=True).as_matrix()
     affine = np.eye(4)
@@ -29,24 +29,24 @@ def plugged(spacing: tuple[float, float, float] = (0.8, 0.8, 0.8), turn: float =
     empty = Volume(np.zeros(np.ceil(np.array([68.0, 68.0, 30.0]) / spacing).astype(int), bool), affine)
     points = (empty.to_mm(np.stack(np.indices(empty.mask.shape), -1).astype(float)) - CENTRE) @ rotation
     radius = np.linalg.norm(points, axis=-1)
-    wall = (radius < OUTER) & (radius > INNER)
+    shell = (radius < OUTER) & (radius > INNER)
     defect = points[..., 2] / radius > np.cos(np.deg2rad(15))
-    return empty.with_mask(wall & ~defect), empty.with_mask(wall & defect)
+    return empty.with_mask(shell & ~defect), empty.with_mask(shell & defect)
 
 
 @pytest.fixture(scope="module")
 def case() -> tuple[Volume, Volume]:
-    return plugged()
+    return skull_and_plug()
 
 
 def radii(volume: Volume) -> np.ndarray:
     return np.linalg.norm(volume.to_mm(np.argwhere(volume.mask).astype(float)) - CENTRE, axis=1)
 
 
-def fit(case: tuple[Volume, Volume], **asked: object) -> Volume:
+def fit(case: tuple[Volume, Volume], **options: object) -> Volume:
     skull, implant = case
     before = skull.mask.copy(), implant.mask.copy()
-    made = apply_fit_options(implant, skull, CENTRE, FitOptions(**asked)).implant  # type: ignore[arg-type]
+    made = apply_fit_options(implant, skull, CENTRE, FitOptions(**options)).implant  # type: ignore[arg-type]
     np.testing.assert_array_equal(skull.mask, before[0])
     np.testing.assert_array_equal(implant.mask, before[1])
     assert not (made.mask & skull.mask).any()
@@ -61,19 +61,19 @@ def test_the_default_changes_nothing(case: tuple[Volume, Volume]) -> None:
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (0.6, 0.7, 1.5)])
 @pytest.mark.parametrize("turn", [0.0, 20.0])
 def test_clearance_is_kept_and_not_exceeded(spacing: tuple[float, float, float], turn: float) -> None:
-    skull, implant = case = plugged(spacing, turn)
+    skull, implant = case = skull_and_plug(spacing, turn)
     made = fit(case, clearance=1.0)  # more than one voxel, less than two
     bone, solid = surroundings(skull, made)
     gap = voxel_gap(np.argwhere(solid.mask), bone, 10.0)
     assert 1 - 1e-9 <= gap.min() < 1 + max(spacing)
-    # the same by the centres of all bone: what went was too near, but for films that carving leaves at the edge
+    # The same by the centres of all bone voxels: only voxels that were too near are gone, except for thin films.
     gone = np.argwhere(implant.mask & ~made.mask)
     steps = cKDTree(skull.to_mm(np.argwhere(skull.mask).astype(float))).query(skull.to_mm(gone.astype(float)))[0]
     assert np.mean(steps < 1 + np.linalg.norm(spacing) + 1e-6) > 0.98
     assert 0.8 < made.ml / implant.ml < 0.95
 
 
-def test_a_fixed_thickness_comes_off_the_brains_side(case: tuple[Volume, Volume]) -> None:
+def test_a_fixed_thickness_is_measured_from_the_outer_surface(case: tuple[Volume, Volume]) -> None:
     made = fit(case, thickness="3mm")
     assert not (made.mask & ~case[1].mask).any()
     assert radii(made).max() == radii(case[1]).max()
@@ -97,7 +97,7 @@ def test_smoothing_takes_bumps_and_leaves_the_rim(case: tuple[Volume, Volume]) -
     made = fit((skull, skull.with_mask(rough)), smooth=1.0)
     wrong = [np.count_nonzero(mask & inside ^ implant.mask & inside) for mask in (rough, made.mask)]
     assert wrong[1] < 0.6 * wrong[0]
-    near = ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing) <= RIM
+    near = ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing) <= SMOOTHING_RIM
     np.testing.assert_array_equal(made.mask & near, implant.mask & near)
     assert made.ml == pytest.approx(implant.ml, rel=0.02)
 
@@ -107,20 +107,20 @@ def test_drain_holes_have_their_size_and_keep_the_rim(case: tuple[Volume, Volume
     result = apply_fit_options(implant, skull, CENTRE, FitOptions(drain_holes="3@10"))
     gone = implant.mask & ~result.implant.mask
     count = ndimage.label(gone, np.ones((3, 3, 3)))[1]
-    assert count == result.drains >= 5
+    assert count == result.drain_holes >= 5
     assert gone.sum() * skull.voxel_ml * 1000 / count == pytest.approx(np.pi * 1.5**2 * 6, rel=0.12)
     distance = ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing)
-    assert distance[gone].min() > MARGIN - 1.5
+    assert distance[gone].min() > HOLE_MARGIN - 1.5
     with pytest.raises(InputError, match="three voxels"):
-        fit(plugged((0.8, 0.8, 1.2)), drain_holes="2@10")
+        fit(skull_and_plug((0.8, 0.8, 1.2)), drain_holes="2@10")
 
 
-def test_what_voxels_are_too_coarse_for_is_told_before_the_design() -> None:
+def test_too_coarse_voxels_are_refused_before_the_design() -> None:
     def method(*_: object, **__: object) -> Proposal:
         raise AssertionError("designed in vain")
 
-    with pytest.raises(InputError, match=r"at least three voxels across, 3\.6 mm here, got 2 mm"):
-        design(plugged((0.8, 0.8, 1.2))[0], method, options=FitOptions(drain_holes="2@10"))
+    with pytest.raises(InputError, match=r"at least three voxels, 3\.6 mm here, got 2 mm"):
+        design(skull_and_plug((0.8, 0.8, 1.2))[0], method, options=FitOptions(drain_holes="2@10"))
 
 
 def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:
@@ -132,7 +132,7 @@ def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "options",
     [
         {"clearance": -0.1},
         {"clearance": 50.0},
@@ -145,12 +145,12 @@ def test_two_pieces_stay_two(case: tuple[Volume, Volume]) -> None:
         {"drain_holes": "3"},
     ],
 )
-def test_what_cannot_be_is_refused(asked: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=f"--{next(iter(asked)).replace('_', '-')}: expected"):
-        FitOptions(**asked)  # type: ignore[arg-type]
+def test_impossible_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"--{next(iter(options)).replace('_', '-')}: expected"):
+        FitOptions(**options)  # type: ignore[arg-type]
 
 
-def test_nothing_left_is_said(case: tuple[Volume, Volume]) -> None:
+def test_an_implant_with_nothing_left_is_refused(case: tuple[Volume, Volume]) -> None:
     skull, implant = case
     thin = implant.mask & (ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing) < 2)
     with pytest.raises(InputError, match="nothing is left"):

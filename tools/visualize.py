@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The point-cloud visualizer: skull, points, prior, implant, candidates and the diffusion of a case, step by step.
+"""Shows a case in 3D: skull, implant, candidates and points, step by step. The same as `pcdiff view`.
 
 usage: visualize.py CASE [--skull SKULL] [--truth IMPLANT] [--html PAGE.html] [--png PICTURE.png]
 
-The same as `pcdiff view`. For points and the diffusion, design the case with `pcdiff design --keep-points`.
+Points and sampling steps need a case that was designed with `--keep-points`.
 """
 
 import sys

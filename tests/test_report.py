@@ -32,7 +32,7 @@ from pcdiff.report.case_report import PREVIEW, REPORT, write_report
 from pcdiff.report.contents import CaseContents
 from pcdiff.report.gallery import position
 from pcdiff.report.page import MAX_PAGE_BYTES
-from pcdiff.report.record_sections import checks_section, insertion_text
+from pcdiff.report.record_sections import checks_section
 from pcdiff.report.scene import case_scene
 from pcdiff.report.viewer import scene_html
 
@@ -47,7 +47,6 @@ def checks_record(passed: bool) -> dict[str, Any]:
         "pcdiff": "0",
         "notice": NOTICE,
         "passed": passed,
-        "insertion_direction": [0.0, 0.6, 0.8],
         "checks": [
             {"name": "insertable", "title": "Can be inserted", "passed": passed, "words": words, "figures": [figure]},
             {"name": "symmetry", "title": "Restores the shape", "passed": None, "words": "No side.", "figures": []},
@@ -62,11 +61,10 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
     write_volume(case[0], skull)
 
     def method(skull: Volume, *, ensemble: int = 1, seed: int = 0, device: str = "cpu") -> Proposal:
-        slabs = [fitted.completed_surface(fitted.outer + shift) for shift in (0.0, 0.8, -0.8)]
-        points = np.stack(
-            [[completed_surface.points[:500] + away for away in (9, 3, 0)] for completed_surface in slabs]
-        ).astype(np.float32)
-        return Proposal([OrientedPoints(slab) for slab in slabs], Trajectory(points, ("start", "halfway", "result")))
+        surfaces = [fitted.completed_surface(fitted.outer + shift) for shift in (0.0, 0.8, -0.8)]
+        points = np.stack([[surface.points[:500] + away for away in (9, 3, 0)] for surface in surfaces])
+        trajectory = Trajectory(points.astype(np.float32), ("start", "halfway", "result"))
+        return Proposal([OrientedPoints(surface) for surface in surfaces], trajectory)
 
     folder = tmp_path_factory.mktemp("out") / "head"
     record = design_case(skull, folder, method, Settings("prior", 3, keep_points=True, report=False))
@@ -111,7 +109,6 @@ def test_the_text_shows_record_and_checks(text: str) -> None:
         "Recommended: It &lt;fits&gt; best.",
         "fitting</code> clearance 0, thickness bone, smooth 0, drain_holes -",
         "candidate 2, recommended",
-        "Insertion direction: from above and from the back (unit vector 0.00, -0.60, -0.80, LPS).",
         "completing the surface",
         "prior.safetensors",
     ):
@@ -214,20 +211,19 @@ def test_a_design_reports_the_same_from_memory_as_from_its_files(
     assert memory.points.keys() == files.points.keys()
 
 
-def test_positions_and_directions_are_named_as_in_radiology() -> None:
+def test_positions_are_named_as_in_radiology() -> None:
     assert [position(axis, 37.2) for axis in range(3)] == ["L 37 mm", "P 37 mm", "S 37 mm"]
     assert [position(axis, -37.2) for axis in range(3)] == ["R 37 mm", "A 37 mm", "I 37 mm"]
-    assert "from above (unit vector -0.07, -0.06, -1.00, LPS)" in insertion_text([0.07, 0.06, 0.996])
-    assert "from the right (unit vector 1.00, 0.00, 0.00, LPS)" in insertion_text([-1.0, 0.0, 0.0])
-    assert "from the front and from below" in insertion_text([0.1, -0.8, -0.59])
 
 
-def test_yes_and_no_are_shown_as_words() -> None:
-    figure = {"name": "watertight", "value": True, "unit": "", "limit": True, "rule": "at least", "passed": True}
+def test_yes_no_and_large_counts_are_shown_for_readers() -> None:
+    figure = {"name": "watertight", "value": True, "unit": "", "limit": True, "rule": "expected", "passed": True}
     check = {"name": "printable", "title": "Can be printed", "passed": True, "words": "", "figures": [figure]}
     shown = checks_section({"checks": [check]})
     assert ">yes</td>" in shown
-    assert "required: yes" in shown
+    assert ">expected yes</td>" in shown
+    triangles = {"name": "triangles", "value": 66016, "unit": "", "limit": None, "rule": None, "passed": None}
+    assert ">66,016</td>" in checks_section({"checks": [check | {"figures": [triangles]}]})
 
 
 def test_the_record_holds_the_digest_of_a_new_report(folder: Path, tmp_path: Path) -> None:

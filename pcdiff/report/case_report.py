@@ -22,7 +22,7 @@ from pcdiff.report.viewer import scene_html
 
 REPORT, PREVIEW = "report.html", "preview.png"
 THUMBNAIL_MM = 1.0  # per pixel
-LIMITS = (
+LIMITATIONS = (
     "The statistical shape model describes the vault as a height field: one outer radius and one thickness for each "
     "direction from the cranial centre. It knows the orbital roof, the zygoma and the mastoid to 2 mm only: inspect "
     "the implant closely there.",
@@ -54,7 +54,7 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         section("Candidates", _candidates(contents, scene)),
         section("Input", input_section(record)),
         section("Design", design_section(record, contents.stage_titles)),
-        section("Limits", f"<ul>{''.join(f'<li>{escape(limit)}</li>' for limit in LIMITS)}</ul>"),
+        section("Limitations", f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in LIMITATIONS)}</ul>"),
         f'</main><p class="notice" role="note">{escape(NOTICE)}</p>',
     ]
     write_page(folder / REPORT, f"{name}: cranial implant", "".join(parts))

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import numpy as np
-
 from pcdiff.report.elements import code, fact_list, light, product_text, table, value_text
 
 INPUT_KINDS = {"ct": "CT in Hounsfield units", "mask": "bone mask"}
@@ -22,45 +20,26 @@ INPUT_FACTS = {  # key in `input_check` -> title, unit
     "metal_ml": ("Metal", "ml"),
     "removed_ml": ("Removed (table, head holder, loose pieces)", "ml"),
 }
-# Where an implant comes from when it is inserted, by axis: for negative and positive components, LPS.
-APPROACHES = (("from the right", "from the left"), ("from the front", "from the back"), ("from below", "from above"))
-OBLIQUE = 0.4  # a component of the direction from which it is named
 
 
 def checks_section(checks: Mapping[str, Any] | None) -> str:
-    """HTML: each check with its result, its text and its figures, and the insertion direction."""
+    """HTML: each check with its result, its text and its figures."""
     if checks is None:
         return "<p>This implant has not been checked. <code>pcdiff check</code> measures fit and printability.</p>"
-    parts = [
+    return "".join(
         f'<div class="check"><h3>{escape(str(check["title"]))}</h3>{light(check.get("passed"))}'
         f"<p>{escape(str(check.get('words', '')))}</p>{_figures(check.get('figures', []))}</div>"
         for check in checks["checks"]
-    ]
-    outward = checks.get("insertion_direction")
-    if outward is not None:
-        parts.append(f'<p class="lead">{insertion_text(outward)}</p>')
-    return "".join(parts)
-
-
-def insertion_text(outward: Sequence[float]) -> str:
-    """The insertion direction in words and as a unit vector. outward: (3,) LPS, its opposite, as in checks.json."""
-    largest = np.argsort(-np.abs(outward))
-    named = [axis for n, axis in enumerate(largest) if n == 0 or abs(outward[axis]) >= OBLIQUE]
-    words = " and ".join(APPROACHES[axis][int(outward[axis] > 0)] for axis in named)
-    vector = ", ".join(f"{-value + 0.0:.2f}" for value in outward)
-    return f"Insertion direction: {words} (unit vector {vector}, LPS)."
+    )
 
 
 def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for figure in figures:
         value, limit, unit = figure.get("value"), figure.get("limit"), str(figure.get("unit") or "")
-        if limit is None:
-            rule = ""
-        elif isinstance(value, bool):
-            rule = f"required: {value_text(bool(limit))}"
-        else:
-            rule = f"{figure.get('rule') or ''} {value_text(limit)} {unit}".strip()
+        if type(value) is int:
+            value = float(value)  # to be shown with thousands separators
+        rule = "" if limit is None else f"{figure.get('rule') or ''} {value_text(limit)} {unit}".strip()
         passed = figure.get("passed")
         mark = "" if passed is None else light(bool(passed), "" if passed else "failed")
         rows.append([escape(str(figure["name"])), escape(f"{value_text(value)} {unit}".strip()), escape(rule), mark])

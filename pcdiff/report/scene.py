@@ -139,22 +139,21 @@ def _clouds(points: Mapping[str, np.ndarray]) -> Iterator[Cloud]:
     """The points of the shape model, of each candidate, and the candidates' points at each sampling step."""
     if not points:
         return
-    count = sum(name.startswith("candidate_") for name in points)
+    numbers = sorted(int(name.removeprefix("candidate_")) for name in points if name.startswith("candidate_"))
 
     def named(title: str, number: int) -> str:
-        return title if count == 1 else f"{title} of candidate {number}"
+        return title if len(numbers) == 1 else f"{title} of candidate {number}"
 
     def colour(single: Colour, number: int) -> Colour:
-        return single if count == 1 else CANDIDATE_COLOURS[(number - 1) % len(CANDIDATE_COLOURS)]
+        return single if len(numbers) == 1 else CANDIDATE_COLOURS[(number - 1) % len(CANDIDATE_COLOURS)]
 
     yield Cloud("points of the shape model", _thinned(points["prior"])[None], SHAPE_MODEL_POINTS)
-    numbers = range(1, min(count, SHOWN_CANDIDATES) + 1)
-    for number in numbers:
+    for number in numbers[:SHOWN_CANDIDATES]:
         frames = _thinned(points[f"candidate_{number}"])[None]
         yield Cloud(named("points", number), frames, colour(IMPLANT_POINTS, number))
     if "trajectory" in points:
         captions = tuple(str(caption) for caption in points["captions"])
-        for number, frames in zip(numbers, points["trajectory"], strict=False):
+        for number, frames in enumerate(points["trajectory"][:SHOWN_CANDIDATES], 1):
             yield Cloud(named("sampling steps", number), frames, colour(SAMPLING_POINTS, number), captions)
 
 

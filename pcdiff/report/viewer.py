@@ -19,7 +19,7 @@ from pcdiff.report.surfaces import bounds, oblique_view, outward_direction
 VIEW_BUTTONS = ("front", "back", "left", "right", "top", "oblique", "inside")
 HINT = (
     "Drag to rotate, scroll to zoom, drag with the right button to move. "
-    "R, L, A, P, S, I: the patient's right, left, anterior, posterior, superior and inferior side."
+    "R, L, A, P, S, I: right, left, anterior, posterior, superior, inferior."
 )
 SLICE_GROUP = (
     '<fieldset><legend>Slice</legend><select data-control="slice" aria-label="slice"><option>off</option>'

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from pcdiff.diffusion import (
     SAMPLERS,
     Ema,
-    Preconditioned,
+    add_noise,
     denoising_loss,
     karras_sigmas,
     log_normal_sigmas,
-    log_uniform_sigmas,
 )
-from pcdiff.diffusion.denoiser import scaling
 from pcdiff.diffusion.loss import loss_weight, pseudo_huber
+from pcdiff.diffusion.preconditioning import per_sample, scaling
 
 MU, S = 0.7, 0.5
 SIGMA_MIN, SIGMA_MAX = 0.01, 20.0
@@ -70,72 +69,36 @@ def test_karras_sigmas_refuses_nonsense(n: int, low: float, high: float) -> None
 
 
 def test_training_sigmas_have_their_distribution() -> None:
-    log = log_normal_sigmas((200, 200), -1.2, 0.9, seeded()).log()
-    assert log.shape == (200, 200)
+    log = log_normal_sigmas(40_000, -1.2, 0.9, seeded()).log()
+    assert log.shape == (40_000,)
     assert log.mean().item() == pytest.approx(-1.2, abs=0.02)
     assert log.std().item() == pytest.approx(0.9, abs=0.02)
-    sigma = log_uniform_sigmas((40000,), 0.1, 10.0, seeded())
-    assert 0.0999 < sigma.min() < 0.101
-    assert 9.9 < sigma.max() < 10.001
-    assert (sigma < 1).float().mean().item() == pytest.approx(0.5, abs=0.01)  # 1 is the middle of the decades
-    assert torch.equal(sigma, log_uniform_sigmas((40000,), 0.1, 10.0, seeded()))
+    assert torch.equal(log, log_normal_sigmas(40_000, -1.2, 0.9, seeded()).log())
 
 
-# --- denoiser -------------------------------------------------------------------------------------------------------
-
-
-class Known(nn.Module):
-    """A raw network with a known answer, which remembers what it was given."""
-
-    def __init__(self, answer: Tensor | float) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x: Tensor, c_noise: Tensor, condition: object) -> Tensor:
-        self.x, self.c_noise, self.condition = x, c_noise, condition
-        return self.answer * torch.ones_like(x)
+# --- preconditioning --------------------------------------------------------------------------------------------------
 
 
 def test_preconditioning_at_known_places() -> None:
-    x = normal(2, 3, 4, dtype=torch.float32)
     at_data = scaling(torch.tensor(0.5), 0.5)  # sigma = sigma_data: an even mixture
     assert at_data.c_skip.item() == pytest.approx(0.5)
     assert at_data.c_out.item() == pytest.approx(0.5 / 2**0.5)
     assert at_data.c_in.item() == pytest.approx(2**0.5)
     assert at_data.c_noise.item() == pytest.approx(math.log(0.5) / 4)
     # Hardly any noise: the sample is its own denoised version. Nothing but noise: the network alone answers.
-    torch.testing.assert_close(Preconditioned(Known(1.0), 0.5)(x, torch.tensor(1e-6)), x, atol=2e-6, rtol=0)
-    torch.testing.assert_close(Preconditioned(Known(1.0), 0.5)(x, torch.tensor(1e6)), torch.full_like(x, 0.5))
-
-
-def test_network_sees_scaled_x_noise_level_and_condition() -> None:
-    network, skull = Known(0.0), object()
-    x, sigma = normal(2, 3, 5, dtype=torch.float32), torch.tensor([0.3, 4.0])
-    out = Preconditioned(network, 0.5)(x, sigma, condition=skull)
-    assert network.condition is skull
-    torch.testing.assert_close(network.c_noise, sigma.log() / 4)
-    for b in range(2):
-        torch.testing.assert_close(network.x[b], x[b] / (sigma[b] ** 2 + 0.25).sqrt())
-        torch.testing.assert_close(out[b], x[b] * 0.25 / (sigma[b] ** 2 + 0.25))
+    low, high = scaling(torch.tensor(1e-6), 0.5), scaling(torch.tensor(1e6), 0.5)
+    assert low.c_skip.item() == pytest.approx(1)
+    assert low.c_out.item() == pytest.approx(0, abs=2e-6)
+    assert high.c_skip.item() == pytest.approx(0, abs=2e-6)
+    assert high.c_out.item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 3), (2, 3, 7), (2, 1, 4, 4, 4)])
 def test_scalar_sigma_and_any_trailing_shape(shape: tuple[int, ...]) -> None:
-    x, model = normal(*shape, dtype=torch.float32), Preconditioned(Known(0.4), 0.5)
-    assert torch.equal(model(x, torch.tensor(2.0)), model(x, torch.full((2,), 2.0)))
-    assert model(x, torch.tensor(2.0)).shape == x.shape
-
-
-def test_denoiser_keeps_float64_and_float32_under_autocast() -> None:
-    class Conv(nn.Conv1d):
-        def forward(self, x: Tensor, c_noise: Tensor, condition: object) -> Tensor:
-            return super().forward(x)
-
-    x, sigma = normal(2, 3, 5), torch.ones(2)
-    model = Preconditioned(Conv(3, 3, 1), 0.5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert model(x.float(), sigma).dtype == torch.float32
-    assert model.double()(x, sigma).dtype == torch.float64
+    x = normal(*shape, dtype=torch.float32)
+    expected = torch.full((2, *[1] * (len(shape) - 1)), 2.0)
+    assert torch.equal(per_sample(torch.tensor(2.0, dtype=torch.float64), x), expected)
+    assert torch.equal(per_sample(torch.full((2,), 2.0), x), expected)
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 5.0])
@@ -148,11 +111,6 @@ def test_design_criteria_by_monte_carlo(sigma: float) -> None:
     assert ((clean - c.c_skip * noisy) / c.c_out).var().item() == pytest.approx(1, abs=0.01)
     left = [(clean - (c.c_skip + change) * noisy).var() for change in (-0.05, 0.0, 0.05)]
     assert left[1] == min(left)
-
-
-def test_sigma_data_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="positive"):
-        Preconditioned(nn.Identity(), 0.0)
 
 
 # --- samplers -------------------------------------------------------------------------------------------------------
@@ -212,8 +170,8 @@ def test_variance_of_few_ancestral_steps_is_the_exact_one() -> None:
     sigmas = karras_sigmas(20, 1e-3, SIGMA_MAX)
     variance = SIGMA_MAX**2
     for sigma, sigma_next in pairwise(sigmas.tolist()):
-        gain, kept = S**2 / (S**2 + sigma**2), (sigma_next / sigma) ** 2
-        variance = (gain + kept * (1 - gain)) ** 2 * variance + sigma_next**2 * (1 - kept)
+        gain, k = S**2 / (S**2 + sigma**2), (sigma_next / sigma) ** 2
+        variance = (gain + k * (1 - gain)) ** 2 * variance + sigma_next**2 * (1 - k)
     x = MU + SIGMA_MAX * normal(4, 3, 10_000)
     out = SAMPLERS["ancestral"](ideal, x, sigmas, generator=seeded(1))
     assert out.std().item() == pytest.approx(math.sqrt(variance), rel=0.01)
@@ -266,20 +224,20 @@ def test_ancestral_needs_a_generator_and_obeys_it() -> None:
 def test_callback_and_evaluations(name: str) -> None:
     sigmas, start = karras_sigmas(6, 0.01, 3.0), normal(2, 3, 5)
     seen: list[tuple[int, Tensor, Tensor]] = []
-    asked: list[float] = []
+    levels: list[float] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         assert sigma.shape == (2,)
-        asked.append(sigma[0].item())
+        levels.append(sigma[0].item())
         return ideal(x, sigma)
 
-    SAMPLERS[name](denoise, start, sigmas, generator=seeded(), callback=lambda *told: seen.append(told))
+    SAMPLERS[name](denoise, start, sigmas, generator=seeded(), callback=lambda *event: seen.append(event))
     assert [step for step, _, _ in seen] == list(range(6))
     assert torch.equal(seen[0][1], start)
     for step, x, x0 in seen:
         torch.testing.assert_close(x0, ideal(x, sigmas[step]))
-    assert len(asked) == (11 if name == "heun" else 6)
-    assert min(asked) > 0
+    assert len(levels) == (11 if name == "heun" else 6)
+    assert min(levels) > 0
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -330,26 +288,27 @@ def test_loss_is_the_weighted_mean_by_hand() -> None:
         given = ideal(clean[b] + sigma[b] * noise[b], sigma[b])
         weighting = (sigma[b] ** 2 + S**2) / (sigma[b] * S) ** 2
         expected += (weight[b] * weighting * ((given - clean[b]) ** 2).mean(0)).sum().item()
-    loss = denoising_loss(ideal, clean, sigma, noise, weight, S)
+    loss = denoising_loss(ideal(add_noise(clean, sigma, noise), sigma), clean, sigma, weight, S)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected / weight.sum().item())
 
 
 def test_loss_of_a_perfect_denoiser_and_of_an_idle_network() -> None:
     clean, noise = 0.5 * normal(64, 3, 500), normal(64, 3, 500, seed=1)
-    sigma, weight = log_normal_sigmas((64,), -1.0, 1.0, seeded()), torch.ones(64, 500)
-    assert denoising_loss(lambda x, sigma: clean, clean, sigma, noise, weight, 0.5) == 0
+    sigma, weight = log_normal_sigmas(64, -1.0, 1.0, seeded()), torch.ones(64, 500)
+    assert denoising_loss(clean, clean, sigma, weight, 0.5) == 0
     # The target has unit variance at every noise level: a network that outputs 0 scores 1.
-    idle = Preconditioned(Known(0.0), 0.5)
-    assert denoising_loss(idle, clean, sigma, noise, weight, 0.5).item() == pytest.approx(1, abs=0.02)
+    noisy = add_noise(clean, sigma, noise)
+    idle = scaling(per_sample(sigma, noisy), 0.5).c_skip * noisy
+    assert denoising_loss(idle, clean, sigma, weight, 0.5).item() == pytest.approx(1, abs=0.02)
 
 
 def test_padding_has_no_part_in_loss_or_gradient() -> None:
     raw, weight = nn.Parameter(normal(1, 3, 4)), torch.tensor([[1.0, 1, 0, 0]]).double()
-    clean, noise, sigma = normal(1, 3, 4, seed=1), normal(1, 3, 4, seed=2), torch.ones(1)
+    clean, sigma = normal(1, 3, 4, seed=1), torch.ones(1)
 
     def loss(clean: Tensor) -> Tensor:
-        return denoising_loss(lambda x, sigma: raw, clean, sigma, noise, weight, S)
+        return denoising_loss(raw, clean, sigma, weight, S)
 
     other = clean.clone()
     other[..., 2:] = 99
@@ -363,6 +322,8 @@ def test_padding_has_no_part_in_loss_or_gradient() -> None:
 
 
 class Counter(nn.Module):
+    """One weight and a counter in a buffer."""
+
     def __init__(self, value: float, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([value], dtype=dtype))

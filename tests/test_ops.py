@@ -12,7 +12,6 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pytest import MonkeyPatch
 from torch import Tensor
 
 from pcdiff.nets import ops
@@ -81,9 +80,7 @@ def test_voxelize_and_devoxelize_under_autocast() -> None:
         assert features.dtype == torch.bfloat16
         out = ops.devoxelize_trilinear(ops.voxelize_mean(features, coords, 4), coords)
         assert out.dtype == torch.bfloat16
-        carried = ops.three_nn_interpolate(coords, coords, out)
-    assert carried.dtype == torch.bfloat16
-    carried.float().sum().backward()
+    out.float().sum().backward()
     assert torch.isfinite(layer.weight.grad).all()
 
 
@@ -154,7 +151,7 @@ def test_ball_query_leaves_out_the_sphere_itself() -> None:
     assert ops.ball_query(torch.zeros(1, 1, 3), points, 1.0, 2).tolist() == [[[2, 2]]]
 
 
-def test_searches_do_not_depend_on_the_chunk(monkeypatch: MonkeyPatch) -> None:
+def test_searches_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     query, points = rand(2, 23, 3), rand(2, 31, 3, seed=1)
     whole = *plain.knn(query, points, 3), plain.ball_query(query, points, 0.3, 5)
     monkeypatch.setattr(plain, "PAIRS_AT_ONCE", 200)
@@ -183,24 +180,27 @@ def test_furthest_points_of_a_line_and_ties() -> None:
     assert ops.furthest_point_sample(torch.ones(1, 3, 3), 3).tolist() == [[0, 0, 0]]  # nothing further left
 
 
-def test_three_nn_interpolate_is_the_weighted_mean() -> None:
-    query, points, features = rand(2, 11, 3), rand(2, 19, 3, seed=1), rand(2, 4, 19, seed=2)
+def test_three_nn_weights_are_inverse_squared_distances() -> None:
+    query, points = rand(2, 11, 3), rand(2, 19, 3, seed=1)
     every = brute_distances(query, points)
-    out = ops.three_nn_interpolate(query, points, features).numpy()
+    index, weight = ops.three_nn_weights(query, points)
     for b, m in np.ndindex(2, 11):
         nearest = np.argsort(every[b, m])[:3]
-        weight = 1 / every[b, m, nearest]
-        expected = features[b].numpy()[:, nearest] @ weight / weight.sum()
-        np.testing.assert_allclose(out[b, :, m], expected, rtol=1e-4)
+        expected = 1 / every[b, m, nearest]
+        assert index[b, m].tolist() == nearest.tolist()
+        np.testing.assert_allclose(weight[b, m], expected / expected.sum(), rtol=1e-4)
 
 
-def test_three_nn_interpolate_on_the_points_and_between_three() -> None:
-    points, features = rand(1, 10, 3) * 10, rand(1, 2, 10, seed=1)
-    torch.testing.assert_close(ops.three_nn_interpolate(points, points, features), features)
+def test_three_nn_weights_on_the_points_and_between_three() -> None:
+    points = rand(1, 10, 3) * 10
+    index, weight = ops.three_nn_weights(points, points)
+    assert index[0, :, 0].tolist() == list(range(10))
+    torch.testing.assert_close(weight[..., 0], torch.ones(1, 10))
     # Distances 1, 2, 2: weights 1, 1/4, 1/4 over 3/2.
     corners = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]])
-    out = ops.three_nn_interpolate(torch.zeros(1, 1, 3), corners, torch.tensor([[[3.0, 6.0, 12.0]]]))
-    assert out.item() == pytest.approx((3 + 6 / 4 + 12 / 4) / 1.5)
+    index, weight = ops.three_nn_weights(torch.zeros(1, 1, 3), corners)
+    values = torch.tensor([3.0, 6.0, 12.0])[index]
+    assert (weight * values).sum().item() == pytest.approx((3 + 6 / 4 + 12 / 4) / 1.5)
 
 
 def test_impossible_counts_are_refused() -> None:
@@ -209,7 +209,7 @@ def test_impossible_counts_are_refused() -> None:
         lambda: ops.knn(points, points, 5),
         lambda: ops.furthest_point_sample(points, 5),
         lambda: ops.furthest_point_sample(points, 2, start=4),
-        lambda: ops.three_nn_interpolate(points, points[:, :2], rand(1, 1, 2)),
+        lambda: ops.three_nn_weights(points, points[:, :2]),
     ):
         with pytest.raises(ValueError, match="must be"):
             ask()
@@ -229,7 +229,7 @@ def test_batch_equals_loop() -> None:
             *ops.knn(others, points, 4),
             ops.ball_query(others, points, 0.4, 6),
             ops.furthest_point_sample(points, 8),
-            ops.three_nn_interpolate(others, points, features),
+            *ops.three_nn_weights(others, points),
         )
 
     batch = everything(points, others, features)
@@ -243,7 +243,7 @@ def test_dtype_follows_the_input() -> None:
     grid = ops.voxelize_mean(features, points, 2)
     assert grid.dtype == ops.devoxelize_trilinear(grid, points).dtype == torch.float64
     assert ops.knn(points, points, 1)[0].dtype == torch.float64
-    assert ops.three_nn_interpolate(points, points, features).dtype == torch.float64
+    assert ops.three_nn_weights(points, points)[1].dtype == torch.float64
 
 
 def test_gradients() -> None:
@@ -255,7 +255,7 @@ def test_gradients() -> None:
     assert check(lambda f: ops.voxelize_mean(f, points, 4), features)
     assert check(ops.devoxelize_trilinear, (grid, others))
     assert check(lambda q, p: ops.knn(q, p, 3)[0], (others, points))
-    assert check(ops.three_nn_interpolate, (others, points, features))
+    assert check(lambda q, p: ops.three_nn_weights(q, p)[1], (others, points))
     index = ops.ball_query(others, points, 1.5, 3)
     assert check(lambda f: ops.gather(f, index), features)
 
@@ -288,7 +288,9 @@ def test_trees_agree_with_plain(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("candidates", [1, 3, 50])
-def test_trees_choose_the_same_furthest_points_with_ties_and_copies(candidates: int, monkeypatch: MonkeyPatch) -> None:
+def test_trees_choose_the_same_furthest_points_with_ties_and_copies(
+    candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a lattice nearly all distances are equal; the second half of the cloud repeats points of the first."""
     monkeypatch.setattr(tree, "CANDIDATES", candidates)
     monkeypatch.setattr(tree, "BRUTE", 0.05)  # the search by the tree too, in so small a cloud
@@ -306,7 +308,9 @@ def test_pytorch3d_agrees_with_plain(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
-def test_the_adapter_mends_what_pytorch3d_does_differently(m: int, n: int, k: int, monkeypatch: MonkeyPatch) -> None:
+def test_the_adapter_mends_what_pytorch3d_does_differently(
+    m: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """pytorch3d is built from source and so mostly absent: a stand-in with its documented signatures and padding."""
 
     def knn_points(p1: Tensor, p2: Tensor, K: int = 1) -> SimpleNamespace:
@@ -355,7 +359,7 @@ for m, n, k in TWIN_SIZES:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_without_pytorch3d_and_triton_cuda_tensors_take_plain_torch(monkeypatch: MonkeyPatch) -> None:
+def test_without_pytorch3d_and_triton_cuda_tensors_take_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for package, twin in (("pytorch3d", "pytorch3d_kernels"), ("triton", "triton_kernels")):
         monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
         monkeypatch.delitem(sys.modules, f"pcdiff.nets.ops.{twin}", raising=False)

@@ -1,17 +1,22 @@
-"""A running average of a model's weights, whose memory grows with training: one setting for any length of run."""
+"""A running average of a model's weights whose memory grows with training: one setting for any length of run."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+# ----------------------------------------------------------------------------
+# Power-function average (Karras et al. 2024, EDM2, Section 3.1 and Equation 127): the weights after step t count as
+# t^power. The update at step t is average <- beta * average + (1 - beta) * weights, beta = (1 - 1/t)^(power + 1).
+# The profile's standard deviation, as a fraction of all steps so far, is ((p + 1) / (p + 2)^2 / (p + 3))^0.5:
+# 0.10 at p = 7, 0.05 at p = 17.
+
 
 class Ema:
-    """Power-function average: the weights after step t count as t^power (Karras et al. 2024, EDM2, section 3.1).
+    """Average of a model's weights, on the device that the model is on at construction.
 
-    The profile's standard deviation, as a part of all steps so far, is ((p + 1) / (p + 2)^2 / (p + 3))^0.5: 0.10 at 7,
-    0.05 at 17. Unlike a constant decay it needs no warm-up: the initial weights are forgotten at the first update.
-    Averages are float32 at least; what is not floating point (counters in buffers) is copied.
+    Unlike a constant decay it needs no warm-up: the first update forgets the initial weights. Averages are float32 at
+    least. What is not floating point (counters in buffers) is copied.
     """
 
     def __init__(self, model: nn.Module, power: float = 7.0) -> None:
@@ -19,17 +24,17 @@ class Ema:
             raise ValueError(f"power must be 0 (flat average) or more, got {power}")
         self.power = power
         self.step = 0
-        self.average = {name: _wide(value).clone() for name, value in model.state_dict().items()}
+        self.average = {name: _float32_at_least(value).clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after optimiser step `step` = 1, 2, ...; steps may be left out, never repeated.
+        """Adds the weights after optimiser step `step` = 1, 2, ...; steps may be left out, never repeated.
 
         Raises ValueError for a step not after the last one.
         """
         if step <= self.step:
             raise ValueError(f"step must grow, got {step} after {self.step}")
-        # The product of (1 - 1/t)^(power + 1) (EDM2, eq. 127) over all steps since the last update telescopes to this.
+        # the product of Equation 127 over all steps since the last update telescopes to this
         beta = (self.step / step) ** (self.power + 1)
         for name, value in model.state_dict().items():
             average = self.average[name]
@@ -40,16 +45,16 @@ class Ema:
         self.step = step
 
     def copy_to(self, model: nn.Module) -> None:
-        """Write the averages into a model of the same architecture, in its own dtype and on its device."""
+        """Writes the averages into a model of the same architecture, in its own dtype and on its device."""
         model.load_state_dict(self.average)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything `update` goes on from, as flat tensors (copies): fit for safetensors as for torch.save."""
+        """All that `update` needs to go on, as flat tensors (copies), for safetensors or torch.save."""
         averages = {f"average.{name}": value.clone() for name, value in self.average.items()}
         return {"step": torch.tensor(self.step), **averages}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved state, on the present devices. Raises ValueError where names do not match the model's."""
+        """Restores a saved state on the present devices. Raises ValueError if its names are not those of the model."""
         expected = {"step", *(f"average.{name}" for name in self.average)}
         if state.keys() != expected:
             odd = sorted(state.keys() ^ expected)
@@ -59,5 +64,5 @@ class Ema:
         self.step = int(state["step"])
 
 
-def _wide(value: Tensor) -> Tensor:
+def _float32_at_least(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value

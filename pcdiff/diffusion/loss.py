@@ -1,33 +1,54 @@
-"""What the denoiser is trained on."""
+"""Losses that a denoiser is trained with."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from pcdiff.diffusion.denoiser import per_sample
-from pcdiff.diffusion.samplers import Denoise
+from pcdiff.diffusion.preconditioning import per_sample
+
+# ----------------------------------------------------------------------------
+# Loss weight (Karras et al. 2022, Table 1):
+# lambda(sigma) = 1 / c_out^2 = (sigma^2 + sigma_data^2) / (sigma * sigma_data)^2.
 
 
 def loss_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """lambda(sigma) = 1 / c_out^2 = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1)."""
+    """lambda(sigma), of sigma's shape."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
-def denoising_loss(
-    denoise: Denoise, clean: Tensor, sigma: Tensor, noise: Tensor, weight: Tensor, sigma_data: float
-) -> Tensor:
-    """lambda(sigma) |D(clean + sigma noise; sigma) - clean|^2, averaged (Karras et al. 2022, eq. 2).
+# ----------------------------------------------------------------------------
+# Denoising loss (Karras et al. 2022, Equations 2 and 8): the mean of lambda(sigma) * |D(y + n; sigma) - y|^2, where
+# y are clean data and n is noise of standard deviation sigma. `add_noise` makes y + n, the caller applies D.
 
-    clean (B, C, N), sigma (B,), noise (B, C, N) standard normal, weight (B, N): 1 for a point that counts, 0 for
-    padding, or anything between; at least one must be positive. The average runs over channels and, weighted, over
-    all points of the batch -> scalar, about 1 for a network that outputs 0.
+
+def add_noise(clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Clean + sigma * noise. clean, noise: (B, ...); noise of unit variance. sigma: (B,)."""
+    return clean + per_sample(sigma, clean) * noise
+
+
+def denoising_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, weight: Tensor, sigma_data: float) -> Tensor:
+    """The loss of a batch, averaged over channels and, weighted, over all points; about 1 if the network outputs 0.
+
+    Args:
+        denoised: (B, C, N), what the denoiser makes of `add_noise(clean, sigma, noise)`.
+        clean: (B, C, N).
+        sigma: (B,) noise levels.
+        weight: (B, N), of each point: 1, 0 for padding, or anything between. At least one must be positive.
+        sigma_data: standard deviation of the clean data.
+
+    Returns:
+        A scalar.
     """
-    sigmas = per_sample(sigma, clean)
-    error = (denoise(clean + sigmas * noise, sigma) - clean).square().mean(1)  # (B, N)
-    each = weight * loss_weight(sigmas, sigma_data)[:, 0]  # (B, N)
+    error = (denoised - clean).square().mean(1)  # (B, N)
+    each = weight * loss_weight(per_sample(sigma, clean), sigma_data)[:, 0]  # (B, N)
     return (each * error).sum() / weight.sum()
 
 
+# ----------------------------------------------------------------------------
+# Pseudo-Huber loss (Charbonnier et al. 1997; Hartley & Zisserman 2004, Appendix 6.8):
+# 2 * k^2 * (sqrt(1 + (e / k)^2) - 1).
+
+
 def pseudo_huber(error: Tensor, knee: float) -> Tensor:
-    """2 k^2 (sqrt(1 + (e / k)^2) - 1), of each element: about e^2 below the knee k, 2 k |e| far beyond."""
+    """The loss of each element: about e^2 far below the knee k, about 2 k |e| far above."""
     return 2 * knee**2 * ((1 + (error / knee).square()).sqrt() - 1)

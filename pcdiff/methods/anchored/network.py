@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pcdiff.diffusion.denoiser import per_sample, scaling
+from pcdiff.diffusion.preconditioning import per_sample, scaling
 from pcdiff.methods.anchored.condition import FEATURES
 from pcdiff.methods.anchored.config import NetworkConfig
 from pcdiff.nets.ops import devoxelize_trilinear, voxelize_mean

@@ -1,7 +1,10 @@
-"""Point operations, batched, features channel-first. Plain torch, with pytorch3d behind the same names on CUDA."""
+"""Point operations, batched, features channels first.
+
+Each has a version in plain torch; on CUDA the same names run on pytorch3d or Triton where they are installed.
+"""
 
 from pcdiff.nets.ops.gather import gather
-from pcdiff.nets.ops.interpolate import three_nn_interpolate, three_nn_weights
+from pcdiff.nets.ops.interpolate import three_nn_weights
 from pcdiff.nets.ops.neighbours import ball_query, furthest_point_sample, knn
 from pcdiff.nets.ops.voxels import devoxelize_trilinear, voxelize_mean
 
@@ -11,7 +14,6 @@ __all__ = [
     "furthest_point_sample",
     "gather",
     "knn",
-    "three_nn_interpolate",
     "three_nn_weights",
     "voxelize_mean",
 ]

@@ -19,7 +19,7 @@ from pcdiff.methods.friedrich2023.config import PaperConfig, PaperNetworkConfig
 from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser, _furthest
 from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_names, denoiser_state_from, denoiser_state_to
 from pcdiff.methods.friedrich2023.points import PaperFrame, outer_mesh
-from pcdiff.methods.friedrich2023.sampling import NoisePrediction, ladder, sample_points
+from pcdiff.methods.friedrich2023.sampling import NoisePrediction, evenly_spaced_sigmas, sample_points
 from pcdiff.nets.pvcnn import Cloud, Neighbourhoods, Norm, PointLayers
 
 ROOT = Path(__file__).parents[1]
@@ -96,8 +96,8 @@ def test_the_last_steps_differ_by_what_the_original_rounds(t: int, monkeypatch: 
 def test_a_step_of_ddim_is_an_euler_step(t: int, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {name: torch.from_numpy(value) for name, value in np.load(ORIGINAL / "sampler.npz").items()}
     place = known["ddim50_ts"].tolist().index(t)
-    assert torch.equal(ladder(50)[:-1], linear_sigmas()[known["ddim50_ts"]])
-    stepped = one_step("euler", known, ladder(50)[place : place + 2], monkeypatch)
+    assert torch.equal(evenly_spaced_sigmas(50)[:-1], linear_sigmas()[known["ddim50_ts"]])
+    stepped = one_step("euler", known, evenly_spaced_sigmas(50)[place : place + 2], monkeypatch)
     torch.testing.assert_close(stepped, known[f"ddim50_t{t}"][..., 64:], rtol=0, atol=TOLERANCE)
 
 

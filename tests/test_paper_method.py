@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from pcdiff.cli.app import main
+from pcdiff.diffusion.schedule import linear_sigmas
 from pcdiff.errors import InputError
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.friedrich2023.checkpoints import PaperModel, import_checkpoints, read_foreign
@@ -20,10 +23,12 @@ from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
 from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_state_to
 from pcdiff.methods.friedrich2023.method import PaperMethod
 from pcdiff.methods.friedrich2023.points import PaperFrame, outer_mesh, surface_points
+from pcdiff.methods.friedrich2023.sampling import LEVELS
 from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
 from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_to
 from pcdiff.methods.registry import load_method
 from pcdiff.training.friedrich2023 import train as training
+from pcdiff.training.loop import Loop
 from pcdiff.training.recipes import load_config
 
 QUARTER = PaperNetworkConfig(width=0.25)
@@ -53,7 +58,7 @@ def run(*arguments: object) -> int:
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def test_both_networks_go_in_and_come_out_again(foreign, foreign_voxelisation, tmp_path, capsys):
+def test_both_networks_are_imported_and_exported_unchanged(foreign, foreign_voxelisation, tmp_path, capsys):
     first, second = tmp_path / "ckpt.pth", tmp_path / "model_best.pt"
     wrapped = {name.replace("model.", "model.module.", 1): value for name, value in foreign.items()}
     torch.save({"epoch": 3, "model_state": wrapped, "optimizer_state": {"lr": 0.1}}, first)
@@ -70,13 +75,13 @@ def test_both_networks_go_in_and_come_out_again(foreign, foreign_voxelisation, t
         assert all(torch.equal(back[key], known[key]) for key in known)
 
 
-@pytest.mark.parametrize("room", ["ema", "state_dict", None])
-def test_what_forks_make_of_the_file(foreign, room, tmp_path):
+@pytest.mark.parametrize("key", ["ema", "state_dict", None])
+def test_checkpoints_of_forks_are_read(foreign, key, tmp_path):
     path = tmp_path / "fork.pth"
     good = {name.replace("model.", "_orig_mod.model.", 1): value + 1 for name, value in foreign.items()}
-    content = good if room is None else {room: good, "epoch": 1}
-    if room == "ema":
-        content["model_state"] = foreign  # the last step's, which averaged weights win over
+    content = good if key is None else {key: good, "epoch": 1}
+    if key == "ema":
+        content["model_state"] = foreign  # the last step's weights: averaged ones are preferred
     torch.save(content, path)
     state = import_checkpoints([path]).denoiser.state_dict()
     torch.testing.assert_close(state["out.bias"], foreign["model.classifier.2.bias"] + 1)
@@ -95,7 +100,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04half a zip"])
-def test_what_is_no_checkpoint_is_told_in_a_line(content, tmp_path, capsys):
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(content, tmp_path, capsys):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
     assert run("import-checkpoint", path, "-o", tmp_path / "w.safetensors") == 2
@@ -115,10 +120,9 @@ def test_two_of_one_network_and_half_a_model_are_refused(foreign, tmp_path):
         load_method("paper", tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="--weights"):
         load_method("paper")
+    places = Path(str(resources.files("pcdiff"))) / "weights" / "places.safetensors"
     with pytest.raises(InputError, match="pcdiff-paper-1"):
-        from importlib import resources
-
-        load_method("paper", Path(str(resources.files("pcdiff"))) / "weights" / "places.safetensors")
+        load_method("paper", places)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -159,14 +163,16 @@ def test_losses_fall_and_both_networks_make_a_method(recipe, tmp_path):
 def test_a_run_that_was_stopped_ends_in_the_same_bits(recipe, tmp_path, monkeypatch):
     changes = {"denoiser.epochs": 3}
     training.train(load_config(recipe, changes | {"run.out": str(tmp_path / "whole")}), progress=False)
-    steps = iter(range(100))
+    advance = Loop._advance
 
-    class Impatient(training.Sigterm):
-        stop = property(lambda self: next(steps) == 1)
+    def advance_and_stop(loop: Loop, batch: object) -> None:
+        advance(loop, batch)
+        if loop.state.step == 2:
+            signal.raise_signal(signal.SIGTERM)
 
     config = load_config(recipe, changes | {"run.out": str(tmp_path / "halves")})
     with monkeypatch.context() as patched:
-        patched.setattr(training, "Sigterm", Impatient)
+        patched.setattr(Loop, "_advance", advance_and_stop)
         assert training.train(config, progress=False).name == "denoiser-checkpoint.safetensors"
     training.train(config, progress=False)
     one, two = (PaperModel.load(tmp_path / part / "denoiser.safetensors").denoiser for part in ("whole", "halves"))
@@ -177,12 +183,12 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(recipe, tmp_path, monkeypa
 
 
 class Oracle(nn.Module):
-    """A noise network that knows where the implant is: at any level, its noise is what separates the points from it."""
+    """A noise network that knows the implant: at any level, it returns the noise between the points and the truth."""
 
     def __init__(self, config: PaperNetworkConfig, truth: torch.Tensor) -> None:
         super().__init__()
         self.config, self.truth = config, truth
-        self.levels = training.linear_sigmas(training.T)
+        self.levels = linear_sigmas(LEVELS)
 
     def forward(self, points: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         sigma = self.levels[t].float()[:, None, None]
@@ -192,7 +198,7 @@ class Oracle(nn.Module):
 
 @pytest.mark.parametrize("sampler", ["ancestral", "dpmpp_2m"])
 def test_points_come_back_where_the_implant_is(sampler, case, prior):
-    """The frame, the noise and the sampler of use: with a network that is right, the points are, in millimetres."""
+    """Frame, noise and sampler together: with an exact network, the points lie on the implant, in millimetres."""
     skull, implant = case
     config = PaperConfig(network=PaperNetworkConfig(implant_points=512), steps=20, sampler=sampler)
     truth = surface_points(implant, 512, np.random.default_rng(3))
@@ -204,7 +210,7 @@ def test_points_come_back_where_the_implant_is(sampler, case, prior):
     assert outer_mesh(implant).volume_ml > implant.ml  # half a voxel outside
 
 
-def test_the_command_line_says_what_a_recipe_lacks(tmp_path, capsys):
+def test_the_command_line_names_wrong_settings(tmp_path, capsys):
     path = tmp_path / "r.yaml"
     path.write_text("method: paper\nrun: {data: d, cache: c, out: o}\npaper: {network: {centres: [10, 20, 5, 4]}}\n")
     assert run("train", path) == 2

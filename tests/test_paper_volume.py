@@ -35,7 +35,7 @@ from pcdiff.methods.friedrich2023.voxelisation import VoxelisationConfig, Voxeli
 from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_from, voxelisation_state_to, weight_map
 from pcdiff.reconstruct.dpsr import poisson_grid, poisson_region
 from pcdiff.training.friedrich2023.data import Surfaces
-from pcdiff.training.friedrich2023.voxelisation_training import training_loss, voxelisation_sample
+from pcdiff.training.friedrich2023.voxelisation_training import target_field, training_loss, voxelisation_sample
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -395,7 +395,8 @@ def surfaces(case: tuple[Volume, Volume]) -> Surfaces:
 
 @pytest.mark.parametrize("faithful", [False, True])
 def test_a_sample_is_the_implant_in_the_cube(surfaces: Surfaces, case: tuple[Volume, Volume], faithful: bool) -> None:
-    points, field = voxelisation_sample(surfaces, 300, 64, np.random.default_rng(0), 3.6, faithful)
+    points, *oriented = voxelisation_sample(surfaces, 300, 64, np.random.default_rng(0), 3.6, faithful)
+    field = target_field(*(torch.from_numpy(array)[None] for array in oriented), 64)[0].numpy()
     assert points.shape == (300, 3)
     assert points.dtype == field.dtype == np.float32
     at = np.clip(np.round(points * 64).astype(int), 0, 63)
@@ -407,7 +408,8 @@ def test_a_sample_is_the_implant_in_the_cube(surfaces: Surfaces, case: tuple[Vol
 def test_the_loss_falls(surfaces: Surfaces) -> None:
     torch.manual_seed(0)
     made = [voxelisation_sample(surfaces, 200, 24, np.random.default_rng(k), 9.6) for k in range(2)]
-    points, truth = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+    points, *oriented = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+    truth = target_field(*oriented, 24)
     network = VoxelisationNetwork(VoxelisationConfig(width=8, cells=8, blocks=2, levels=2))
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     losses = []

@@ -1,4 +1,4 @@
-"""A run that was stopped ends as one that was not; recipes are strict."""
+"""Training of the anchored denoiser: order and rate, whole runs, validation, losses against closed forms."""
 
 from __future__ import annotations
 
@@ -27,108 +27,19 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.anchored.condition import ANCHORS
 from pcdiff.methods.anchored.method import DiffusionMethod
-from pcdiff.methods.friedrich2023.config import PaperConfig
+from pcdiff.methods.anchored.network import AnchoredDenoiser
 from pcdiff.prior.folds import Population, cached_prior
 from pcdiff.prior.model import ShapePrior
+from pcdiff.training.anchored import pools, validation
 from pcdiff.training.anchored import train as training
-from pcdiff.training.anchored.train import TrainingStep, batches, load_pairs, rate_at, train, validate
-from pcdiff.training.recipes import PaperTrainConfig, TrainConfig, load_config
+from pcdiff.training.anchored.pools import load_pairs
+from pcdiff.training.anchored.step import KNEE, TrainingStep
+from pcdiff.training.anchored.train import batches, rate_at, train
+from pcdiff.training.anchored.validation import validate
+from pcdiff.training.loop import Loop
+from pcdiff.training.recipes import TrainConfig
 
 STEPS = 6
-RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-
-
-# --- config ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def recipe(tmp_path) -> Path:
-    path = tmp_path / "recipe.yaml"
-    path.write_text("run: {data: heads, cache: cache, out: out}\noptimiser:\n  steps: 7\n")
-    return path
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipes_load(path):
-    config = load_config(path)
-    if isinstance(config, PaperTrainConfig):
-        assert config.paper == PaperConfig(spacing_mm=config.paper.spacing_mm)  # the paper's own, but for the grid
-        return
-    assert sum(config.pairs.kinds.values()) == pytest.approx(1)
-    assert training.AnchoredDenoiser(config.network)
-
-
-def test_a_recipe_and_its_overrides(recipe):
-    assert load_config(recipe).optimiser.steps == 7
-    assert load_config(recipe).run.data == Path("heads")
-    changed = load_config(recipe, {"optimiser.steps": "9", "pairs.pool": 5, "run.skip": "['052']"})
-    assert changed.optimiser.steps == 9
-    assert changed.pairs.pool == 5
-    assert changed.run.skip == ("052",)
-    assert changed.network == load_config(recipe).network
-
-
-@pytest.mark.parametrize(
-    ("overrides", "named"),
-    [
-        ({"optimiser.stpes": 1}, r"optimiser\.stpes"),
-        ({"optimizer.steps": 1}, "optimizer"),
-        ({"optimiser.steps": 0, "network.grid": 9}, r"network\.grid: .*; optimiser\.steps: "),
-        ({"optimiser.precision": "fp8"}, r"optimiser\.precision"),
-        ({"pairs.kinds": {"random_1": -1.0}}, r"pairs\.kinds"),
-    ],
-)
-def test_wrong_keys_and_values_are_named(recipe, overrides, named):
-    with pytest.raises(InputError, match=named) as caught:
-        load_config(recipe, overrides)
-    assert "\n" not in str(caught.value)
-
-
-def test_files_that_are_no_recipe(tmp_path):
-    with pytest.raises(InputError, match="expected a YAML recipe"):
-        load_config(tmp_path / "missing.yaml")
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("run: [1\n")
-    with pytest.raises(InputError, match="expected a YAML recipe"):
-        load_config(broken)
-    broken.write_text("run: {}\n")
-    with pytest.raises(InputError, match=r"run\.data: Field required"):
-        load_config(broken)
-
-
-@pytest.mark.parametrize(
-    ("text", "overrides"),
-    [
-        ("- a\n- b\n", {"optimiser.steps": 3}),
-        ("run: {data: d, cache: c, out: o}\npairs:\n", {"pairs.pool": 3}),
-        ("run: {data: d, cache: c, out: o}\n", {"run.data.x": "1"}),
-        ("run: {data: d, cache: c, out: o}\n", {"optimiser.steps": "[1"}),
-    ],
-)
-def test_overrides_that_do_not_fit_are_the_user_s_mistake(tmp_path, text, overrides):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError):
-        load_config(path, overrides)
-
-
-def test_a_head_may_be_named_by_an_override(recipe):
-    assert load_config(recipe, {"run.cases": "052"}).run.cases == "052"
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"diffusion.sampler": "nonsense"},
-        {"pairs.kinds": {"nonsense": 1.0}},
-        {"diffusion.sigma_min": 5.0},
-        {"network.width": 24},
-        {"network.heads": 3},
-    ],
-)
-def test_recipes_that_cannot_run_are_refused(recipe, overrides):
-    with pytest.raises(InputError):
-        load_config(recipe, overrides)
 
 
 # --- order and rate -------------------------------------------------------------------------------------------------
@@ -199,7 +110,7 @@ def test_the_rate_rises_then_falls():
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> tuple[Path, Path]:
+def folders(tmp_path_factory) -> tuple[Path, Path]:
     """Data set of six names and a cache that all runs share."""
     folder = tmp_path_factory.mktemp("training")
     (folder / "data" / "complete_skull").mkdir(parents=True)
@@ -217,15 +128,15 @@ def quick(monkeypatch, population) -> Iterator[None]:
         rows = [population.names.index(name) for name in names]
         return Population(tuple(names), population.outer[rows], population.thickness[rows], population.present[rows])
 
-    monkeypatch.setattr(training, "load_population", load)
+    monkeypatch.setattr(pools, "load_population", load)
     monkeypatch.setattr(training, "validate", lambda *_: {"val_mm": 0.5, "val_mm_prior": 0.6})
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-def run_whole(folder: Path, places: tuple[Path, Path], **optimiser: Any) -> TrainConfig:
-    config = tiny(folder / "whole", *places, **optimiser)
+def run_whole(folder: Path, folders: tuple[Path, Path], **optimiser: Any) -> TrainConfig:
+    config = tiny(folder / "whole", *folders, **optimiser)
     train(config, progress=False)
     return config
 
@@ -241,19 +152,18 @@ def rows(config: TrainConfig) -> list[dict[str, float]]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """SIGTERM reaches the run within its step number `steps`."""
-    taken = training._step
+    advance = Loop._advance
 
-    def step(config: TrainConfig, number: int, *rest: Any) -> tuple[float, ...]:
-        result = taken(config, number, *rest)
-        if number + 1 == steps:
+    def advance_and_stop(loop: Loop, batch: Any) -> None:
+        advance(loop, batch)
+        if loop.state.step == steps:
             signal.raise_signal(signal.SIGTERM)
-        return result
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(Loop, "_advance", advance_and_stop)
 
 
-def test_a_run_leaves_what_it_promises(tmp_path, places, population, condition_of_a_pair):
-    config = run_whole(tmp_path, places)
+def test_a_run_leaves_what_it_promises(tmp_path, folders, population, condition_of_a_pair):
+    config = run_whole(tmp_path, folders)
     out = config.run.out
     left = {path.name for path in out.iterdir()}
     assert left == {
@@ -283,14 +193,14 @@ def test_a_run_leaves_what_it_promises(tmp_path, places, population, condition_o
 
 
 @pytest.fixture
-def condition_of_a_pair(places, tmp_path) -> Any:
-    pairs, _, _ = load_pairs(tiny(tmp_path / "none", *places))
+def condition_of_a_pair(folders, tmp_path) -> Any:
+    pairs, _, _ = load_pairs(tiny(tmp_path / "none", *folders))
     return pairs.make(0).condition
 
 
-def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, places, monkeypatch):
-    config = run_whole(tmp_path, places)
-    stopped = tiny(tmp_path / "stopped", *places)
+def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, folders, monkeypatch):
+    config = run_whole(tmp_path, folders)
+    stopped = tiny(tmp_path / "stopped", *folders)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         train(stopped, progress=False)
@@ -307,29 +217,29 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, places, monkeypatch):
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
-def test_a_process_group_told_to_stop_keeps_its_steps(tmp_path, places, monkeypatch):
-    config = tiny(tmp_path / "run", *places)
+def test_sigterm_to_the_whole_process_group_keeps_the_step(tmp_path, folders, monkeypatch):
+    config = tiny(tmp_path / "run", *folders)
     config = config.model_copy(update={"run": config.run.model_copy(update={"workers": 1})})
-    taken = training._step
+    advance = Loop._advance
 
-    def step(*given: Any) -> tuple[float, ...]:
+    def advance_and_stop(loop: Loop, batch: Any) -> None:
         workers = multiprocessing.active_children()
         assert workers
         for worker in workers:  # the workers too, as `timeout` and schedulers do
             subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # torch forgives what the parent sends
         signal.raise_signal(signal.SIGTERM)
         time.sleep(1)  # the time to die in
-        return taken(*given)
+        advance(loop, batch)
 
-    monkeypatch.setattr(training, "_step", step)
-    kept = train(config, progress=False)
-    assert kept == config.run.out / "checkpoint.safetensors"  # no weights yet
-    with safe_open(kept, "pt") as file:
+    monkeypatch.setattr(Loop, "_advance", advance_and_stop)
+    written = train(config, progress=False)
+    assert written == config.run.out / "checkpoint.safetensors"  # no weights yet
+    with safe_open(written, "pt") as file:
         assert file.metadata()["step"] == "1"
 
 
-def test_a_run_that_found_no_data_can_be_begun_again(tmp_path, places):
-    cache, data = places
+def test_a_run_that_found_no_data_can_be_begun_again(tmp_path, folders):
+    cache, data = folders
     wrong = tiny(tmp_path / "run", cache, tmp_path / "nowhere", steps=1)
     with pytest.raises(InputError, match="no such folder"):
         train(wrong, progress=False)
@@ -340,15 +250,15 @@ def test_a_run_that_found_no_data_can_be_begun_again(tmp_path, places):
         train(tiny(blocked, cache, data, steps=1), progress=False)
 
 
-def test_weights_hold_their_wdefect_recipe(tmp_path, places):
-    config = tiny(tmp_path / "run", *places, steps=1)
+def test_weights_hold_their_whole_recipe(tmp_path, folders):
+    config = tiny(tmp_path / "run", *folders, steps=1)
     train(config, progress=False)
     with safe_open(config.run.out / "denoiser.safetensors", "pt") as file:
         assert TrainConfig.model_validate_json(file.metadata()["recipe"]) == config
 
 
-def test_validation_runs_the_wdefect_pipeline(tmp_path, places, monkeypatch):
-    config = tiny(tmp_path / "run", *places)
+def test_validation_runs_the_whole_pipeline(tmp_path, folders, monkeypatch):
+    config = tiny(tmp_path / "run", *folders)
     config = config.model_copy(update={"run": config.run.model_copy(update={"validate_cases": 1})})
     truth = np.zeros((20, 20, 20), bool)
     truth[5:10, 5:10, 5:10] = True
@@ -356,33 +266,33 @@ def test_validation_runs_the_wdefect_pipeline(tmp_path, places, monkeypatch):
     shifted = implant.with_mask(np.roll(truth, 1, 0))
     designed = []
 
-    def made(skull: Volume, method: object) -> Any:
+    def made(skull: Volume, method: object, device: str) -> Any:
         designed.append((skull, method))
         return SimpleNamespace(implant=shifted)
 
     pairs, _, prior = load_pairs(config)
-    silent = DiffusionMethod(prior, training.AnchoredDenoiser(config.network).eval(), config.diffusion)
+    untrained = DiffusionMethod(prior, AnchoredDenoiser(config.network).eval(), config.diffusion)
     case = SimpleNamespace(load=lambda: LoadedCase("004", bone, implant))
-    monkeypatch.setattr(training, "find_cases", lambda *_: [case, case])
-    monkeypatch.setattr(training, "design", made)
-    found = validate(config, silent, replace(pairs, config=pairs.config.model_copy(update={"pool": 1})))
-    assert [(skull is bone, method is silent) for skull, method in designed] == [(True, True)]
+    monkeypatch.setattr(validation, "find_cases", lambda *_: [case, case])
+    monkeypatch.setattr(validation, "design", made)
+    found = validate(config.run, untrained, replace(pairs, config=pairs.config.model_copy(update={"pool": 1})))
+    assert [(skull is bone, method is untrained) for skull, method in designed] == [(True, True)]
     assert found["val_dsc"] == pytest.approx(0.8)
     assert found["val_hd95"] == pytest.approx(1.0)
     assert "val_bdsc" in found
 
 
-def test_another_recipe_in_the_same_folder_is_refused(tmp_path, places):
-    config = tiny(tmp_path / "run", *places, steps=1)
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path, folders):
+    config = tiny(tmp_path / "run", *folders, steps=1)
     train(config, progress=False)
     with pytest.raises(InputError, match="a run of another recipe"):
-        train(tiny(tmp_path / "run", *places, steps=1, rate=5e-4), progress=False)
+        train(tiny(tmp_path / "run", *folders, steps=1, rate=5e-4), progress=False)
     run = config.run.model_copy(update={"checkpoint_minutes": 1.0})  # how it runs is no part of what it is
     train(config.model_copy(update={"run": run}), progress=False)
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path, places):
-    config = tiny(tmp_path / "run", *places, steps=1)
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, folders):
+    config = tiny(tmp_path / "run", *folders, steps=1)
     train(config, progress=False)
     (config.run.out / "config.json").unlink()
     wider = config.model_copy(update={"network": config.network.model_copy(update={"width": 32})})
@@ -390,8 +300,8 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, places):
         train(wider, progress=False)
 
 
-def test_other_seeds_train_other_weights(tmp_path, places):
-    first, second = (tiny(tmp_path / str(seed), *places, steps=1) for seed in (0, 1))
+def test_other_seeds_train_other_weights(tmp_path, folders):
+    first, second = (tiny(tmp_path / str(seed), *folders, steps=1) for seed in (0, 1))
     second = second.model_copy(update={"run": second.run.model_copy(update={"seed": 8})})
     for config in (first, second):
         train(config, progress=False)
@@ -399,14 +309,14 @@ def test_other_seeds_train_other_weights(tmp_path, places):
     assert any(not torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
-def test_sigterm_ends_the_process_again_after_a_run(tmp_path, places):
+def test_sigterm_ends_the_process_again_after_a_run(tmp_path, folders):
     before = signal.getsignal(signal.SIGTERM)
-    train(tiny(tmp_path / "run", *places, steps=1), progress=False)
+    train(tiny(tmp_path / "run", *folders, steps=1), progress=False)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_sigterm_while_validating_keeps_the_step(tmp_path, places, monkeypatch):
-    config = tiny(tmp_path / "run", *places)
+def test_sigterm_while_validating_keeps_the_step(tmp_path, folders, monkeypatch):
+    config = tiny(tmp_path / "run", *folders)
     config = config.model_copy(update={"run": config.run.model_copy(update={"validate_every": 2})})
 
     def validating(*_: Any) -> dict[str, float]:
@@ -421,8 +331,8 @@ def test_sigterm_while_validating_keeps_the_step(tmp_path, places, monkeypatch):
 # --- pairs and loss -------------------------------------------------------------------------------------------------
 
 
-def test_heads_of_training_and_validation_stay_apart(tmp_path, places):
-    pairs, held_out, prior = load_pairs(tiny(tmp_path / "run", *places))
+def test_heads_of_training_and_validation_stay_apart(tmp_path, folders):
+    pairs, held_out, prior = load_pairs(tiny(tmp_path / "run", *folders))
     assert pairs.population.names == ("000", "001", "002", "003")
     assert held_out.population.names == ("004", "005")
     assert prior.heads == 4
@@ -433,39 +343,39 @@ def test_heads_of_training_and_validation_stay_apart(tmp_path, places):
     assert held_out.config.mix == held_out.config.deform == 0
 
 
-def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, places, population):
+def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, folders, population):
     other = replace(population, outer=population.outer + 3)
     every = np.ones(len(population.names), bool)
     first, second = (cached_prior(tmp_path, people, every) for people in (population, other))
     assert not np.array_equal(first.mean, second.mean)
-    pairs = load_pairs(tiny(tmp_path / "run", *places))[0]
-    stores = [training._stored(tmp_path, replace(pairs, population=people)).store for people in (population, other)]
+    pairs = load_pairs(tiny(tmp_path / "run", *folders))[0]
+    stores = [pools.with_store(tmp_path, replace(pairs, population=people)).store for people in (population, other)]
     assert stores[0] != stores[1]
 
 
-def test_pairs_of_other_folds_are_kept_elsewhere(tmp_path, places):
-    config = tiny(tmp_path / "run", *places)
+def test_pairs_of_other_folds_are_kept_elsewhere(tmp_path, folders):
+    config = tiny(tmp_path / "run", *folders)
     same = config.model_copy(update={"run": config.run.model_copy(update={"same": (("000", "001"),)})})
     first, second = (load_pairs(c)[0] for c in (config, same))
     assert not np.array_equal(first.fold, second.fold)
     assert first.store != second.store
 
 
-def test_validation_compares_network_and_prior_on_the_same_pairs(tmp_path, places):
-    config = tiny(tmp_path / "run", *places)
+def test_validation_compares_network_and_prior_on_the_same_pairs(tmp_path, folders):
+    config = tiny(tmp_path / "run", *folders)
     pairs, _, prior = load_pairs(config)
     few = replace(pairs, config=pairs.config.model_copy(update={"pool": 2}))
     torch.manual_seed(0)
-    silent = DiffusionMethod(prior, training.AnchoredDenoiser(config.network).eval(), config.diffusion)
-    found = validate(config, silent, few)
-    assert found["val_mm"] == pytest.approx(found["val_mm_prior"])  # it says nothing but the prior
+    untrained = DiffusionMethod(prior, AnchoredDenoiser(config.network).eval(), config.diffusion)
+    found = validate(config.run, untrained, few)
+    assert found["val_mm"] == pytest.approx(found["val_mm_prior"])  # its output is the prior
     error = [np.abs(few[k]["target"] * few[k]["unit"])[few[k]["valid"] > 0].mean() for k in range(2)]
     assert found["val_mm_prior"] == pytest.approx(np.mean(error))
     assert found.keys() == {"val_mm", "val_mm_prior"}  # no case, no volumes
 
 
-def test_a_silent_network_s_loss_is_known(tmp_path, places):
-    config = tiny(tmp_path / "run", *places)
+def test_the_loss_of_a_network_that_outputs_zero_is_known(tmp_path, folders):
+    config = tiny(tmp_path / "run", *folders)
     pairs, _, _ = load_pairs(config)
     batch = {name: value.float() for name, value in default_collate([pairs[0], pairs[1]]).items()}
     model = TrainingStep(config).eval()
@@ -480,14 +390,14 @@ def test_a_silent_network_s_loss_is_known(tmp_path, places):
     expected = (weight * (noise - level * target).square() / (1 + level**2)).sum() / weight.sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     turn = (batch["normals"] * batch["true_normals"]).sum(-1)
-    millimetres = target[::2] * unit[::2]  # the guide's error while it says nothing
-    wide = 2 * training.KNEE**2 * ((1 + (millimetres / training.KNEE) ** 2).sqrt() - 1)
+    millimetres = target[::2] * unit[::2]  # the guide's error while its mean is zero
+    wide = 2 * KNEE**2 * ((1 + (millimetres / KNEE) ** 2).sqrt() - 1)
     assert guide.item() == pytest.approx((valid[::2] * wide).mean().item(), rel=1e-4)
     assert cosine.item() == pytest.approx(((1 - turn) * batch["valid"]).mean().item(), abs=1e-5)
 
 
-def test_the_guide_learns_from_pairs_that_the_denoiser_is_spared(tmp_path, places):
-    config = tiny(tmp_path / "run", *places, encoded=2, batch=3)
+def test_the_guide_learns_from_pairs_that_the_denoiser_is_spared(tmp_path, folders):
+    config = tiny(tmp_path / "run", *folders, encoded=2, batch=3)
     pairs, _, _ = load_pairs(config)
     batch = {name: value.float() for name, value in default_collate([pairs[k] for k in range(3)]).items()}
     model = TrainingStep(config).eval()

@@ -20,21 +20,29 @@ def voxelisation_sample(
     rng: np.random.Generator,
     spacing_mm: float,
     faithful: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(points (N, 3) in network units, `poisson_grid` (r, r, r) of the true surface), float32, for one case.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points (N, 3) to give the network, the true surface (M, 3) and its normals (M, 3) of one case, float32.
 
-    The frame is the one in which `volume_from_points` uses the network with the same arguments.
-
-    InputError: an implant that does not fit into the cube.
+    All are in network units, in the frame in which `volume_from_points` uses the network with the same arguments.
+    Raises InputError for an implant that does not fit into the cube.
     """
     shape = tuple(int(n) for n in surfaces.shape)
     lattice = lattice_over(shape, surfaces.affine, surfaces.implant, spacing_mm, resolution, faithful)
-    place = lattice.to_network(surfaces.implant)
+    surface = lattice.to_network(surfaces.implant)
     # Not unit: so transformed, normals carry each point's area also where the frame stretches one axis.
     normals = surfaces.normals @ lattice.affine[:3, :3] / spacing_mm
-    cloud, outward = (torch.as_tensor(value, dtype=torch.float32)[None] for value in (place, normals))
-    field = poisson_grid(cloud, outward, resolution)[0]
-    return place[rng.integers(len(place), size=points)].astype(np.float32), field.numpy()
+    chosen = surface[rng.integers(len(surface), size=points)]
+    return chosen.astype(np.float32), surface.astype(np.float32), normals.astype(np.float32)
+
+
+@torch.no_grad()
+def target_field(surface: Tensor, normals: Tensor, resolution: int) -> Tensor:
+    """The field that the network is trained towards: `poisson_grid` of surface and normals (B, M, 3) -> (B, r, r, r).
+
+    Case by case: at full size the solve for one takes gigabytes.
+    """
+    cases = zip(surface.split(1), normals.split(1), strict=True)
+    return torch.cat([poisson_grid(points, outward, resolution) for points, outward in cases])
 
 
 def training_loss(network: VoxelisationNetwork, points: Tensor, truth: Tensor) -> Tensor:

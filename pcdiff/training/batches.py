@@ -1,9 +1,13 @@
-"""Batches of a data set, loaded by worker processes that are seeded, run on one thread, and end promptly."""
+"""Batches of a data set, loaded by worker processes that are seeded, run on one thread each, and end promptly."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from multiprocessing import get_context
+import os
+import signal
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import active_children, get_context
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -11,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pcdiff.environment import one_thread_per_child
-from pcdiff.training.stopping import ignore_sigterm
 
 
 def load_batches(
@@ -26,32 +29,39 @@ def load_batches(
         seed: of the random state of the workers.
         pin_memory: put batches into page-locked memory, from which copies to a GPU do not wait.
     """
-    stopping = get_context("spawn").Event() if workers else None
+    stopping = get_context("spawn").Event()
     loader = DataLoader(
-        dataset if stopping is None else _UntilStopped(dataset, stopping),
+        dataset,
         batch_sampler=indices,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_sigterm,
+        worker_init_fn=partial(_start_worker, stopping),
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator().manual_seed(seed),
     )
-    with one_thread_per_child():
+    others = active_children()
+    with one_thread_per_child(), _sigterm_blocked():
         loaded = iter(loader)
+    own = [child for child in active_children() if child not in others]
     try:
         yield from loaded
     finally:
-        if stopping is not None:
-            stopping.set()
+        stopping.set()
+        for worker in own:
+            worker.terminate()
 
 
-class _UntilStopped(Dataset[Any]):
-    """Refuses items once the run stops, so that a worker ends after the item it is at, not after its batch."""
+def _start_worker(stopping: Event, _: int) -> None:
+    """Makes a worker end at SIGTERM only once the run stops: before, the signal is for the main process to act on."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if stopping.is_set() else None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
-    def __init__(self, dataset: Dataset[Any], stopping: Event) -> None:
-        self.dataset, self.stopping = dataset, stopping
 
-    def __getitem__(self, index: int) -> Any:
-        if self.stopping.is_set():
-            raise RuntimeError("the run has stopped: no more items are loaded")
-        return self.dataset[index]
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Processes started in the block hold SIGTERM back until they unblock it; here it arrives after the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
 from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
 from pcdiff.methods.friedrich2023.config import PaperConfig
+
+log = logging.getLogger(__name__)
 
 
 class PairsConfig(StrictConfig):
@@ -124,6 +127,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         raise InputError(f"{path}: expected a YAML recipe with sections, got a {type(values).__name__}")
     for name, value in (overrides or {}).items():
         override(values, name, value)
+    log.info("recipe %s", path)
     if "method" in values:
         return validate_config(PaperTrainConfig, values, str(path))
     return validate_config(TrainConfig, values, str(path))

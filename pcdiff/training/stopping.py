@@ -67,11 +67,6 @@ def clean_exit_on_sigterm() -> Iterator[None]:
         raise
 
 
-def ignore_sigterm(_: int = 0) -> None:
-    """For data loader workers: a signal to the whole process group is for the main process to act on."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
     """True if the flag is set in any process: all must leave the loop at the same step."""
     if accelerator.num_processes == 1:

@@ -40,7 +40,7 @@ def train(config: TrainConfig, progress: bool = True) -> Path:
     out = config.run.out
     accelerator = make_accelerator(config.optimiser.precision)
     with clean_exit_on_sigterm(), accelerator.main_process_first():
-        log.info("training the anchored denoiser; recipe: %s", out / "config.json")
+        log.info("training the anchored denoiser; the resolved recipe is %s", out / "config.json")
         pairs, validation, prior = load_pairs(config)
         same_recipe(out / "config.json", config)
     task = AnchoredTask(config, pairs, validation, prior, accelerator.device)
@@ -94,6 +94,7 @@ class AnchoredTask:
 
     def validate(self) -> dict[str, float]:
         """See `Task`."""
+        log.info("  on %d pairs and up to %d cases", len(self.validation), self.config.run.validate_cases)
         return validate(self.config.run, self._averaged(), self.validation, str(self.device))
 
     def write_weights(self, state: State, scores: dict[str, float]) -> Path | None:

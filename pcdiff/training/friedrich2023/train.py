@@ -37,7 +37,7 @@ def train(config: PaperTrainConfig, progress: bool = True) -> Path:
     run, stage = config.run, config.stage
     accelerator = make_accelerator()
     with clean_exit_on_sigterm(), accelerator.main_process_first():
-        log.info("training the published model's %s; recipe: %s", stage, run.out / f"{stage}.json")
+        log.info("training the published model's %s; the resolved recipe is %s", stage, run.out / f"{stage}.json")
         paths, held_out = (_surfaces(config, cases, progress) for cases in (run.cases, run.validation))
         same_recipe(run.out / f"{stage}.json", config)
     task = PaperTask(config, paths, held_out, accelerator.device, accelerator.num_processes)

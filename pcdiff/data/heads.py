@@ -6,7 +6,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm import tqdm
 
@@ -16,20 +15,15 @@ from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.imaging.volumes import read_volume
+from pcdiff.tensor_files import read_metadata, read_tensors
 
 HEAD_FORMAT = "pcdiff-head-1"
 
 
 def load_head(path: Path) -> Head:
     """Reads a head that `prepare` wrote. Raises InputError for any other file."""
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != HEAD_FORMAT:
-                raise InputError(f"{path}: expected a head of format {HEAD_FORMAT}; run `pcdiff prepare` again")
-            return Head(file.get_tensor("occupancy"), file.get_tensor("affine"), metadata["name"])
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: expected a head of the cache, got {error}; run `pcdiff prepare` again") from error
+    file = read_tensors(path, "a head of the cache", "run `pcdiff prepare` again", HEAD_FORMAT)
+    return Head(file.tensors["occupancy"], file.tensors["affine"], file.metadata["name"])
 
 
 def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 1, progress: bool = True) -> list[Path]:
@@ -80,13 +74,8 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
 
 def _prepare_head(source: Path, target: Path) -> None:
     origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": sha256(source), "source": source.name}
-    if target.exists():
-        try:
-            with safe_open(target, "np") as existing:
-                if origin.items() <= (existing.metadata() or {}).items():
-                    return
-        except (OSError, SafetensorError):
-            pass  # not whole: made anew
+    if target.exists() and origin.items() <= (read_metadata(target) or {}).items():
+        return
     head = head_occupancy(read_volume(source), source.stem)
     with written_beside(target) as beside:
         beside.write_bytes(save({"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name}))

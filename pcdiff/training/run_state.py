@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
+from pcdiff.tensor_files import read_tensors
 from pcdiff.training.recipes import RunConfig
 
 # Sections of `run` that may change when a run goes on: they do not change what is trained.
@@ -57,11 +57,9 @@ class State:
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote. Raises InputError if the file holds another network."""
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
-        self.step, self.best = int(metadata["step"]), float(metadata["best"])
-        self.validated = int(metadata.get("validated", self.step))
+        file = read_tensors(path, "a checkpoint of a run", "remove it, or choose another `run.out`", framework="pt")
+        tensors, self.step, self.best = file.tensors, int(file.metadata["step"]), float(file.metadata["best"])
+        self.validated = int(file.metadata.get("validated", self.step))
         try:
             self.model.load_state_dict(_part(tensors, "model."))
             if self.ema is not None:

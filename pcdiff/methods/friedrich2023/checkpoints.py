@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
 from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_state_from, denoiser_state_to
 from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
 from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_from, voxelisation_state_to
+from pcdiff.tensor_files import read_tensors
 
 FORMAT = "pcdiff-paper-1"
 LARGEST = 4 * 2**30  # bytes of a file that is read at all
@@ -53,22 +52,10 @@ class PaperModel:
     @classmethod
     def load(cls, path: Path) -> PaperModel:
         """Reads what `save` wrote. Raises InputError for any other file."""
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{path}: expected the paper's weights as `pcdiff import-checkpoint` writes them, got: {error}"
-            ) from error
-        if metadata.get("format") != FORMAT:
-            raise InputError(f"{path}: expected weights of format {FORMAT}; make them by pcdiff import-checkpoint")
-        try:
-            config = PaperConfig.model_validate_json(metadata["config"])
-        except ValidationError as error:
-            raise InputError(f"{path}: its configuration is of another version of pcdiff; import it anew") from error
+        file = read_tensors(path, "the paper's weights", "make them with pcdiff import-checkpoint", FORMAT, "pt")
+        config = file.config(PaperConfig)
         states: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
+        for name, value in file.tensors.items():
             network, _, key = name.partition(".")
             states.setdefault(network, {})[key] = value
         return cls.of(config, states.get("denoiser"), states.get("voxelisation"), str(path))
@@ -149,11 +136,10 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: expected a checkpoint of 4 GiB at most, got {path.stat().st_size / 2**30:.1f} GiB")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content: Any = read_tensors(path, "a checkpoint", "save it again", framework="pt").tensors
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{path}: expected a checkpoint of tensors and plain values, got another file ({_line(error)}); "
             "save its state_dict alone with torch.save"

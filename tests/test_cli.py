@@ -102,7 +102,7 @@ def test_what_a_case_folder_holds(
     assert "Not a medical device" in record["notice"]
     assert record["settings"]["seed"] == 3
     assert record["settings"]["method"] == "diffusion"
-    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "places.safetensors"}
+    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "occupancy.safetensors"}
     assert Path(record["input"]["path"]) == skull
     assert len(record["input"]["sha256"]) == 64
     assert record["defects"] == 1

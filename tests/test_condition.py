@@ -1,4 +1,4 @@
-"""What the network is told: nothing of what lies in the defect; and pairs, pure functions of their number."""
+"""The network's inputs, which do not depend on the bone in the defect; and training pairs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pcdiff.methods.anchored.condition import (
     ANCHORS,
     BONE,
     FEATURES,
-    REACH,
     Condition,
-    _factor,
     choose_rays,
+    jittered_cholesky,
     make_condition,
     make_frame,
     table_normals,
 )
+from pcdiff.methods.anchored.config import LAYOUT
 from pcdiff.prior.defects import Observation, open_rays
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.fit import PriorFit, complete
@@ -44,7 +44,7 @@ def condition(fitted, chosen) -> Condition:
 
 @pytest.fixture(scope="module")
 def table_radii(population) -> np.ndarray:
-    """(2, R) of a complete head that no prior of `left_out` has seen."""
+    """(2, R) of a complete head that the model `left_out` was built without."""
     return np.stack([population.outer[0], population.thickness[0]])
 
 
@@ -67,7 +67,7 @@ def completed(prior, table_radii: np.ndarray, defect: np.ndarray) -> tuple[Prior
 # --- rays and frame -------------------------------------------------------------------------------------------------
 
 
-def test_anchors_lie_in_the_defect_and_bone_around_it(fitted, chosen):
+def test_anchors_lie_in_the_defect_and_bone_points_around_it(fitted, chosen):
     seen = fitted.observation
     anchors, bone = chosen
     for rays, count in ((anchors, ANCHORS), (bone, BONE)):
@@ -76,7 +76,7 @@ def test_anchors_lie_in_the_defect_and_bone_around_it(fitted, chosen):
     assert seen.distance[anchors].max() <= PIXEL
     assert (seen.defect[anchors] > 0).mean() > 0.8
     assert (seen.defect[bone] == 0).all()
-    assert seen.distance[bone].max() <= REACH
+    assert seen.distance[bone].max() <= LAYOUT.reach_mm
     assert np.isfinite(seen.outer[bone]).all()
     assert np.isfinite(seen.thickness[bone]).all()
 
@@ -88,10 +88,10 @@ def test_anchors_are_spread_evenly(fitted, chosen):
     nearest = np.arccos(cosine.max(1))
     inside = np.flatnonzero(fitted.defect > 0)
     reach = np.arccos(np.clip((MAP.directions[inside] @ MAP.directions[anchors].T).max(1), -1, 1)).max()
-    assert reach < 2 * nearest.min()  # a furthest-point sample covers the defect about as well as it is apart
+    assert reach < 2 * nearest.min()  # as for any furthest-point sample
 
 
-def test_a_small_defect_is_filled_up_with_the_rays_next_to_it():
+def test_a_small_defect_takes_in_the_rays_next_to_it():
     middle = MAP.directions @ MAP.directions[len(MAP.directions) // 2]
     defect = np.where(middle > np.cos(0.12), 1, 0)
     assert 100 < defect.sum() < ANCHORS
@@ -104,7 +104,7 @@ def test_a_small_defect_is_filled_up_with_the_rays_next_to_it():
 
 @pytest.mark.parametrize("place", [(0, 0.9, -0.2), (0, 0.8, 0.6), (0, -1, 0.5), (0.9, 0, 0.4), (0, 0.97, -0.24)])
 @pytest.mark.parametrize("radius", [10.0, 14.0])
-def test_a_small_defect_has_a_condition_wherever_it_lies(prior, table_radii, place, radius):
+def test_a_small_defect_has_a_condition_at_every_site(prior, table_radii, place, radius):
     direction = np.array(place) / np.linalg.norm(place)
     defect = np.where(np.arccos(np.clip(MAP.directions @ direction, -1, 1)) * 85 < radius, 1, 0)
     fit = complete(prior, ORIGIN, open_rays(*table_radii, defect), 0.0)
@@ -114,19 +114,19 @@ def test_a_small_defect_has_a_condition_wherever_it_lies(prior, table_radii, pla
     assert all(np.isfinite(value).all() for value in vars(condition).values())
 
 
-def test_a_factor_of_what_rounding_made_indefinite():
+def test_a_covariance_made_indefinite_by_rounding_is_factored():
     direction = np.linspace(0, 1, ANCHORS)
     covariance = np.outer(direction, direction) - 1e-5 * np.eye(ANCHORS)
-    factor = _factor(covariance)
+    factor = jittered_cholesky(covariance)
     assert np.isfinite(factor).all()
     assert np.abs(factor @ factor.T - covariance).max() < 1e-3
     with pytest.raises(np.linalg.LinAlgError):
-        _factor(-np.eye(3))
+        jittered_cholesky(-np.eye(3))
     fine = np.eye(ANCHORS) + np.outer(direction, direction)
-    assert np.abs(_factor(fine) @ _factor(fine).T - fine).max() < 2.1e-3  # the usual jitter
+    assert np.abs(jittered_cholesky(fine) @ jittered_cholesky(fine).T - fine).max() < 2.1e-3  # the usual jitter
 
 
-def test_too_little_bone_is_our_own_mistake():
+def test_too_little_bone_is_a_value_error():
     few = np.full(len(MAP.directions), np.nan)
     few[:10] = 80.0
     observation = Observation(few, few, np.ones(len(few), int), np.arange(len(few), dtype=float))
@@ -135,12 +135,12 @@ def test_too_little_bone_is_our_own_mistake():
 
 
 @pytest.mark.parametrize("towards", [(0, 0.3, 1), (1, 0, 0.2), (-0.5, 0.8, 0), (0, -1, 0.3)])
-def test_the_frame_looks_out_and_stands_upright(towards):
+def test_the_frame_points_outwards_and_is_upright(towards):
     direction = np.array(towards) / np.linalg.norm(towards)
     anchors = np.argsort(-(MAP.directions @ direction))[:ANCHORS]
     frame = make_frame(anchors)
     assert np.linalg.det(frame.rotation) == pytest.approx(1)
-    up = 2 if direction[2] < 0.9 else 1  # towards the top; at the top, backwards
+    up = 2 if direction[2] < 0.9 else 1  # towards the vertex; near the vertex, backwards
     assert frame.rotation[2] @ direction > 0.99
     assert frame.rotation[1, up] > 0
     assert np.allclose(frame.centre, 80 * frame.rotation[2])
@@ -155,35 +155,36 @@ def test_shapes_and_sizes(condition):
     assert condition.bone.shape == (2 * BONE, 3)
     assert condition.anchor_features.shape == (2 * ANCHORS, FEATURES)
     assert condition.bone_features.shape == (2 * BONE, FEATURES)
-    assert condition.factors.shape == (2, ANCHORS, ANCHORS)
-    assert condition.unit.shape == (2 * ANCHORS,)
+    assert condition.cholesky.shape == (2, ANCHORS, ANCHORS)
+    assert condition.prior_std_mm.shape == (2 * ANCHORS,)
     for name, value in vars(condition).items():
-        assert value.dtype == np.float32 and np.isfinite(value).all(), name
+        assert value.dtype == np.float32, name
+        assert np.isfinite(value).all(), name
     assert np.abs(condition.anchors).max() < 1.5
     assert np.abs(condition.bone).max() < 1.5
     assert np.abs(condition.anchor_features).max() <= 4.01
     assert np.abs(condition.bone_features).max() <= 4.01
 
 
-def test_positions_are_the_walls_in_the_local_frame(fitted, chosen, condition):
+def test_positions_are_the_tables_in_the_local_frame(fitted, chosen, condition):
     anchors, _ = chosen
     points = make_frame(anchors).to_mm(condition.anchors.astype(float)).reshape(2, ANCHORS, 3)
     radius = np.stack([fitted.outer, fitted.outer - fitted.thickness])[:, anchors]
     assert np.allclose(points, radius[..., None] * MAP.directions[anchors], atol=1e-3)
 
 
-def test_noise_is_the_prior_s_uncertainty(fitted, chosen, condition):
+def test_the_noise_has_the_posterior_covariance(fitted, chosen, condition):
     rows = np.searchsorted(fitted.targets, chosen[0])
-    for factor, posterior in zip(condition.factors.astype(float), fitted.posteriors, strict=True):
+    for factor, posterior in zip(condition.cholesky.astype(float), fitted.posteriors, strict=True):
         assert np.allclose(factor, np.tril(factor))
         covariance = posterior.covariance(rows, rows)
         assert np.allclose(factor @ factor.T, covariance, atol=3e-3 * np.diag(covariance).mean() + 1e-5)
     outer, thickness = fitted.std[:, chosen[0]]
-    assert np.allclose(condition.unit[:ANCHORS], outer, atol=0.02)
-    assert np.allclose(condition.unit[ANCHORS:], np.hypot(outer, thickness), atol=0.02)
+    assert np.allclose(condition.prior_std_mm[:ANCHORS], outer, atol=0.02)
+    assert np.allclose(condition.prior_std_mm[ANCHORS:], np.hypot(outer, thickness), atol=0.02)
 
 
-def test_normals_are_unit_and_face_out_of_the_bone(chosen, condition):
+def test_normals_are_unit_and_point_out_of_the_bone(chosen, condition):
     assert np.allclose(np.linalg.norm(condition.normals, axis=1), 1, atol=1e-5)
     outward = make_frame(chosen[0]).rotate_to_network(MAP.directions[chosen[0]])
     outer, inner = (condition.normals.reshape(2, ANCHORS, 3) * outward).sum(-1)
@@ -191,7 +192,7 @@ def test_normals_are_unit_and_face_out_of_the_bone(chosen, condition):
     assert inner.max() < -0.5
 
 
-def test_normals_are_the_completed_surface_s(fitted, chosen, condition):
+def test_normals_are_those_of_the_completed_surface(fitted, chosen, condition):
     anchors, _ = chosen
     found = make_frame(anchors).rotate_to_patient(condition.normals.astype(float)).reshape(2, ANCHORS, 3)
     fine = table_normals(np.stack([fitted.outer, fitted.thickness]))[:, anchors]
@@ -216,15 +217,15 @@ def test_a_paraboloid_finds_a_sphere_s_normals(where):
         assert np.degrees(np.arccos((found * sign * true[edge]).sum(1))).mean() < 0.5
 
 
-def test_inference_shows_bone_as_training_does(prior, fitted, chosen, condition):
+def test_bone_features_are_the_same_in_inference_and_training(prior, fitted, chosen, condition):
     anchors, bone = chosen
     as_in_training = complete(prior, fitted.pose, fitted.observation, fitted.residual, anchors)
     trained_on = make_condition(as_in_training, anchors, bone)
-    clear = np.tile(fitted.observation.distance[bone] > 4.5, 2)  # nearer, a real saw's bevel has no twin in training
+    clear = np.tile(fitted.observation.distance[bone] > 4.5, 2)  # training has no bevel, which lies nearer
     assert np.allclose(condition.bone_features[clear], trained_on.bone_features[clear], atol=1e-5)
 
 
-def test_what_lay_in_the_defect_is_not_told(left_out, table_radii, defect):
+def test_the_condition_does_not_depend_on_the_bone_in_the_defect(left_out, table_radii, defect):
     fit, anchors, bone = completed(left_out, table_radii, defect)
     altered = table_radii.copy()
     altered[0, defect > 0] += 4 * np.random.default_rng(0).normal(size=np.count_nonzero(defect))
@@ -238,7 +239,7 @@ def test_what_lay_in_the_defect_is_not_told(left_out, table_radii, defect):
     assert np.abs(pair.target - changed.target).mean() > 0.1
 
 
-def test_an_outer_table_counts_where_the_inner_is_not_known(left_out, table_radii, defect):
+def test_an_outer_table_is_used_where_the_inner_is_unknown(left_out, table_radii, defect):
     fit, anchors, _ = completed(left_out, table_radii, defect)
     near = (open_rays(*table_radii, defect).distance < 20) & (
         MAP.directions[:, 2] < np.median(MAP.directions[anchors, 2])
@@ -251,22 +252,22 @@ def test_an_outer_table_counts_where_the_inner_is_not_known(left_out, table_radi
     assert np.abs(less.outer - fit.outer)[anchors].max() > 0.02 < np.abs(other.thickness - fit.thickness)[anchors].max()
 
 
-def test_bone_far_from_the_defect_is_told(left_out, table_radii, defect):
+def test_the_condition_depends_on_bone_around_the_defect(left_out, table_radii, defect):
     fit, anchors, bone = completed(left_out, table_radii, defect)
     altered = table_radii.copy()
     altered[0, open_rays(*table_radii, defect).distance > 6] += 1.0
     other, _, _ = completed(left_out, altered, defect)
     before, after = (make_condition(f, anchors, bone).anchors for f in (fit, other))
-    assert np.linalg.norm(before - after, axis=1).mean() * 80 > 0.5  # mm: the guess follows the bone around it
+    assert np.linalg.norm(before - after, axis=1).mean() * 80 > 0.5  # mm: the completion follows the bone around it
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_target_moves_the_guess_onto_the_truth(left_out, table_radii, defect):
+def test_the_target_moves_the_completion_onto_the_truth(left_out, table_radii, defect):
     fit, anchors, bone = completed(left_out, table_radii, defect)
     pair = make_pair(fit, table_radii, anchors, bone)
-    outer, inner = (pair.target * pair.condition.unit).reshape(2, ANCHORS)
+    outer, inner = (pair.target * pair.condition.prior_std_mm).reshape(2, ANCHORS)
     right = pair.valid.reshape(2, ANCHORS).all(0)
     assert right.mean() > 0.9
     assert np.allclose((fit.outer[anchors] + outer)[right], table_radii[0, anchors][right], atol=1e-2)
@@ -275,7 +276,7 @@ def test_a_target_moves_the_guess_onto_the_truth(left_out, table_radii, defect):
     assert np.allclose(np.linalg.norm(pair.normals, axis=1), 1, atol=1e-5)
 
 
-def test_unknown_walls_do_not_count(left_out, table_radii, defect):
+def test_unknown_tables_are_not_valid(left_out, table_radii, defect):
     fit, anchors, bone = completed(left_out, table_radii, defect)
     patchy = table_radii.copy()
     patchy[1, anchors[:50]] = np.nan  # an inner table that was not measured
@@ -301,9 +302,18 @@ def test_the_mirrored_batch_is_that_of_the_mirrored_head(left_out, table_radii, 
     batch = {name: torch.from_numpy(v)[None] for name, v in flatten(make_pair(fit, table_radii, anchors, bone)).items()}
     flipped = mirrored(batch)
     assert flipped.keys() == batch.keys() == expected.keys()
-    for name in ("anchors", "bone", "normals", "true_normals", "anchor_features", "bone_features", "unit", "valid"):
+    for name in (
+        "anchors",
+        "bone",
+        "normals",
+        "true_normals",
+        "anchor_features",
+        "bone_features",
+        "prior_std_mm",
+        "valid",
+    ):
         index = order[1] if name.startswith("bone") else order[0]
-        # sites are not chosen symmetrically, so that uncertainties differ by hundredths of a millimetre
+        # sites are not chosen symmetrically, so that standard deviations differ by hundredths of a millimetre
         assert np.allclose(flipped[name][0].numpy(), expected[name][index], atol=0.06), name
     again = mirrored(flipped)
     assert all(torch.equal(again[name], value) for name, value in batch.items())
@@ -339,31 +349,31 @@ def test_a_stored_pair_is_the_pair_in_half_precision(pairs, tmp_path):
         assert np.allclose(written[name], value, rtol=1e-3, atol=1e-3), name
 
 
-def test_a_fold_s_pairs_come_from_its_heads_and_the_prior_without_them(pairs, population):
-    # heads far from all others: any trace of them in the prior, or of others in the pair, would show
+def test_the_pairs_of_a_fold_come_from_its_heads_and_the_model_without_them(pairs, population):
+    # heads far from all others, so that a mixture of folds would be visible
     outer = population.outer.copy()
     outer[pairs.fold == 0] += 20
     far = replace(population, outer=outer)
     priors = [far.prior(pairs.fold != k) for k in range(2)]
-    odd = replace(pairs, population=far, priors=priors)
-    odd = replace(odd, config=pairs.config.model_copy(update={"deform": 0.0}))
+    far_pairs = replace(pairs, population=far, priors=priors)
+    far_pairs = replace(far_pairs, config=pairs.config.model_copy(update={"deform": 0.0}))
     rng = np.random.default_rng(0)
     for _ in range(60):
-        fold, head = odd._head(rng)
+        fold, head = far_pairs._head(rng)
         assert (np.nanmean(head[0]) > 95) == (fold == 0)
         assert (priors[fold].mean[0].mean() > 95) == (fold == 1)
 
 
-def test_a_pair_is_what_the_prior_of_its_fold_gets_wrong(pairs):
+def test_a_pair_uses_the_model_of_its_fold(pairs):
     marked = [replace(prior, present=np.full_like(prior.present, k)) for k, prior in enumerate(pairs.priors)]
-    signed = replace(pairs, priors=marked)
-    met = set()
+    marked_pairs = replace(pairs, priors=marked)
+    folds = set()
     for seed in range(4):
-        fold, _ = signed._head(np.random.default_rng(seed))
-        features = signed._draw(np.random.default_rng(seed)).condition.anchor_features
-        assert (features[:, 15] == fold).all()  # the share of heads that have bone here
-        met.add(fold)
-    assert met == {0, 1}
+        fold, _ = marked_pairs._head(np.random.default_rng(seed))
+        features = marked_pairs._draw(np.random.default_rng(seed)).condition.anchor_features
+        assert (features[:, LAYOUT.features.index("presence")] == fold).all()
+        folds.add(fold)
+    assert folds == {0, 1}
 
 
 def test_defects_along_rays(table_radii):
@@ -376,7 +386,7 @@ def test_defects_along_rays(table_radii):
     assert not cut_rays(unknown, "random_1", 2, np.random.default_rng(1))[np.isnan(unknown[0])].any()
 
 
-def test_hiding_shows_only_what_is_left(table_radii, defect):
+def test_opened_rays_have_no_tables(table_radii, defect):
     seen = open_rays(*table_radii, defect)
     assert np.isnan(seen.outer[defect > 0]).all()
     assert np.isnan(seen.thickness[defect > 0]).all()

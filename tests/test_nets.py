@@ -1,4 +1,4 @@
-"""The denoiser's symmetries, and what it says before it has learned anything."""
+"""Symmetries of the denoiser, and its output before training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pcdiff.methods.anchored.condition import FEATURES
-from pcdiff.methods.anchored.config import NetworkConfig
+from pcdiff.methods.anchored.config import FEATURE_NAMES, NetworkConfig
 from pcdiff.methods.anchored.network import AnchoredDenoiser, Skull
 from pcdiff.nets.point_voxel import EXTENT, Conv3dBlock, CrossAttention, NoiseEmbedding, PointVoxelBlock, to_grid
 
-BATCH, ANCHORS, BONE = 3, 40, 50
+BATCH, ANCHORS, BONE, FEATURES = 3, 40, 50, len(FEATURE_NAMES)
 SIGMA = torch.tensor([0.1, 1.0, 3.0])
 CONFIG = NetworkConfig(width=16, grid=8, step_grid=6, blocks=2, heads=2, dropout=0.3)
 
@@ -23,8 +22,8 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
-def opened(network: Any) -> Any:
-    """The network with layers that begin at zero made random."""
+def with_random_zeros(network: Any) -> Any:
+    """The network with random weights in the layers that are initialised at zero."""
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():
@@ -34,15 +33,15 @@ def opened(network: Any) -> Any:
 
 @pytest.fixture
 def fresh() -> AnchoredDenoiser:
-    """As training begins: its last layer is zero."""
+    """As training begins, with a last layer of zeros."""
     torch.manual_seed(0)
     return AnchoredDenoiser(CONFIG).eval()
 
 
 @pytest.fixture
 def network(fresh: AnchoredDenoiser) -> AnchoredDenoiser:
-    """With something to say."""
-    return opened(fresh)
+    """With an output that differs from zero."""
+    return with_random_zeros(fresh)
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def x() -> Tensor:
     return torch.randn(BATCH, ANCHORS, generator=torch.Generator().manual_seed(2))
 
 
-def test_a_network_that_says_nothing_reproduces_the_prior(fresh, skulls, x):
+def test_zero_output_reproduces_the_shape_model(fresh, skulls, x):
     out = fresh(x, SIGMA, fresh.encode(**skulls))
     assert torch.allclose(out.x0, x / (1 + SIGMA[:, None] ** 2), atol=1e-6)
     assert torch.allclose(out.normals, skulls["normals"].transpose(1, 2), atol=1e-6)
@@ -78,7 +77,7 @@ def test_normals_are_unit(network, skulls, x):
     assert not torch.allclose(out.normals, skulls["normals"].transpose(1, 2), atol=0.1)
 
 
-def test_permuted_rays_permute_the_answer(network, skulls, x):
+def test_permuted_rays_permute_the_output(network, skulls, x):
     rays = torch.randperm(ANCHORS // 2, generator=torch.Generator().manual_seed(3))
     order = torch.cat([rays, ANCHORS // 2 + rays])  # both points of a ray
     straight = network(x, SIGMA, network.encode(**skulls))
@@ -88,50 +87,52 @@ def test_permuted_rays_permute_the_answer(network, skulls, x):
     assert torch.allclose(permuted.normals, straight.normals[..., order], atol=1e-4)
 
 
-def test_the_order_of_the_bone_says_nothing(network, skulls, x):
+def test_the_order_of_the_bone_points_has_no_influence(network, skulls, x):
     order = torch.randperm(BONE, generator=torch.Generator().manual_seed(4))
     straight = network(x, SIGMA, network.encode(**skulls)).x0
     moved = {name: value[:, order] if name.startswith("bone") else value for name, value in skulls.items()}
     assert torch.allclose(network(x, SIGMA, network.encode(**moved)).x0, straight, atol=1e-4)
 
 
-def test_bone_around_the_defect_is_heard(network, skulls, x):
+def test_the_output_depends_on_the_bone_around_the_defect(network, skulls, x):
     straight = network(x, SIGMA, network.encode(**skulls)).x0
     other = skulls | {"bone_features": skulls["bone_features"] + 1}
     assert (network(x, SIGMA, network.encode(**other)).x0 - straight).abs().max() > 1e-2
 
 
-def test_what_is_around_can_be_hidden(network, skulls, x):
+def test_the_surroundings_can_be_dropped(network, skulls, x):
     other = skulls | {"bone_features": skulls["bone_features"] + 1, "bone": skulls["bone"] + 0.2}
-    hidden = [network.encode(**each)._replace(gate=torch.zeros(BATCH, 1, 1)) for each in (skulls, other)]
-    hidden = [bound._replace(features=hidden[0].features) for bound in hidden]
-    assert torch.equal(network(x, SIGMA, hidden[0]).x0, network(x, SIGMA, hidden[1]).x0)
-    always = opened(AnchoredDenoiser(CONFIG.model_copy(update={"hidden": 1.0, "dropout": 0.0}))).train()
-    answers = [always(x, SIGMA, always.encode(**each)).x0 for each in (skulls, other)]
-    assert torch.equal(*answers)
+    dropped = [network.encode(**each)._replace(gate=torch.zeros(BATCH, 1, 1)) for each in (skulls, other)]
+    dropped = [bound._replace(features=dropped[0].features) for bound in dropped]
+    assert torch.equal(network(x, SIGMA, dropped[0]).x0, network(x, SIGMA, dropped[1]).x0)
+    always = with_random_zeros(
+        AnchoredDenoiser(CONFIG.model_copy(update={"context_dropout": 1.0, "dropout": 0.0}))
+    ).train()
+    outputs = [always(x, SIGMA, always.encode(**each)).x0 for each in (skulls, other)]
+    assert torch.equal(*outputs)
 
 
-def test_at_the_guide_s_mean_there_is_no_noise_to_remove(fresh, skulls):
+def test_the_predicted_mean_is_a_fixed_point(fresh, skulls):
     with torch.no_grad():
         for layer in fresh.guide:
             if isinstance(layer, nn.Conv1d) and not layer.weight.any():
                 layer.weight.normal_()
     bound = fresh.encode(**skulls)
     assert bound.mean.abs().max() > 0.01
-    assert torch.allclose(fresh(bound.mean, SIGMA, bound).x0, bound.mean, atol=1e-6)  # the rest says nothing yet
+    assert torch.allclose(fresh(bound.mean, SIGMA, bound).x0, bound.mean, atol=1e-6)  # the last layer is still zero
 
 
-def test_the_guide_hears_a_ray_s_two_points_and_no_others(network, skulls):
+def test_the_predicted_mean_depends_on_both_points_of_a_ray_and_no_others(network, skulls):
     features = skulls["anchor_features"]
     other = features.clone()
     other[:, 3] += 1
     straight = network.encode(**skulls).mean
     moved = skulls | {"anchor_features": other, "bone_features": skulls["bone_features"] + 1}
     change = (network.encode(**moved).mean - straight).abs()
-    told = torch.zeros(ANCHORS, dtype=torch.bool)
-    told[[3, ANCHORS // 2 + 3]] = True
-    assert change[:, told].min() > 0
-    assert change[:, ~told].max() == 0
+    affected = torch.zeros(ANCHORS, dtype=torch.bool)
+    affected[[3, ANCHORS // 2 + 3]] = True
+    assert change[:, affected].min() > 0
+    assert change[:, ~affected].max() == 0
     assert torch.equal(straight, network.predict_mean(features))
 
 
@@ -139,7 +140,7 @@ def test_a_batch_is_a_loop(network, skulls, x):
     together = network(x, SIGMA, network.encode(**skulls))
     for k in range(BATCH):
         alone = network.encode(**{name: value[k : k + 1] for name, value in skulls.items()})
-        one = network(x[k : k + 1], SIGMA[k], alone)  # a scalar sigma stands for the whole batch
+        one = network(x[k : k + 1], SIGMA[k], alone)  # a scalar sigma is that of the whole batch
         assert torch.allclose(one.x0[0], together.x0[k], atol=1e-4)
         assert torch.allclose(one.normals[0], together.normals[k], atol=1e-4)
 
@@ -165,12 +166,12 @@ def test_one_skull_under_several_noises(network, skulls, x):
 def test_gradients_reach_every_parameter(skulls, x):
     # with a width of 16 each group of the norms is a single channel, in which a bias before it is lost
     torch.manual_seed(0)
-    network = opened(AnchoredDenoiser(CONFIG.model_copy(update={"width": 32, "hidden": 0.0})))
+    network = with_random_zeros(AnchoredDenoiser(CONFIG.model_copy(update={"width": 32, "context_dropout": 0.0})))
     bound = network.encode(**skulls)
     out = network(x, SIGMA, bound)
     (out.x0.square().mean() + (out.normals - 1).square().mean() + bound.mean.square().mean()).backward()
-    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-7]
-    assert not silent
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-7]
+    assert not without
 
 
 def test_dropout_only_while_training(network, skulls, x):
@@ -212,7 +213,7 @@ def test_residual_blocks_begin_as_what_they_were_given_plus_a_little():
 
 def test_attention_is_softmax_over_tokens():
     torch.manual_seed(1)
-    attend = opened(CrossAttention(16, heads=2).eval())
+    attend = with_random_zeros(CrossAttention(16, heads=2).eval())
     points, tokens = torch.randn(2, 16, 5), torch.randn(2, 7, 16)
     query = attend.query(attend.norm(points)).transpose(1, 2)  # (B, N, C)
     key, value = attend.key_value(tokens).chunk(2, -1)
@@ -226,7 +227,7 @@ def test_attention_is_softmax_over_tokens():
 
 def test_a_point_hears_its_neighbours_through_the_voxels():
     torch.manual_seed(2)
-    block = opened(PointVoxelBlock(16, 8, 16, 0.0).eval())
+    block = with_random_zeros(PointVoxelBlock(16, 8, 16, 0.0).eval())
     points, modulation, gate = torch.randn(1, 16, 3), torch.zeros(1, 16), torch.ones(1, 1, 1)
     coordinates = torch.tensor([[[1.0, 1, 1], [1, 2, 1], [6, 6, 6]]])
     moved = points.clone()

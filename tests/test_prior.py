@@ -1,4 +1,4 @@
-"""The shape prior against spheres, dense algebra in float64, and heads drawn from it."""
+"""The statistical shape model against spheres, dense algebra in float64, and heads sampled from it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.prior import PriorMethod
+from pcdiff.prior.build import measure_tables
 from pcdiff.prior.completed_surface import completed_surface
-from pcdiff.prior.defects import _defects
+from pcdiff.prior.defects import find_defects
 from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
-from pcdiff.prior.fit import RIM, choose_sites, complete, fit, with_bevel
+from pcdiff.prior.fit import choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import assign_folds, load_population
-from pcdiff.prior.gaussian_process import FLIP, OUTER, THICKNESS, Kernel, chord, regress
-from pcdiff.prior.model import ShapePrior, measure_tables
+from pcdiff.prior.gaussian_process import MIRROR, Kernel, chord, regress
+from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
+from pcdiff.prior.settings import SETTINGS
 from pcdiff.reconstruct.spectral import local_areas
 
 IDENTITY = Pose(np.eye(3), np.zeros(3))
 STERADIAN = (PIXEL / RADIUS) ** 2
 RAYS = len(MAP.directions)
+OUTER, THICKNESS = SETTINGS.completion.kernels
+BORDER, RINGS = SETTINGS.completion.border_mm, SETTINGS.completion.rings
 
 
 def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
@@ -52,10 +56,10 @@ def cap(degrees: float) -> np.ndarray:
     return MAP.directions @ MAP.from_pixel(np.full(2, (SIZE - 1) / 2)) > np.cos(np.deg2rad(degrees))
 
 
-# --- rays -----------------------------------------------------------------------------------------------------------
+# --- direction map --------------------------------------------------------------------------------------------------
 
 
-def test_pixels_and_directions_undo_each_other():
+def test_pixels_to_directions_and_back():
     pixels = np.random.default_rng(0).uniform(30, SIZE - 30, (1000, 2))
     assert np.allclose(MAP.to_pixel(MAP.from_pixel(pixels)), pixels, atol=1e-9)
     assert np.allclose(MAP.to_pixel(MAP.directions), np.argwhere(MAP.inside), atol=1e-9)
@@ -94,14 +98,14 @@ def test_images_and_flat_arrays():
     assert MAP.sample(image, np.array([[0.0, -1.0, -10.0]]) / np.sqrt(101), fill=-7)[0] == -7
 
 
-def test_smoothing_keeps_constants_and_ignores_the_unknown():
+def test_smoothing_keeps_constants_and_gives_unknown_rays_no_weight():
     known = MAP.directions[:, 0] > -0.2
     values = np.where(known, 3.0, 1e6)
     assert np.allclose(MAP.smoothed(values, 2.0, known)[known], 3.0)
     assert np.allclose(MAP.smoothed(np.full(RAYS, 3.0), 2.0), 3.0)
 
 
-def test_a_pose_goes_there_and_back():
+def test_a_pose_and_its_inverse():
     pose = Pose(rotation((1, 2, 3), 40) * [1.1, 0.9, 1.05], np.array([10.0, -4.0, 7.0]))
     points = np.random.default_rng(3).normal(0, 80, (20, 3))
     assert np.allclose(pose.to_model(pose.to_patient(points)), points)
@@ -121,7 +125,7 @@ def sphere() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.round(255 * np.clip(0.5 + inside / 2, 0, 1)).astype(np.uint8), affine, centre
 
 
-def test_a_sphere_s_walls_are_read_where_they_are(sphere):
+def test_the_radii_of_a_spherical_shell_are_read(sphere):
     occupancy, affine, centre = sphere
     profile, seen = profiles(occupancy, affine, Pose(np.eye(3), centre), MAP.directions[::10])
     outer = crossing(profile, np.full(len(profile), 78.0), outward=True)
@@ -139,7 +143,7 @@ def test_a_scaled_pose_reads_model_millimetres(sphere):
     assert np.abs(crossing(profile, None, outward=True) - 80 / 1.25).max() < 0.2
 
 
-def test_crossings_of_two_walls():
+def test_crossings_of_two_shells():
     radii = np.arange(10.0)
     #                    0  1  2  3  4  5  6  7  8  9
     profile = np.array([[0, 0, 1, 1, 0, 0, 1, 1, 0, 0], [0] * 10], np.float32)
@@ -159,40 +163,42 @@ def mean_head(prior) -> Volume:
     return prior.draw(np.random.default_rng(0), spacing=2.0, scale=0.0)
 
 
-@pytest.mark.parametrize("holed", [False, True])
-def test_a_turned_shifted_larger_head_is_found(prior, mean_head, holed):
-    head = simulate_craniotomy(mean_head, "random_2", np.random.default_rng(2))[0] if holed else mean_head
+@pytest.mark.parametrize("defective", [False, True])
+def test_the_pose_of_a_rotated_shifted_larger_head_is_found(prior, mean_head, defective):
+    head = simulate_craniotomy(mean_head, "random_2", np.random.default_rng(2))[0] if defective else mean_head
     moved = np.eye(4)
     moved[:3, :3] = 1.05 * rotation((2, 1, 2), 15)
     moved[:3, 3] = [12.0, -20.0, 31.0]
     found = head_occupancy(Volume(head.mask, moved @ head.affine))
-    pose, left = fit_pose(largest_piece(found.occupancy), found.affine, prior.mean[0], prior.std[0])
+    pose, residual = fit_pose(
+        largest_piece(found.occupancy), found.affine, prior.mean[0], prior.std[0], prior.settings.pose
+    )
     surface = (prior.mean[0][:, None] * MAP.directions)[cap(90)]
     error = pose.to_patient(surface) - (surface @ moved[:3, :3].T + moved[:3, 3])
     assert np.linalg.norm(error, axis=1).mean() < 0.5
     assert np.linalg.norm(error, axis=1).max() < 1.2
-    turned = (pose.linear / np.linalg.norm(pose.linear, axis=0)).T @ moved[:3, :3] / 1.05
-    assert np.rad2deg(np.arccos((np.trace(turned) - 1) / 2)) < 1
+    rotation_error = (pose.linear / np.linalg.norm(pose.linear, axis=0)).T @ moved[:3, :3] / 1.05
+    assert np.rad2deg(np.arccos((np.trace(rotation_error) - 1) / 2)) < 1
     assert np.allclose(np.linalg.norm(pose.linear, axis=0), 1.05, atol=0.015)  # the ridge pulls them to 1
-    assert left < 0.5
+    assert residual < 0.5
 
 
-def test_a_head_holder_is_put_aside():
+def test_a_head_holder_is_removed():
     occupancy = np.zeros((40, 40, 40), np.uint8)
     occupancy[5:30, 5:30, 5:30] = 255
     occupancy[30, 10, 10] = 90  # the bone's own partial volume stays
     occupancy[36:39] = 255
-    kept = largest_piece(occupancy)
-    assert kept[5:30, 5:30, 5:30].all()
-    assert kept[30, 10, 10] == 90
-    assert not kept[36:].any()
+    largest = largest_piece(occupancy)
+    assert largest[5:30, 5:30, 5:30].all()
+    assert largest[30, 10, 10] == 90
+    assert not largest[36:].any()
     with pytest.raises(InputError, match="no bone"):
         largest_piece(np.full((5, 5, 5), 100, np.uint8))
 
 
-def test_the_first_guess_is_the_middle_of_the_vault(mean_head):
+def test_the_initial_centre_is_the_middle_of_the_vault(mean_head):
     head = head_occupancy(mean_head)
-    pose = initial_pose(head.occupancy, head.affine)
+    pose = initial_pose(head.occupancy, head.affine, 75.0)
     assert np.array_equal(pose.linear, np.eye(3))
     assert abs(pose.shift[0]) < 2.5
     top = head.affine[2, 3] + head.affine[2, 2] * np.nonzero(head.occupancy.any((0, 1)))[0][-1]
@@ -237,11 +243,11 @@ def test_the_posterior_is_that_of_dense_algebra(kernel):
     assert np.allclose(np.diag(posterior.covariance(every, every)), posterior.variance, atol=1e-3)
 
 
-def test_quiet_sites_are_interpolated_and_far_targets_know_nothing():
-    kernel = Kernel((2.0,), (15.0,), noise=0.01)
+def test_sites_with_little_noise_are_interpolated_and_distant_targets_keep_the_prior_variance():
+    kernel = Kernel(amplitudes=(2.0,), lengths=(15.0,), noise=0.01)
     sites = some_directions(30, 3)
     sites = sites[np.abs(sites[:, 0]) > 0.1]
-    sites[:, 0] = np.abs(sites[:, 0])  # all on the left, else the mirrored side would know
+    sites[:, 0] = np.abs(sites[:, 0])  # all on the left: the kernel correlates mirrored sides
     sites = sites[sites[:, 2] > 0.2]
     far = np.array([[0.0, -0.3, -0.95]], np.float32)
     far /= np.linalg.norm(far)
@@ -255,16 +261,16 @@ def test_quiet_sites_are_interpolated_and_far_targets_know_nothing():
     assert posterior.variance[-1] == pytest.approx(4 * (1 + kernel.mirrored), rel=0.01)  # on the midline: x = 0
 
 
-def test_the_mirrored_side_is_believed_in_part():
-    kernel = Kernel((2.0,), (30.0,), noise=0.01, mirrored=0.4)
+def test_a_value_on_the_mirrored_side_counts_in_part():
+    kernel = Kernel(amplitudes=(2.0,), lengths=(30.0,), noise=0.01, mirrored=0.4)
     site = np.array([[0.8, 0.0, 0.6]], np.float32)
-    nothing = np.zeros((1, 1), np.float32)
-    posterior = regress(kernel, site, np.array([1.0]), site * FLIP, (nothing, nothing), passes=1)
+    modes = np.zeros((1, 1), np.float32)
+    posterior = regress(kernel, site, np.array([1.0]), site * MIRROR, (modes, modes), passes=1)
     assert posterior.mean[0] == pytest.approx(0.4, abs=0.03)
 
 
 @pytest.mark.parametrize(("kernel", "axis"), [(OUTER, 0), (THICKNESS, 1)])
-def test_kernels_are_covariances_that_know_no_left_or_right(prior, kernel, axis):
+def test_kernels_are_covariances_and_symmetric_under_mirroring(prior, kernel, axis):
     rays = np.random.default_rng(5).choice(RAYS, 150, replace=False)
     rays = np.unique(np.concatenate([rays, MAP.mirror[rays]]))
     directions, modes = MAP.directions[rays].astype(np.float32), prior.modes[:, axis][:, rays]
@@ -273,7 +279,7 @@ def test_kernels_are_covariances_that_know_no_left_or_right(prior, kernel, axis)
     assert np.linalg.eigvalsh(matrix.astype(float)).min() > -1e-3
     assert np.allclose(np.diag(matrix), kernel.variance(directions, modes), rtol=2e-3)
     flipped = prior.modes[:, axis][:, MAP.mirror[rays]]
-    mirrored = kernel(directions * FLIP, directions * FLIP, flipped, flipped)
+    mirrored = kernel(directions * MIRROR, directions * MIRROR, flipped, flipped)
     assert np.allclose(matrix, mirrored, atol=0.02 * np.abs(matrix).max())
 
 
@@ -282,21 +288,21 @@ def test_chords_are_taken_at_the_reference_radius():
     assert np.allclose(chord(a, a), [[0, RADIUS * np.sqrt(2)], [RADIUS * np.sqrt(2), 0]], atol=1e-4)
 
 
-def test_one_site_off_by_20_mm_hardly_pulls():
+def test_one_site_off_by_20_mm_has_little_influence():
     sites = MAP.directions[cap(60)][::40].astype(np.float32)
     modes = np.zeros((1, len(sites)), np.float32), np.zeros((1, len(sites)), np.float32)
     values = sites[:, 1].astype(float)
     wrong = values.copy()
     wrong[len(sites) // 2] += 20
 
-    def pulled(passes: int) -> float:
-        clean, fouled = (regress(OUTER, sites, v, sites, modes, passes).mean for v in (values, wrong))
-        return float(np.abs(fouled - clean).max())
+    def influence(passes: int) -> float:
+        clean, disturbed = (regress(OUTER, sites, v, sites, modes, passes).mean for v in (values, wrong))
+        return float(np.abs(disturbed - clean).max())
 
-    assert pulled(3) < 0.3 < 2 < pulled(1)
+    assert influence(3) < 0.3 < 2 < influence(1)
 
 
-def test_more_sites_never_know_less():
+def test_more_sites_never_increase_the_variance():
     sites, targets = some_directions(60, 6), some_directions(30, 7)
     modes = np.zeros((1, 60), np.float32), np.zeros((1, 30), np.float32)
     few = regress(OUTER, sites[:30], np.zeros(30), targets, (modes[0][:, :30], modes[1]), 1).variance
@@ -308,7 +314,7 @@ def test_more_sites_never_know_less():
 # --- model ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_prior_is_what_it_was_after_saving(prior, tmp_path):
+def test_a_saved_model_is_read_back(prior, tmp_path):
     path = tmp_path / "prior.safetensors"
     prior.save(path)
     again = ShapePrior.load(path)
@@ -324,22 +330,22 @@ def test_a_prior_is_what_it_was_after_saving(prior, tmp_path):
         assert np.array_equal(getattr(twice, name), getattr(again, name))
 
 
-def test_other_files_are_no_priors(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("not a prior")
     save_file({"mean": np.zeros(3, np.float32)}, tmp_path / "foreign")
     for name in ("text", "foreign", "missing"):
-        with pytest.raises(InputError, match="expected a shape prior"):
+        with pytest.raises(InputError, match="expected a statistical shape model"):
             ShapePrior.load(tmp_path / name)
 
 
-def test_draws_are_seeded(prior):
+def test_sampled_heads_are_seeded(prior):
     first, again, other = (prior.draw(np.random.default_rng(seed), spacing=3.0) for seed in (1, 1, 2))
     assert np.array_equal(first.mask, again.mask)
     assert np.array_equal(first.affine, again.affine)
     assert first.mask.shape != other.mask.shape or not np.array_equal(first.mask, other.mask)
 
 
-def test_a_draw_at_the_mean_is_the_mean(prior):
+def test_a_head_sampled_at_scale_0_is_the_mean(prior):
     head = prior.draw(np.random.default_rng(0), spacing=1.6, scale=0.0)
     profile, _ = profiles(head.mask.astype(np.uint8) * 255, head.affine, IDENTITY, MAP.directions[::5])
     outer = crossing(profile, prior.mean[0, ::5], outward=True)
@@ -348,7 +354,7 @@ def test_a_draw_at_the_mean_is_the_mean(prior):
     assert abs(np.nanmedian(outer - inner - prior.mean[1, ::5])) < 0.3
 
 
-def test_a_prior_recovers_the_population_it_was_built_from(population):
+def test_mean_and_covariance_are_those_of_the_population(population):
     built = population.prior([True] * 6)
     for axis, values in enumerate((population.outer, population.thickness)):
         both = np.concatenate([values, values[:, MAP.mirror]])
@@ -356,7 +362,7 @@ def test_a_prior_recovers_the_population_it_was_built_from(population):
         assert np.allclose(built.std[axis], np.maximum(both.std(0), 0.3), atol=1e-3)
     assert built.heads == 6
     assert np.array_equal(built.present, np.ones(RAYS))
-    # all 12 modes are kept, so that they are the sample covariance, and none prefers a side
+    # with all 12 modes they give the sample covariance, and it is symmetric
     rays = np.arange(0, RAYS, 500)
     both = np.concatenate([population.outer, population.outer[:, MAP.mirror]])
     covariance = np.cov(both[:, rays].T, bias=True)
@@ -366,7 +372,7 @@ def test_a_prior_recovers_the_population_it_was_built_from(population):
     assert np.allclose(mirrored.T @ mirrored, covariance, atol=1e-2)
 
 
-def test_gaps_of_a_head_are_filled_as_its_likes_suggest(larger_population):
+def test_gaps_of_a_head_are_filled_by_the_modes_of_the_others(larger_population):
     gap, outer = cap(25), larger_population.outer.copy()
     outer[:3, gap] = np.nan
     whole = larger_population.prior([True] * 12)
@@ -377,7 +383,7 @@ def test_gaps_of_a_head_are_filled_as_its_likes_suggest(larger_population):
     assert 1.03 * left.mean() < spread < truth
 
 
-def test_gaps_do_not_reach_beyond_themselves(population):
+def test_gaps_change_nothing_outside_of_them(population):
     gap = cap(20)
     outer, present = population.outer.copy(), population.present.copy()
     outer[2, gap], present[2, gap] = np.nan, np.nan
@@ -395,7 +401,7 @@ def test_gaps_do_not_reach_beyond_themselves(population):
     assert np.allclose(rarer[cap(60) & ~cap(21)], 1)
 
 
-def test_walls_of_a_healthy_head_are_read(prior, healthy):
+def test_tables_of_a_healthy_head_are_read(prior, healthy):
     head = head_occupancy(healthy, "000")
     table_radii = measure_tables(head, prior.mean, prior.std)
     assert np.isfinite(table_radii.outer[cap(80)]).mean() > 0.98
@@ -423,7 +429,7 @@ def test_scans_of_one_head_share_a_fold():
     assert np.array_equal(assign_folds(shuffled, 5), assign_folds(names, 5)[::-1])
 
 
-def test_a_fold_s_prior_has_not_seen_the_heads_left_out(population):
+def test_the_model_of_a_fold_does_not_depend_on_its_heads(population):
     fold = assign_folds(population.names, 3)
     left_out = np.flatnonzero(fold == 1)
     outer, thickness = population.outer.copy(), population.thickness.copy()
@@ -436,7 +442,7 @@ def test_a_fold_s_prior_has_not_seen_the_heads_left_out(population):
     assert not np.array_equal(population.prior(fold != 0).mean, altered.prior(fold != 0).mean)
 
 
-def test_walls_of_cached_heads(prior, tmp_path):
+def test_tables_of_cached_heads(prior, tmp_path):
     folder, cache = tmp_path / "data", tmp_path / "cache"
     (folder / "complete_skull").mkdir(parents=True)
     for seed in (0, 1):
@@ -447,12 +453,12 @@ def test_walls_of_cached_heads(prior, tmp_path):
     assert people.names == ("000", "001")
     assert people.outer.shape == people.present.shape == (2, RAYS)
     assert np.nanmedian(np.abs(people.outer - prior.mean[0])) < 3
-    kept = list(cache.glob("table_radii-*.safetensors"))
-    assert len(kept) == 1
-    stamp = kept[0].stat().st_mtime_ns
+    stored = list(cache.glob("tables-*.safetensors"))
+    assert len(stored) == 1
+    stamp = stored[0].stat().st_mtime_ns
     again = load_population(cache, ["000", "001"], 1, prior)
     assert np.array_equal(again.outer, people.outer, equal_nan=True)
-    assert kept[0].stat().st_mtime_ns == stamp
+    assert stored[0].stat().st_mtime_ns == stamp
     with pytest.raises(InputError, match="expected heads 007, got none"):
         load_population(cache, ["000", "007"], 1, prior)
 
@@ -470,7 +476,7 @@ def test_the_defect_is_found_and_closed(prior, case, fitted):
     assert found.hd95 < 4
     assert not (made.mask & skull.mask).any()
     assert ndimage.label(made.mask)[1] == 1
-    # the defect's rays are those whose wall the implant holds
+    # the rays of the defect pass through the implant
     middle = (fitted.outer - fitted.thickness / 2)[:, None] * MAP.directions
     index = np.round(skull.to_index(fitted.pose.to_patient(middle[fitted.defect > 0]))).astype(int)
     assert implant.mask[tuple(index.T)].mean() > 0.9
@@ -485,7 +491,7 @@ def test_two_defects_are_two_pieces(prior, healthy):
     assert scores(made.implant, implant, skull).dsc > 0.85
 
 
-def test_certainty_ends_at_the_rim(fitted):
+def test_the_standard_deviation_grows_with_the_distance_from_bone(fitted):
     depth = fitted.observation.depth
     defect = fitted.defect > 0
     for std in fitted.std:
@@ -507,7 +513,7 @@ def test_an_observation_s_distances(fitted):
     assert np.all(RADIUS * np.arccos(np.clip(closest, -1, 1)) < 2 * 1.5 + 1e-6)
 
 
-def test_rays_that_the_saw_cut_partly_join_the_defect(fitted):
+def test_rays_that_the_craniotomy_cut_in_part_join_the_defect(fitted):
     seen = fitted.observation
     bevel = (seen.distance > 0) & (seen.distance <= 5)
     apart = (seen.distance > 9) & (seen.distance <= 11)
@@ -518,10 +524,10 @@ def test_rays_that_the_saw_cut_partly_join_the_defect(fitted):
     assert set(np.unique(grown.defect)) == set(np.unique(seen.defect))
 
 
-def test_bone_along_the_rim_is_no_evidence(prior, fitted):
+def test_bone_along_the_border_has_no_influence(prior, fitted):
     seen = fitted.observation
-    rim = (seen.distance > 0) & (seen.distance <= RIM)
-    bent = replace(seen, outer=np.where(rim, seen.outer - 4, seen.outer))
+    border = (seen.distance > 0) & (seen.distance <= BORDER)
+    bent = replace(seen, outer=np.where(border, seen.outer - 4, seen.outer))
     targets = np.flatnonzero(seen.defect > 0)[::20]
     plain, other = (complete(prior, fitted.pose, o, 0.0, targets) for o in (seen, bent))
     assert np.array_equal(plain.outer[targets], other.outer[targets])
@@ -530,11 +536,11 @@ def test_bone_along_the_rim_is_no_evidence(prior, fitted):
 def test_sites_are_on_bone_and_denser_near_the_defect(fitted):
     seen = fitted.observation
     measured = np.isfinite(seen.outer) & np.isfinite(seen.thickness)
-    sites = choose_sites(seen.distance, measured & (seen.distance > RIM))
+    sites = choose_sites(seen.distance, measured & (seen.distance > BORDER), RINGS)
     assert measured[sites].all()
     assert len(np.unique(sites)) == len(sites)
     assert 300 < len(sites) < 2000
-    assert seen.distance[sites].min() >= RIM
+    assert seen.distance[sites].min() >= BORDER
     near, far = ((seen.distance >= low) & (seen.distance < high) & measured for low, high in ((5, 15), (60, 400)))
     assert near[sites].sum() / near.sum() > 10 * far[sites].sum() / far.sum()
 
@@ -552,7 +558,7 @@ def test_a_scan_that_ends_below_the_vertex_is_refused(prior, case):
 
 
 def shape(kind: str) -> Volume:
-    """Bodies that are no heads, in voxels of 1 mm."""
+    """Bodies other than heads, in voxels of 1 mm."""
     offset = np.indices((120, 120, 120)) - 59.5
     across, along = np.hypot(offset[0], offset[1]), np.abs(offset[2])
     masks = {
@@ -564,33 +570,27 @@ def shape(kind: str) -> Volume:
     return Volume(masks[kind], np.eye(4))
 
 
-def test_a_strange_head_is_refused(prior):
+def test_a_head_far_from_the_mean_is_refused(prior):
     longitude = np.arctan2(MAP.directions[:, 1], MAP.directions[:, 0])
     lobes = np.stack([8 * np.cos(7 * longitude) * np.hypot(*MAP.directions[:, :2].T), np.zeros(RAYS)])
     head = replace(prior, mean=prior.mean + lobes).draw(np.random.default_rng(0), spacing=2.0, scale=0.0)
-    with pytest.raises(InputError, match="not a head the prior knows"):
+    with pytest.raises(InputError, match="not a head that the shape model can describe"):
         fit(prior, simulate_craniotomy(head, "random_1", np.random.default_rng(1))[0])
 
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        "femur",
-        "voxel",
-        "hollow box",
-        "box",
-    ],
+    ["femur", "voxel", "hollow box", "box"],
 )
-def test_what_is_no_head_is_refused(prior, kind):
+def test_other_bodies_are_refused(prior, kind):
     with pytest.raises(InputError):
         fit(prior, shape(kind))
 
 
-# --- completed surface
-# -----------------------------------------------------------------------------------------------------------
+# --- completed surface ----------------------------------------------------------------------------------------------
 
 
-def cap_slab(pose: Pose, normals: np.ndarray | None = None) -> tuple[PointCloud, float]:
+def cap_surface(pose: Pose, normals: np.ndarray | None = None) -> tuple[PointCloud, float]:
     """The shell from 74 to 80 mm over a cap of 35 degrees, and its true volume in the patient."""
     inside = cap(35)
     table_radii = np.stack([np.full(RAYS, 80.0), np.full(RAYS, 74.0)])
@@ -602,9 +602,9 @@ def cap_slab(pose: Pose, normals: np.ndarray | None = None) -> tuple[PointCloud,
 
 
 @pytest.mark.parametrize("linear", [np.eye(3), rotation((1, 2, 0), 30) * [0.97, 1.03, 1.0]], ids=["plain", "posed"])
-def test_a_slab_is_closed(linear):
+def test_the_completed_surface_is_closed(linear):
     pose = Pose(linear, np.array([5.0, -7.0, 11.0]))
-    points, volume = cap_slab(pose)
+    points, volume = cap_surface(pose)
     assert np.allclose(np.linalg.norm(points.normals, axis=1), 1)
     areas = local_areas(points)
     flux = ((points.points - pose.shift) * points.normals).sum(1)
@@ -612,8 +612,8 @@ def test_a_slab_is_closed(linear):
     assert np.abs((points.normals * areas[:, None]).sum(0)).max() < 0.03 * areas.sum()  # and of a constant field
 
 
-def test_a_slab_s_normals_face_out_and_its_labels_lie_in_the_defect():
-    points, _ = cap_slab(IDENTITY)
+def test_normals_point_outwards_and_labels_lie_in_the_defect():
+    points, _ = cap_surface(IDENTITY)
     radius = np.linalg.norm(points.points, axis=1)
     direction = points.points / radius[:, None]
     along = (points.normals * direction).sum(1)
@@ -637,19 +637,19 @@ def test_a_slab_s_normals_face_out_and_its_labels_lie_in_the_defect():
     assert spacing == pytest.approx(0.75 * 80 / 85, rel=0.15)
 
 
-def test_a_slab_s_side_lies_along_its_rays():
-    points, _ = cap_slab(Pose(np.diag([0.97, 1.03, 1.0]), np.zeros(3)))
+def test_the_side_lies_along_the_rays():
+    points, _ = cap_surface(Pose(np.diag([0.97, 1.03, 1.0]), np.zeros(3)))
     side = points[points.std == 0]
     direction = side.points / np.linalg.norm(side.points, axis=1, keepdims=True)
     assert np.abs((side.normals * direction).sum(1)).max() < 0.01
 
 
-def test_given_normals_win_where_they_are_known():
+def test_given_normals_replace_computed_ones_where_they_are_known():
     given = np.full((2, RAYS, 3), np.nan)
     tilted = MAP.directions[cap(15)] + [0.2, 0, 0]
     given[0, cap(15)] = tilted / np.linalg.norm(tilted, axis=1, keepdims=True)
-    points, _ = cap_slab(IDENTITY, given)
-    plain, _ = cap_slab(IDENTITY)
+    points, _ = cap_surface(IDENTITY, given)
+    plain, _ = cap_surface(IDENTITY)
     assert np.array_equal(points.points, plain.points)
     turned = np.einsum("ni,ni->n", points.normals, plain.normals) < 0.99
     direction = points.points / np.linalg.norm(points.points, axis=1, keepdims=True)
@@ -662,21 +662,21 @@ def test_given_normals_win_where_they_are_known():
 
 @pytest.mark.parametrize(("share", "found"), [(1.0, 1), (0.4, 1), (0.2, 0)])
 def test_a_defect_has_bone_around_it(share: float, found: int) -> None:
-    """Else it is where the skull ends."""
+    """Without bone around it, the region is where the skull ends."""
     x, y, z = MAP.directions.T
     absent = z > 0.9
     bone = (np.arctan2(y, x) / (2 * np.pi)) % 1 < share
-    assert _defects(absent, absent | bone, np.ones(len(z), bool)).max() == found
+    assert find_defects(absent, absent | bone, np.ones(len(z), bool), SETTINGS.defects).max() == found
 
 
 @pytest.mark.parametrize("end", [MAX_ANGLE, np.deg2rad(110)], ids=["the map's end", "the scan's end"])
 @pytest.mark.parametrize(("height", "width", "found"), [(8, 60, 0), (8, 8, 0), (25, 120, 0), (25, 30, 1), (35, 25, 1)])
 def test_a_strip_along_the_end_is_no_defect(end: float, height: float, width: float, found: int) -> None:
-    """A face cut off leaves one beneath the forehead; a defect into the orbit is open there too, but reaches higher."""
+    """A face outside the scan leaves a low strip under the forehead; a defect that opens the orbit reaches higher."""
     middle = (SIZE - 1) / 2
     angle = np.arccos(np.clip(MAP.directions @ MAP.from_pixel(np.full(2, middle)), -1, 1))
     u, v = np.argwhere(MAP.inside).T - middle
     azimuth = np.abs(np.rad2deg(np.arctan2(v, u)))
     in_view = angle <= end
     absent = (angle > end - np.deg2rad(height)) & (azimuth < width) & in_view
-    assert _defects(absent, in_view, np.ones(len(angle), bool)).max() == found
+    assert find_defects(absent, in_view, np.ones(len(angle), bool), SETTINGS.defects).max() == found

@@ -369,7 +369,7 @@ def test_validation_compares_network_and_prior_on_the_same_pairs(tmp_path, folde
     untrained = DiffusionMethod(prior, AnchoredDenoiser(config.network).eval(), config.diffusion)
     found = validate(config.run, untrained, few)
     assert found["val_mm"] == pytest.approx(found["val_mm_prior"])  # its output is the prior
-    error = [np.abs(few[k]["target"] * few[k]["unit"])[few[k]["valid"] > 0].mean() for k in range(2)]
+    error = [np.abs(few[k]["target"] * few[k]["prior_std_mm"])[few[k]["valid"] > 0].mean() for k in range(2)]
     assert found["val_mm_prior"] == pytest.approx(np.mean(error))
     assert found.keys() == {"val_mm", "val_mm_prior"}  # no case, no volumes
 
@@ -383,7 +383,7 @@ def test_the_loss_of_a_network_that_outputs_zero_is_known(tmp_path, folders):
     sigma = torch.tensor([0.3, 1.0, 2.0, 4.0])
     noise = torch.randn(4, 2 * ANCHORS, generator=generator)
     loss, guide, cosine = model(batch, sigma, noise)
-    target, valid, unit = (batch[name].repeat_interleave(2, 0) for name in ("target", "valid", "unit"))
+    target, valid, unit = (batch[name].repeat_interleave(2, 0) for name in ("target", "valid", "prior_std_mm"))
     # D = (y + sigma n) / (1 + sigma^2), so that lambda |D - y|^2 = |n - sigma y|^2 / (1 + sigma^2)
     level = sigma[:, None]
     weight = valid * unit

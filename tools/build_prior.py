@@ -1,4 +1,4 @@
-"""Builds the shape prior that the package ships from heads that `pcdiff prepare` cached.
+"""Builds the statistical shape model that the package ships from heads that `pcdiff prepare` cached.
 
 usage: python tools/build_prior.py CACHE --cases 000-059 --skip 052 -o pcdiff/weights/prior.safetensors
 """
@@ -12,6 +12,7 @@ from pcdiff.prior.folds import cached_heads, load_population
 
 
 def main() -> None:
+    """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path)
     parser.add_argument("--cases", default="000-059", help="range of head names, first and last")

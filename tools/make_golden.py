@@ -31,7 +31,6 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.anchored.condition import ANCHORS, BONE, make_condition
 from pcdiff.methods.anchored.method import DiffusionMethod, batch, bind
-from pcdiff.methods.occupancy.features import build_occupancy_features
 from pcdiff.prior.fit import PriorFit, fit
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
@@ -110,12 +109,10 @@ def denoiser_figures() -> dict[str, Any]:
 
 def places_figures() -> dict[str, Any]:
     """Log-odds on every other place along each axis of the lattice around the defect."""
-    places, network = (
-        build_occupancy_features(fitted(), head_occupancy(case()[0]), method().occupancy.mean),
-        method().occupancy,
-    )
+    network = method().occupancy
+    places = network.build_queries(fitted(), head_occupancy(case()[0]))
     places = replace(places, index=places.index[(places.index % 2 == 0).all(1)])
-    odds = network.odds(places)
+    odds = network.log_odds(places)
     at = np.flatnonzero((places.index % 6 == 0).all(1))[:32]
     return {
         "networks": len(network.networks),

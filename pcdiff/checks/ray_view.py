@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.volume import Volume
-from pcdiff.prior.direction_map import MAP, PIXEL, Pose
+from pcdiff.prior.direction_map import MAP, PIXEL, Pose, surface_elements
 from pcdiff.prior.fit import PriorFit
 
 RAYS_PER_PIXEL = 2  # of the direction map, along each side: rays about 0.75 mm apart
@@ -147,9 +147,7 @@ def _area_and_normal(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(U, V, 3) mm, points of a surface -> (U, V) mm2, the area per point, and (U, V, 3), the unit normal."""
     # smoothed, because single rays are noisy where the surface was measured
     smooth = np.stack([ndimage.gaussian_filter(surface[..., axis], 2.0, mode="nearest") for axis in range(3)], -1)
-    cross = np.cross(np.gradient(smooth, axis=0), np.gradient(smooth, axis=1))
-    area = np.linalg.norm(cross, axis=-1)
-    return area, cross / np.maximum(area, 1e-9)[..., None]
+    return surface_elements(smooth)
 
 
 def _first_crossing(profile: np.ndarray, heights: np.ndarray) -> np.ndarray:

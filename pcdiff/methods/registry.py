@@ -73,7 +73,7 @@ METHODS = {
             "anchored point diffusion with an occupancy network, on the statistical shape model",
             "pcdiff.methods.anchored.method:load",
             own="denoiser.safetensors",
-            companions=("places.safetensors",),
+            companions=("occupancy.safetensors",),
         ),
         MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
         MethodEntry(

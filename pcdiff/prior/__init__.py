@@ -1,1 +1,1 @@
-"""The statistical shape prior of the healthy skull: built from heads, fitted to a defective skull."""
+"""The statistical shape model of the healthy skull: built from heads, fitted to a defective skull."""

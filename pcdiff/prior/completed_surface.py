@@ -9,73 +9,76 @@ from pcdiff.geometry.points import PointCloud
 from pcdiff.prior.direction_map import MAP, Pose
 
 FINER = 2  # points per pixel of the map, along each side: 0.75 mm at the reference radius
-LEVELS = 9  # points between the tables along the side
+LEVELS = 9  # points between the tables on the side
 
 
 def completed_surface(
     pose: Pose,
     table_radii: np.ndarray,
-    inside: np.ndarray,
+    covered: np.ndarray,
     defect: np.ndarray,
     std: np.ndarray,
     normals: np.ndarray | None = None,
 ) -> PointCloud:
-    """Both tables over the rays `inside`, and the side between them, facing away: Poisson needs a closed surface.
+    """Both tables over the `covered` rays and the side that joins them, because Poisson needs a closed surface.
 
-    table_radii: (2, R) model mm, outer and inner radius, NaN where unknown. inside: (R,) bool. defect: (R,) int labels.
+    table_radii: (2, R) model mm, outer and inner radius, NaN where unknown. covered: (R,) bool. defect: (R,) labels.
     std: (2, R) mm of outer radius and thickness. normals: see `PriorFit.completed_surface`.
     """
-    region = MAP.to_image(inside, False)
-    images = [MAP.filled(wall) for wall in np.where(inside & np.isfinite(table_radii).all(0), table_radii, np.nan)]
+    region = MAP.to_image(covered, False)
+    known = np.where(covered & np.isfinite(table_radii).all(0), table_radii, np.nan)
+    images = [MAP.filled(radius) for radius in known]
     size = np.array(region.shape)
     fine = np.argwhere(ndimage.zoom(region.astype(float), FINER, order=1, grid_mode=False) >= 0.5)
-    pixels = fine * ((size - 1) / (FINER * size - 1))  # (N, 2), as `zoom` places its samples
+    pixels = fine * ((size - 1) / (FINER * size - 1))  # (N, 2), at the positions where `zoom` samples
 
-    surfaces = [_surface(pose, image, pixels, sign) for image, sign in zip(images, (1.0, -1.0), strict=True)]
+    tables = [_table_points(pose, image, pixels, sign) for image, sign in zip(images, (1.0, -1.0), strict=True)]
     if normals is not None:
-        surfaces = [
-            (points, _preferred(pose, normals[wall], pixels, own)) for wall, (points, own) in enumerate(surfaces)
+        tables = [
+            (points, _given_normals(pose, normals[table], pixels, computed))
+            for table, (points, computed) in enumerate(tables)
         ]
-    side, side_normals = _side(pose, region, *images)
+    side, side_normals = _side_points(pose, region, *images)
     labels = ndimage.map_coordinates(MAP.to_image(defect), pixels.T, order=0)
-    spread = [ndimage.map_coordinates(MAP.to_image(s), pixels.T, order=1) for s in (std[0], np.hypot(std[0], std[1]))]
+    along_rays = (std[0], np.hypot(std[0], std[1]))  # of outer and inner table
+    stds = [ndimage.map_coordinates(MAP.to_image(values), pixels.T, order=1) for values in along_rays]
     return PointCloud(
-        np.concatenate([surfaces[0][0], surfaces[1][0], side]),
-        np.concatenate([surfaces[0][1], surfaces[1][1], side_normals]),
+        np.concatenate([tables[0][0], tables[1][0], side]),
+        np.concatenate([tables[0][1], tables[1][1], side_normals]),
         np.concatenate([labels, labels, np.zeros(len(side), int)]),
-        np.concatenate([*spread, np.zeros(len(side))]),
+        np.concatenate([*stds, np.zeros(len(side))]),
     )
 
 
-def _surface(pose: Pose, image: np.ndarray, pixels: np.ndarray, sign: float) -> tuple[np.ndarray, np.ndarray]:
-    """Patient points and unit normals, outward times sign, of a height field (SIZE, SIZE) at pixels (N, 2)."""
+def _table_points(pose: Pose, image: np.ndarray, pixels: np.ndarray, sign: float) -> tuple[np.ndarray, np.ndarray]:
+    """Patient points and unit normals, outward times sign, of radii (SIZE, SIZE) mm at pixels (N, 2)."""
 
-    def place(at: np.ndarray) -> np.ndarray:
+    def points_at(at: np.ndarray) -> np.ndarray:
         radius = ndimage.map_coordinates(image, at.T, order=1, mode="nearest")
         return pose.to_patient(radius[:, None] * MAP.from_pixel(at))
 
-    along = [place(pixels + step) - place(pixels - step) for step in 0.75 * np.eye(2)]
+    along = [points_at(pixels + step) - points_at(pixels - step) for step in 0.75 * np.eye(2)]
     normal = np.cross(*along)
     outward = MAP.from_pixel(pixels) @ pose.linear.T
-    return place(pixels), _unit(normal * (sign * np.sign((normal * outward).sum(1, keepdims=True))))
+    return points_at(pixels), _unit(normal * (sign * np.sign((normal * outward).sum(1, keepdims=True))))
 
 
-def _preferred(pose: Pose, normals: np.ndarray, pixels: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The given normals (R, 3), model axes, in the patient at pixels (N, 2); the surface's own where they are NaN."""
+def _given_normals(pose: Pose, normals: np.ndarray, pixels: np.ndarray, computed: np.ndarray) -> np.ndarray:
+    """Normals (R, 3), model axes, in the patient at pixels (N, 2); where they are NaN the computed ones, (N, 3)."""
     image = MAP.to_image(normals, np.nan)
     given = np.stack([ndimage.map_coordinates(image[..., axis], pixels.T, order=1) for axis in range(3)], -1)
     given = _unit(given @ np.linalg.inv(pose.linear))  # normals transform by the inverse transpose
-    return np.where(np.isfinite(given).all(1, keepdims=True), given, own)
+    return np.where(np.isfinite(given).all(1, keepdims=True), given, computed)
 
 
-def _side(pose: Pose, region: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points between the tables along the region's border, and unit normals that face away from the region."""
+def _side_points(pose: Pose, region: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points between the tables along the region's border, and unit normals that point out of the region."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     border = np.argwhere(region & (depth < 1.5))
     away = -np.stack(np.gradient(ndimage.gaussian_filter(region.astype(float), 1.5)), -1)[tuple(border.T)]
     middle = MAP.from_pixel(border)
     tangent = MAP.from_pixel(border + 0.5 * _unit(away)) - middle
-    tangent -= (tangent * middle).sum(1, keepdims=True) * middle  # the wall holds its rays
+    tangent -= (tangent * middle).sum(1, keepdims=True) * middle  # at right angles to the ray, which lies in the side
     tangent = _unit(tangent @ np.linalg.inv(pose.linear))  # normals transform by the inverse transpose
     low, high = inner[tuple(border.T)], outer[tuple(border.T)]
     radius = low + np.linspace(0, 1, LEVELS)[:, None] * (high - low)

@@ -1,8 +1,8 @@
-"""Directions from the cranial centre, laid out on a map; the skull seen along them as two radii.
+"""Directions from the cranial centre, laid out on a map; the skull along each of them as two radii.
 
-The vault is, to a good approximation, a height field over directions: along each ray from inside the head one meets
-the inner table, then the outer table. That breaks by construction where bone is not single-valued from the centre
-(orbital roof, zygoma, mastoid): there a ray's radii describe the wall nearest to the expected one, and no more.
+The vault is, to a good approximation, a height field over directions: a ray from the cranial centre crosses the inner
+table, then the outer table. The approximation fails where a ray crosses bone more than once (orbital roof, zygoma,
+mastoid): there the two radii describe the crossing nearest to the expected one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 
 SIZE = 199  # pixels along a side of the map
 PIXEL = 1.5  # mm of arc per pixel at the reference radius
-RADIUS = 85.0  # mm, a head's typical radius: chord distances between directions are taken there
-TILT = np.deg2rad(15.0)  # the pole leans back, so that the map holds the occiput and leaves out the face
-MAX_ANGLE = np.deg2rad(120.0)  # how far from the pole the map reaches
-INNER_REACH = 5.0  # mm around the expected inner table in which it is looked for
+RADIUS = 85.0  # mm, the reference radius, typical of a head; chord distances between directions are taken there
+TILT_DEG = 15.0  # the pole leans back, so that the map covers the occiput and not the face
+MAX_ANGLE_DEG = 120.0  # from the pole to the map's edge
+TILT, MAX_ANGLE = np.deg2rad(TILT_DEG), np.deg2rad(MAX_ANGLE_DEG)
 RADII = np.arange(30.0, 125.25, 0.5, dtype=np.float32)  # mm, the samples along a ray
 
 
@@ -37,7 +37,7 @@ class DirectionMap:
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """(SIZE, SIZE) bool: the pixels that stand for a direction."""
+        """(SIZE, SIZE) bool: the pixels that hold a direction."""
         return self._grid[0]
 
     @cached_property
@@ -59,7 +59,7 @@ class DirectionMap:
         return image
 
     def filled(self, values: np.ndarray) -> np.ndarray:
-        """(R,) -> (SIZE, SIZE); pixels off the map, and rays without a finite value, take that of the nearest ray."""
+        """(R,) -> (SIZE, SIZE); pixels off the map and rays that are not finite take the value of the nearest ray."""
         known = self.to_image(np.isfinite(values), False)
         nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
         return self.to_image(values)[tuple(nearest)]
@@ -73,9 +73,9 @@ class DirectionMap:
         return local @ _tilt().T
 
     def to_pixel(self, directions: np.ndarray) -> np.ndarray:
-        """(..., 3) unit vectors -> (..., 2) continuous pixel coordinates (beyond the map's rim: outside of it)."""
+        """(..., 3) unit vectors -> (..., 2) continuous pixel coordinates, also for directions beyond the map's edge."""
         local = directions @ _tilt()
-        # rho = 2 R sin(theta / 2) = R sqrt(2 (1 - cos theta)); the axis opposite to the pole has no azimuth
+        # rho = 2 R sin(theta / 2) = R sqrt(2 (1 - cos theta)); at the antipole the azimuth is undefined
         scale = np.sqrt(2 / np.maximum(1 + local[..., 2], 1e-9)) * RADIUS / PIXEL
         return local[..., :2] * scale[..., None] + (SIZE - 1) / 2
 
@@ -84,7 +84,7 @@ class DirectionMap:
         return map_coordinates(image, self.to_pixel(directions).T, order=1, cval=fill)
 
     def smoothed(self, values: np.ndarray, sigma: float, known: np.ndarray | None = None) -> np.ndarray:
-        """(R,) values smoothed over the map by a Gaussian of `sigma` pixels; unknown rays (R,) take no part."""
+        """(R,) values smoothed by a Gaussian of `sigma` pixels; known: (R,) bool, rays with weight (default: all)."""
         weight = self.to_image(np.ones(len(values)) if known is None else known.astype(float))
         total = gaussian_filter(self.to_image(values) * weight, sigma)
         return (total / np.maximum(gaussian_filter(weight, sigma), 1e-6))[self.inside]
@@ -115,6 +115,25 @@ class Pose:
         return (points - self.shift) @ np.linalg.inv(self.linear).T
 
 
+def surface_elements(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area elements and normals of a surface sampled on a grid.
+
+    surface: (U, V, 3) mm. Returns the area of each grid cell, (U, V) mm2, and unit normals (U, V, 3) along the cross
+    product of the steps in U and V; 0 where the area is 0.
+    """
+    cross = np.cross(np.gradient(surface, axis=0), np.gradient(surface, axis=1))
+    area = np.linalg.norm(cross, axis=-1)
+    return area, cross / np.maximum(area, 1e-9)[..., None]
+
+
+def outward_normals(radius: np.ndarray, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    """(R,) mm -> (SIZE, SIZE, 3) outward unit normals of the surface radius * direction; 0 outside the map."""
+    surface = MAP.to_image((radius[:, None] * MAP.directions).astype(dtype))
+    _, normal = surface_elements(surface)
+    side = np.sign((normal * MAP.to_image(MAP.directions)).sum(-1, keepdims=True))
+    return normal * side.astype(dtype)
+
+
 def profiles(
     occupancy: np.ndarray, affine: np.ndarray, pose: Pose, directions: np.ndarray, radii: np.ndarray = RADII
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,36 +153,36 @@ def profiles(
 
 
 def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radii: np.ndarray = RADII) -> np.ndarray:
-    """The half-level crossing nearest to a target radius (without one: the outermost). NaN where there is none.
+    """The half-level crossing nearest to a target radius, (R,) mm; NaN for a ray without a crossing.
 
-    profile: (R, S). target: (R,) mm. outward=True: bone ends going outward (an outer table); False: bone begins.
+    profile: (R, S). target: (R,) mm; None selects the outermost crossing. outward=True: bone ends going outward (an
+    outer table); False: bone begins (an inner table).
     """
-    edge, place = _edges(profile, outward, radii)
-    cost = -place if target is None else np.abs(place - target[:, None])
-    return _cheapest(edge, place, cost)
+    edge, radius = _edges(profile, outward, radii)
+    cost = -radius if target is None else np.abs(radius - target[:, None])
+    return _cheapest(edge, radius, cost)
 
 
 def inner_table(profile: np.ndarray, expected: np.ndarray, reach: float, radii: np.ndarray = RADII) -> np.ndarray:
-    """The deepest radius at which bone begins within `reach` mm of the expected one, (R,) mm; NaN where there is none.
+    """The smallest radius at which bone begins within `reach` mm of the expected one, (R,) mm; NaN without any.
 
-    The deepest, not the nearest: in a thresholded mask the diploe is full of defects, and their tables begin
-    bone too.
+    The smallest and not the nearest, because a thresholded mask has pores in the diploe, behind which bone begins too.
     """
-    edge, place = _edges(profile, False, radii)
+    edge, radius = _edges(profile, False, radii)
     with np.errstate(invalid="ignore"):
-        edge &= np.abs(place - expected[:, None]) <= reach
-    return _cheapest(edge, place, place)
+        edge &= np.abs(radius - expected[:, None]) <= reach
+    return _cheapest(edge, radius, radius)
 
 
 def _edges(profile: np.ndarray, outward: bool, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where along each ray the half level is crossed, (R, S - 1) bool, and at which radius."""
+    """Half-level crossings between neighbouring samples: (R, S - 1) bool, and their radii, (R, S - 1) mm."""
     a, b = profile[:, :-1], profile[:, 1:]
     edge = (a >= 0.5) & (b < 0.5) if outward else (a < 0.5) & (b >= 0.5)
     with np.errstate(divide="ignore", invalid="ignore"):
         return edge, radii[:-1] + (radii[1:] - radii[:-1]) * (0.5 - a) / (b - a)
 
 
-def _cheapest(edge: np.ndarray, place: np.ndarray, cost: np.ndarray) -> np.ndarray:
+def _cheapest(edge: np.ndarray, radius: np.ndarray, cost: np.ndarray) -> np.ndarray:
     best = np.where(edge, cost, np.inf).argmin(1)
     rows = np.arange(len(edge))
-    return np.where(edge[rows, best], place[rows, best], np.nan)
+    return np.where(edge[rows, best], radius[rows, best], np.nan)

@@ -1,4 +1,4 @@
-"""Priors in folds: a network must never be trained on the residual of a prior that has seen the head."""
+"""Shape models in folds: a network is trained on residuals of models that were built without their head."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from pcdiff.data.heads import load_head
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
+from pcdiff.prior.build import TableRadii, average, build, measure_tables, population_mean
 from pcdiff.prior.direction_map import Pose
-from pcdiff.prior.model import ShapePrior, TableRadii, average, build, measure_tables, population_mean
+from pcdiff.prior.model import FILE_FORMAT, ShapePrior
+from pcdiff.tensor_files import read_tensors
+
+TABLES_FORMAT = "pcdiff-tables-1"
 
 
 @dataclass(frozen=True)
 class Population:
-    """Healthy heads along the rays of the map, all posed on one mean.
+    """Tables of healthy heads along the rays of the map, all posed on one mean.
 
-    names: (H,). outer, thickness: (H, R) mm, NaN where there is no wall. present: (H, R), NaN out of view.
+    names: (H,). outer, thickness: (H, R) mm, NaN where no table was found. present: (H, R) 1 with bone, 0 without, NaN
+    out of view.
     """
 
     names: tuple[str, ...]
@@ -33,7 +38,7 @@ class Population:
     present: np.ndarray
 
     def prior(self, chosen: Sequence[bool] | np.ndarray) -> ShapePrior:
-        """The shape prior of some of the heads; chosen: (H,) bool."""
+        """The shape model of some of the heads; chosen: (H,) bool."""
         origin = Pose(np.eye(3), np.zeros(3))
         table_radii = [
             TableRadii(self.outer[k], self.thickness[k], self.present[k], origin)
@@ -43,9 +48,9 @@ class Population:
 
 
 def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: ShapePrior | None = None) -> Population:
-    """Reads the tables of heads that `pcdiff prepare` cached; computed once, then kept beside them.
+    """Reads the tables of heads that `pcdiff prepare` cached; they are computed once and stored in the cache.
 
-    prior: the mean to pose the heads on, for heads it was not built from; None poses them on their own mean.
+    prior: the model to pose the heads on, for heads that it was not built from; None poses them on their own mean.
     Raises InputError if a head is missing from the cache.
     """
     paths = [Path(cache) / "heads" / f"{name}.safetensors" for name in names]
@@ -53,36 +58,38 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
         raise InputError(f"{cache}: expected heads {', '.join(missing[:5])}, got none; run `pcdiff prepare` first")
     key = hashlib.sha256(",".join(f"{path.stem}:{sha256(path)}" for path in paths).encode())
     key.update(b"" if prior is None else prior.mean.tobytes())
-    kept = Path(cache) / f"table_radii-{key.hexdigest()[:12]}.safetensors"
-    if not kept.exists():
+    stored = Path(cache) / f"tables-{key.hexdigest()[:12]}.safetensors"
+    if not stored.exists():
         heads = [load_head(path) for path in paths]
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             mean, std = population_mean(heads, pool) if prior is None else (prior.mean, prior.std)
             table_radii = list(pool.map(partial(measure_tables, mean=mean, std=std), heads))
         fields = {name: np.stack([getattr(w, name) for w in table_radii]) for name in ("outer", "thickness", "present")}
-        with written_beside(kept) as beside:
-            beside.write_bytes(save({name: value.astype(np.float32) for name, value in fields.items()}))
-    return Population(tuple(names), **load_file(kept))
+        with written_beside(stored) as beside:
+            tensors = {name: value.astype(np.float32) for name, value in fields.items()}
+            beside.write_bytes(save(tensors, {"format": TABLES_FORMAT}))
+    tables = read_tensors(stored, "tables of the heads of a cache", "remove it and run again", TABLES_FORMAT)
+    return Population(tuple(names), **tables.tensors)
 
 
 def cached_heads(cache: Path, cases: str, skip: Sequence[str] = ()) -> list[str]:
-    """Names of the heads in a cache within a range, first and last as in 000-059, but for those to be left out."""
+    """Names of the heads in a cache within a range such as 000-059, without those to skip."""
     first, last = cases.split("-")
     names = [path.stem for path in sorted((Path(cache) / "heads").glob("*.safetensors"))]
     return [name for name in names if first <= name <= last and name not in skip]
 
 
 def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]] = ()) -> np.ndarray:
-    """(H,) int: the fold of each head, by turns in order of name; `same` lists names of one head, kept together."""
+    """(H,) int: the fold of each head, by turns in order of name; `same` lists names of one head, for one fold."""
     alias = {name: group[0] for group in same for name in group}
-    place = {name: number % folds for number, name in enumerate(sorted({alias.get(name, name) for name in names}))}
-    return np.array([place[alias.get(name, name)] for name in names])
+    fold = {name: number % folds for number, name in enumerate(sorted({alias.get(name, name) for name in names}))}
+    return np.array([fold[alias.get(name, name)] for name in names])
 
 
 def cached_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
-    """A prior of some heads, (H,) bool, built once and kept in the cache."""
-    table_radii = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
-    key = hashlib.sha256(b"".join(wall.tobytes() for wall in table_radii)).hexdigest()[:12]
+    """The shape model of some heads, (H,) bool, built once and stored in the cache."""
+    tables = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
+    key = hashlib.sha256(b"".join(values.tobytes() for values in tables) + FILE_FORMAT.encode()).hexdigest()[:12]
     path = Path(cache) / "priors" / f"{key}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

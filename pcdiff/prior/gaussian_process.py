@@ -1,44 +1,47 @@
-"""Gaussian-process regression of what a head deviates from the mean, over directions."""
+"""Gaussian-process regression of a head's deviation from the mean, over directions (Rasmussen & Williams 2006)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
+from pcdiff.config import StrictConfig
 from pcdiff.prior.direction_map import RADIUS
 
-FLIP = np.array([-1, 1, 1], np.float32)
-BLOCK = 32_768  # elements of a covariance made at a time: a core's cache holds a few arrays of them
+MIRROR = np.array([-1, 1, 1], np.float32)
+BLOCK = 32_768  # elements of a covariance computed at a time: a core's cache holds a few arrays of this size
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """Covariance between directions a and b, chord distance d in mm at the reference radius, d' to the mirrored b:
+class Kernel(StrictConfig):
+    """Covariance between directions a and b, with d their chord distance and d' that of a to the mirrored b, in mm.
+
+    The covariance is
 
         (1 - learned) sum_i amplitude_i^2 (m(d / length_i) + mirrored m(d' / length_i))
             + learned exp(-d^2 / 2 taper^2) sum_m mode_m(a) mode_m(b)
 
-    m is Matern's with nu = 3/2. The taper keeps the sample covariance of a few dozen heads from inventing relations
-    across the head. noise: mm, of a single measured ray.
+    with m Matern's correlation, nu = 3/2. The taper removes spurious correlations across the head from the sample
+    covariance of a few dozen heads.
     """
 
-    amplitudes: tuple[float, ...]
-    lengths: tuple[float, ...]
-    noise: float
-    mirrored: float = 0.4
-    learned: float = 0.0
-    taper: float = 60.0
+    amplitudes: tuple[float, ...] = Field(description="mm")
+    lengths: tuple[float, ...] = Field(description="mm, at the reference radius")
+    noise: float = Field(gt=0, description="standard deviation of one measured ray, mm")
+    mirrored: float = Field(default=0.4, description="correlation with the mirrored direction")
+    learned: float = Field(default=0.0, ge=0, le=1, description="share of the modes' covariance")
+    taper: float = Field(default=60.0, gt=0, description="mm")
 
     def __call__(self, a: np.ndarray, b: np.ndarray, modes_a: np.ndarray, modes_b: np.ndarray) -> np.ndarray:
         """A (A, 3), b (B, 3) unit vectors; modes_a (M, A), modes_b (M, B) mm -> (A, B) mm^2."""
         learned = (self.learned * modes_a.T) @ modes_b if self.learned else None
         value = np.empty((len(a), len(b)), np.result_type(a, b))
         rows = max(1, BLOCK // max(1, len(b)))
-        for first in range(0, len(a), rows):  # block by block, so that what is in between stays in the cache
+        for first in range(0, len(a), rows):  # intermediate arrays of one block fit into the cache
             block = slice(first, first + rows)
-            distance, mirrored = chord(a[block], b), chord(a[block], b * FLIP)
+            distance, mirrored = chord(a[block], b), chord(a[block], b * MIRROR)
             total = np.zeros_like(distance)
             for amplitude, length in zip(self.amplitudes, self.lengths, strict=True):
                 variance = (1 - self.learned) * amplitude**2
@@ -56,10 +59,6 @@ class Kernel:
         for amplitude, length in zip(self.amplitudes, self.lengths, strict=True):
             value += amplitude**2 * (1 + self.mirrored * matern(own, length))
         return (1 - self.learned) * value + self.learned * (modes**2).sum(0)
-
-
-OUTER = Kernel((2.5, 0.5), (70.0, 20.0), noise=0.15, learned=0.15)
-THICKNESS = Kernel((1.2, 0.4), (80.0, 15.0), noise=0.3, learned=0.3)
 
 
 def chord(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -80,7 +79,7 @@ def matern(distance: np.ndarray, length: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the sites say of the targets. mean, variance: (T,) mm, mm^2."""
+    """The process at the targets, given the values at the sites. mean, variance: (T,) mm, mm^2."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -103,10 +102,10 @@ def regress(
     modes: tuple[np.ndarray, np.ndarray],
     passes: int = 3,
 ) -> Posterior:
-    """Posterior at targets (T, 3) given values (S,) mm at sites (S, 3), both unit vectors.
+    """Posterior at targets (T, 3) given values (S,) mm at sites (S, 3), both unit vectors; eq. 2.23 and 2.24.
 
-    modes: (M, S) and (M, T) mm. Robust: a site whose residual exceeds about 2.5 noise is reweighted (Cauchy), so that
-    sutures, burr holes and streaks do not pull.
+    modes: (M, S) and (M, T) mm. passes: of robust reweighting. A site with a residual above about 2.5 noise standard
+    deviations gets a smaller weight (Cauchy), because sutures, burr holes and streaks are no surface of the vault.
     """
     at_sites = kernel(sites, sites, modes[0], modes[0])
     at_targets = kernel(sites, targets, modes[0], modes[1])

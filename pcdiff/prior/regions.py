@@ -1,4 +1,4 @@
-"""Where on the skull a defect lies, how large it is and on which side: what an engineer calls it."""
+"""Site, side and size of a defect, in the words of a surgeon's order."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcdiff.prior.direction_map import MAP
+from pcdiff.prior.direction_map import MAP, surface_elements
 from pcdiff.prior.fit import PriorFit
 
-ONE_SIDE = 0.85  # share of a defect's area left or right of the midline, for the defect to be on that side
-NAMED = 0.2  # share of a defect's area in a bone, for the bone to be named
+ONE_SIDE = 0.85  # least share of a defect's area on one side of the midline for it to be a defect of that side
+NAMED = 0.2  # least share of a defect's area in a bone for the bone to be named
 BONES = ("frontal", "temporal", "parietal", "occipital")
 JOINED = {"frontal": "fronto", "temporal": "temporo", "parietal": "parieto", "occipital": "occipito"}
 
 
 @dataclass(frozen=True)
 class Defect:
-    """A place where bone is absent. label: as in `PriorFit.defect`. area_cm2: of the outer surface that is missing.
+    """One defect. label: as in `PriorFit.defect`. area_cm2: of the missing outer surface.
 
-    side: left, right (the patient's) or both. place: in words, such as "left temporo-parietal".
+    side: left, right (the patient's) or both. place: the site in words, such as "left temporo-parietal".
     """
 
     label: int
@@ -29,26 +29,27 @@ class Defect:
 
 
 def defects_of(fit: PriorFit) -> list[Defect]:
-    """The defects that a fit found, by label."""
+    """The defects of a fit, in order of their labels."""
     area = ray_areas(fit)
     bones = bone_at(MAP.directions)
     return [_defect(label, np.where(fit.defect == label, area, 0), bones) for label in range(1, fit.defects + 1)]
 
 
 def ray_areas(fit: PriorFit) -> np.ndarray:
-    """(R,) cm2 of the completed outer surface, in the patient, that each ray of the map stands for."""
+    """(R,) cm2: area of the completed outer surface, in the patient, of each ray of the map."""
     radius = MAP.filled(fit.outer)
     pixels = np.stack(np.meshgrid(*map(np.arange, radius.shape), indexing="ij"), -1)
     surface = fit.pose.to_patient(MAP.from_pixel(pixels) * radius[..., None])
-    normal = np.cross(np.gradient(surface, axis=0), np.gradient(surface, axis=1))
-    return np.linalg.norm(normal, axis=-1)[MAP.inside] / 100
+    area, _ = surface_elements(surface)
+    return area[MAP.inside] / 100
 
 
 def bone_at(directions: np.ndarray) -> np.ndarray:
     """(R, 3) unit vectors from the cranial centre, model axes -> (R,) index into BONES.
 
-    Planes through the sutures' landmarks on a mean head: coronal by bregma and pterion, lambdoid by lambda and
-    asterion; the squamous suture a little above the centre. Good to about a centimetre: for words only.
+    The bones are separated by planes through landmarks of the sutures on a mean head: bregma and pterion (coronal),
+    lambda and asterion (lambdoid), and a plane above the centre (squamous). Accurate to about a centimetre: for words
+    only.
     """
     _, y, z = directions.T
     bone = np.full(len(directions), BONES.index("parietal"))

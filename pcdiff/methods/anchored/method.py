@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from scipy.linalg import cho_solve
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -21,12 +16,13 @@ from torch import Tensor
 from pcdiff.diffusion.samplers import SAMPLERS, Callback
 from pcdiff.diffusion.schedule import karras_sigmas
 from pcdiff.errors import InputError
-from pcdiff.files import sha256, written_beside
+from pcdiff.files import sha256
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.anchored.condition import ANCHORS, Condition, choose_rays, make_condition, make_frame, table_normals
-from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
+from pcdiff.methods.anchored.config import DiffusionConfig
 from pcdiff.methods.anchored.network import AnchoredDenoiser, Denoised, Skull
+from pcdiff.methods.anchored.weights import load_denoiser
 from pcdiff.methods.base import Proposal, Trajectory
 from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.occupancy.model import OccupancyModel, fused_surfaces
@@ -36,7 +32,6 @@ from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 
-FORMAT = "pcdiff-denoiser-1"
 SOFT = 0.1  # share of the variance that keeps `in_quadrature` smooth where both draws vanish
 NEIGHBOURS = 4  # anchors that a ray's normal is interpolated from
 
@@ -60,23 +55,17 @@ class DiffusionMethod:
 
     @classmethod
     def load(cls, path: Path, prior: ShapePrior, occupancy: OccupancyModel | None = None) -> DiffusionMethod:
-        """Reads what `save_network` wrote. Raises InputError for any other file."""
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise InputError(f"{path}: expected weights of format {FORMAT}, got another file")
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: expected a denoiser's weights, got {error}; train or choose others") from error
-        config = json.loads(metadata["config"])
-        try:
-            network = AnchoredDenoiser(NetworkConfig.model_validate(config["network"]))
-            network.load_state_dict(tensors)
-            diffusion = DiffusionConfig.model_validate(config["diffusion"])
-        except (RuntimeError, ValidationError) as error:
-            raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
-        return cls(prior, network.eval(), diffusion, sha256(Path(path)), occupancy)
+        """Reads what `save_denoiser` wrote.
+
+        Raises InputError for another file, and for a shape model that completes fewer rays than the network moves.
+        """
+        network, config = load_denoiser(path)
+        if prior.settings.completion.min_rays < config.layout.anchors:
+            raise InputError(
+                f"{path}: expected a shape model that completes {config.layout.anchors} rays at least, got one with "
+                f"{prior.settings.completion.min_rays}; use the model that the denoiser was trained with"
+            )
+        return cls(prior, network, config.diffusion, sha256(Path(path)), occupancy)
 
     def __call__(
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
@@ -87,8 +76,10 @@ class DiffusionMethod:
         generator = torch.Generator().manual_seed(seed)
         steps: list[Tensor] = []
         denoised = self.sample(condition, ensemble, generator, device, lambda step, x, x0: steps.append(x.cpu()))
-        shifts = denoised.x0.cpu().double().numpy() * condition.unit
-        moves = np.stack([step.double().numpy() * condition.unit for step in steps] + [shifts], axis=1)  # (K, T, P)
+        shifts = denoised.x0.cpu().double().numpy() * condition.prior_std_mm
+        moves = np.stack(
+            [step.double().numpy() * condition.prior_std_mm for step in steps] + [shifts], axis=1
+        )  # (K, T, P)
         trajectory = Trajectory(_positions(fit, anchors, moves), self._captions())
         turned = rearrange(denoised.normals.cpu().double().numpy(), "k xyz p -> k p xyz") - condition.normals
         table_radii = _moved(fit, condition, anchors, shifts)
@@ -122,7 +113,7 @@ class DiffusionMethod:
         skull = bind(network, batch(condition, device)).repeated(ensemble)
         count = ensemble + ensemble % 2
         noise = draw_noise(
-            torch.from_numpy(condition.factors)[None], torch.from_numpy(condition.unit)[None], count, generator
+            torch.from_numpy(condition.cholesky)[None], torch.from_numpy(condition.prior_std_mm)[None], count, generator
         )
         noise = in_quadrature(noise)
         noise = torch.cat([torch.zeros_like(noise[:1]), noise, -noise])[_paired(count)[:ensemble]]
@@ -183,16 +174,6 @@ def in_quadrature(noise: Tensor) -> Tensor:
     return rearrange(pairs * ((1 + SOFT) / (size + SOFT)).sqrt(), "k two p -> (k two) p")
 
 
-def save_network(
-    path: Path, network_state: Mapping[str, Tensor], config: Mapping[str, object], notes: Mapping[str, str]
-) -> None:
-    """Writes weights in half precision with their resolved config; `notes` go into the metadata."""
-    metadata = {"format": FORMAT, "config": json.dumps(config), "license": "CC-BY-NC-SA-4.0", **notes}
-    tensors = {name: value.to(torch.float16).contiguous() for name, value in network_state.items()}
-    with written_beside(path) as beside:
-        beside.write_bytes(save(tensors, metadata))
-
-
 def _paired(ensemble: int) -> Tensor:
     """Indices into (zero, draws, opposite draws) for the members: 0, +1, -1, +2, -2, ..."""
     order = [0] + [1 + k // 2 + (ensemble if k % 2 else 0) for k in range(ensemble - 1)]
@@ -213,7 +194,7 @@ def _moved(fit: PriorFit, condition: Condition, anchors: np.ndarray, shifts: np.
     outer, inner = shifts[:, :ANCHORS], shifts[:, ANCHORS:]
     table_radii = np.tile(np.stack([fit.outer, fit.thickness]), (len(shifts), 1, 1))
     for wall, values in enumerate((outer, outer - inner)):
-        weights = cho_solve((condition.factors[wall].astype(np.float64), True), values.T)  # (A, K)
+        weights = cho_solve((condition.cholesky[wall].astype(np.float64), True), values.T)  # (A, K)
         table_radii[:, wall, fit.targets] += (fit.posteriors[wall].covariance(everywhere, rows) @ weights).T
     return table_radii
 

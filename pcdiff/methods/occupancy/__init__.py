@@ -1,1 +1,1 @@
-"""An occupancy network: corrects the shape model where bone is not single-valued along a ray."""
+"""The occupancy network: it corrects the shape model where bone is not single-valued along rays from the centre."""

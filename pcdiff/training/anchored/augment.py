@@ -23,7 +23,7 @@ def pose_without(prior: ShapePrior, table_radii: np.ndarray, defect: np.ndarray)
     """
     seen = np.flatnonzero(np.isfinite(table_radii[0]) & (defect == 0))[::EVERY]
     points = table_radii[0, seen, None] * MAP.directions[seen]
-    return register(points, prior.mean[0], prior.std[0], ORIGIN, POSE_STEPS)[0]
+    return register(points, prior.mean[0], prior.std[0], ORIGIN, prior.settings.pose, POSE_STEPS)[0]
 
 
 def jittered(pose: Pose, mm: float, rng: np.random.Generator) -> Pose:

@@ -39,15 +39,15 @@ THINNED = 3  # one ray in three is enough to place and size a defect
 PORE = 3.0  # mm from the smooth surface: a ray that ran into a pore, a suture or past the bone
 SMOOTH = 1.5  # pixels: the truth is the surface without its pores, which no one can know from the bone around
 
-VERSION = 1  # of how pairs are made: raised when the same config gives others, so that kept ones are not taken for them
+VERSION = 2  # of how pairs are made: raised when the same config gives others, so that kept ones are not taken for them
 
 
 @dataclass(frozen=True)
 class Pair:
     """A condition and its answer, for the P = 2 ANCHORS points.
 
-    target: (P,) true displacement along the ray in units of `Condition.unit`. normals: (P, 3) true unit normals,
-    network axes. valid: (P,) 1 where the truth is known, else 0.
+    target: (P,) true displacement along the ray in units of `Condition.prior_std_mm`. normals: (P, 3) true unit
+    normals, network axes. valid: (P,) 1 where the truth is known, else 0.
     """
 
     condition: Condition
@@ -164,7 +164,7 @@ def make_pair(fit: PriorFit, table_radii: np.ndarray, anchors: np.ndarray, bone:
     shift = (smooth[:, anchors] - guess).reshape(-1)
     # beyond a few millimetres the ray met another bone, not the wall
     valid = known[:, anchors].reshape(-1) & (np.abs(shift) < 6)
-    target = np.where(valid, shift, 0) / condition.unit
+    target = np.where(valid, shift, 0) / condition.prior_std_mm
     true_normals = table_normals(np.stack([smooth[0], smooth[0] - smooth[1]]))[:, anchors]
     normals = make_frame(anchors).rotate_to_network(true_normals)
     return Pair(

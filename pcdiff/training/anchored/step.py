@@ -37,7 +37,8 @@ class TrainingStep(nn.Module):
         batch = {name: value[: self.encoded] for name, value in batch.items()}
         skull = bind(self.denoiser, batch).repeated(self.noises)
         target, valid, unit, true_normals = (
-            batch[name].repeat_interleave(self.noises, 0) for name in ("target", "valid", "unit", "true_normals")
+            batch[name].repeat_interleave(self.noises, 0)
+            for name in ("target", "valid", "prior_std_mm", "true_normals")
         )
         denoised = self.denoiser(add_noise(target, sigma, noise), sigma, skull)
         # a compromise: squared millimetres would favour a few wide defects, the prior's own units the rims
@@ -50,4 +51,4 @@ class TrainingStep(nn.Module):
     def _guide_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Pseudo-Huber loss of the predicted mean, in mm."""
         error = self.denoiser.predict_mean(batch["anchor_features"]) - batch["target"]
-        return (batch["valid"] * pseudo_huber(error * batch["unit"], KNEE)).mean()
+        return (batch["valid"] * pseudo_huber(error * batch["prior_std_mm"], KNEE)).mean()

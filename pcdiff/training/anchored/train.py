@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
 from pcdiff.diffusion.schedule import log_normal_sigmas
-from pcdiff.methods.anchored.method import DiffusionMethod, draw_noise, save_network
+from pcdiff.methods.anchored.config import DenoiserConfig
+from pcdiff.methods.anchored.method import DiffusionMethod, draw_noise
 from pcdiff.methods.anchored.network import AnchoredDenoiser
+from pcdiff.methods.anchored.weights import save_denoiser
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.anchored.pairs import Pairs, mirrored
 from pcdiff.training.anchored.pools import load_pairs
@@ -80,15 +82,15 @@ class AnchoredTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task`."""
         options, levels = self.config.optimiser, self.config.diffusion
-        factors = batch.pop("factors")[: options.encoded]  # the largest part of a pair, and only noise needs it
+        cholesky = batch.pop("cholesky")[: options.encoded]  # the largest part of a pair, and only noise needs it
         # halves cross to the device, where they are widened
-        factors = factors.to(self.device, non_blocking=True).float()
+        cholesky = cholesky.to(self.device, non_blocking=True).float()
         batch = {name: value.to(self.device, non_blocking=True).float() for name, value in batch.items()}
         if torch.rand((), generator=generator) < 0.5:
             batch = mirrored(batch)
-        sigma = log_normal_sigmas(len(factors) * options.noises, levels.p_mean, levels.p_std, generator)
+        sigma = log_normal_sigmas(len(cholesky) * options.noises, levels.p_mean, levels.p_std, generator)
         sigma = sigma.clamp(levels.sigma_min, 2 * levels.sigma_max).to(self.device)
-        noise = draw_noise(factors, batch["unit"][: len(factors)], options.noises, generator)
+        noise = draw_noise(cholesky, batch["prior_std_mm"][: len(cholesky)], options.noises, generator)
         loss, guide, normals = model(batch, sigma, noise)
         return loss + guide + options.normals * normals, {"loss": loss, "guide": guide, "normals": normals}
 
@@ -103,7 +105,7 @@ class AnchoredTask:
             return None
         state.best = scores["val_mm"]
         self.prior.save(self.config.run.out / "prior.safetensors")
-        recipe = {"network": self.config.network.model_dump(), "diffusion": self.config.diffusion.model_dump()}
+        recipe = DenoiserConfig(network=self.config.network, diffusion=self.config.diffusion)
         notes = {
             "step": str(state.step),
             "pcdiff": __version__,
@@ -111,7 +113,7 @@ class AnchoredTask:
             "val_mm": f"{state.best:.4f}",
             "recipe": self.config.model_dump_json(),
         }
-        save_network(self.weights, self._averaged().network.state_dict(), recipe, notes)
+        save_denoiser(self.weights, self._averaged().network.state_dict(), recipe, notes)
         return self.weights
 
     def _averaged(self) -> DiffusionMethod:

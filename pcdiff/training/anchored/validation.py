@@ -32,7 +32,9 @@ def _score_points(method: DiffusionMethod, pairs: Pairs, device: str) -> dict[st
         pair = {name: value.astype(np.float32) for name, value in pairs[index].items()}
         condition = Condition(**{field.name: pair[field.name] for field in fields(Condition)})
         x0 = method.sample(condition, 1, torch.Generator().manual_seed(0), device).x0[0].cpu().numpy()
-        errors += [np.abs((guess - pair["target"]) * pair["unit"])[pair["valid"] > 0].mean() for guess in (x0, 0.0)]
+        errors += [
+            np.abs((guess - pair["target"]) * pair["prior_std_mm"])[pair["valid"] > 0].mean() for guess in (x0, 0.0)
+        ]
     return {"val_mm": float(errors[0] / len(pairs)), "val_mm_prior": float(errors[1] / len(pairs))}
 
 

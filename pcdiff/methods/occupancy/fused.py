@@ -1,0 +1,74 @@
+"""Completed tables and the correction of the occupancy network, fused into one closed surface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.ndimage import map_coordinates
+from skimage.measure import marching_cubes
+
+from pcdiff.geometry.points import PointCloud
+from pcdiff.methods.occupancy.config import OccupancySettings
+from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, map_position, table_log_odds
+from pcdiff.prior.direction_map import MAP
+from pcdiff.prior.fit import PriorFit
+
+FINER = 2  # steps of the surface's lattice per step of the correction's
+SMOOTH = 0.7  # steps of the finer lattice, for the normals
+
+
+@dataclass(frozen=True)
+class OccupancyCorrection:
+    """Log-odds (I, J, K) to add to those of the completed tables, 0 where the network agrees with them."""
+
+    lattice: Lattice
+    log_odds: np.ndarray
+    settings: OccupancySettings
+
+
+def fused_surfaces(
+    fit: PriorFit, table_radii: Sequence[tuple[np.ndarray, np.ndarray]], correction: OccupancyCorrection
+) -> list[PointCloud]:
+    """The surface where the corrected log-odds are 0, for each pair of outer radius and thickness, (R,) model mm.
+
+    The points are labelled as in `PriorFit.completed_surface`: a point belongs to a defect along the defect's rays, and
+    where the network made a correction.
+    """
+    lattice, settings = correction.lattice.finer(FINER), correction.settings
+    pixels, radius = map_position(lattice.points)
+    index = np.argwhere(np.ones(lattice.shape, bool)).T / FINER
+    added = map_coordinates(correction.log_odds, index, order=1).reshape(lattice.shape)
+    maps = TableMaps.of(fit)
+    (border,) = maps.sample(pixels, "border")
+    clouds = []
+    for outer, thickness in table_radii:
+        tables = maps.with_tables(fit, outer, np.maximum(thickness, 1.0))
+        top, bottom = tables.sample(pixels, "outer", "inner")
+        odds = table_log_odds(top - radius, radius - bottom, border, settings) + added
+        at, normals = _zero_surface(odds, outside=-settings.max_log_odds)
+        of_defect = map_coordinates(border, at.T, order=1, mode="nearest") > 0
+        of_defect |= np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0
+        points = lattice.low + lattice.step * at
+        labels = map_coordinates(_nearest_defect(fit), map_position(points)[0], order=0, mode="nearest")
+        normals = normals @ np.linalg.inv(fit.pose.linear)  # normals transform by the inverse transpose
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+        clouds.append(PointCloud(fit.pose.to_patient(points), normals, np.where(of_defect, labels, 0)))
+    return clouds
+
+
+def _zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (N, 3), in lattice indices, and normals (N, 3), not unit, of the level 0 of log-odds (I, J, K)."""
+    padded = np.pad(odds, 1, constant_values=outside)
+    vertices = marching_cubes(padded.astype(np.float32), 0.0)[0]
+    slope = np.stack(np.gradient(ndimage.gaussian_filter(padded, SMOOTH)), -1)
+    normals = -np.stack([map_coordinates(slope[..., axis], vertices.T, order=1) for axis in range(3)], -1)
+    return vertices - 1, normals  # without the padding
+
+
+def _nearest_defect(fit: PriorFit) -> np.ndarray:
+    """(SIZE, SIZE) int: label of the nearest defect."""
+    defect = MAP.to_image(fit.defect)
+    return defect[tuple(ndimage.distance_transform_edt(defect == 0, return_distances=False, return_indices=True))]

@@ -23,7 +23,7 @@ class TensorFile:
     metadata: dict[str, str]
 
     def config(self, kind: type[Config]) -> Config:
-        """The JSON under "config" in the metadata, complete: no default of this version takes the place of a number.
+        """The JSON under "config" in the metadata; it has to be complete, so that no default of this version applies.
 
         Raises InputError where it is absent, incomplete or of another version.
         """

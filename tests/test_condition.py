@@ -68,17 +68,17 @@ def completed(prior, table_radii: np.ndarray, defect: np.ndarray) -> tuple[Prior
 
 
 def test_anchors_lie_in_the_defect_and_bone_points_around_it(fitted, chosen):
-    seen = fitted.observation
+    observation = fitted.observation
     anchors, bone = chosen
     for rays, count in ((anchors, ANCHORS), (bone, BONE)):
         assert len(rays) == count
         assert (np.diff(rays) > 0).all()
-    assert seen.distance[anchors].max() <= PIXEL
-    assert (seen.defect[anchors] > 0).mean() > 0.8
-    assert (seen.defect[bone] == 0).all()
-    assert seen.distance[bone].max() <= LAYOUT.reach_mm
-    assert np.isfinite(seen.outer[bone]).all()
-    assert np.isfinite(seen.thickness[bone]).all()
+    assert observation.distance[anchors].max() <= PIXEL
+    assert (observation.defect[anchors] > 0).mean() > 0.8
+    assert (observation.defect[bone] == 0).all()
+    assert observation.distance[bone].max() <= LAYOUT.reach_mm
+    assert np.isfinite(observation.outer[bone]).all()
+    assert np.isfinite(observation.thickness[bone]).all()
 
 
 def test_anchors_are_spread_evenly(fitted, chosen):
@@ -102,10 +102,10 @@ def test_a_small_defect_takes_in_the_rays_next_to_it():
     assert observation.distance[left].min() >= observation.distance[anchors].max()
 
 
-@pytest.mark.parametrize("place", [(0, 0.9, -0.2), (0, 0.8, 0.6), (0, -1, 0.5), (0.9, 0, 0.4), (0, 0.97, -0.24)])
+@pytest.mark.parametrize("site", [(0, 0.9, -0.2), (0, 0.8, 0.6), (0, -1, 0.5), (0.9, 0, 0.4), (0, 0.97, -0.24)])
 @pytest.mark.parametrize("radius", [10.0, 14.0])
-def test_a_small_defect_has_a_condition_at_every_site(prior, table_radii, place, radius):
-    direction = np.array(place) / np.linalg.norm(place)
+def test_a_small_defect_has_a_condition_at_every_site(prior, table_radii, site, radius):
+    direction = np.array(site) / np.linalg.norm(site)
     defect = np.where(np.arccos(np.clip(MAP.directions @ direction, -1, 1)) * 85 < radius, 1, 0)
     fit = complete(prior, ORIGIN, open_rays(*table_radii, defect), 0.0)
     anchors, bone = choose_rays(fit.observation)
@@ -387,12 +387,12 @@ def test_defects_along_rays(table_radii):
 
 
 def test_opened_rays_have_no_tables(table_radii, defect):
-    seen = open_rays(*table_radii, defect)
-    assert np.isnan(seen.outer[defect > 0]).all()
-    assert np.isnan(seen.thickness[defect > 0]).all()
-    assert np.array_equal(seen.outer[defect == 0], table_radii[0][defect == 0])
-    assert (seen.distance[defect > 0] == 0).all()
-    assert seen.distance[defect == 0].min() == PIXEL
+    observation = open_rays(*table_radii, defect)
+    assert np.isnan(observation.outer[defect > 0]).all()
+    assert np.isnan(observation.thickness[defect > 0]).all()
+    assert np.array_equal(observation.outer[defect == 0], table_radii[0][defect == 0])
+    assert (observation.distance[defect > 0] == 0).all()
+    assert observation.distance[defect == 0].min() == PIXEL
 
 
 def test_an_unknown_kind_of_defect_is_named(pairs):

@@ -127,13 +127,13 @@ def sphere() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_radii_of_a_spherical_shell_are_read(sphere):
     occupancy, affine, centre = sphere
-    profile, seen = profiles(occupancy, affine, Pose(np.eye(3), centre), MAP.directions[::10])
+    profile, in_view = profiles(occupancy, affine, Pose(np.eye(3), centre), MAP.directions[::10])
     outer = crossing(profile, np.full(len(profile), 78.0), outward=True)
     inner = crossing(profile, outer - 7, outward=False)
     assert np.abs(outer - 80).max() < 0.2
     assert np.abs(inner - 74).max() < 0.2
-    assert seen[:, :80].all()
-    assert not seen.all()
+    assert in_view[:, :80].all()
+    assert not in_view.all()
 
 
 def test_a_scaled_pose_reads_model_millimetres(sphere):
@@ -501,47 +501,51 @@ def test_the_standard_deviation_grows_with_the_distance_from_bone(fitted):
 
 
 def test_an_observation_s_distances(fitted):
-    seen = fitted.observation
-    assert (seen.distance[seen.defect > 0] == 0).all()
-    assert (seen.distance[seen.defect == 0] > 0).all()
-    assert (seen.depth[seen.defect > 0] >= PIXEL).all()
-    assert (seen.depth[seen.defect == 0] == 0).all()
-    assert np.isnan(seen.outer[seen.defect > 0]).all()
-    ring = (seen.distance > 0) & (seen.distance < 1.6)
+    observation = fitted.observation
+    assert (observation.distance[observation.defect > 0] == 0).all()
+    assert (observation.distance[observation.defect == 0] > 0).all()
+    assert (observation.depth[observation.defect > 0] >= PIXEL).all()
+    assert (observation.depth[observation.defect == 0] == 0).all()
+    assert np.isnan(observation.outer[observation.defect > 0]).all()
+    ring = (observation.distance > 0) & (observation.distance < 1.6)
     # a neighbour on the map is 1.5 mm of arc away at 85 mm; the equal-area map stretches by at most 2 at its rim
-    closest = (MAP.directions[ring] @ MAP.directions[seen.defect > 0].T).max(1)
+    closest = (MAP.directions[ring] @ MAP.directions[observation.defect > 0].T).max(1)
     assert np.all(RADIUS * np.arccos(np.clip(closest, -1, 1)) < 2 * 1.5 + 1e-6)
 
 
 def test_rays_that_the_craniotomy_cut_in_part_join_the_defect(fitted):
-    seen = fitted.observation
-    bevel = (seen.distance > 0) & (seen.distance <= 5)
-    apart = (seen.distance > 9) & (seen.distance <= 11)
-    cut = replace(seen, outer=np.where(bevel | apart, fitted.outer - 3, fitted.outer), thickness=fitted.thickness)
+    observation = fitted.observation
+    bevel = (observation.distance > 0) & (observation.distance <= 5)
+    apart = (observation.distance > 9) & (observation.distance <= 11)
+    cut = replace(
+        observation, outer=np.where(bevel | apart, fitted.outer - 3, fitted.outer), thickness=fitted.thickness
+    )
     grown = with_bevel(cut, fitted)
-    assert np.array_equal(grown.defect > 0, (seen.defect > 0) | bevel)
+    assert np.array_equal(grown.defect > 0, (observation.defect > 0) | bevel)
     assert np.isnan(grown.outer[bevel]).all()
-    assert set(np.unique(grown.defect)) == set(np.unique(seen.defect))
+    assert set(np.unique(grown.defect)) == set(np.unique(observation.defect))
 
 
 def test_bone_along_the_border_has_no_influence(prior, fitted):
-    seen = fitted.observation
-    border = (seen.distance > 0) & (seen.distance <= BORDER)
-    bent = replace(seen, outer=np.where(border, seen.outer - 4, seen.outer))
-    targets = np.flatnonzero(seen.defect > 0)[::20]
-    plain, other = (complete(prior, fitted.pose, o, 0.0, targets) for o in (seen, bent))
+    observation = fitted.observation
+    border = (observation.distance > 0) & (observation.distance <= BORDER)
+    bent = replace(observation, outer=np.where(border, observation.outer - 4, observation.outer))
+    targets = np.flatnonzero(observation.defect > 0)[::20]
+    plain, other = (complete(prior, fitted.pose, o, 0.0, targets) for o in (observation, bent))
     assert np.array_equal(plain.outer[targets], other.outer[targets])
 
 
 def test_sites_are_on_bone_and_denser_near_the_defect(fitted):
-    seen = fitted.observation
-    measured = np.isfinite(seen.outer) & np.isfinite(seen.thickness)
-    sites = choose_sites(seen.distance, measured & (seen.distance > BORDER), RINGS)
+    observation = fitted.observation
+    measured = np.isfinite(observation.outer) & np.isfinite(observation.thickness)
+    sites = choose_sites(observation.distance, measured & (observation.distance > BORDER), RINGS)
     assert measured[sites].all()
     assert len(np.unique(sites)) == len(sites)
     assert 300 < len(sites) < 2000
-    assert seen.distance[sites].min() >= BORDER
-    near, far = ((seen.distance >= low) & (seen.distance < high) & measured for low, high in ((5, 15), (60, 400)))
+    assert observation.distance[sites].min() >= BORDER
+    near, far = (
+        (observation.distance >= low) & (observation.distance < high) & measured for low, high in ((5, 15), (60, 400))
+    )
     assert near[sites].sum() / near.sum() > 10 * far[sites].sum() / far.sum()
 
 

@@ -44,9 +44,9 @@ def occupancy_config(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarr
 
 # old name: old format, new name, new format, config
 FILES: dict[str, tuple[str, str, str, Callable]] = {
-    "prior.safetensors": ("pcdiff-prior-1", "prior.safetensors", prior.FILE_FORMAT, prior_config),
-    "denoiser.safetensors": ("pcdiff-denoiser-1", "denoiser.safetensors", anchored.FILE_FORMAT, denoiser_config),
-    "places.safetensors": ("pcdiff-places-2", "occupancy.safetensors", occupancy.FILE_FORMAT, occupancy_config),
+    "prior.safetensors": ("pcdiff-prior-1", "prior.safetensors", prior.PRIOR_FORMAT, prior_config),
+    "denoiser.safetensors": ("pcdiff-denoiser-1", "denoiser.safetensors", anchored.DENOISER_FORMAT, denoiser_config),
+    "places.safetensors": ("pcdiff-places-2", "occupancy.safetensors", occupancy.OCCUPANCY_FORMAT, occupancy_config),
 }
 
 

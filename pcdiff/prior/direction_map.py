@@ -148,8 +148,8 @@ def profiles(
     coords = start[:, None, None] + step.T[:, :, None] * radii.astype(np.float32)  # (3, R, S)
     values = map_coordinates(occupancy, coords.reshape(3, -1), order=1, output=np.float32).reshape(coords.shape[1:])
     limit = np.array(occupancy.shape, np.float32)[:, None, None]
-    seen = ((coords > -0.5) & (coords < limit - 0.5)).all(0)
-    return values / 255, seen
+    in_view = ((coords > -0.5) & (coords < limit - 0.5)).all(0)
+    return values / 255, in_view
 
 
 def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radii: np.ndarray = RADII) -> np.ndarray:

@@ -18,7 +18,7 @@ from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 from pcdiff.prior.build import TableRadii, average, build, measure_tables, population_mean
 from pcdiff.prior.direction_map import Pose
-from pcdiff.prior.model import FILE_FORMAT, ShapePrior
+from pcdiff.prior.model import PRIOR_FORMAT, ShapePrior
 from pcdiff.tensor_files import read_tensors
 
 TABLES_FORMAT = "pcdiff-tables-1"
@@ -89,7 +89,7 @@ def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]]
 def cached_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:
     """The shape model of some heads, (H,) bool, built once and stored in the cache."""
     tables = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
-    key = hashlib.sha256(b"".join(values.tobytes() for values in tables) + FILE_FORMAT.encode()).hexdigest()[:12]
+    key = hashlib.sha256(b"".join(values.tobytes() for values in tables) + PRIOR_FORMAT.encode()).hexdigest()[:12]
     path = Path(cache) / "priors" / f"{key}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.settings import SETTINGS, MapLayout, PriorSettings
 from pcdiff.tensor_files import check_layout, read_tensors
 
-FILE_FORMAT = "pcdiff-prior-2"
+PRIOR_FORMAT = "pcdiff-prior-2"
 LICENCE = "CC-BY-NC-SA-4.0"
 
 
@@ -45,7 +45,7 @@ class ShapePrior:
     @classmethod
     def load(cls, path: Path) -> ShapePrior:
         """Reads what `save` wrote. Raises InputError for another file, format, map layout or version of settings."""
-        file = read_tensors(path, "a statistical shape model", "build one with tools/build_prior.py", FILE_FORMAT)
+        file = read_tensors(path, "a statistical shape model", "build one with tools/build_prior.py", PRIOR_FORMAT)
         settings = file.config(PriorSettings)
         check_layout(file.path, "direction map", settings.layout, MapLayout())
         values = {name: file.tensors[name].astype(np.float32) for name in ("mean", "std", "modes")}
@@ -61,7 +61,7 @@ class ShapePrior:
             "modes": self.modes.astype(np.float16),
             "present": np.round(self.present * 255).astype(np.uint8),
         }
-        metadata = {"format": FILE_FORMAT, "heads": str(self.heads), "license": LICENCE}
+        metadata = {"format": PRIOR_FORMAT, "heads": str(self.heads), "license": LICENCE}
         with written_beside(path) as beside:
             beside.write_bytes(save(tensors, metadata | {"config": self.settings.model_dump_json()}))
 

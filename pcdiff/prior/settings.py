@@ -25,7 +25,7 @@ class PopulationSettings(StrictConfig):
     modes: int = Field(default=40, gt=0, description="modes stored at most")
     gap_modes: int = Field(default=12, gt=0, description="modes that fill the gaps of a head during EM")
     initial_thickness_mm: float = Field(default=7.0, description="thickness at which the inner table is first sought")
-    max_outer_deviation_mm: float = Field(default=10.0, description="from the mean; a reading farther off is no table")
+    max_outer_deviation_mm: float = Field(default=10.0, description="from the mean; readings farther off are dropped")
     max_thickness_deviation_mm: float = Field(default=7.0, description="the same for the thickness")
     thickness_smoothing_px: float = Field(default=1.0, description="Gaussian over the map; single rays are noisy")
 
@@ -39,7 +39,7 @@ class PoseSettings(StrictConfig):
     cauchy_mm: float = Field(default=2.0, description="scale of the robust weights")
     min_std_mm: float = Field(default=1.5, description="lower bound of the standard deviation in the weights")
     scale_ridge: float = Field(default=0.002, description="pull of the three scales to 1")
-    warn_residual_mm: float = Field(default=1.2, description="median distance above that of every training head")
+    warn_residual_mm: float = Field(default=1.2, description="median distance, above that of every training head")
     max_residual_mm: float = Field(default=2.0, description="median distance above which a skull is refused")
 
 
@@ -51,7 +51,7 @@ class TableSettings(StrictConfig):
     ray_weight: float = Field(default=0.1, description="weight of a ray, below 1 because neighbours are correlated")
     min_thickness_mm: float = Field(default=1.5, description="lower bound of the predicted thickness")
     inner_reach_mm: float = Field(default=5.0, description="search range around the predicted inner table")
-    max_deviation_mm: float = Field(default=5.0, description="from the prediction; a reading farther off is dropped")
+    max_deviation_mm: float = Field(default=5.0, description="from the prediction; readings farther off are dropped")
     absent_slack_mm: float = Field(default=3.0, description="beyond the predicted tables bone still counts as present")
 
 
@@ -73,8 +73,10 @@ class CompletionSettings(StrictConfig):
     thickness: Kernel = Kernel(amplitudes=(1.2, 0.4), lengths=(80.0, 15.0), noise=0.3, learned=0.3)
     band_mm: float = Field(default=12.0, description="bone around a defect that the completed surface covers")
     min_rays: int = Field(default=512, description="rays completed at least, also for a small defect")
-    border_mm: float = Field(default=1.6, description="around a defect; rays so near are often cut in part and unused")
-    initial_border_mm: float = Field(default=9.0, description="the same, before the bevel of the cut is measured")
+    border_mm: float = Field(
+        default=1.6, description="from a defect; nearer rays are often cut in part and are not used"
+    )
+    initial_border_mm: float = Field(default=9.0, description="border_mm before the bevel of the cut is measured")
     bevel_loss_mm: float = Field(default=1.2, description="bone missing at either table for a ray to count as cut")
     rings: tuple[tuple[float, float, float], ...] = Field(
         default=((0.0, 8.0, 1.5), (8.0, 10.0, 3.0), (10.0, 25.0, 6.0), (25.0, 60.0, 12.0), (60.0, 400.0, 24.0)),

@@ -15,7 +15,7 @@ from pcdiff.methods.anchored.config import LAYOUT, DenoiserConfig
 from pcdiff.methods.anchored.network import AnchoredDenoiser
 from pcdiff.tensor_files import check_layout, read_tensors
 
-FILE_FORMAT = "pcdiff-denoiser-2"
+DENOISER_FORMAT = "pcdiff-denoiser-2"
 REMEDY = "choose other weights, convert those of an earlier version with tools/upgrade_weights.py, or train anew"
 
 
@@ -25,7 +25,7 @@ def load_denoiser(path: Path) -> tuple[AnchoredDenoiser, DenoiserConfig]:
     Raises:
         InputError: another file or format, a config of another version, or another feature layout.
     """
-    file = read_tensors(path, "weights of a denoiser", REMEDY, FILE_FORMAT, "pt")
+    file = read_tensors(path, "weights of a denoiser", REMEDY, DENOISER_FORMAT, "pt")
     config = file.config(DenoiserConfig)
     check_layout(file.path, "feature layout", config.layout, LAYOUT)
     network = AnchoredDenoiser(config.network, len(config.layout.features))
@@ -38,7 +38,7 @@ def load_denoiser(path: Path) -> tuple[AnchoredDenoiser, DenoiserConfig]:
 
 def save_denoiser(path: Path, state: Mapping[str, Tensor], config: DenoiserConfig, notes: Mapping[str, str]) -> None:
     """Writes weights in half precision with their config; `notes` go into the metadata."""
-    metadata = {"format": FILE_FORMAT, "config": config.model_dump_json(), "license": "CC-BY-NC-SA-4.0", **notes}
+    metadata = {"format": DENOISER_FORMAT, "config": config.model_dump_json(), "license": "CC-BY-NC-SA-4.0", **notes}
     tensors = {name: value.to(torch.float16).contiguous() for name, value in state.items()}
     with written_beside(path) as beside:
         beside.write_bytes(save(tensors, metadata))

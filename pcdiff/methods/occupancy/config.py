@@ -29,11 +29,11 @@ class OccupancySettings(StrictConfig):
     extension_mm: float = Field(default=4.0, description="the completed tables go on beyond a defect's border")
     slope_mm: float = Field(default=0.5, gt=0, description="depth between the tables per unit of log-odds")
     max_log_odds: float = Field(default=5.0, gt=0, description="limit of the tables' log-odds")
-    table_weight: float = Field(default=0.5, description="initial weight of the tables' log-odds: overconfident")
+    table_weight: float = Field(default=0.5, description="weight of the tables' log-odds, which are overconfident")
 
-    near_mm: float = Field(default=6.0, description="query points lie at most so far outside the tables, or where")
-    min_mirrored: float = Field(default=0.1, description="the mirrored head has this occupancy, or")
-    min_mean: float = Field(default=0.15, description="the mean head has this occupancy")
+    near_mm: float = Field(default=6.0, description="query points are so near to the completed tables")
+    min_mirrored: float = Field(default=0.1, description="or have this occupancy in the mirrored head")
+    min_mean: float = Field(default=0.15, description="or have this occupancy in the mean head")
 
     point_features: tuple[str, ...] = Field(default=POINT_FEATURES, description="single values, in this order")
     table_clip_mm: float = Field(default=10.0, description="limit of depth_below_outer and height_above_inner")
@@ -54,10 +54,14 @@ class OccupancySettings(StrictConfig):
     width: int = Field(default=384, gt=1, description="units of the first hidden layer; the second has half of them")
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
-    offset: float = Field(default=0.5, description="added to the network's log-odds: maximises DSC, not accuracy")
+    # A DSC of D is maximised by all points with a probability above D / 2 (Lipton et al. 2014): here 0.38, or log-odds of
+    # -0.5, which the offset moves to 0.
+    offset: float = Field(default=0.5, description="added to the network's log-odds")
     removal: float = Field(default=-0.5, description="bone between the tables is removed below these log-odds")
     off_surface: float = Field(default=1.0, description="tables' log-odds beyond which a point lies off their surface")
-    min_region: int = Field(default=40, description="lattice points of a correction; smaller ones are less accurate")
+    min_region: int = Field(
+        default=40, description="lattice points of a corrected region; the tables are more accurate than smaller ones"
+    )
 
     @field_validator("point_features")
     @classmethod

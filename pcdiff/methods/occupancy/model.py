@@ -25,7 +25,7 @@ from pcdiff.tensor_files import read_tensors
 
 __all__ = ["OccupancyCorrection", "OccupancyModel", "fused_surfaces"]
 
-FILE_FORMAT = "pcdiff-occupancy-3"
+OCCUPANCY_FORMAT = "pcdiff-occupancy-3"
 REMEDY = (
     "choose other weights, convert those of an earlier version with tools/upgrade_weights.py, "
     "or train a network with tools/train_occupancy.py"
@@ -47,7 +47,7 @@ class OccupancyModel:
     @classmethod
     def load(cls, path: Path) -> OccupancyModel:
         """Reads what `save` wrote. Raises InputError for another file or format, or other settings."""
-        file = read_tensors(path, "weights of an occupancy network", REMEDY, FILE_FORMAT, "pt")
+        file = read_tensors(path, "weights of an occupancy network", REMEDY, OCCUPANCY_FORMAT, "pt")
         settings = file.config(OccupancySettings)
         mean = file.tensors.pop("mean").numpy()
         states: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -70,7 +70,7 @@ class OccupancyModel:
             for name, value in network.state_dict().items()
         }
         tensors["mean"] = torch.from_numpy(self.mean)
-        metadata = {"format": FILE_FORMAT, "config": self.settings.model_dump_json(), "license": "CC-BY-NC-SA-4.0"}
+        metadata = {"format": OCCUPANCY_FORMAT, "config": self.settings.model_dump_json(), "license": "CC-BY-NC-SA-4.0"}
         with written_beside(path) as beside:
             beside.write_bytes(save(tensors, metadata | (notes or {})))
 

@@ -115,8 +115,6 @@ def failed_checks(folder: Path, record: dict[str, Any]) -> list[str]:
 
 def result_line(record: dict[str, Any]) -> str:
     """The result of a case in one line."""
-    from pcdiff.prior.settings import SETTINGS
-
     defects, pieces = record["defects"], len(record["pieces_ml"])
     volume, seconds = record["implant_ml"], record["seconds"]["total"]
     text = f"{_count(defects, 'defect')}, implant {volume:.1f} ml, {seconds:.1f} s"
@@ -126,7 +124,7 @@ def result_line(record: dict[str, Any]) -> str:
         text += f"; recommended: {record['recommended_because']}"
     if pieces != defects:
         text += f" (the implant has {_count(pieces, 'piece')}: look at it closely)"
-    if record["prior_residual_mm"] > SETTINGS.pose.warn_residual_mm:
+    if record["unusual_head"]:
         text += (
             f" (the head differs from those the shape model knows by {record['prior_residual_mm']:.1f} mm: is it in "
             "patient axes?)"

@@ -215,6 +215,7 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
         "pieces_ml": pieces_ml(result.implant),
         "members_ml": [round(member.ml, 3) for member in result.members],
         "prior_residual_mm": round(float(result.fit.residual), 3),
+        "unusual_head": bool(result.fit.residual > result.fit.prior.settings.pose.warn_residual_mm),
         "fitting": {"trimmed_ml": round(result.trimmed_ml, 3), "drain_holes": result.drain_holes},
         "checks": _verdict(checked.report),
         "candidates": [None if each is None else _verdict(each) for each in checked.candidates],

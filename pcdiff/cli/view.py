@@ -31,7 +31,7 @@ def show_case(
 
     Args:
         case: the case folder.
-        skull: the defective skull, where it has moved.
+        skull: the defective skull, if it has moved.
         truth: the true implant, a mask or an STL.
         html: page to write instead of opening a window.
         png: picture to write instead of opening a window.

@@ -75,7 +75,7 @@ def read_contents(folder: Path, skull: Path | None = None, truth: Path | None = 
 
     Args:
         folder: what `pcdiff design` wrote.
-        skull: the defective skull, where it has moved; by default the one in the folder or named by run.json.
+        skull: the defective skull, if it has moved; by default the one in the folder or named by run.json.
         truth: the true implant, a mask or an STL.
 
     Raises:

@@ -24,8 +24,8 @@ REPORT, PREVIEW = "report.html", "preview.png"
 THUMBNAIL_MM = 1.0  # per pixel
 LIMITATIONS = (
     "The statistical shape model describes the vault as a height field: one outer radius and one thickness for each "
-    "direction from the cranial centre. It knows the orbital roof, the zygoma and the mastoid to 2 mm only: inspect "
-    "the implant closely there.",
+    "direction from the cranial centre. Its error at the orbital roof, the zygoma and the mastoid is about 2 mm: "
+    "inspect the implant closely there.",
     "The shipped weights were trained on 59 heads of one data set, most of them with one defect at the back of the "
     "head.",
     "The volume and the STL agree to a fraction of a voxel. Neither holds details finer than the scan's voxels.",

@@ -26,8 +26,8 @@ class CaseContents:
         vertex_fields: name -> (V,) values at the vertices of `mesh`: thickness_mm, gap_mm, uncertainty (all in mm).
         candidates: number (from 1) -> surface of that candidate; a candidate without a surface is left out.
         candidate_checks: number -> what checks_K.json holds.
-        points: what points.npz holds, see docs/files.md; None where points were not kept.
-        truth: surface of the true implant, where it is known.
+        points: what points.npz holds, see docs/files.md; None without `--keep-points`.
+        truth: surface of the true implant; None if unknown.
         stage_titles: name of a stage in `record["seconds"]` -> its title for readers.
 
     Raises:

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array
 
 from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.surface import isosurface, vertex_normals
 from pcdiff.geometry.volume import Volume
 from pcdiff.report.colours import Colour
 
@@ -33,7 +34,7 @@ class Shape:
 
 
 def shape_of(volume: Volume, colour: Colour, vertices: int | None = None) -> Shape:
-    """The smoothed surface of a mask at about 0.9 mm, with normals from the smoothed volume's gradient.
+    """The smoothed surface of a mask at about 0.9 mm.
 
     For display only: `geometry.surface.volume_to_mesh` is the accurate surface.
 
@@ -45,22 +46,11 @@ def shape_of(volume: Volume, colour: Colour, vertices: int | None = None) -> Sha
     Raises:
         InputError: the mask is empty.
     """
-    from skimage.measure import marching_cubes
-
     head = head_occupancy(volume)
     values = gaussian_filter(np.pad(head.occupancy, 1).astype(np.float32) / 255, DISPLAY_SIGMA)
-    points, faces, normals, _ = marching_cubes(values, min(DISPLAY_LEVEL, float(values.max()) / 2))
-    linear = head.affine[:3, :3]
-    points = (points - 1) @ linear.T + head.affine[:3, 3]
-    normals = normals @ np.linalg.inv(linear)
-    corner = points[faces]
-    areas = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    if (corner[:, 0] * areas).sum() < 0:  # the affine mirrors
-        faces = faces[:, ::-1]
-        areas = -areas
-    if (normals[faces[:, 0]] * areas).sum() < 0:
-        normals = -normals
-    shape = Shape(points, normals, faces, colour)
+    grid = Volume(head.occupancy > 0, head.affine)
+    mesh = isosurface(values, min(DISPLAY_LEVEL, float(values.max()) / 2), grid, np.full(3, -1))
+    shape = Shape(mesh.vertices, vertex_normals(mesh), mesh.faces, colour)
     if vertices is not None:
         shape, _ = simplify(shape, vertices)
     return replace(shape, normals=smooth_normals(shape.normals, shape.faces))

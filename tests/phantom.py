@@ -1,4 +1,4 @@
-"""CTs that never were: HU around a skull mask (skin, brain, holder, table, noise), and their DICOM files."""
+"""Phantom CTs: HU around a skull mask (skin, brain, holder, table, noise), and their DICOM files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ def head_ct(
 ) -> tuple[np.ndarray, Volume]:
     """(I, J, K) int16 HU of a head around a skull, and the skull on the same grid: larger, to hold skin and table.
 
-    The scalp is 5 mm thick and closes the defect; a holder's shell, denser than spongy bone, touches it from behind
-    over
-    a third of the head; beneath lies a table with a steel rail.
+    The scalp is 5 mm thick and covers the defect. The shell of a head holder, denser than diploe, touches it from
+    behind over a third of the head. Below lies a table with a steel rail.
     """
     spacing = skull.spacing
     before, after = np.ceil(np.array([[12, 12, 12], [12, 45, 12]]) / spacing).astype(int)
@@ -62,9 +61,9 @@ def head_ct(
 
 
 def write_dicom(folder: Path, hu: np.ndarray, affine: np.ndarray, series: int = 1, **changes: Any) -> list[Path]:
-    """A file for each slice (third index); the names tell nothing of the order. changes: of DICOM attributes.
+    """Writes a file for each slice (third index), with names in random order. The header names a patient.
 
-    slope, intercept: of the rescale. signed: pixel representation. compressed: RLE. The header names a patient.
+    changes: DICOM attributes, or slope and intercept of the rescale, signed (pixel representation), compressed (RLE).
     """
     folder.mkdir(parents=True, exist_ok=True)
     slope, intercept = changes.pop("slope", 1), changes.pop("intercept", -1024)
@@ -104,7 +103,7 @@ def write_dicom(folder: Path, hu: np.ndarray, affine: np.ndarray, series: int = 
 
 
 def _filled(bone: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The head within the scalp: bone closed by 60 mm on a coarse grid, the defect covered."""
+    """The inside of the scalp: bone closed by 60 mm on a coarse grid, so that the defect is covered."""
     step = np.maximum(1, np.round(4 / spacing)).astype(int)
     pad = 20
     coarse = np.pad(bone[:: step[0], :: step[1], :: step[2]], pad)

@@ -1,4 +1,4 @@
-"""Dataset folders become cases; skulls become reduced heads whose geometry is exact."""
+"""Cases of dataset folders, and reduced heads with exact geometry."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from pcdiff.data import heads
 from pcdiff.data.cases import Case, find_cases
 from pcdiff.data.heads import load_head, prepare
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
@@ -18,7 +19,7 @@ OBLIQUE = np.array([[0.36, -0.24, 0, -20], [0.27, 0.32, 0, 5], [0, 0, -0.9, 40],
 
 def box(low: tuple[int, int, int], high: tuple[int, int, int], shape: tuple[int, int, int] = (12, 10, 8)) -> np.ndarray:
     mask = np.zeros(shape, bool, order="F")
-    mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    mask[box_slices(low, high)] = True
     return mask
 
 
@@ -64,7 +65,7 @@ def test_any_two_parts_give_the_third(tmp_path):
 
 def test_skullfix_layout(tmp_path):
     skullfix(tmp_path, "000", "003", "010")
-    put(tmp_path / "complete_skull" / "020.nrrd", COMPLETE)  # a head without a defect still trains
+    put(tmp_path / "complete_skull" / "020.nrrd", COMPLETE)  # a head without a defect is used in training
     cases = find_cases(tmp_path)
     assert [case.name for case in cases] == ["000", "003", "010", "020"]
     assert cases[1].implant == tmp_path / "implant" / "003.nrrd"
@@ -116,7 +117,7 @@ def test_folders_without_a_data_set_are_refused(tmp_path):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_head_is_the_mean_over_blocks(order):
-    # 0.45 x 0.4 x 0.9 mm: blocks of 2 x 2 x 1. Every block of the head is looked up in the mask by its position in mm.
+    # 0.45 x 0.4 x 0.9 mm: blocks of 2 x 2 x 1. The position of every block in mm gives its voxels in the mask.
     rng = np.random.default_rng(3)
     mask = np.zeros((23, 31, 14), bool, order=order)
     mask[5:16, 7:20, 3:9] = rng.random((11, 13, 6)) < 0.5
@@ -185,7 +186,7 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     prepare(folder, cache, "000-003", progress=False)
     assert written == []
     assert [path.stat().st_mtime_ns for path in paths] == before
-    # A source that changed, a file cut short and a missing one are made; the rest stays.
+    # A changed source, a truncated head and a missing one are made anew; others stay.
     put(folder / "complete_skull" / "000.nrrd", COMPLETE & ~IMPLANT)
     paths[1].write_bytes(paths[1].read_bytes()[:-5])
     prepare(folder, cache, progress=False)
@@ -215,7 +216,7 @@ def test_prepare_names_what_is_wrong(tmp_path):
         prepare(tmp_path / "only", tmp_path / "cache", progress=False)
 
 
-def test_other_files_are_no_heads(tmp_path):
+def test_other_files_are_refused_as_heads(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"occupancy": np.zeros((2, 2, 2), np.uint8)}, tmp_path / "weights.safetensors")

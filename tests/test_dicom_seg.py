@@ -1,4 +1,4 @@
-"""DICOM-SEG: read back by highdicom, it is the implant at its place in the patient, and refers to the scan."""
+"""DICOM-SEG, read back by highdicom: the implant in its place in the patient, with references to the scan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def implant(shear: float = 0.0) -> Volume:
 
 
 def write_scan(folder: Path, volume: Volume, series: str) -> None:
-    """Slices that hold no more than a segmentation asks for."""
+    """Slices with only the attributes that a segmentation needs."""
     folder.mkdir(exist_ok=True)
     for k in range(volume.mask.shape[2]):
         dataset = pydicom.Dataset()
@@ -53,7 +53,7 @@ def write_scan(folder: Path, volume: Volume, series: str) -> None:
         dataset.save_as(folder / f"{series}_{k}.dcm", enforce_file_format=True)
 
 
-def test_it_is_the_implant_at_its_place(tmp_path: Path) -> None:
+def test_the_implant_is_in_its_place(tmp_path: Path) -> None:
     volume = implant()
     write_scan(tmp_path / "scan", volume, "1.2.3.4")
     (tmp_path / "scan" / "notes.txt").write_text("no image")
@@ -73,7 +73,7 @@ def test_it_is_the_implant_at_its_place(tmp_path: Path) -> None:
     np.testing.assert_allclose(mm[order, :3], expected[other], atol=1e-3)
 
 
-def test_a_scan_in_subfolders_that_was_made_anonymous(tmp_path: Path) -> None:
+def test_an_anonymised_scan_in_subfolders(tmp_path: Path) -> None:
     volume = implant()
     write_scan(tmp_path / "scan", volume, "1.2.3.4")
     for k, path in enumerate(list((tmp_path / "scan").iterdir())):
@@ -93,7 +93,7 @@ def test_a_scan_in_subfolders_that_was_made_anonymous(tmp_path: Path) -> None:
         write_dicom_seg(volume, tmp_path / "scan", tmp_path / "b.dcm")
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = implant()
     with pytest.raises(InputError, match="expected the scan's folder"):
         write_dicom_seg(volume, tmp_path / "none", tmp_path / "a.dcm")

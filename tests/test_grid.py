@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
 
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import bounding_box, box_slices, largest_components, voxel_border, voxels_per_mm
@@ -91,3 +92,21 @@ def test_axes_at_right_angles(shape: tuple[int, ...]) -> None:
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
     axes = np.stack([direction, *orthonormal_pair(direction)], -2)
     np.testing.assert_allclose(axes @ np.swapaxes(axes, -1, -2), np.broadcast_to(np.eye(3), axes.shape), atol=1e-12)
+
+
+def test_a_volume_knows_its_grid() -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix() * (0.45, 0.7, 1.25)
+    affine[:3, 3] = -120.2, 1 / 3, 1234.5678
+    volume = Volume(np.random.default_rng(3).random((7, 6, 5)) < 0.4, affine)
+    np.testing.assert_allclose(volume.spacing, [0.45, 0.7, 1.25])
+    assert volume.ml == pytest.approx(volume.mask.sum() * 0.45 * 0.7 * 1.25 / 1000)
+    index = np.random.default_rng(0).random((4, 3)) * 5
+    np.testing.assert_allclose(volume.to_index(volume.to_mm(index)), index)
+    crop = volume.crop(np.array([1, 2, -3]), np.array([4, 99, 3]))
+    np.testing.assert_array_equal(crop.mask, volume.mask[1:4, 2:, :3])
+    np.testing.assert_allclose(crop.to_mm(np.zeros(3)), volume.to_mm(np.array([1.0, 2, 0])))
+    with pytest.raises(ValueError, match="bool"):
+        Volume(volume.mask.astype(int), volume.affine)
+    with pytest.raises(ValueError, match="shape"):
+        volume.with_mask(volume.mask[1:])

@@ -1,4 +1,4 @@
-"""Closed forms for area and volume; STL by contract; the mask of a mesh against the solid it bounds."""
+"""Area and volume in closed form, STL files, and the mask of a mesh against the solid that it encloses."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_box_in_numbers() -> None:
         Mesh(mesh.vertices, mesh.faces[0])
 
 
-def test_stl_by_contract(tmp_path: Path) -> None:
+def test_stl_format(tmp_path: Path) -> None:
     mesh = box([10, 20, 30], [12, 23, 34])
     path = tmp_path / "a.stl"
     write_stl(mesh, path)
@@ -81,14 +81,14 @@ def test_stl_by_contract(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_bowl_survives_the_file(tmp_path: Path) -> None:
+def test_a_bowl_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
     volume = bowl()
     mesh = volume_to_mesh(volume)
     write_stl(mesh, tmp_path / "a.stl")
     again = read_stl(tmp_path / "a.stl")
     assert again.is_watertight
     assert again.volume_ml == pytest.approx(mesh.volume_ml, rel=1e-5)
-    assert dsc(mesh_to_mask(again, volume), volume.mask) >= 0.97  # the contract; 0.99 here
+    assert dsc(mesh_to_mask(again, volume), volume.mask) >= 0.97  # the required value
     assert dsc(mesh_to_mask(again, volume), volume.mask) > 0.99
 
 

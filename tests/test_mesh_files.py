@@ -1,4 +1,4 @@
-"""Meshes for other tools: read back by trimesh, in the units and axes that each format promises."""
+"""Mesh files, read back by trimesh in the units and axes of each format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOX = box((10, -40, 50), (20, -20, 80))  # left, anterior and superior
 
 
 def solid(path: Path) -> trimesh.Trimesh:
-    """Read back; a 3MF by its XML, since trimesh reads it only beside another package."""
+    """Reads a mesh; a 3MF by its XML, since trimesh needs another package for it."""
     if path.suffix != ".3mf":
         return trimesh.load_mesh(str(path))
     with ZipFile(path) as archive:
@@ -85,8 +85,8 @@ def oblique() -> Volume:
 
 
 @pytest.mark.parametrize("space", ["lps", "ras"])
-def test_beside_the_scan_the_mesh_lies_where_the_implant_is(space: str, tmp_path: Path) -> None:
-    """On a third grid, straight in patient space: the volume as ITK resamples it, the mesh as its own numbers say."""
+def test_the_mesh_lies_where_the_implant_is(space: str, tmp_path: Path) -> None:
+    """On a third grid along the patient's axes: the volume resampled by ITK, and the mask of the mesh."""
     implant = oblique()
     write_volume(implant, tmp_path / "implant.nrrd")
     write_mesh(volume_to_mesh(implant), tmp_path / "implant.stl", space)
@@ -106,16 +106,16 @@ def test_beside_the_scan_the_mesh_lies_where_the_implant_is(space: str, tmp_path
     expected = sitk.GetArrayFromImage(resampled).T.astype(bool)
     assert expected.sum() * 0.125 == pytest.approx(implant.ml * 1000, rel=0.01)
     assert dice(filled, expected) > 0.97
-    assert dice(np.roll(filled, 4, axis=0), expected) < 0.95, "two millimetres aside it would be seen"
+    assert dice(np.roll(filled, 4, axis=0), expected) < 0.95, "a shift of two millimetres shows"
 
 
-def test_kinds_are_named_with_commas() -> None:
+def test_kinds_are_separated_by_commas() -> None:
     assert mesh_kinds("GLB, .stl,glb") == ("stl", "glb")
     with pytest.raises(InputError, match="unknown mesh file 'step': expected some of stl, ply"):
         mesh_kinds("stl,step")
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_impossible_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="mesh space 'las'"):
         write_mesh(BOX, tmp_path / "a.stl", "las")
     with pytest.raises(InputError, match="unknown mesh file"):

@@ -1,4 +1,4 @@
-"""Scores against answers derived by hand, and the cropped fast way against the plain definition."""
+"""Scores derived by hand, and the fast computation on crops against the plain definition."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_nearest_is_nearest_in_mm_not_in_voxels():
     assert sorted(distances.b_to_a.tolist()) == [3.0, 5.0]
 
 
-def test_inner_voxels_are_no_surface():
+def test_inner_voxels_are_not_surface():
     # A 5x5x5 cube in the open has 125 - 27 surface voxels; so has one that fills its grid, whose end is an outside.
     cube = np.zeros((9, 9, 9), bool)
     cube[2:7, 2:7, 2:7] = True
@@ -128,7 +128,7 @@ def plain_surface_mm(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_crop_changes_nothing(seed):
+def test_crops_give_the_same_scores(seed):
     """Random blobs, some touching the grid's ends: equal to the definition computed on the whole grid."""
     rng = np.random.default_rng(seed)
     shape = (24, 30, 18)

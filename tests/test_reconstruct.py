@@ -1,4 +1,4 @@
-"""Points of spheres and spherical shells, whose solids are known in closed form, become volumes again."""
+"""Reconstruction from points of spheres and spherical shells, whose solids are known in closed form."""
 
 import sys
 
@@ -7,14 +7,15 @@ import pytest
 from scipy.ndimage import label
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import box_slices, voxels_per_mm
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.reconstruct import indicator, reconstruct, region
 from pcdiff.reconstruct.finish import REACH_MM, close_seam, finish, one_piece_per_defect, without_slivers
 from pcdiff.reconstruct.spectral import local_areas
 
-OUTER, INNER = 30.0, 24.0  # mm, a skull's vault in small
-HOLE, BAND = np.radians(28), np.radians(48)  # half angles at the centre
+OUTER, INNER = 30.0, 24.0  # mm, of a small vault
+DEFECT, BAND = np.radians(28), np.radians(48)  # half angles at the centre
 TURN = np.linalg.qr(np.array([[0.9, 0.3, -0.2], [-0.3, 0.95, 0.1], [0.25, 0.0, 0.97]]))[0]
 AFFINES = {
     "isotropic": np.eye(3),
@@ -27,7 +28,7 @@ AFFINES = {
 
 def grid(matrix: np.ndarray, half_mm: float) -> Volume:
     """An empty grid centred on the origin that holds a ball of the given radius."""
-    shape = 2 * np.ceil(half_mm * np.linalg.norm(np.linalg.inv(matrix), axis=1)).astype(int) + 1
+    shape = 2 * np.ceil(half_mm * voxels_per_mm(matrix)).astype(int) + 1
     affine = np.eye(4)
     affine[:3, :3] = matrix
     affine[:3, 3] = -matrix @ ((shape - 1) / 2)
@@ -58,23 +59,23 @@ def ball(radius: float, n: int, rng: np.random.Generator, shift: float = 0.0) ->
 def completed_surface(
     rng: np.random.Generator, pole: int = 1, defect: int = 1, shift: float = 0.0, n: int = 5000
 ) -> PointCloud:
-    """The completed shell around one pole (+z or -z): both tables and the cone at the band's end.
+    """The completed shell around one pole (+z or -z): both tables and the cone at the end of the band.
 
-    shift moves the tables out by so many mm inside the defect, fading in from its rim.
+    shift: mm by which the tables are moved outward inside the defect, less near its rim.
     """
     outer, inner = cap(n, rng, BAND), cap(int(n * (INNER / OUTER) ** 2), rng, BAND)
     table = np.concatenate([outer, inner])
     radius = np.r_[np.full(len(outer), OUTER), np.full(len(inner), INNER)]
     theta = np.arccos(table[:, 2])
-    radius += shift * np.clip((HOLE - theta) / 0.1, 0, 1)
+    radius += shift * np.clip((DEFECT - theta) / 0.1, 0, 1)
     side = n // 3
     phi, r = rng.uniform(0, 2 * np.pi, side), np.sqrt(rng.uniform(INNER**2, OUTER**2, side))
     ring = np.stack([np.cos(phi), np.sin(phi), np.zeros(side)], -1)
-    wall = np.sin(BAND) * ring + [0, 0, np.cos(BAND)]
-    wall_normal = np.cos(BAND) * ring - [0, 0, np.sin(BAND)]
-    points = np.concatenate([table * radius[:, None], wall * r[:, None]])
-    normals = np.concatenate([outer, -inner, wall_normal])
-    label = np.r_[np.where(theta < HOLE, defect, 0), np.zeros(side, int)]
+    cone = np.sin(BAND) * ring + [0, 0, np.cos(BAND)]
+    cone_normal = np.cos(BAND) * ring - [0, 0, np.sin(BAND)]
+    points = np.concatenate([table * radius[:, None], cone * r[:, None]])
+    normals = np.concatenate([outer, -inner, cone_normal])
+    label = np.r_[np.where(theta < DEFECT, defect, 0), np.zeros(side, int)]
     return PointCloud(points * [1, 1, pole], normals * [1, 1, pole], label)
 
 
@@ -88,7 +89,7 @@ def skull_with_defects(matrix: np.ndarray, poles: tuple[int, ...]) -> tuple[Volu
     x = centres(empty)
     radius = np.linalg.norm(x, axis=-1)
     shell = (radius <= OUTER) & (radius >= INNER)
-    implants = [shell & (pole * x[..., 2] > np.cos(HOLE) * radius) for pole in poles]
+    implants = [shell & (pole * x[..., 2] > np.cos(DEFECT) * radius) for pole in poles]
     return empty.with_mask(shell & ~np.any(implants, axis=0)), implants
 
 
@@ -106,14 +107,14 @@ def test_ball_on_any_grid(matrix: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("matrix", AFFINES.values(), ids=AFFINES)
-def test_slab_on_any_grid(matrix: np.ndarray) -> None:
+def test_completed_surface_on_any_grid(matrix: np.ndarray) -> None:
     skull, _ = skull_with_defects(matrix, (1,))
     x = centres(skull)
     radius = np.linalg.norm(x, axis=-1)
     truth = (radius <= OUTER) & (radius >= INNER) & (x[..., 2] > np.cos(BAND) * radius)
     field = indicator(completed_surface(np.random.default_rng(0)), skull)
     solid = np.zeros_like(truth)
-    solid[tuple(slice(a, a + n) for a, n in zip(field.low, field.values.shape, strict=True))] = field.values > 0.5
+    solid[box_slices(field.low, field.low + field.values.shape)] = field.values > 0.5
     assert dsc(solid, truth) > 0.97
 
 
@@ -183,7 +184,7 @@ def test_implant_fills_each_defect_in_one_piece(matrix: np.ndarray, poles: tuple
     for truth, pole in zip(truths, poles, strict=True):
         assert dsc(implant.mask & (pole * centres(skull)[..., 2] > 0), truth) > 0.95
     x = centres(skull)[implant.mask]
-    beyond = np.arccos(np.abs(x[:, 2]) / np.linalg.norm(x, axis=1)) - HOLE
+    beyond = np.arccos(np.abs(x[:, 2]) / np.linalg.norm(x, axis=1)) - DEFECT
     assert beyond.max() * OUTER < 3  # no sliver on the surrounding bone
     assert np.array_equal(implant.mask, reconstruct(points, skull).mask)
 
@@ -197,14 +198,14 @@ def test_ensemble_yields_the_surface_midway() -> None:
     assert dsc(reconstruct([out, back], skull).mask, truth) > 0.96
 
 
-def test_small_islands_and_wrong_owners_are_dropped() -> None:
+def test_small_islands_and_voxels_of_no_defect_are_removed() -> None:
     mask, owner = np.zeros((20, 10, 10), bool), np.zeros((20, 10, 10), np.int16)
     owner[:8], owner[12:] = 1, 3  # label 2 has no voxel
-    owner[2, 8, 8] = 3  # so that the boxes around the labels overlap
+    owner[2, 8, 8] = 3  # the boxes around the labels overlap
     mask[1:4, 1:4, 1:4] = True
     mask[6, 6, 6] = True  # island of defect 1
-    mask[10, 5, 5] = True  # nobody's
-    mask[13:15, 2:4, 2:4] = True  # smaller than defect 1's piece, kept
+    mask[10, 5, 5] = True  # of no defect
+    mask[13:15, 2:4, 2:4] = True  # smaller than defect 1's piece, but the largest of defect 3
     expected = mask.copy()
     expected[6, 6, 6] = expected[10, 5, 5] = False
     assert np.array_equal(one_piece_per_defect(mask, owner), expected)
@@ -216,11 +217,11 @@ def test_no_shell_on_top_of_the_surrounding_bone(too_far_out: float, reach: floa
     points = completed_surface(np.random.default_rng(0))
     implant = reconstruct(points.moved(points.points * (1 + too_far_out / OUTER)), skull)
     x = centres(skull)[implant.mask]
-    beyond = np.arccos(x[:, 2] / np.linalg.norm(x, axis=1)) - HOLE
+    beyond = np.arccos(x[:, 2] / np.linalg.norm(x, axis=1)) - DEFECT
     assert beyond.max() * OUTER < reach
 
 
-def test_slivers_go_and_solids_stay_as_they_are() -> None:
+def test_slivers_are_removed_and_solids_stay() -> None:
     block = np.zeros((24, 12, 12), bool)
     block[2:10, 2:10, 2:10] = True
     assert np.array_equal(without_slivers(block), block)
@@ -230,7 +231,7 @@ def test_slivers_go_and_solids_stay_as_they_are() -> None:
     assert not without_slivers(flake)[12:].any()
 
 
-def test_seam_is_closed_where_bone_is_likely() -> None:
+def test_the_seam_is_closed_where_bone_is_likely() -> None:
     bone, implant = np.zeros((20, 12, 12), bool), np.zeros((20, 12, 12), bool)
     bone[:6, 2:10, 2:10] = True
     implant[8:18, 2:10, 2:10] = True  # a gap of two voxels
@@ -250,7 +251,7 @@ def test_seam_is_closed_where_bone_is_likely() -> None:
     assert not close_seam(wide, bone, everywhere)[7:13].any()
 
 
-def test_what_cannot_be_reconstructed_is_refused() -> None:
+def test_impossible_reconstructions_are_refused() -> None:
     volume = grid(np.eye(3), 22)
     points = ball(18, 2000, np.random.default_rng(0))
     with pytest.raises(InputError, match="spectral, screened"):
@@ -265,14 +266,14 @@ def test_what_cannot_be_reconstructed_is_refused() -> None:
         indicator(points[:3], volume)
     with pytest.raises(ValueError, match="labelled"):
         reconstruct(PointCloud(points.points, points.normals), volume)
+    bone_only = PointCloud(points.points, points.normals, np.zeros(len(points), int))
     with pytest.raises(ValueError, match="labelled"):
-        bone_only = PointCloud(points.points, points.normals, np.zeros(len(points), int))
         finish(np.zeros((5, 5, 5), np.float32), np.zeros(3, int), volume, bone_only)
     with pytest.raises(ValueError, match="at least one"):
         reconstruct([], volume)
 
 
-def test_missing_open3d_is_one_sentence_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_open3d_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open3d", None)
     with pytest.raises(InputError) as caught:
         indicator(ball(18, 200, np.random.default_rng(0)), grid(np.eye(3), 22), backend="screened")

@@ -1,4 +1,4 @@
-"""Reading any head scan: series, slices, geometry and HU of DICOM folders; CTs and masks in files; what is refused."""
+"""Reading head scans: series, slices, geometry and HU of DICOM folders; CTs and masks in files; refused inputs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TURNS = {
 
 
 def ct(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
-    """Whole HU, no voxel like its neighbour: air, tissue, bone, metal."""
+    """Random whole HU: air, tissue, bone and metal."""
     return np.random.default_rng(0).integers(-1000, 3071, shape).astype(np.int16)
 
 
 def grid(turn: np.ndarray | None = None, shear: float = 0.0) -> np.ndarray:
-    """(4, 4): 0.7 x 0.8 x 1.25 mm; shear: mm that each slice lies further along the columns."""
+    """(4, 4): 0.7 x 0.8 x 1.25 mm; shear: mm by which each slice is shifted along the columns."""
     affine = np.eye(4)
     affine[:3, :3] = np.diag([0.7, 0.8, 1.25])
     affine[1, 2] = shear
@@ -46,7 +46,7 @@ def grid(turn: np.ndarray | None = None, shear: float = 0.0) -> np.ndarray:
 
 
 def same_places(scan: Scan, hu: np.ndarray, affine: np.ndarray) -> None:
-    """Every voxel's HU lies where it was, in millimetres."""
+    """Every voxel has its HU at the same place in millimetres."""
     assert scan.values.dtype == np.int16
     assert scan.values.size == hu.size
     index = np.argwhere(np.ones(scan.values.shape, bool))
@@ -66,7 +66,7 @@ def refused(path: Path, reason: str, series: str | None = None) -> None:
 
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
 @pytest.mark.parametrize("shear", [0.0, 0.5])
-def test_dicom_lies_where_it_was_scanned(tmp_path: Path, turn: np.ndarray, shear: float) -> None:
+def test_dicom_voxels_lie_where_they_were_scanned(tmp_path: Path, turn: np.ndarray, shear: float) -> None:
     affine = grid(turn, shear)
     write_dicom(tmp_path / "a", ct(), affine)
     scan = read_scan(tmp_path / "a")
@@ -78,20 +78,20 @@ def test_dicom_lies_where_it_was_scanned(tmp_path: Path, turn: np.ndarray, shear
 
 
 @pytest.mark.parametrize("stored", [{"signed": True, "intercept": 0}, {"intercept": -1024}, {"compressed": True}])
-def test_hu_of_every_way_to_store_them(tmp_path: Path, stored: dict) -> None:
+def test_hu_in_every_pixel_representation(tmp_path: Path, stored: dict) -> None:
     write_dicom(tmp_path, ct(), grid(), **stored)
     same_places(read_scan(tmp_path), ct(), grid())
 
 
 def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
     write_dicom(tmp_path, ct(), grid(), slope=0.5, intercept=-1000.5)
-    # half a HU more than the whole ones that were stored is rounded to even
+    # HU that end in a half are rounded to even
     assert np.abs(read_scan(tmp_path).values.astype(int) - ct()).max() <= 1
     write_dicom(tmp_path / "b", ct() // 2 * 2, grid(), slope=2, intercept=-1000)
     same_places(read_scan(tmp_path / "b"), ct() // 2 * 2, grid())
 
 
-def test_neither_names_nor_order_nor_copies_of_files_count(tmp_path: Path) -> None:
+def test_names_order_and_copies_of_files_do_not_matter(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a", ct(), grid())
     (tmp_path / "a" / "README.TXT").write_text("burnt by the viewer")
     for number, path in enumerate(sorted((tmp_path / "a").glob("IM*"), reverse=True)):
@@ -108,14 +108,14 @@ def test_neither_names_nor_order_nor_copies_of_files_count(tmp_path: Path) -> No
     assert input_digest(tmp_path / "a") != input_digest(tmp_path / "c")
 
 
-def test_slice_thickness_is_what_blurs(tmp_path: Path) -> None:
+def test_slice_thickness_is_the_larger_of_header_and_distance(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a", ct(), grid(), SliceThickness="3.0")
     assert read_scan(tmp_path / "a").slice_thickness == 3.0
     write_dicom(tmp_path / "b", ct(), grid(shear=0.5), SliceThickness="0.6")
     assert read_scan(tmp_path / "b").slice_thickness == pytest.approx(1.25)
 
 
-def test_one_ct_among_other_series_is_taken(tmp_path: Path) -> None:
+def test_the_only_ct_among_other_series_is_used(tmp_path: Path) -> None:
     write_dicom(tmp_path, ct((20, 20, 3)), grid(), series=1, ImageType=["DERIVED", "PRIMARY", "LOCALIZER"])
     write_dicom(tmp_path, ct(), grid(), series=2)
     write_dicom(tmp_path, ct((20, 20, 20)), grid(), series=3, Modality="MR")
@@ -144,7 +144,7 @@ def test_several_cts_are_listed_and_chosen(tmp_path: Path) -> None:
     assert len(find_series(tmp_path)) == 2
 
 
-def test_missing_slices_are_refused_by_their_place(tmp_path: Path) -> None:
+def test_missing_slices_are_refused_with_their_position(tmp_path: Path) -> None:
     paths = write_dicom(tmp_path, ct(), grid())
     paths[6].unlink()
     refused(tmp_path, r"1 slice is missing between slice 6 and 7 of 17, z = 14.0 and 16.5 mm")
@@ -152,7 +152,7 @@ def test_missing_slices_are_refused_by_their_place(tmp_path: Path) -> None:
     refused(tmp_path, r"2 slices are missing between slice 6 and 7 of 16, z = 14.0 and 17.8 mm")
 
 
-def test_unequal_slices_are_refused_by_their_place(tmp_path: Path) -> None:
+def test_unequal_slices_are_refused_with_their_position(tmp_path: Path) -> None:
     write_dicom(tmp_path, ct(), grid())
     wide = grid()
     wide[2, 2], wide[2, 3] = 2.0, 7.75 + 17 * 1.25 + 2.0
@@ -164,7 +164,7 @@ def test_unequal_slices_are_refused_by_their_place(tmp_path: Path) -> None:
     )
 
 
-def test_a_stack_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_slices_that_are_no_stack_are_refused(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a", ct(), grid())
     write_dicom(tmp_path / "a" / "twice", ct(), grid(), SOPInstanceUID="")
     refused(tmp_path / "a", "two slices at one place between slice 1 and 2 of 36")
@@ -176,7 +176,7 @@ def test_a_stack_that_is_none_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "b", "slice 10 of 18, .* mm beside the line")
 
 
-def test_what_is_no_ct_is_refused(tmp_path: Path) -> None:
+def test_folders_without_a_ct_are_refused(tmp_path: Path) -> None:
     write_dicom(tmp_path / "mr", ct(), grid(), Modality="MR")
     refused(tmp_path / "mr", r"expected a CT of a head in slices, got 1: 18 slices of 13x11 \(MR, not CT\)")
     write_dicom(tmp_path / "water", np.full(SHAPE, 40, np.int16), grid())
@@ -190,19 +190,19 @@ def test_what_is_no_ct_is_refused(tmp_path: Path) -> None:
     refused(next((tmp_path / "mr").iterdir()), "give the folder")
 
 
-def test_broken_files_are_one_line(tmp_path: Path) -> None:
+def test_damaged_files_give_one_line(tmp_path: Path) -> None:
     path = write_dicom(tmp_path, ct(), grid())[3]
     whole = path.read_bytes()
     for length in (len(whole) - 1, len(whole) - 2 * 13 * 11 - 4, 600):
         path.write_bytes(whole[:length])
         refused_file(tmp_path, path)
-    path.write_bytes(whole[:132] + bytes(range(256)) * 4)  # no CT any more: its place is missing
+    path.write_bytes(whole[:132] + bytes(range(256)) * 4)  # no longer a CT: the slice is missing
     refused(tmp_path, "1 slice is missing between slice 3 and 4")
     path.write_bytes(whole[:64])
     refused(tmp_path, "1 slice is missing between slice 3 and 4")
 
 
-def test_a_disc_is_read_beside_its_index(tmp_path: Path) -> None:
+def test_a_disc_with_an_index_is_read(tmp_path: Path) -> None:
     write_dicom(tmp_path / "DICOM", ct(), grid())
     meta, index, record = FileMetaDataset(), Dataset(), Dataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, f"{ROOT}0"
@@ -221,7 +221,7 @@ def refused_file(folder: Path, path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_links_that_lead_out_are_passed_over(tmp_path: Path) -> None:
+def test_links_to_files_outside_are_ignored(tmp_path: Path) -> None:
     paths = write_dicom(tmp_path / "a", ct(), grid())
     (tmp_path / "elsewhere").mkdir()
     paths[5].rename(tmp_path / "elsewhere" / "x")
@@ -262,7 +262,7 @@ def test_a_ct_in_a_file(tmp_path: Path, name: str, form: str, kind: type) -> Non
     np.testing.assert_array_equal(scan.values, ct())
 
 
-def test_content_tells_not_the_name(tmp_path: Path) -> None:
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     for number, name in enumerate(("a.nrrd", "a.nii.gz", "a.nii", "a.mha")):
         path = save(ct(), tmp_path / name)
         for other in ("scan", "scan.nrrd", "scan.nii.gz", "scan.dcm", f"scan{number}.mha"):
@@ -292,14 +292,14 @@ def test_a_file_without_patient_axes_is_read_with_a_note(tmp_path: Path) -> None
     assert "LPS is assumed" in read_scan(path).notes[0]
 
 
-def test_no_number_is_air(tmp_path: Path) -> None:
+def test_nan_is_air(tmp_path: Path) -> None:
     values = ct().astype(np.float32)
     values[3, 4, 5] = np.nan
     assert read_scan(save(values, tmp_path / "a.nrrd")).values[3, 4, 5] == -1024
 
 
 @pytest.mark.parametrize("value", [1, 255, -7])
-def test_a_mask_is_what_read_volume_gives(tmp_path: Path, value: int) -> None:
+def test_a_mask_is_read_as_by_read_volume(tmp_path: Path, value: int) -> None:
     path = save(((ct() > 1000) * value).astype(np.int16), tmp_path / "a.nrrd")
     scan, volume = read_scan(path), read_volume(path)
     assert not scan.is_ct
@@ -322,6 +322,8 @@ def test_a_mask_is_what_read_volume_gives(tmp_path: Path, value: int) -> None:
         (lambda hu: hu * 0 + 7, "every voxel is 7"),
     ],
 )
-def test_files_that_are_neither(tmp_path: Path, values: Callable[[np.ndarray], np.ndarray], reason: str) -> None:
+def test_files_that_are_neither_ct_nor_mask_are_refused(
+    tmp_path: Path, values: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
     refused(save(values(ct()).astype(np.int16), tmp_path / "a.nrrd"), reason)
     refused(save(ct(), tmp_path / "b.nrrd"), "--series chooses in a DICOM folder", "1")

@@ -1,4 +1,4 @@
-"""Spheres and boxes with known area, volume and normals, on grids as scanners make them."""
+"""Spheres and boxes with known area, volume and normals on anisotropic, sheared and flipped grids."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_mask_at_the_border_is_closed_there() -> None:
     assert mesh.volume_ml == pytest.approx(whole.ml, rel=0.01)
 
 
-def test_only_the_place_on_the_grid_differs_for_a_crop() -> None:
+def test_a_crop_has_the_same_surface() -> None:
     volume = ball(grid((0.9, 0.9, 1.2), 0.1, (-1, 1, 1), size_mm=60))
     used = np.argwhere(volume.mask)
     cropped = volume.crop(used.min(axis=0), used.max(axis=0) + 1)
@@ -109,7 +109,7 @@ def test_noise_has_a_closed_surface() -> None:
     assert np.linalg.norm(edges, axis=-1).min() > 5e-4  # mm; float32 steps are 1.2e-4 mm at 1,200 mm
 
 
-def test_nothing_to_make_a_surface_of() -> None:
+def test_masks_without_a_surface_are_refused() -> None:
     volume = grid((0.9, 0.9, 0.9), 0, (1, 1, 1), size_mm=10)
     with pytest.raises(InputError, match="empty"):
         volume_to_mesh(volume)

@@ -1,4 +1,4 @@
-"""Files in, files out: geometry against pynrrd and SimpleITK, round trips, and one line for every broken file."""
+"""Image files: geometry against pynrrd and SimpleITK, round trips, and one line for every invalid file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def oblique(mask: np.ndarray | None = None, flip: int = 1) -> Volume:
 
 
 def put_nrrd(path: Path, values: np.ndarray, geometry: dict[str, str] | None = None, **changed: str) -> Path:
-    """An NRRD file spelled out by hand; keys of `changed` have _ for a space, and win."""
+    """Writes an NRRD file by hand; `changed` overrides fields, with _ for a space in their names."""
     kinds = {"b1": "uint8", "u1": "uint8", "i2": "short", "u2": "uint16", "i4": "int", "f4": "float", "f8": "double"}
     fields = {"type": kinds[values.dtype.str[1:]], "dimension": str(values.ndim)}
     fields |= {"space": "left-posterior-superior", "sizes": " ".join(map(str, values.shape)), "encoding": "gzip"}
@@ -62,7 +62,7 @@ def itk_affine(image: sitk.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", ["?", "u1", "<i2", ">u2", "<i4", "<f4", "<f8"])
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])
-def test_nrrd_values_of_any_type_are_the_mask(tmp_path: Path, dtype: str, encoding: str) -> None:
+def test_nrrd_masks_of_any_type(tmp_path: Path, dtype: str, encoding: str) -> None:
     values = blob().astype(dtype) * np.array(1 if dtype == "?" else 3, dtype)
     endian = "big" if dtype.startswith(">") else "little"
     volume = read_volume(put_nrrd(tmp_path / "a.nrrd", values.astype(dtype), encoding=encoding, endian=endian))
@@ -119,7 +119,7 @@ def test_spacings_alone_are_an_axis_parallel_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("flip", [1, -1])
-def test_round_trip_and_what_simpleitk_makes_of_it(tmp_path: Path, suffix: str, flip: int) -> None:
+def test_round_trip_and_simpleitk(tmp_path: Path, suffix: str, flip: int) -> None:
     volume = oblique(flip=flip)
     path = tmp_path / f"a{suffix}"
     write_volume(volume, path)
@@ -132,13 +132,13 @@ def test_round_trip_and_what_simpleitk_makes_of_it(tmp_path: Path, suffix: str, 
     np.testing.assert_array_equal(once.mask, volume.mask)
     write_volume(once, tmp_path / f"b{suffix}")
     np.testing.assert_array_equal(read_volume(tmp_path / f"b{suffix}").affine, once.affine)
-    write_volume(once, tmp_path / "c.nrrd")  # a result leaves as NRRD, whatever came in
+    write_volume(once, tmp_path / "c.nrrd")  # results are NRRD, whatever the input
     np.testing.assert_array_equal(read_volume(tmp_path / "c.nrrd").affine, once.affine)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".mhd"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
-def test_files_of_simpleitk(tmp_path: Path, suffix: str, dtype: type) -> None:
+def test_files_written_by_simpleitk(tmp_path: Path, suffix: str, dtype: type) -> None:
     image = sitk.GetImageFromArray(blob().T.astype(dtype) * 2)
     grid = oblique(flip=-1)
     image.SetSpacing(grid.spacing.tolist())
@@ -182,7 +182,7 @@ def test_nifti_intercept_and_trailing_axis(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(path).mask, ~blob())
 
 
-def test_a_kept_header_is_not_trusted_on_another_grid(tmp_path: Path) -> None:
+def test_a_header_is_not_copied_to_another_grid(tmp_path: Path) -> None:
     for suffix in SUFFIXES:
         write_volume(oblique(), tmp_path / f"a{suffix}")
         read = read_volume(tmp_path / f"a{suffix}")
@@ -192,15 +192,17 @@ def test_a_kept_header_is_not_trusted_on_another_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_same_volume_same_bytes_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+def test_the_same_volume_gives_the_same_bytes_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
     write_volume(oblique(), tmp_path / f"a{suffix}")
     monkeypatch.setattr("time.time", lambda: 2e9)
-    write_volume(Volume(blob(), oblique().affine), tmp_path / f"b{suffix}")  # nor does memory order play a part
+    write_volume(Volume(blob(), oblique().affine), tmp_path / f"b{suffix}")  # in any memory order
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_map_lies_on_the_grid(tmp_path: Path, suffix: str) -> None:
+def test_a_map_lies_on_the_grid(tmp_path: Path, suffix: str) -> None:
     values = np.random.default_rng(0).random(SHAPE).astype(np.float32)
     path = tmp_path / f"std{suffix}"
     write_map(values, oblique(), path)
@@ -237,7 +239,7 @@ def test_refused_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_cut_anywhere_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     write_volume(oblique(), path)
     whole = path.read_bytes()
@@ -293,7 +295,7 @@ def test_refused_geometry(tmp_path: Path) -> None:
     refused(path, "spacing is missing")
 
 
-def test_metaimage_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_metaimage_with_data_elsewhere_is_refused(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     sitk.WriteImage(sitk.GetImageFromArray(blob().astype(np.uint8)), inner / "a.mhd")
@@ -321,7 +323,7 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     def touch(self: Path, exist_ok: bool = True) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", touch)  # root may write anywhere, so permissions alone would not do
+    monkeypatch.setattr(Path, "touch", touch)  # permissions alone do not stop root
     with pytest.raises(InputError, match=r"Permission denied.*choose a writable folder"):
         write_volume(oblique(), tmp_path / "a.nrrd")
 
@@ -342,18 +344,3 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_volume(oblique(), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_volume_knows_its_grid() -> None:
-    volume = oblique()
-    np.testing.assert_allclose(volume.spacing, [0.45, 0.7, 1.25])
-    assert volume.ml == pytest.approx(volume.mask.sum() * 0.45 * 0.7 * 1.25 / 1000)
-    index = np.random.default_rng(0).random((4, 3)) * 5
-    np.testing.assert_allclose(volume.to_index(volume.to_mm(index)), index)
-    crop = volume.crop(np.array([1, 2, -3]), np.array([4, 99, 3]))
-    np.testing.assert_array_equal(crop.mask, volume.mask[1:4, 2:, :3])
-    np.testing.assert_allclose(crop.to_mm(np.zeros(3)), volume.to_mm(np.array([1.0, 2, 0])))
-    with pytest.raises(ValueError, match="bool"):
-        Volume(volume.mask.astype(int), volume.affine)
-    with pytest.raises(ValueError, match="shape"):
-        volume.with_mask(volume.mask[1:])

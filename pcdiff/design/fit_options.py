@@ -73,8 +73,8 @@ class FitOptions:
             if low <= diameter <= high and diameter + MIN_HOLE_WALL <= spacing <= 100:
                 return diameter, spacing
         raise InputError(
-            f"--drain-holes: expected DIAMETER@SPACING in mm, a diameter of {low:g} to {high:g}, {MIN_HOLE_WALL:g} mm "
-            f"or more between holes, got {self.drain_holes!r}; for example 2@12"
+            f"--drain-holes: expected DIAMETER@SPACING in mm, a diameter of {low:g} to {high:g} and at least "
+            f"{MIN_HOLE_WALL:g} mm between holes, got {self.drain_holes!r}; for example 2@12"
         )
 
     def check_resolution(self, voxel_mm: np.ndarray) -> None:

@@ -136,7 +136,7 @@ def test_each_candidate_is_checked_and_one_recommended(
 ) -> None:
     folder = files / "case"
     folder.mkdir()
-    record = write_case(folder, files / "skull.nrrd", member(fitted), Settings("prior", ensemble=4))
+    record = write_case(folder, files / "skull.nrrd", member(fitted), Settings("prior", ensemble=4, report=False))
     for path in [folder / "checks.json", *(folder / "candidates" / f"checks_{k}.json" for k in (1, 2, 3, 4))]:
         check_schema(json.loads(path.read_text()))
     assert len(record["candidates"]) == 4
@@ -155,7 +155,7 @@ def test_fit_options_change_the_implant_as_asked(fitted: PriorFit, files: Path) 
     made = {}
     for name, fitting in (("plain", FitOptions()), ("fit", FitOptions(clearance=1.0, make_insertable=True))):
         (files / name).mkdir()
-        settings = Settings("prior", fitting=fitting)
+        settings = Settings("prior", fitting=fitting, report=False)
         made[name] = write_case(files / name, files / "skull.nrrd", member(fitted), settings)
     assert made["fit"]["settings"]["fitting"]["clearance"] == 1.0
     assert made["fit"]["implant_ml"] < made["plain"]["implant_ml"]

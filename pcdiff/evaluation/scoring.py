@@ -44,7 +44,7 @@ def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:
             row |= {"seconds": measured.seconds, "peak_mb": measured.peak_mb}
             written = out / skull.stem
             if case.refusal:
-                row |= _judge_refusal(measured, (written / "implant.nrrd").exists())
+                row |= _check_refusal(measured, (written / "implant.nrrd").exists())
             else:
                 row |= {"ml_true": truth.implant.ml, "error": measured.error}
                 if measured.error is None:
@@ -68,7 +68,7 @@ def score_files(folder: Path, truth: LoadedCase) -> dict[str, float]:
     }
 
 
-def _judge_refusal(measured: Measurement, designed: bool) -> dict[str, str | None]:
+def _check_refusal(measured: Measurement, designed: bool) -> dict[str, str | None]:
     """The reason of a correct refusal, or the error of anything else."""
     if measured.exit_code == REFUSED and measured.error != NO_MESSAGE and not designed:
         return {"reason": measured.error, "error": None}

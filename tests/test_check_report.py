@@ -1,0 +1,82 @@
+"""Figures and directions as text, and the limits from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pcdiff.checks.criteria import Criteria, load_criteria
+from pcdiff.checks.direction_words import describe_movement, describe_vector
+from pcdiff.checks.report import Figure
+from pcdiff.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("movement", "words"),
+    [
+        ((-0.07, -0.06, -1.0), "from above"),
+        ((0, 0, 2), "from below"),
+        ((-1, 0, 0), "from the left"),
+        ((1, 0, 0.2), "from the right"),
+        ((0, -5, 0), "from behind"),
+        ((0, 1, 0), "from the front"),
+        ((-0.5, 0.1, -0.8), "from above and the left"),
+        ((-0.8, 0.1, -0.5), "from the left and above"),
+        ((1, -1.1, -1.2), "from above, behind and the right"),
+    ],
+)
+def test_directions_in_words(movement: tuple[float, float, float], words: str) -> None:
+    assert describe_movement(movement) == words
+
+
+def test_a_direction_needs_a_length() -> None:
+    for vector in ((0, 0, 0), (np.nan, 0, 1), (np.inf, 0, 0)):
+        with pytest.raises(ValueError, match="a vector with a direction"):
+            describe_movement(vector)
+
+
+def test_a_direction_with_its_figures() -> None:
+    assert describe_vector((-0.0702, -0.0601, -0.9957)) == "from above (unit vector -0.07, -0.06, -1.00, LPS)"
+    assert describe_vector((-1e-9, 0, -3)) == "from above (unit vector 0.00, 0.00, -1.00, LPS)"
+
+
+def test_figures_as_text() -> None:
+    assert Figure("x", "Step, mean", 0.1234, "mm", maximum=0.5).text == "Step, mean: 0.1234 mm (at most 0.5 mm)"
+    assert Figure("x", "Coverage", 0.998, minimum=0.99).text == "Coverage: 0.998 (at least 0.99)"
+    assert Figure("x", "Separate bodies", 1, expected=1).text == "Separate bodies: 1 (expected 1)"
+    assert Figure("x", "Watertight", True, expected=True).text == "Watertight: yes"
+    assert Figure("x", "Watertight", False, expected=True).text == "Watertight: no"
+    assert Figure("x", "Triangles", 65980).text == "Triangles: 65980"
+    assert Figure("x", "Overlap with the bone's surface", 0.0, "cm2").text == "Overlap with the bone's surface: 0 cm2"
+
+
+def test_an_expected_figure_is_recorded() -> None:
+    record = Figure("bodies", "Separate bodies", 2, expected=1).record()
+    assert record == {
+        "key": "bodies",
+        "name": "Separate bodies",
+        "value": 2,
+        "unit": "",
+        "limit": 1,
+        "rule": "expected",
+        "passed": False,
+    }
+    assert Figure("watertight", "Watertight", True, expected=True).record()["value"] is True
+    assert Figure("undercut_depth", "Undercut depth", np.inf, "mm", maximum=1.0).record()["value"] is None
+
+
+def test_criteria_are_read_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ours.yaml"
+    path.write_text("max_step_p95_mm: 0.2\n")
+    assert load_criteria(path) == Criteria(max_step_p95_mm=0.2) != load_criteria(None)
+    for text, message in (
+        ("most_steps: 1", "most_steps"),
+        ("max_gap_mm: wide", "max_gap_mm"),
+        ("- 1", "list"),
+        ("a: [", "YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            load_criteria(path)

@@ -115,12 +115,12 @@ def test_files_that_do_not_match_give_exit_code_2(run: Run, files: Path, case: t
     write_volume(implant.crop(np.zeros(3), np.array(implant.mask.shape) - 1), files / "other.nrrd")
     code, _, printed = run("check", files / "other.nrrd", "--skull", files / "skull.nrrd")
     assert code == 2
-    assert "on the skull's grid" in printed
+    assert "expected a mask on the skull's own grid" in printed
     mesh = volume_to_mesh(implant)
     write_stl(Mesh(mesh.vertices + 900, mesh.faces), files / "far.stl")
     code, _, printed = run("check", files / "far.stl", "--skull", files / "skull.nrrd")
     assert code == 2
-    assert "outside of" in printed
+    assert "lies outside" in printed
 
 
 def member(fitted: PriorFit) -> Callable[..., Proposal]:

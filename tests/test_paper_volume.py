@@ -119,7 +119,7 @@ def test_weights_survive_the_way_in_and_out(foreign: dict[str, torch.Tensor], pr
     ("change", "said"),
     [
         ({"encoder.fc_c.bias": None}, "expected encoder.fc_c.bias, found none"),
-        ({"encoder.fc_d.bias": torch.zeros(3)}, "got encoder.fc_d.bias"),
+        ({"encoder.fc_d.bias": torch.zeros(3)}, "unknown encoder.fc_d.bias"),
         ({"encoder.fc_c.bias": torch.zeros(31)}, r"encoder.fc_c.bias of shape \(32,\), got \(31,\)"),
         ({"encoder.fc_c.bias": torch.zeros(32, dtype=torch.int64)}, "encoder.fc_c.bias to be a tensor of floats"),
     ],
@@ -387,7 +387,7 @@ def test_what_is_no_points_is_refused(samples: np.ndarray, case: tuple[Volume, V
 
 @pytest.fixture(scope="module")
 def surfaces(case: tuple[Volume, Volume]) -> Surfaces:
-    """The case's implant, as `keep_surfaces` has it."""
+    """The case's implant, as `store_surfaces` stores it."""
     skull, implant = case
     cloud = sample_surface(outer_mesh(implant), 5000, np.random.default_rng(0))
     return Surfaces(cloud.points, cloud.points, cloud.normals, skull.affine, np.array(skull.mask.shape))

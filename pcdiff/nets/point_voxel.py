@@ -1,4 +1,4 @@
-"""Point-voxel blocks: points for detail, a voxel grid for neighbourhood (Liu et al., PVCNN, NeurIPS 2019)."""
+"""Point-voxel blocks: a point branch for detail, a voxel branch for context (Liu et al., PVCNN, NeurIPS 2019)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def zero_init(layer: nn.Conv1d) -> nn.Conv1d:
-    """The layer with weights and biases of zero: what it adds begins as nothing."""
+    """The layer with weights and biases set to zero, so that a residual branch starts as no change."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -31,7 +31,7 @@ def zero_init(layer: nn.Conv1d) -> nn.Conv1d:
 
 
 class PointNorm(nn.Module):
-    """Layer norm over the channels of each point, (B, C, N); a group norm would take away what all points share."""
+    """Layer norm over the channels of each point, (B, C, N). A group norm would remove what all points share."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Conv3dBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Points ask the skull's tokens: queries (B, C, N), tokens (B, T, C) -> (B, C, N)."""
+    """Attention from points, (B, C, N), to tokens, (B, T, C) -> (B, C, N)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()

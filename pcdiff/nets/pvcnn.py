@@ -1,8 +1,8 @@
-"""The blocks of PVCNN++ (Liu et al., Point-Voxel CNN, NeurIPS 2019), with what does not change computed once.
+"""The blocks of PVCNN++ (Liu et al., Point-Voxel CNN, NeurIPS 2019), with geometry computed once for all layers.
 
-Features are channels last, (B, N, C): then picking, averaging and interpolating rows are all one operation, a weighted
-sum of rows, and a 1 x 1 convolution is a matrix product. A `Cloud` knows where its points lie on which grid; a
-`Neighbourhoods` who lies around whom. Both are made once for a set of points, whichever layers ask.
+Features are channels last, (B, N, C): selecting, averaging and interpolating rows are then all weighted sums of rows,
+and a 1 x 1 convolution is a matrix product. A `Cloud` holds the positions of its points on each grid, `Neighbourhoods`
+the neighbours of each centre.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GROUPS = 8
 
 
 def rows_mixed(features: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Features (B, N, C), index and weight (B, M, k) -> (B, M, C), sum over k of weight times the indexed row."""
+    """Weighted sums of rows: features (B, N, C), index and weight (B, M, k) -> (B, M, C)."""
     batch, n, channels = features.shape
     flat = (index + n * torch.arange(batch, device=index.device)[:, None, None]).flatten(0, 1)
     mixed = functional.embedding_bag(
@@ -34,21 +34,21 @@ class OnGrid:
     """Where the points of a cloud lie on a grid of r^3 cells."""
 
     r: int
-    order: Tensor  # (B N,) points by cell
-    starts: Tensor  # (B r^3,) where each cell's points begin in it
+    order: Tensor  # (B N,) points sorted by cell
+    starts: Tensor  # (B r^3,) position in `order` of each cell's first point
     index: Tensor  # (B, N, 8) the corners around each point
     weight: Tensor  # (B, N, 8) trilinear
 
 
 @dataclass
 class Cloud:
-    """points (B, N, 3), network units."""
+    """Points (B, N, 3), network units, and their positions on grids, computed when first needed."""
 
     points: Tensor
     grids: dict[int, OnGrid] = field(default_factory=dict)
 
     def on_grid(self, r: int) -> OnGrid:
-        """The grid spans a cube around the points' mean, as wide as the furthest of them twice."""
+        """Positions on a grid over the cube around the points' mean that just holds the furthest point's ball."""
         if r not in self.grids:
             centred = self.points - self.points.mean(1, keepdim=True)
             reach = 2 * centred.norm(dim=2).amax(1)[:, None, None]
@@ -76,15 +76,15 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """Who lies within a radius of the centres, each once.
+    """The distinct neighbours of each centre within a radius.
 
-    The original fills up to k slots by repeating the first neighbour: what is pooled by maximum does not notice, and
-    what is averaged (group norm) takes `count` into account. Most centres have fewer than ten of 128.
+    The original fills k slots by repeating the first neighbour. A maximum over neighbours does not change by that; an
+    average (group norm) takes `count` into account. Most centres have fewer than ten neighbours for 128 slots.
     """
 
     centre: list[Tensor]  # of each sample (E,) index of the centre, ascending
     point: list[Tensor]  # (E,) index of the neighbour
-    count: list[Tensor]  # (E,) how many of the k slots it fills
+    count: list[Tensor]  # (E,) number of the k slots that the neighbour fills
 
     @classmethod
     def within(cls, centres: Tensor, points: Tensor, radius: float, k: int) -> Neighbourhoods:
@@ -116,14 +116,14 @@ class Nearest:
 
 
 class Norm(nn.Module):
-    """Group norm over (B, N, C), and Swish after it where `active`; rows may count more than once."""
+    """Group norm over (B, N, C), followed by Swish if `active`; rows may be counted more than once."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, count: Tensor | None = None, active: bool = True) -> Tensor:
-        """Count (N,): how often each row counts."""
+        """X (B, N, C) -> the same. count (N,): multiplicity of each row, None for 1."""
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         share = None if count is None else count.to(wide) / count.sum()
         mean = wide.mean(1) if share is None else share @ wide  # (B, C)
@@ -161,7 +161,7 @@ class PointLayers(nn.Module):
         return self.after_first(self.first(x))
 
     def after_first(self, x: Tensor, count: Tensor | None = None) -> Tensor:
-        """All but the first product, which callers may have made of fewer rows: products and weighted sums commute."""
+        """The layers after the first product, which callers may apply to fewer rows before a weighted sum of rows."""
         x = self.norms[0](x, count)
         for linear, norm in zip(self.linears[1:], self.norms[1:], strict=True):
             x = norm(linear(x), count)
@@ -169,7 +169,7 @@ class PointLayers(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every row asks every other, one head, products not scaled; residual, group norm, Swish: (B, N, C) -> the same."""
+    """Self-attention with one head and unscaled products, then residual, group norm, Swish: (B, N, C) -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Attention(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighted by what their means say (Hu et al. 2018): (B, N, C) -> the same."""
+    """Channels weighted by a function of their means (Hu et al. 2018): (B, N, C) -> the same."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class PVConv(nn.Module):
-    """A voxel branch for the neighbourhood plus a point branch for the detail: (B, N, C) -> (B, N, C')."""
+    """A voxel branch for context plus a point branch for detail: (B, N, C) -> (B, N, C')."""
 
     def __init__(self, channels: int, width: int, r: int, attention: bool = False, dropout: float = 0.1) -> None:
         super().__init__()
@@ -224,5 +224,5 @@ class PVConv(nn.Module):
 
 
 def _rows(grid: Tensor) -> Tensor:
-    """(B, C, r, r, r) -> (B, r^3, C); no copy where the channels lie last in memory."""
+    """(B, C, r, r, r) -> (B, r^3, C), without a copy if the channels are last in memory."""
     return grid.permute(0, 2, 3, 4, 1).flatten(1, 3)

@@ -1,4 +1,4 @@
-"""Training recipes: what configs/*.yaml may say."""
+"""Training recipes: the sections and keys of configs/*.yaml."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class PairsConfig(StrictConfig):
-    """What the network is trained on. Probabilities are per pair."""
+    """The pairs that the network is trained on. Probabilities are per pair."""
 
-    pool: int = Field(default=4096, gt=0, description="distinct pairs; each returns with fresh noise")
+    pool: int = Field(default=4096, gt=0, description="distinct pairs; each is used again with new noise")
     kinds: dict[str, float] = Field(default={"skullfix": 1.0}, description="kinds of defect and their shares")
     two_defects: float = Field(default=0.0, ge=0, le=1)
     mix: float = Field(default=0.3, ge=0, le=1, description="mix two heads of a fold")
@@ -29,8 +29,10 @@ class PairsConfig(StrictConfig):
     deform_mm: tuple[float, float] = Field(
         default=(0.6, 0.4), description="its largest amplitude: outer table, thickness"
     )
-    warp_mm: float = Field(default=4.0, ge=0, description="how far features of a head move along the map, at most")
-    pose_mm: float = Field(default=0.2, ge=0, description="what chips and bone seen through a defect do to real poses")
+    warp_mm: float = Field(
+        default=4.0, ge=0, description="largest distance that features of a head are moved along the map"
+    )
+    pose_mm: float = Field(default=0.2, ge=0, description="standard deviation of the pose error added")
     folds: int = Field(default=5, ge=2)
     seed: int = 0
 
@@ -50,7 +52,7 @@ class OptimiserConfig(StrictConfig):
 
     steps: int = Field(default=20_000, gt=0)
     batch: int = Field(default=48, gt=0, description="pairs a step; the guide learns from all of them")
-    encoded: int = Field(default=16, gt=0, description="how many of them the rest of the network learns from")
+    encoded: int = Field(default=16, gt=0, description="number of them that the rest of the network learns from")
     noises: int = Field(
         default=2, gt=0, description="noise levels per pair and step: the skull is encoded once for all"
     )
@@ -64,7 +66,7 @@ class OptimiserConfig(StrictConfig):
 
 
 class PaperOptimiserConfig(StrictConfig):
-    """Adam by epochs over the training cases, a constant rate; defaults are the noise network's."""
+    """Adam with a constant rate, by epochs over the training cases; defaults are the noise network's."""
 
     epochs: int = Field(default=15_000, gt=0)
     batch: int = Field(default=8, gt=0)
@@ -73,19 +75,19 @@ class PaperOptimiserConfig(StrictConfig):
 
 
 class RunConfig(StrictConfig):
-    """Where a training run reads and writes, and how often."""
+    """Inputs and outputs of a training run, and how often it writes."""
 
-    data: Path = Field(description="data set folder, for validation from file to file")
-    cache: Path = Field(description="what `pcdiff prepare` wrote")
-    out: Path = Field(description="checkpoints and logs")
+    data: Path = Field(description="data set folder")
+    cache: Path = Field(description="folder that `pcdiff prepare` wrote")
+    out: Path = Field(description="folder for weights, checkpoint and log")
     cases: str = Field(default="000-059", description="heads to train on")
     skip: tuple[str, ...] = Field(default=(), description="heads left out, such as copies of others")
     same: tuple[tuple[str, ...], ...] = Field(
-        default=(), description="names of one and the same head: kept in one fold"
+        default=(), description="groups of names of the same head, kept in one fold"
     )
-    validation: str = Field(default="060-074", description="cases that validation runs the whole pipeline on")
+    validation: str = Field(default="060-074", description="cases to validate on")
     validate_every: int = Field(default=2000, gt=0, description="steps")
-    validate_cases: int = Field(default=4, ge=0, description="how many of them during training")
+    validate_cases: int = Field(default=4, ge=0, description="number of them at each validation")
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     workers: int = Field(default=2, ge=0)
     seed: int = 0
@@ -93,7 +95,7 @@ class RunConfig(StrictConfig):
 
 
 class PaperTrainConfig(StrictConfig):
-    """A whole recipe of the paper's, as in configs/paper_*.yaml; `stage` says which of the two networks is trained."""
+    """A recipe of the published model, as in configs/paper_*.yaml; `stage` chooses which network is trained."""
 
     method: Literal["paper"]
     run: RunConfig
@@ -101,11 +103,11 @@ class PaperTrainConfig(StrictConfig):
     paper: PaperConfig = PaperConfig()
     denoiser: PaperOptimiserConfig = PaperOptimiserConfig()
     voxelisation: PaperOptimiserConfig = PaperOptimiserConfig(epochs=1_000, batch=2, rate=5e-4, beta1=0.9)
-    pool: int = Field(default=100_000, gt=0, description="points kept of each surface, to draw from at each step")
+    pool: int = Field(default=100_000, gt=0, description="points stored of each surface, to draw from at each step")
 
 
 class TrainConfig(StrictConfig):
-    """A whole recipe, as in configs/*.yaml."""
+    """A recipe of the anchored denoiser, as in configs/default.yaml."""
 
     run: RunConfig
     pairs: PairsConfig = PairsConfig()
@@ -115,9 +117,9 @@ class TrainConfig(StrictConfig):
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig | PaperTrainConfig:
-    """Reads a YAML recipe; overrides are {"optimiser.steps": 100}. `method: paper` makes it one of the paper's.
+    """Reads a YAML recipe and applies overrides such as {"optimiser.steps": 100}.
 
-    Raises InputError naming every wrong key.
+    With `method: paper` it is a recipe of the published model. Raises InputError that names every wrong key.
     """
     try:
         values = yaml.load(Path(path).read_text(), YamlLoader) or {}

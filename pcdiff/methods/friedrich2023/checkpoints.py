@@ -1,4 +1,4 @@
-"""Foreign checkpoints in, ours out, and back: the original's two networks, and what its forks made of their files."""
+"""Import and export of checkpoints: the original's files and those of its forks, and our own safetensors file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcdiff import __version__
 from pcdiff.errors import InputError
@@ -23,23 +23,24 @@ from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state
 from pcdiff.tensor_files import read_tensors
 
 FORMAT = "pcdiff-paper-1"
-LARGEST = 4 * 2**30  # bytes of a file that is read at all
-# Where training scripts put the weights: averaged ones win over the last step's.
-ROOMS = ("ema_state_dict", "ema_state", "model_ema", "ema", "model_state", "model_state_dict", "state_dict", "model")
-WRAPPERS = {"module", "_orig_mod", "ema_model", "online_model"}  # what wrappers of a model put into its names
-STAND_FOR = "model.sa_layers.0.0.voxel_layers.0.weight"  # (32 width, 3, 3, 3, 3)
+MAX_BYTES = 4 * 2**30  # a larger file is refused
+# Keys under which training scripts store weights; averaged weights are preferred to the last step's.
+AVERAGED_KEYS = ("ema_state_dict", "ema_state", "model_ema", "ema")
+WEIGHTS_KEYS = (*AVERAGED_KEYS, "model_state", "model_state_dict", "state_dict", "model")
+WRAPPER_NAMES = {"module", "_orig_mod", "ema_model", "online_model"}  # parts of a name that wrappers of a model add
+WIDTH_TENSOR = "model.sa_layers.0.0.voxel_layers.0.weight"  # (32 width, 3, 3, 3, 3): its shape gives the width
 
 
 @dataclass(frozen=True)
 class PaperModel:
-    """The two networks, or one of them, and how they are used."""
+    """The two networks, or one of them, and their settings."""
 
     config: PaperConfig
     denoiser: PaperDenoiser | None = None
     voxelisation: VoxelisationNetwork | None = None
 
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
-        """One safetensors file, float32."""
+        """Writes one safetensors file, float32; `notes` go into its metadata."""
         tensors = {
             f"{name}.{key}": value.detach().cpu().float().contiguous()
             for name, network in self._networks().items()
@@ -64,28 +65,26 @@ class PaperModel:
     def of(
         cls, config: PaperConfig, denoiser: dict[str, Tensor] | None, voxelisation: dict[str, Tensor] | None, where: str
     ) -> PaperModel:
-        """Networks in evaluation mode from weights by our names. Raises InputError where they do not fit."""
-        networks: list[Any] = []
-        for make, state in ((lambda: PaperDenoiser(config.network), denoiser), (VoxelisationNetwork, voxelisation)):
-            network = None if state is None else make()
-            if network is not None and state is not None:
-                try:
-                    network.load_state_dict(state)
-                except RuntimeError as error:
-                    raise InputError(f"{where}: weights of another network: {_line(error)}") from error
-                network.eval()
-            networks.append(network)
-        return cls(config, *networks)
+        """Networks in evaluation mode from weights by our names, None for no weights.
 
-    def _networks(self) -> dict[str, torch.nn.Module]:
+        Raises InputError, which starts with `where`, if the weights do not fit.
+        """
+        networks: dict[str, Any] = {}
+        if denoiser is not None:
+            networks["denoiser"] = _loaded(PaperDenoiser(config.network), denoiser, where)
+        if voxelisation is not None:
+            networks["voxelisation"] = _loaded(VoxelisationNetwork(), voxelisation, where)
+        return cls(config, **networks)
+
+    def _networks(self) -> dict[str, nn.Module]:
         both = {"denoiser": self.denoiser, "voxelisation": self.voxelisation}
         return {name: network for name, network in both.items() if network is not None}
 
 
 def import_checkpoints(files: Sequence[Path], config: PaperConfig | None = None) -> PaperModel:
-    """A noise network's .pth, a point-to-volume network's .pt, or both, in any order -> our model.
+    """Reads the noise network's .pth, the point-to-volume network's .pt, or both, in any order.
 
-    config: None takes the paper's, at the width that the weights have.
+    config: None takes the paper's settings; the width is always that of the weights.
     Raises InputError for a file that is no checkpoint or not safe to read, a missing or unexpected name, a wrong shape,
     and for two files of one network.
     """
@@ -125,14 +124,14 @@ def export_checkpoints(model: PaperModel, folder: Path) -> list[Path]:
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint by the original's names, wrappers' prefixes removed. Nothing in it is run.
+    """The weights of a checkpoint by the original's names, without names that wrappers add. No code in it is run.
 
     Raises InputError for a file that holds anything but tensors and plain values, or no weights.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint, found none; check the path")
-    if path.stat().st_size > LARGEST:
+    if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: expected a checkpoint of 4 GiB at most, got {path.stat().st_size / 2**30:.1f} GiB")
     try:
         if path.suffix == ".safetensors":
@@ -144,32 +143,43 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
             f"{path}: expected a checkpoint of tensors and plain values, got another file ({_line(error)}); "
             "save its state_dict alone with torch.save"
         ) from error
-    weights = _weights_in(content)
-    if weights is None:
-        raise InputError(f"{path}: expected weights under one of {', '.join(ROOMS)}, or alone; found none")
-    return {_bare(name): value for name, value in weights.items()}
+    weights = _find_weights(content)
+    if not weights:
+        raise InputError(
+            f"{path}: expected weights at the top or under one of {', '.join(WEIGHTS_KEYS)}, found none; "
+            "save the network's state_dict alone with torch.save"
+        )
+    return {_without_wrappers(name): value for name, value in weights.items()}
+
+
+def _loaded(network: nn.Module, state: dict[str, Tensor], where: str) -> nn.Module:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{where}: weights of another network: {_line(error)}") from error
+    return network.eval()
 
 
 def _at_width(config: PaperConfig, foreign: Mapping[str, Tensor]) -> PaperConfig:
-    """The configuration at the width of the weights."""
-    first = foreign.get(STAND_FOR, foreign.get(STAND_FOR.removeprefix("model.")))
-    if first is None or first.ndim != 5 or first.shape[0] % 8:
-        return config  # the check of names and shapes says what is wrong
-    return config.model_copy(update={"network": config.network.model_copy(update={"width": first.shape[0] / 32})})
+    """The configuration with the width of the weights."""
+    tensor = foreign.get(WIDTH_TENSOR, foreign.get(WIDTH_TENSOR.removeprefix("model.")))
+    if tensor is None or tensor.ndim != 5 or tensor.shape[0] % 8:
+        return config  # the later check of names and shapes reports what is wrong
+    return config.model_copy(update={"network": config.network.model_copy(update={"width": tensor.shape[0] / 32})})
 
 
-def _weights_in(content: Any) -> dict[str, Tensor] | None:
+def _find_weights(content: Any) -> dict[str, Tensor]:
+    """The tensors under the first of `WEIGHTS_KEYS` that has any, however deep, else those at the top; {} for none."""
     if not isinstance(content, Mapping):
-        return None
-    for room in ROOMS:
-        if room in content and (inner := _weights_in(content[room])):
-            return inner
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return {name: value for name, value in tensors.items() if value.ndim > 0} or None
+        return {}
+    for key in WEIGHTS_KEYS:
+        if weights := _find_weights(content.get(key)):
+            return weights
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor) and value.ndim > 0}
 
 
-def _bare(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPER_NAMES)
 
 
 def _line(error: Exception) -> str:

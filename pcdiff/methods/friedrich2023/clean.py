@@ -1,4 +1,4 @@
-"""Clean-up of a solid on the paper's lattice, as published and as corrected."""
+"""Morphological clean-up of a solid on the lattice of the published method, as published and as corrected."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from scipy.spatial import cKDTree
 from pcdiff.geometry.grid import largest_components
 from pcdiff.reconstruct.finish import one_piece_per_defect, voids
 
-REACH = 1.1  # of the points' largest distance from their centre: what lies further away is no implant
-LINK_MM = 6.0  # points nearer than this fill the same defect
-LINKED = 4096  # points at most that are compared pair by pair; the others join the nearest
-STRAY = 0.05  # a group with a smaller share of the points fills no defect
+REACH = 1.1  # times the largest distance of the points from their centre: voxels further away are removed
+LINK_MM = 6.0  # points closer than this fill the same defect
+MAX_LINKED = 4096  # points that are compared pair by pair; the others join the nearest of them
+MIN_SHARE = 0.05  # of the points: smaller groups are strays and fill no defect
 MEDIAN_OF_27 = 14
 
 
 def within_reach(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
-    """Mask of the given shape: the ball around the mean of points (N, 3), in voxels, and 1.1 times their reach."""
+    """Mask of the given shape: the ball of `ball` around points (N, 3), in voxels."""
     centre, reach = ball(points)
     axes = np.ogrid[tuple(slice(n) for n in shape)]
     square = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
@@ -28,36 +28,38 @@ def within_reach(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
 
 
 def ball(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """(centre (3,), radius) of `within_reach`."""
+    """Centre (3,) and radius of a ball around points (N, 3): their mean, and 1.1 times their largest distance to it."""
     centre = points.mean(axis=0)
     return centre, REACH * float(np.linalg.norm(points - centre, axis=1).max())
 
 
-def smoothed(mask: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Opening, `keep`, median and closing in 3^3 voxels, voids filled. The mask must not touch its array's border."""
-    mask = keep(_dilated(_eroded(mask)))
+def smoothed(mask: np.ndarray, select: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Opening, `select`, median, closing, all in 3^3 voxels, then voids filled.
+
+    The mask must not touch the border of its array.
+    """
+    mask = select(_dilated(_eroded(mask)))
     mask = _window(mask.view(np.uint8), np.add) >= MEDIAN_OF_27
     return filled(_eroded(_dilated(mask)))
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
-    """The mask and every void in it that does not reach the array's border."""
+    """The mask together with its voids, those that do not reach the border of the array."""
     return mask | voids(mask)
 
 
 def defects_of(points: np.ndarray) -> np.ndarray:
-    """(N,) int16 label of the defect that each point (N, 3) mm fills, from 1 on; 0 for strays.
+    """Labels the defect that each of the points (N, 3), mm, fills: (N,) int16, from 1 on, 0 for strays.
 
-    Groups of points that hang together within `LINK_MM`: the paper's points know no defects. All are one where none
-    is a
-    group.
+    The published method does not label defects: a defect's points are those connected by gaps below `LINK_MM`. If no
+    group is large enough, all points are given label 1.
     """
-    tree = cKDTree(points[:: -(-len(points) // LINKED)])
+    tree = cKDTree(points[:: -(-len(points) // MAX_LINKED)])
     pairs = tree.query_pairs(LINK_MM, output_type="ndarray")
     links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(tree.n, tree.n))
     count, group = connected_components(links, directed=False)
     label = np.zeros(count, np.int16)
-    large = np.flatnonzero(np.bincount(group) >= STRAY * tree.n)
+    large = np.flatnonzero(np.bincount(group) >= MIN_SHARE * tree.n)
     if not len(large):
         return np.ones(len(points), np.int16)
     label[large] = np.arange(1, len(large) + 1)
@@ -66,7 +68,7 @@ def defects_of(points: np.ndarray) -> np.ndarray:
 
 
 def piece_per_defect(mask: np.ndarray, points: np.ndarray, defect: np.ndarray) -> np.ndarray:
-    """For each defect the largest piece of the voxels that are nearest to its points; points (N, 3) in voxels."""
+    """For each defect the largest connected piece of the voxels nearest to its points; points (N, 3) in voxels."""
     if defect.max() == 1:
         return largest_components(mask)
     owner = np.zeros(mask.shape, np.int16)
@@ -85,7 +87,7 @@ def _dilated(mask: np.ndarray) -> np.ndarray:
 
 
 def _window(values: np.ndarray, combine: np.ufunc) -> np.ndarray:
-    """`combine` over the 3^3 voxels around each; beyond the border is 0. Axis by axis: a cube is separable."""
+    """`combine` over the 3^3 voxels around each, axis by axis, with 0 beyond the border."""
     for axis in range(3):
         lines = np.moveaxis(values, axis, 0)
         result = lines.copy()

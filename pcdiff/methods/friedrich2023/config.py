@@ -1,4 +1,4 @@
-"""Settings of the method of Friedrich et al. (2023): what travels with its weights."""
+"""Settings of the method of Friedrich et al. (2023), stored with its weights."""
 
 from __future__ import annotations
 
@@ -37,23 +37,27 @@ class PaperNetworkConfig(StrictConfig):
 
 
 class PaperConfig(StrictConfig):
-    """The method of Friedrich et al. (2023): what travels with its weights."""
+    """Settings of the method of Friedrich et al. (2023), stored with its weights."""
 
     network: PaperNetworkConfig = PaperNetworkConfig()
-    steps: int = Field(default=1000, ge=1, le=1000, description="of sampling, evenly spread over the 1,000 of training")
+    steps: int = Field(
+        default=1000, ge=1, le=1000, description="of sampling, evenly spaced among the 1,000 of training"
+    )
     sampler: Literal["ancestral", "euler", "heun", "dpmpp_2m"] = Field(
         default="ancestral", description="ancestral is DDPM, euler DDIM"
     )
-    spacing_mm: float = Field(default=0.45, gt=0, description="of the cube that becomes the solid; SkullBreak: 0.4")
+    spacing_mm: float = Field(
+        default=0.45, gt=0, description="voxel size of the cube in which the solid is made; SkullBreak: 0.4"
+    )
     resolution: int = Field(default=512, ge=16, multiple_of=4, description="voxels along its sides")
     precision: Literal["float32", "bf16"] = Field(
-        default="float32", description="of the noise network's products; bf16 changes its noise by 1.4 % on average"
+        default="float32", description="of the noise network; bf16 changes the predicted noise by 1.4 % on average"
     )
-    faithful: bool = Field(default=False, description="repeat the original's mistakes, as docs/paper.md lists them")
+    faithful: bool = Field(default=False, description="repeat the original's errors, listed in docs/paper.md")
 
 
 def parse_paper_config(changes: dict[str, Any]) -> PaperConfig:
-    """The paper's settings but for some, {"network.neighbours": 32}. Raises InputError naming every wrong key."""
+    """The published settings with changes such as {"network.neighbours": 32}. Raises InputError for wrong keys."""
     values: dict[str, Any] = {}
     for name, value in changes.items():
         override(values, name, value)

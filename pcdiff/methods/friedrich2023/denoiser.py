@@ -16,19 +16,19 @@ from pcdiff.nets.ops import furthest_point_sample
 from pcdiff.nets.pvcnn import Attention, Cloud, Nearest, Neighbourhoods, PointLayers, PVConv, rows_mixed
 
 TIME = 64  # channels of the time embedding
-# stage by stage, at width 1: channels of the PVConvs, how many, cells along a grid's side, layers after grouping
+# of each stage, at width 1: channels of the PVConvs, number of them, cells along a grid's side, layers after grouping
 DOWN = ((32, 2, 32, (32, 64)), (64, 1, 16, (64, 128)), (128, 1, 8, (128, 256)), (0, 0, 0, (256, 256, 512)))
-# layers after interpolation, how many PVConvs of the last's width, cells along a grid's side
+# of each stage: layers after interpolation, number of PVConvs of the last layer's width, cells along a grid's side
 UP = (((256, 256), 3, 8), ((256, 256), 3, 8), ((256, 128), 2, 16), ((128, 128, 64), 2, 32))
 ATTENTION = 1  # the stage whose PVConvs attend
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything that depends on where the points are and not on what they say: made once for all layers.
+    """What depends on the positions of the points only, and is therefore computed once for all layers.
 
-    clouds: all points, then the centres of each stage. around: whom each stage's centres group. nearest: of each
-    stage's points, the three nearest of its centres.
+    clouds: all points, then the centres of each stage. around: the neighbours of each stage's centres. nearest: for the
+    points of each stage, the three nearest of its centres.
     """
 
     clouds: list[Cloud]
@@ -37,8 +37,9 @@ class Geometry:
 
     @classmethod
     def of(cls, points: Tensor, config: PaperNetworkConfig) -> Geometry:
-        """Points (B, N, 3). The centres of the later stages are prefixes of the first's: sampling is greedy."""
-        centres = points[torch.arange(len(points))[:, None], _furthest(points, config.centres[0])]
+        """Of points (B, N, 3). Sampling is greedy, so the centres of later stages are the first ones of stage one."""
+        samples = torch.arange(len(points), device=points.device)[:, None]
+        centres = points[samples, _furthest(points, config.centres[0])]
         clouds = [Cloud(points), *(Cloud(centres[:, :m].contiguous()) for m in config.centres)]
         around = [
             Neighbourhoods.within(fine.points, coarse.points, radius, config.neighbours)
@@ -49,7 +50,7 @@ class Geometry:
 
 
 class SetAbstraction(nn.Module):
-    """PVConvs, then each centre pools what its neighbours say (Qi et al. 2017, PointNet++, section 3.2)."""
+    """PVConvs, then each centre pools the features of its neighbours (Qi et al. 2017, PointNet++, section 3.2)."""
 
     def __init__(self, channels: int, convs: Sequence[PVConv], widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -61,10 +62,10 @@ class SetAbstraction(nn.Module):
         for conv in self.convs:
             features = conv(features, cloud)
         first = self.point.first
-        place, said = first.weight[:, :3], first.weight[:, 3:]
-        # the first product, of [neighbour - centre, features], made of each point once and not of each pair
-        of_points = cloud.points @ place.T + functional.linear(features, said, first.bias)
-        of_centres = centres.points @ place.T
+        of_position, of_features = first.weight[:, :3], first.weight[:, 3:]
+        # the first product, of [neighbour - centre, features], computed once a point and not once a pair
+        of_points = cloud.points @ of_position.T + functional.linear(features, of_features, first.bias)
+        of_centres = centres.points @ of_position.T
         pooled = []
         for b, (centre, point, count) in enumerate(zip(around.centre, around.point, around.count, strict=True)):
             pairs = of_points[b].index_select(0, point) - of_centres[b].index_select(0, centre)
@@ -74,7 +75,7 @@ class SetAbstraction(nn.Module):
 
 
 class FeaturePropagation(nn.Module):
-    """Centres' features carried to the points between them, joined by what those said on the way down, then PVConvs."""
+    """Features of the centres, interpolated to the points and joined by the points' own features, then PVConvs."""
 
     def __init__(self, coarse: int, skipped: int, widths: tuple[int, ...], convs: Sequence[PVConv]) -> None:
         super().__init__()
@@ -95,10 +96,10 @@ class FeaturePropagation(nn.Module):
 
 
 class PaperDenoiser(nn.Module):
-    """Points (B, N, 3), skull first and noisy implant last, and the step t (B,) in 0..999 -> their noise.
+    """Predicts the noise of implant points: PVCNN++ over skull and implant points together.
 
-    What comes out is of the implant's points only, (B, implant_points, 3). The order of the points matters: furthest
-    point sampling begins at the first, and neighbourhoods take the first k.
+    Points (B, N, 3), skull first and noisy implant last, and the step t (B,) in 0..999 -> (B, implant_points, 3). The
+    order of the points matters: furthest point sampling starts at the first, and neighbourhoods take the first k.
     """
 
     frequencies: Tensor
@@ -164,13 +165,13 @@ class PaperDenoiser(nn.Module):
 
 
 def _furthest(points: Tensor, m: int) -> Tensor:
-    """(B, m): of equally far ones the lowest (k mod 512), then the lowest k, as the blocks of 512 threads decided."""
+    """(B, m) indices. Ties go to the lowest k mod 512, then to the lowest k, as in the original's CUDA kernel."""
     k = torch.arange(points.shape[1], device=points.device)
     order = ((k % 512) * points.shape[1] + k).argsort()
     return order[furthest_point_sample(points[:, order], m)]
 
 
 def _maximum(rows: Tensor, owner: Tensor, owners: int) -> Tensor:
-    """Rows (E, C), owner (E,) ascending -> (owners, C); an owner without rows has none in this network."""
+    """The maximum over the rows (E, C) of each owner, owner (E,) ascending -> (owners, C). Each owner has a row."""
     lengths = torch.bincount(owner, minlength=owners)
     return torch.segment_reduce(rows, "max", lengths=lengths, axis=0)

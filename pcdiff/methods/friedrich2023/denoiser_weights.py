@@ -1,4 +1,4 @@
-"""Weights of the noise network: the original's names and ours, one map for both directions."""
+"""Map between the original's names of the noise network's weights and ours, in both directions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def denoiser_names() -> dict[str, str]:
 
 
 def denoiser_state_from(foreign: Mapping[str, Tensor], config: PaperNetworkConfig) -> dict[str, Tensor]:
-    """The original's tensors by our names and in our shapes. Raises InputError that names what does not fit."""
-    if not any(name.startswith("model.") for name in foreign):  # the network without its wrapper
+    """The original's tensors by our names and in our shapes. Raises InputError with the names that do not fit."""
+    if not any(name.startswith("model.") for name in foreign):  # saved without the class around the network
         foreign = {f"model.{name}": value for name, value in foreign.items()}
     names = denoiser_names()
     with torch.device("meta"):
@@ -55,12 +55,12 @@ def denoiser_state_from(foreign: Mapping[str, Tensor], config: PaperNetworkConfi
 
 
 def denoiser_state_to(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our `state_dict` by the original's names and in its shapes; undoes `denoiser_state_from`."""
+    """Our `state_dict` by the original's names and in its shapes; the inverse of `denoiser_state_from`."""
     return {theirs: _as_convolution(theirs, state[ours]) for theirs, ours in denoiser_names().items()}
 
 
 def _as_convolution(theirs: str, value: Tensor) -> Tensor:
-    """A matrix in the shape that the original keeps it in: its products over points are convolutions of size 1."""
+    """A matrix in the shape of the original's convolution of size 1, which computes the same product."""
     if value.ndim != 2 or "embedf" in theirs or ".fc." in theirs:
         return value
     if ".mlps." in theirs:
@@ -80,7 +80,7 @@ def _affine(theirs: str, ours: str) -> Iterator[Pair]:
 
 
 def _point_layers(theirs: str, ours: str, depth: int) -> Iterator[Pair]:
-    """Each layer is a convolution, a norm and a Swish: three numbers of the original's."""
+    """Each layer is a convolution, a norm and a Swish, which the original numbers one after another."""
     for layer in range(depth):
         yield from _affine(f"{theirs}.{3 * layer}", f"{ours}.linears.{layer}")
         yield from _affine(f"{theirs}.{3 * layer + 1}", f"{ours}.norms.{layer}")

@@ -1,4 +1,4 @@
-"""The cube of 512^3 voxels that the paper's second stage lives in, laid over a scan."""
+"""The cube of 512^3 voxels in which the published method makes its solid, placed over a scan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pcdiff.geometry.volume import Volume
 
 RESOLUTION = 512
 SPACING_MM = 0.45  # of SkullFix; SkullBreak's grids are 512^3 at 0.4 mm already
-BORDER = 4.0  # voxels that points keep from the cube's sides, where the network's field is periodic
+BORDER = 4.0  # voxels between the points and the cube's sides, where the network's field is periodic
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Lattice:
         return units * self.resolution @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def to_network(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) mm -> (..., 3) network units; undoes `to_mm`."""
+        """(..., 3) mm -> (..., 3) network units; the inverse of `to_mm`."""
         return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T / self.resolution
 
     def from_index_of(self, grid: Volume) -> np.ndarray:
@@ -45,21 +45,23 @@ def lattice_over(
     resolution: int = RESOLUTION,
     faithful: bool = False,
 ) -> Lattice:
-    """The lattice over a scan, of this shape and affine (4, 4), and points (N, 3) mm on it; both have the same middle.
+    """The lattice around the middle of a scan of this shape and affine (4, 4), for points (N, 3) mm on that scan.
 
-    Its voxels are cubes of `spacing_mm` along the scan's axes (of a tilted gantry: the nearest perpendicular ones).
-    Where points would lie outside, it is moved as little as it takes. faithful: the scan's spacing is what the diagonal
-    of its directions says, right or wrong, and nothing is moved; that crop and padding are in the middle is our
-    reading. On a 512^3 scan of this spacing the lattice is the scan's grid.
+    Its voxels are cubes of `spacing_mm` along the scan's axes (with a tilted gantry, along the nearest perpendicular
+    axes). If points lie outside, the lattice is moved by the fewest voxels that include them. On a 512^3 scan of this
+    spacing the lattice is the scan's grid.
 
-    InputError: points that do not fit into the cube, or, if faithful, a diagonal with a zero.
+    faithful: as in the original, the spacing is read from the diagonal of the directions, which is wrong for turned
+    axes, and nothing is moved. That crop and padding are central is our interpretation.
+
+    Raises InputError for points that do not fit into the cube, and if faithful for a diagonal with a zero.
     """
     if faithful:
         diagonal = np.abs(np.diag(affine)[:3])
         if not np.all(diagonal > 0):
             raise InputError(
-                "faithful: expected directions with a diagonal to take for the spacing, as the original does, got "
-                f"{diagonal.tolist()}; use the corrected frame"
+                "faithful: expected directions with a non-zero diagonal, which the original takes for the spacing, got "
+                f"{diagonal.tolist()}; use faithful: false"
             )
         linear = affine[:3, :3] * (spacing_mm / diagonal)
     else:
@@ -77,8 +79,8 @@ def lattice_over(
     if np.any(high - low > resolution - 1) or (faithful and shift.any()):
         raise InputError(
             f"expected points within the paper's cube of {resolution * spacing_mm:.0f} mm, got voxels "
-            f"{index.min(0).round().tolist()} to {index.max(0).round().tolist()} of {resolution}; are they the "
-            "implant's, in mm, on this skull, and the weights trained?"
+            f"{index.min(0).round().tolist()} to {index.max(0).round().tolist()} of {resolution}; check that they are "
+            "implant points of this skull, in mm, and that the weights are trained"
         )
     own[:3, 3] += linear @ shift
     return Lattice(own, resolution)

@@ -1,4 +1,4 @@
-"""The paper's second stage: implant points -> the implant as a volume on the skull's own grid."""
+"""Second stage of the published method: implant points -> the implant as a volume on the skull's grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pcdiff.reconstruct.dpsr import poisson_region
 
 CROSS = ndimage.generate_binary_structure(3, 1)
 OUTSIDE = 0.5  # voxels from the bone's surface to the points
-PADDING = 3  # voxels around a mask: more than the clean-up's windows reach
+PADDING = 3  # voxels around a mask: wider than the windows of the clean-up
 
 
 def volume_from_points(
@@ -32,16 +32,21 @@ def volume_from_points(
 ) -> Volume:
     """The implant on the defective skull's grid, from one sample of implant points or the majority of several.
 
-    samples: (N, 3) mm, LPS, or several of them. network: in evaluation mode, on the device to compute on. spacing_mm,
-    resolution: of the cube that the network was trained in; 0.4 for SkullBreak's weights.
-
-    Corrected, the default: the scan's true affine; points half a voxel further in, no dilation; skull voxels are taken
-    off as sets, before and after the clean-up; each defect keeps one piece. faithful: the original's frame; one
-    dilation;
-    its difference of 0/1 integers, whose -1 its next test takes for implant; the largest piece only. Either way Poisson
+    By default the method is corrected: the true affine of the scan; points moved inwards by half a voxel, no dilation;
+    voxels of the skull removed before and after the clean-up; one piece for each defect. Either way the Poisson problem
     is solved around the points, not in the whole cube.
 
-    InputError: points of another shape, not finite or outside the cube, or points that enclose no solid.
+    Args:
+        samples: (N, 3) mm, LPS, or several of them.
+        skull: the defective skull.
+        network: in evaluation mode, on the device to compute on.
+        spacing_mm: of the cube that the network was trained in; 0.4 for SkullBreak's weights.
+        resolution: of that cube, voxels along a side.
+        faithful: as in the original: its frame; one dilation; a difference of 0/1 masks, whose -1 counts as implant;
+            the largest piece only.
+
+    Raises:
+        InputError: points of another shape, not finite or outside the cube, or points that enclose no solid.
     """
     clouds = [samples] if isinstance(samples, np.ndarray) and samples.ndim == 2 else list(samples)
     for cloud in clouds:
@@ -57,7 +62,7 @@ def volume_from_points(
         implant, low = _published(solid, low, index, skull, lattice)
         implant, low = _on_grid_of(skull, lattice, implant, low, order=0)
     else:
-        defect = defects_of(points)  # strays, 0, must neither widen the ball nor claim a piece
+        defect = defects_of(points)  # strays, labelled 0, must neither widen the ball nor select a piece
         at = index - low
         implant = solid & ~_skull_on(lattice, skull, low, solid.shape) & within_reach(solid.shape, at[defect > 0])
         implant = smoothed(implant, lambda mask: piece_per_defect(mask, at, defect))
@@ -66,7 +71,9 @@ def volume_from_points(
             implant & ~skull.crop(low, low + implant.shape).mask, skull.to_index(points) - low, defect
         )
     if not implant.any():
-        raise InputError("expected points that enclose a solid in the defect, got none; are the weights trained?")
+        raise InputError(
+            "expected points that enclose a solid in the defect, got none; check that the weights are trained"
+        )
     return skull.with_crop(implant, low)
 
 
@@ -74,10 +81,10 @@ def volume_from_points(
 def solid_of(
     units: np.ndarray, network: VoxelisationNetwork, resolution: int, faithful: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 3) in network units -> (mask, low): phi <= 0 on the box around them of the lattice.
+    """Points (N, 3) in network units -> (mask, low): phi <= 0 on the box around them, which starts at voxel `low`.
 
-    The paper's points lie half a voxel outside of the bone (marching cubes at 0 of a 0/1 mask): they are moved back
-    along the normals. faithful: they stay, and the mask is dilated by one voxel more.
+    The points of the published method lie half a voxel outside the bone (marching cubes at 0 of a 0/1 mask) and are
+    moved back along the normals. faithful: they are not moved, and the mask is dilated by one more voxel.
     """
     parameter = next(network.parameters())
     oriented, normals = network(torch.as_tensor(units, dtype=parameter.dtype, device=parameter.device)[None])
@@ -89,7 +96,7 @@ def solid_of(
 
 
 def _majority(solids: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """(mask, low): what more than half of the solids hold, on their common box and some air around it."""
+    """(mask, low): voxels in more than half of the solids, on the common box with a margin around it."""
     low = np.min([low for _, low in solids], axis=0) - PADDING
     high = np.max([low + mask.shape for mask, low in solids], axis=0) + PADDING
     votes = np.zeros(tuple(high - low), np.uint8)
@@ -101,7 +108,7 @@ def _majority(solids: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
 def _published(
     solid: np.ndarray, low: np.ndarray, index: np.ndarray, skull: Volume, lattice: Lattice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mask, low) on the lattice by the original's steps, its mistake too: bone within the ball counts as implant."""
+    """(mask, low) on the lattice by the original's steps, with its error: bone within the ball counts as implant."""
     centre, reach = ball(index)
     start = np.minimum(low, np.floor(centre - reach).astype(int) - PADDING)
     stop = np.maximum(low + solid.shape, np.ceil(centre + reach).astype(int) + 1 + PADDING)
@@ -112,7 +119,7 @@ def _published(
 
 
 def _skull_on(lattice: Lattice, skull: Volume, low: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """For each voxel low <= index < low + shape of the lattice the skull's nearest; beyond the scan there is air."""
+    """The skull's nearest voxel for each lattice voxel low <= index < low + shape; air beyond the scan."""
     there = np.linalg.inv(lattice.from_index_of(skull))  # lattice index -> scan index
     return _resampled(skull.mask, there, low, shape, order=0) > 0
 
@@ -122,7 +129,7 @@ def _on_grid_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A mask on a box of the lattice -> (mask, low) on a box of the skull's grid.
 
-    order 0: the nearest voxel's. 1: where the trilinear value is over a half.
+    order 0: the value of the nearest voxel. 1: whether the trilinear value exceeds a half.
     """
     there = lattice.from_index_of(skull)  # scan index -> lattice index
     back = np.linalg.inv(there)
@@ -135,7 +142,7 @@ def _on_grid_of(
 
 
 def _resampled(mask: np.ndarray, there: np.ndarray, low: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
-    """Values of the mask at affine `there` of the indices low <= index < low + shape."""
+    """Values of the mask at `there` (4, 4) applied to the indices low <= index < low + shape."""
     offset = there[:3, :3] @ low + there[:3, 3]
     values = mask.view(np.uint8) if order == 0 else mask.astype(np.float32)
     return ndimage.affine_transform(values, there[:3, :3], offset, shape, order=order, prefilter=False)

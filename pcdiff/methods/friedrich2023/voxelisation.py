@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-OFFSET_SCALE = 0.001  # network units per unit of what the offset decoder says
-LARGEST = 0.99  # coordinates are clamped to [0, LARGEST], so that nothing is splatted across the cube's far side
+OFFSET_SCALE = 0.001  # network units per unit of the offset decoder's output
+MAX_COORDINATE = 0.99  # coordinates are clamped to it, so that no point is splatted across the cube's far side
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class VoxelisationConfig:
 class VoxelisationNetwork(nn.Module):
     """Unoriented points (B, N, 3) in [0, 1) -> points (B, N copies, 3) in [0, 0.99] and normals of the same shape.
 
-    Normals point inwards or outwards as the weights have learned, and their length is free: it is the area that the
-    Poisson solve gives a point. Copies of one point stand one after another.
+    Normals point inwards or outwards, as the weights have learned. Their length is free: the Poisson solve takes it for
+    the area of a point. Copies of one point are consecutive.
     """
 
     def __init__(self, config: VoxelisationConfig | None = None) -> None:
@@ -58,7 +58,7 @@ class VoxelisationNetwork(nn.Module):
         grid = self.encoder(points)
         offsets = self.offsets(points, grid).unflatten(-1, (self.config.copies, 3))
         moved = (points[:, :, None] + OFFSET_SCALE * offsets).flatten(1, 2)  # (B, N copies, 3)
-        return moved.clamp(0, LARGEST), self.normals(moved, grid)
+        return moved.clamp(0, MAX_COORDINATE), self.normals(moved, grid)
 
 
 class PointGridEncoder(nn.Module):
@@ -84,7 +84,7 @@ class PointGridEncoder(nn.Module):
         return self.unet(self._mean_in_cell(self.leave(features), index))
 
     def _largest_in_cell(self, features: Tensor, index: Tensor) -> Tensor:
-        """(B, N, C) -> the same: for each point the maximum over all points in its cell."""
+        """(B, N, C) -> (B, N, C): for each point the maximum over all points in its cell."""
         where = index[..., None].expand_as(features)
         cells = features.new_zeros(len(features), self.cells**3, features.shape[-1])
         return cells.scatter_reduce(1, where, features, "amax", include_self=False).gather(1, where)
@@ -98,9 +98,9 @@ class PointGridEncoder(nn.Module):
 
 
 class GridDecoder(nn.Module):
-    """Points (B, N, 3) and grid (B, C, z, y, x) -> (B, N, out): a ResNet told by the grid before every block.
+    """Points (B, N, 3) and grid (B, C, z, y, x) -> (B, N, out): a ResNet that adds grid features before every block.
 
-    local: it knows where in its cell a point lies, not where in the cube.
+    local: its input is the position of a point within its cell instead of its position in the cube.
     """
 
     def __init__(self, config: VoxelisationConfig, out: int, local: bool) -> None:
@@ -143,7 +143,7 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """3D U-Net (Cicek et al., MICCAI 2016) that keeps its width: max pooling down, nearest neighbours up."""
+    """3D U-Net (Cicek et al., MICCAI 2016), same width in and out: max pooling down, nearest neighbours up."""
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()

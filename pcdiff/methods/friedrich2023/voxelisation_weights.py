@@ -1,4 +1,4 @@
-"""Weights of the point-to-volume network: their names and ours, one map for both directions."""
+"""Map between the original's names of the point-to-volume network's weights and ours, in both directions."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from torch import Tensor
 from pcdiff.errors import InputError
 from pcdiff.methods.friedrich2023.voxelisation import VoxelisationConfig, VoxelisationNetwork
 
-WRAPPED = "module."  # what DataParallel and DistributedDataParallel put before every name
+WRAPPED = "module."  # DataParallel and DistributedDataParallel put this before every name
 
 
 def weight_map(config: VoxelisationConfig) -> dict[str, str]:
-    """{their name: ours} for every parameter of a network of this size, in their order."""
+    """{the original's name: ours} of every parameter of a network of this size, in the original's order."""
     return dict(_pairs(config))
 
 
 def voxelisation_state_from(foreign: dict[str, Tensor], config: VoxelisationConfig | None = None) -> dict[str, Tensor]:
-    """Their `state_dict` -> ours, ready for `VoxelisationNetwork(config).load_state_dict`.
+    """The original's `state_dict` by our names, ready for `VoxelisationNetwork(config).load_state_dict`.
 
-    foreign: names as `encoder.fc_pos.weight`, all with or all without `module.` before them. config: None for the
-    paper's size.
-
-    InputError: a missing or unexpected name, a wrong shape, or what is no tensor of numbers.
+    foreign: names such as `encoder.fc_pos.weight`, all with or all without `module.` before them. config: None for the
+    published size.
+    Raises InputError for a missing or unexpected name, a wrong shape, or a value that is no tensor of floats.
     """
     config = VoxelisationConfig() if config is None else config
     wrapped = bool(foreign) and all(name.startswith(WRAPPED) for name in foreign)
@@ -35,12 +34,14 @@ def voxelisation_state_from(foreign: dict[str, Tensor], config: VoxelisationConf
             raise InputError(f"voxelisation weights: expected {name}, found none; is this another network's file?")
     for name in found:
         if name not in names:
-            raise InputError(f"voxelisation weights: got {name}, which the paper's network has not; is this another's?")
+            raise InputError(
+                f"voxelisation weights: expected the published network, got an unknown {name}; is this another's file?"
+            )
     shapes = _shapes(config)
     for theirs, ours in names.items():
         value = found[theirs]
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise InputError(f"voxelisation weights: expected {theirs} to be a tensor of floats, got another thing")
+            raise InputError(f"voxelisation weights: expected {theirs} to be a tensor of floats, got another value")
         if value.shape != shapes[ours]:
             raise InputError(
                 f"voxelisation weights: expected {theirs} of shape {tuple(shapes[ours])}, got {tuple(value.shape)}; "
@@ -50,7 +51,7 @@ def voxelisation_state_from(foreign: dict[str, Tensor], config: VoxelisationConf
 
 
 def voxelisation_state_to(state: dict[str, Tensor], config: VoxelisationConfig | None = None) -> dict[str, Tensor]:
-    """Our `state_dict` -> theirs, names without `module.`; undoes `voxelisation_state_from`."""
+    """Our `state_dict` by the original's names, without `module.`; the inverse of `voxelisation_state_from`."""
     config = VoxelisationConfig() if config is None else config
     return {theirs: state[ours].detach().clone() for theirs, ours in weight_map(config).items()}
 

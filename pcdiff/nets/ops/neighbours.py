@@ -1,4 +1,4 @@
-"""Neighbour searches by their public names: k-d trees on the CPU; on CUDA pytorch3d, else Triton, else plain torch."""
+"""Neighbour searches: k-d trees on the CPU; on CUDA pytorch3d, else Triton, else plain torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pcdiff.nets.ops import plain, tree
 
 @cache
 def _on_cuda() -> ModuleType:
-    """The twin for CUDA tensors, looked up at the first one: importing pytorch3d takes seconds."""
+    """The implementation for CUDA tensors, found at the first call: importing pytorch3d takes seconds."""
     for name in ("pytorch3d_kernels", "triton_kernels"):
         try:
             return import_module(f"pcdiff.nets.ops.{name}")
@@ -22,14 +22,14 @@ def _on_cuda() -> ModuleType:
     return plain
 
 
-def _twin(points: Tensor) -> ModuleType:
+def _implementation(points: Tensor) -> ModuleType:
     if points.is_cuda:
         return _on_cuda()
     return tree if points.device.type == "cpu" else plain
 
 
 def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest points of each query, nearest first; equally near ones in any order.
+    """The k nearest points of each query, nearest first; ties in any order.
 
     query (B, M, 3), points (B, N, 3) -> squared distances (B, M, k), float32 at least, and index (B, M, k) int64.
     The distances are differentiable in both clouds. Memory stays bounded.
@@ -37,7 +37,7 @@ def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"k must be 1 to the number of points, {points.shape[1]}, got {k}")
-    return _twin(points).knn(query, points, k)
+    return _implementation(points).knn(query, points, k)
 
 
 def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor:
@@ -46,7 +46,7 @@ def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor
     centres (B, M, 3), points (B, N, 3), radius in the points' unit -> index (B, M, k) int64. Spare slots repeat the
     first hit; without any hit all are 0: the rule of the original CUDA kernel. k may exceed N.
     """
-    return _twin(points).ball_query(centres, points, radius, k)
+    return _implementation(points).ball_query(centres, points, radius, k)
 
 
 def furthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
@@ -60,4 +60,4 @@ def furthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
         raise ValueError(f"m must be 1 to the number of points, {n}, got {m}")
     if not 0 <= start < n:
         raise ValueError(f"start must be an index below {n}, got {start}")
-    return _twin(points).furthest_point_sample(points, m, start)
+    return _implementation(points).furthest_point_sample(points, m, start)

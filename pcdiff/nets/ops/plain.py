@@ -11,7 +11,7 @@ PAIRS_AT_ONCE = 2**20  # bounds the (B, chunk, N) distance matrix to a few MB; m
 
 
 def wide(points: Tensor) -> Tensor:
-    """Half-precision coordinates as float32: their squared distances would be worth two digits."""
+    """Converts half-precision coordinates to float32; their squared distances would have two digits."""
     return points.to(torch.promote_types(points.dtype, torch.float32))
 
 
@@ -22,20 +22,20 @@ def distances_to(query: Tensor, points: Tensor, index: Tensor) -> Tensor:
 
 
 def _all_distances(query: Tensor, points: Tensor) -> Tensor:
-    """Squared distances (B, M, N) by differences: |a|^2 - 2ab + |b|^2 cancels where neighbours are near."""
+    """Squared distances (B, M, N) by differences; |a|^2 - 2ab + |b|^2 would cancel for near neighbours."""
     dx, dy, dz = (query[:, :, None, axis] - points[:, None, :, axis] for axis in range(3))
     return dx.mul_(dx).addcmul_(dy, dy).addcmul_(dz, dz)
 
 
 def _chunks(query: Tensor, points: Tensor) -> tuple[Tensor, ...]:
-    """The query in pieces along M, such that one distance matrix stays within PAIRS_AT_ONCE."""
+    """The query in pieces along M, so that each distance matrix has at most PAIRS_AT_ONCE elements."""
     return query.split(max(1, PAIRS_AT_ONCE // (points.shape[0] * points.shape[1])), dim=1)
 
 
 def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """See `pcdiff.nets.ops.knn`."""
     query, points = wide(query), wide(points)
-    with torch.no_grad():  # the search needs no graph: only k of N distances get a gradient
+    with torch.no_grad():  # only the k distances returned need a gradient
         found = [_all_distances(part, points).topk(k, largest=False).indices for part in _chunks(query, points)]
     index = torch.cat(found, dim=1)
     return distances_to(query, points, index), index
@@ -50,18 +50,21 @@ def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor
     parts = []
     for part in _chunks(centres, points):
         inside = (_all_distances(part, points) < radius2).flatten(0, 1)  # (B m, N)
-        row, column = inside.nonzero(as_tuple=True)  # row by row, columns ascending: index order comes free
+        row, column = inside.nonzero(as_tuple=True)  # row by row, columns ascending, hence in index order
         parts.append(slots(row, column, len(inside), k).unflatten(0, part.shape[:2]))
     return torch.cat(parts, dim=1)
 
 
 def slots(row: Tensor, column: Tensor, rows: int, k: int) -> Tensor:
-    """Hits (E,) of each row, in order -> (rows, k): the first k of a row, spare slots its first, 0 in a row without."""
+    """The first k hits of each row: row, column (E,) in order -> (rows, k).
+
+    Spare slots repeat the first hit; a row without hits is 0.
+    """
     hits = torch.bincount(row, minlength=rows)
     rank = torch.arange(len(row), device=row.device) - (hits.cumsum(0) - hits)[row]
     out = torch.zeros(rows, k, dtype=torch.int64, device=row.device)
-    kept = rank < k
-    out[row[kept], rank[kept]] = column[kept]
+    first = rank < k
+    out[row[first], rank[first]] = column[first]
     spare = torch.arange(k, device=row.device) >= hits[:, None]
     return torch.where(spare, out[:, :1], out)
 

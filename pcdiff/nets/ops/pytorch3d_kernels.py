@@ -1,7 +1,6 @@
 """The neighbour searches of `pcdiff.nets.ops.plain` on pytorch3d's kernels. Importing this file needs pytorch3d.
 
-Two points equally far: pytorch3d decides in its own order, so `knn` and `furthest_point_sample` agree with plain
-only where there are no ties.
+pytorch3d breaks ties in its own order, so `knn` and `furthest_point_sample` agree with plain torch only without ties.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pcdiff.nets.ops import plain
 
 
 def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """See `pcdiff.nets.ops.knn`. Only the search is pytorch3d's: its backward pass is float32 whatever comes in."""
+    """See `pcdiff.nets.ops.knn`. Distances are computed in torch, since pytorch3d's backward pass is float32 only."""
     query, points = plain.wide(query), plain.wide(points)
     with torch.no_grad():
         index = pytorch3d.knn_points(query, points, K=k).idx
@@ -23,7 +22,7 @@ def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor:
-    """See `pcdiff.nets.ops.ball_query`. pytorch3d leaves -1 in spare slots: they get the first hit, or 0."""
+    """See `pcdiff.nets.ops.ball_query`. pytorch3d leaves -1 in spare slots, which are set to the first hit, or 0."""
     centres, points = plain.wide(centres), plain.wide(points)
     index = pytorch3d.ball_query(centres, points, K=k, radius=radius, return_nn=False).idx
     return torch.where(index < 0, index[..., :1].clamp(min=0), index)
@@ -31,7 +30,7 @@ def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor
 
 @torch.no_grad()
 def furthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
-    """See `pcdiff.nets.ops.furthest_point_sample`. pytorch3d works in float32 and starts at index 0: else plain."""
+    """See `pcdiff.nets.ops.furthest_point_sample`. For float32 and start 0; else plain torch."""
     points = plain.wide(points)
     if start != 0 or points.dtype != torch.float32:
         return plain.furthest_point_sample(points, m, start)

@@ -1,4 +1,4 @@
-"""The neighbour searches of `nets.ops.plain` for the CPU, on k-d trees: the same results in a part of the time."""
+"""The neighbour searches of `nets.ops.plain` for the CPU, on k-d trees: the same results, faster."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pcdiff.nets.ops import plain
 
-CANDIDATES = 512  # of furthest points, sorted out among themselves before the rest of the cloud is told
-BRUTE = 0.3  # of the cloud's extent: with new points that reach further, all distances are as cheap as a search
+CANDIDATES = 512  # furthest points that are decided among themselves before the other distances are updated
+BRUTE = 0.3  # of the cloud's extent: if new points reach further, all distances are as cheap as a search
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def ball_query(centres: Tensor, points: Tensor, radius: float, k: int) -> Tensor
     radius2 = centres.new_tensor(radius).square()
     out = torch.zeros(*centres.shape[:2], k, dtype=torch.int64)
     for b, (own, tree) in enumerate(zip(_trees(centres), _trees(points), strict=True)):
-        # a hair wider, then judged in the points' own precision: the border must fall as in `plain`
+        # a slightly larger radius, then the exact test in the points' precision, which decides the border as `plain`
         pairs = own.sparse_distance_matrix(tree, radius * (1 + 1e-5), output_type="ndarray")
         order = np.lexsort((pairs["j"], pairs["i"]))
         row, column = torch.from_numpy(pairs["i"][order]), torch.from_numpy(pairs["j"][order])
@@ -51,19 +51,18 @@ def furthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
 
 
 def _furthest(points: np.ndarray, m: int, start: int) -> np.ndarray:
-    """(N, 3) -> (m,) int64, the greedy choice exactly, many points at a time.
+    """(N, 3) -> (m,) int64, the exact greedy choice, many points at a time.
 
-    Whoever is among the furthest CANDIDATES and, after those chosen before it, still further than all other points
-    were, is the next choice whatever happens to the others: their distances only shrink. So the candidates are sorted
-    out among themselves, and the cloud hears of the chosen ones together.
+    A candidate that is still further than every non-candidate is the exact greedy choice, because distances only
+    decrease. So several points are chosen among the candidates before the distances of all points are updated.
     """
     tree = cKDTree(points)
     extent = np.ptp(points, axis=0).max()
     nearest = np.full(len(points), np.inf, points.dtype)  # squared distance to the chosen set
     chosen = [start]
-    _tell(nearest, points, tree, np.array([start]), extent)
+    _update(nearest, points, tree, np.array([start]), extent)
     while len(chosen) < m:
-        some = _among_furthest(nearest)
+        some = _furthest_candidates(nearest)
         rest = -np.inf
         if len(some) < len(points):
             others = np.ones(len(points), bool)
@@ -72,21 +71,21 @@ def _furthest(points: np.ndarray, m: int, start: int) -> np.ndarray:
         candidates, left = np.ascontiguousarray(points[some].T), nearest[some]
         fresh: list[int] = []
         while len(chosen) + len(fresh) < m:
-            first = int(left.argmax())  # the lowest index of equal ones: candidates are in the cloud's order
+            first = int(left.argmax())  # of ties the lowest index: candidates are in the cloud's order
             if not left[first] > rest:
                 break
             fresh.append(int(some[first]))
             np.minimum(left, _distances(candidates, candidates[:, first]), out=left)
-        if not fresh:  # as far as one of the others: the lowest index of all
+        if not fresh:  # a tie with another point: the lowest index of all
             fresh = [int(nearest.argmax())]
         reach = float(np.sqrt(nearest[some].max()))
         chosen += fresh
-        _tell(nearest, points, tree, np.array(fresh), reach)
+        _update(nearest, points, tree, np.array(fresh), reach)
     return np.array(chosen, np.int64)
 
 
-def _among_furthest(nearest: np.ndarray) -> np.ndarray:
-    """Indices of the CANDIDATES largest, ascending."""
+def _furthest_candidates(nearest: np.ndarray) -> np.ndarray:
+    """Indices of the CANDIDATES largest distances, ascending."""
     if len(nearest) <= CANDIDATES:
         return np.arange(len(nearest))
     return np.sort(np.argpartition(nearest, -CANDIDATES)[-CANDIDATES:])
@@ -98,8 +97,8 @@ def _distances(points: np.ndarray, to: np.ndarray) -> np.ndarray:
     return dx * dx + dy * dy + dz * dz
 
 
-def _tell(nearest: np.ndarray, points: np.ndarray, tree: cKDTree, fresh: np.ndarray, reach: float) -> None:
-    """Lowers, in place, the distances of all points within `reach` of the fresh ones; no other can be any lower."""
+def _update(nearest: np.ndarray, points: np.ndarray, tree: cKDTree, fresh: np.ndarray, reach: float) -> None:
+    """Updates, in place, the distances of all points within `reach` of the fresh ones; others cannot decrease."""
     if reach > BRUTE * np.ptp(tree.data, axis=0).max():
         columns = np.ascontiguousarray(points.T)
         for one in fresh:

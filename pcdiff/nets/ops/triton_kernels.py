@@ -1,7 +1,7 @@
 """The neighbour searches of `pcdiff.nets.ops.plain` as Triton kernels for CUDA. Importing this file needs triton.
 
-Triton comes with torch for CUDA on Linux. Distances are float32, as in the original's kernels; other precisions and
-`knn` with k other than 3 go to plain torch.
+Triton is installed with torch for CUDA on Linux. Distances are float32, as in the original's kernels; other precisions
+and `knn` with k other than 3 go to plain torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _furthest(points, nearest, chosen, n, m, start, BLOCK: tl.constexpr):
             near = tl.where(inside, near, -1.0)
             tl.store(nearest + k, near, mask=inside)
             most, place = tl.max(near, axis=0, return_indices=True)
-            last = tl.where(most > furthest, first + place, last)  # the first of equal ones: blocks go in order
+            last = tl.where(most > furthest, first + place, last)  # of ties the first: blocks go in order
             furthest = tl.maximum(most, furthest)
         tl.store(chosen + step, last)
 
@@ -169,5 +169,5 @@ def furthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
 
 
 def _by_axis(points: Tensor) -> Tensor:
-    """(B, N, 3) -> (B, 3, N) in memory, so that neighbours in a block are neighbours there."""
+    """(B, N, 3) -> (B, 3, N), contiguous, so that consecutive points are consecutive in memory."""
     return points.detach().transpose(1, 2).contiguous()

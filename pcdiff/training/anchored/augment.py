@@ -1,4 +1,4 @@
-"""Heads that never were, along the rays of the map: moved features, smooth fields, poses as a defect leaves them."""
+"""Synthetic heads along the rays of the map: moved features, smooth deformations, poses found without the defect."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pcdiff.prior.gaussian_process import chord, matern
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import EVERY, register
 
-KNOTS = 160  # directions that carry a smooth random field
-COARSE = 4  # pixels; a smooth field is made at every fourth and interpolated
+KNOTS = 160  # directions that a smooth random field is drawn at
+COARSE = 4  # pixels; a smooth field is evaluated at every fourth and interpolated
 ORIGIN = Pose(np.eye(3), np.zeros(3))
 POSE_STEPS = 16  # from the pose of the whole head; further steps move it by less than 0.1 mm
 
 
 def pose_without(prior: ShapePrior, table_radii: np.ndarray, defect: np.ndarray) -> Pose:
-    """The pose that a head of (2, R) tables takes on the mean once the rays of `defect` (R,) show no bone.
+    """The pose on the mean of a head with (2, R) tables, registered without the rays of `defect` (R,).
 
-    Often millimetres from the whole head's. A network trained on whole heads' poses has seen the answer in them.
+    It is often millimetres from the pose of the whole head, which would reveal the missing bone to the network.
     """
     seen = np.flatnonzero(np.isfinite(table_radii[0]) & (defect == 0))[::EVERY]
     points = table_radii[0, seen, None] * MAP.directions[seen]
@@ -32,37 +32,34 @@ def jittered(pose: Pose, mm: float, rng: np.random.Generator) -> Pose:
 
 
 def seen_in(pose: Pose, table_radii: np.ndarray, defect: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(2, R) tables and (R,) labels along the rays of another pose, model mm -> the same, NaN beyond the map's
-    rim.
-    """
+    """Tables (2, R) and labels (R,) of a head in another pose, model mm; NaN beyond the edge of the map."""
     radii = []
-    for wall in (table_radii[0], table_radii[0] - table_radii[1]):
-        image = MAP.filled(wall).astype(float)
+    for table in (table_radii[0], table_radii[0] - table_radii[1]):
+        image = MAP.filled(table).astype(float)
         spline, radius = ndimage.spline_filter(image), image[MAP.inside]
-        for _ in range(4):  # a point of the ray is scaled onto the surface until it lies on it
+        for _ in range(4):  # fixed-point iteration: a point of the ray is scaled towards the surface
             point = pose.to_patient(radius[:, None] * MAP.directions)
             length = np.linalg.norm(point, axis=1)
             pixels = MAP.to_pixel(point / length[:, None]).T
             radius = radius * ndimage.map_coordinates(spline, pixels, order=3, prefilter=False, mode="nearest") / length
-        radii.append(np.where(_known(wall, pixels), radius, np.nan))
+        radii.append(np.where(_known(table, pixels), radius, np.nan))
         labels = ndimage.map_coordinates(MAP.to_image(defect), pixels, order=0)
     return np.stack([radii[0], radii[0] - radii[1]]), labels
 
 
 def warped(table_radii: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(2, R) tables with every feature moved along the map by shift (2, R) mm: a head whose landmarks lie
-    elsewhere.
-    """
+    """Tables (2, R) with every feature moved along the map by shift (2, R) mm: a head with landmarks elsewhere."""
     pixels = np.argwhere(MAP.inside).T + shift / PIXEL
     moved = [
-        ndimage.map_coordinates(MAP.filled(wall).astype(float), pixels, order=3, mode="nearest") for wall in table_radii
+        ndimage.map_coordinates(MAP.filled(table).astype(float), pixels, order=3, mode="nearest")
+        for table in table_radii
     ]
-    return np.where([_known(wall, pixels) for wall in table_radii], moved, np.nan)
+    return np.where([_known(table, pixels) for table in table_radii], moved, np.nan)
 
 
-def _known(wall: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """(R,) bool: is the wall (R,) measured on the ray nearest to each of the pixels (2, R)?"""
-    return ndimage.map_coordinates(MAP.to_image(np.isfinite(wall)).astype(np.uint8), pixels, order=0) > 0
+def _known(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """(R,) bool: whether the table (R,) is measured on the ray nearest to each of the pixels (2, R)."""
+    return ndimage.map_coordinates(MAP.to_image(np.isfinite(table)).astype(np.uint8), pixels, order=0) > 0
 
 
 def smooth_field(rng: np.random.Generator) -> np.ndarray:

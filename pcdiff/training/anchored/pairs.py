@@ -1,6 +1,6 @@
-"""Training pairs on the fly: healthy tables, a virtual defect, the prior of another fold, and what it gets wrong.
+"""Training pairs: a healthy head, a simulated craniotomy, the prior without that head, and the error of the prior.
 
-What a pair shows is what use will see: the head is posed by the bone that is left, not by the bone cut out of it.
+As in use, the head is posed by the remaining bone, not by the bone that was removed.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.training.anchored.augment import ORIGIN, jittered, pose_without, seen_in, smooth_field, warped
 from pcdiff.training.recipes import PairsConfig
 
-STERADIAN = (PIXEL / RADIUS) ** 2  # of each ray: the map is equal-area
-THINNED = 3  # one ray in three is enough to place and size a defect
-PORE = 3.0  # mm from the smooth surface: a ray that ran into a pore, a suture or past the bone
-SMOOTH = 1.5  # pixels: the truth is the surface without its pores, which no one can know from the bone around
+STERADIAN = (PIXEL / RADIUS) ** 2  # solid angle of each ray: the map is equal-area
+THINNED = 3  # every third ray is enough to place and size a defect
+PORE = 3.0  # mm from the smooth surface: a ray that met a pore, a suture or no bone
+SMOOTH = 1.5  # pixels: the target is the surface without pores, which the surrounding bone does not predict
+MAX_SHIFT = 6.0  # mm: a ray further from the prior met another bone
 
-VERSION = 2  # of how pairs are made: raised when the same config gives others, so that kept ones are not taken for them
+# Version of the way pairs are made: raise it when the same recipe gives other pairs, so that stored ones are remade.
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A condition and its answer, for the P = 2 ANCHORS points.
+    """A condition and its target, for the P = 2 ANCHORS points.
 
-    target: (P,) true displacement along the ray in units of `Condition.prior_std_mm`. normals: (P, 3) true unit
-    normals, network axes. valid: (P,) 1 where the truth is known, else 0.
+    target: (P,) true displacement along the ray in units of `Condition.prior_std_mm`. normals: (P, 3) true unit normals,
+    network axes. valid: (P,) 1 if the truth is known, else 0.
     """
 
     condition: Condition
@@ -58,10 +60,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs(Dataset[dict[str, np.ndarray]]):
-    """Pair k is a pure function of (config, k): any worker makes it, any run meets it again.
+    """Pair k is a function of (config, k) alone, the same in every worker and every run.
 
-    priors: one for each fold, built without the heads of that fold. fold: (H,). store: a folder that keeps pairs once
-    made, None to make each anew.
+    priors: one for each fold, built without the heads of that fold. fold: (H,), of each head. store: folder to store
+    pairs in, None to make each anew.
     """
 
     population: Population
@@ -85,7 +87,10 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         return pair
 
     def make(self, index: int) -> Pair:
-        """Draws head, deformation and defect; a defect that finds no room is drawn again."""
+        """Draws head, deformation and defect, again if the defect does not fit on the head.
+
+        Raises InputError after 20 heads.
+        """
         rng = np.random.default_rng([self.config.seed, index])
         for _ in range(20):
             try:
@@ -104,7 +109,7 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
         table_radii, defect = seen_in(pose, table_radii, defect)
         observation = open_rays(table_radii[0], table_radii[1], defect)
         anchors, bone = choose_rays(observation)
-        # completing the anchors alone, not all of defect and band, is what makes pairs cheap
+        # only the anchors are completed, not all rays of defect and band: that makes pairs cheap
         fit = complete(prior, ORIGIN, observation, 0.0, anchors)
         return make_pair(fit, table_radii, anchors, bone)
 
@@ -121,7 +126,7 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
             other = np.stack([people.outer[second], people.thickness[second]]) - mean
             if rng.random() < 0.5:
                 other = other[:, MAP.mirror]
-            angle = rng.uniform(0, np.pi / 2)  # keeps the covariance, unlike an average
+            angle = rng.uniform(0, np.pi / 2)  # unlike an average, a rotation preserves the covariance
             deviation = np.cos(angle) * deviation + np.sin(angle) * other
         if rng.random() < 0.5:
             deviation = deviation[:, MAP.mirror]
@@ -137,8 +142,9 @@ class Pairs(Dataset[dict[str, np.ndarray]]):
 
 
 def cut_rays(table_radii: np.ndarray, kind: str, defects: int, rng: np.random.Generator) -> np.ndarray:
-    """(2, R) tables -> (R,) int labels of the rays that a virtual craniotomy opens. Raises InputError without
-    room.
+    """Simulates a craniotomy: tables (2, R) -> (R,) int, the number of the defect at each ray, 0 for bone.
+
+    Raises InputError if the defect does not fit or has fewer than a hundred rays.
     """
     known = np.flatnonzero(np.isfinite(table_radii).all(0))
     outer, inner = table_radii[0], table_radii[0] - table_radii[1]
@@ -156,14 +162,16 @@ def cut_rays(table_radii: np.ndarray, kind: str, defects: int, rng: np.random.Ge
 
 
 def make_pair(fit: PriorFit, table_radii: np.ndarray, anchors: np.ndarray, bone: np.ndarray) -> Pair:
-    """The condition of a fitted defect and the truth at its anchors; table_radii: (2, R) of the complete head."""
+    """The condition of a fitted defect and the true displacements at its anchors.
+
+    table_radii: (2, R) of the complete head, in the pose of the fit.
+    """
     condition = make_condition(fit, anchors, bone)
     tables = np.stack([table_radii[0], table_radii[0] - table_radii[1]])
     smooth, known = without_pores(tables)
     guess = np.stack([fit.outer[anchors], fit.outer[anchors] - fit.thickness[anchors]])
     shift = (smooth[:, anchors] - guess).reshape(-1)
-    # beyond a few millimetres the ray met another bone, not the wall
-    valid = known[:, anchors].reshape(-1) & (np.abs(shift) < 6)
+    valid = known[:, anchors].reshape(-1) & (np.abs(shift) < MAX_SHIFT)
     target = np.where(valid, shift, 0) / condition.prior_std_mm
     true_normals = table_normals(np.stack([smooth[0], smooth[0] - smooth[1]]))[:, anchors]
     normals = make_frame(anchors).rotate_to_network(true_normals)
@@ -176,7 +184,7 @@ def make_pair(fit: PriorFit, table_radii: np.ndarray, anchors: np.ndarray, bone:
 
 
 def without_pores(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(2, R) radii of outer and inner table -> smoothed over the map, and (2, R) bool: measured, no pore, no spike."""
+    """Radii (2, R) of both tables -> the radii smoothed over the map, and (2, R) bool: measured, no pore, no spike."""
     known = np.isfinite(tables)
     for _ in range(2):
         smooth = np.stack([MAP.smoothed(np.where(k, t, 0), SMOOTH, k) for t, k in zip(tables, known, strict=True)])
@@ -186,14 +194,14 @@ def without_pores(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flatten(pair: Pair) -> dict[str, np.ndarray]:
-    """One level of names, for collation and storage."""
+    """All fields of a pair by name, for collation and storage."""
     return vars(pair.condition) | {"target": pair.target, "true_normals": pair.normals, "valid": pair.valid}
 
 
 def mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch as the mirrored heads would give it: in the local frame, and in the model's, x changes its sign.
+    """The batch of the mirrored heads: x changes its sign in the network's and in the model's frame.
 
-    The prior is symmetric, so all else stays: distances, deviations, the noise's covariance, the target.
+    The prior is symmetric, so distances, deviations, the noise's covariance and the target stay as they are.
     """
     flipped = {name: value.clone() for name, value in batch.items()}
     for name in ("anchors", "bone", "normals", "true_normals"):

@@ -1,4 +1,4 @@
-"""Training samples of the paper's networks: fresh points of each case at each step, from surfaces kept once made."""
+"""Training samples of the published networks: at each step new points of each case, drawn from stored surfaces."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Surfaces:
     shape: np.ndarray
 
 
-def keep_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool = True) -> list[Path]:
-    """Writes `cache/surfaces-<pool>/<case>.safetensors` once for each case; half a minute each at full size.
+def store_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool = True) -> list[Path]:
+    """Writes `cache/surfaces-<pool>/<case>.safetensors` for each case that lacks it; half a minute each at full size.
 
-    Raises InputError for a case without an implant, and one that cannot be read.
+    Raises InputError for a case without an implant and for one that cannot be read.
     """
     folder = Path(cache) / f"surfaces-{pool}"
     paths = []
@@ -65,20 +65,24 @@ def keep_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool 
 
 
 def load_surfaces(path: Path) -> Surfaces:
-    """Reads what `keep_surfaces` wrote. Raises InputError for any other file."""
+    """Reads what `store_surfaces` wrote. Raises InputError for any other file."""
     try:
         with safe_open(path, "np") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
-                raise InputError(f"{path}: expected surfaces of format {FORMAT}; remove the file to make them anew")
+                raise InputError(
+                    f"{path}: expected surfaces of format {FORMAT}; remove it, and the next run makes it anew"
+                )
             return Surfaces(*(file.get_tensor(name) for name in ("skull", "implant", "normals", "affine", "shape")))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: expected surfaces of a case, got {error}; remove the file") from error
+        raise InputError(
+            f"{path}: expected surfaces of a case, got {error}; remove it, and the next run makes it anew"
+        ) from error
 
 
 def denoiser_sample(surfaces: Surfaces, config: PaperConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Skull (S, 3) and implant (P, 3) points in network units, float32, drawn with replacement.
 
-    The frame is the defective skull's, as in use; faithfully it is that of skull and implant together.
+    The frame is that of the defective skull, as in use; with `faithful`, that of skull and implant together.
     """
     skull = surfaces.skull[rng.integers(len(surfaces.skull), size=config.network.skull_points)]
     implant = surfaces.implant[rng.integers(len(surfaces.implant), size=config.network.implant_points)]

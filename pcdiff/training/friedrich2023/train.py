@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pcdiff.data.cases import find_cases
 from pcdiff.diffusion.ema import Ema
 from pcdiff.methods.friedrich2023.checkpoints import PaperModel
-from pcdiff.training.friedrich2023.data import denoiser_sample, keep_surfaces, load_surfaces
+from pcdiff.training.friedrich2023.data import denoiser_sample, load_surfaces, store_surfaces
 from pcdiff.training.friedrich2023.steps import DenoiserStep, VoxelisationStep
 from pcdiff.training.friedrich2023.voxelisation_training import voxelisation_sample
 from pcdiff.training.loop import Loop, make_accelerator
@@ -134,4 +134,4 @@ class PaperTask:
 def _surfaces(config: PaperTrainConfig, cases: str, progress: bool) -> list[Path]:
     chosen = [case for case in find_cases(config.run.data, cases) if case.name.split("/")[-1] not in config.run.skip]
     log.info("sampling the surfaces of %d cases; they are stored in %s", len(chosen), config.run.cache)
-    return keep_surfaces(chosen, config.run.cache, config.pool, progress)
+    return store_surfaces(chosen, config.run.cache, config.pool, progress)

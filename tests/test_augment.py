@@ -1,4 +1,4 @@
-"""Heads that never were: poses as a defect leaves them, moved features, smooth fields."""
+"""Augmentation of heads: poses found without the defect, moved features, smooth fields."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_its_own_pose_changes_nothing(population):
     assert np.allclose(again, table_radii, atol=1e-3, equal_nan=True)
 
 
-def test_what_is_not_measured_stays_so():
+def test_unmeasured_rays_stay_unmeasured():
     table_radii = sphere(80.0)
     gap = MAP.directions[:, 2] > 0.9
     table_radii[1, gap] = np.nan
@@ -47,7 +47,7 @@ def test_what_is_not_measured_stays_so():
     assert np.allclose(still[:, ~gap], table_radii[:, ~gap])
 
 
-def test_features_move_by_as_much_as_asked(prior):
+def test_features_move_by_the_given_shift(prior):
     bump = 5 * np.exp(-0.5 * ((MAP.directions @ MAP.from_pixel(np.array([99.0, 99.0])) - 1) / 0.01) ** 2)
     table_radii = sphere(80.0) + np.stack([bump, 0 * bump])
     moved = warped(
@@ -57,7 +57,7 @@ def test_features_move_by_as_much_as_asked(prior):
     assert np.allclose(image[60:140, 60:140], expected[64:144, 60:140], atol=0.02)
 
 
-def test_a_defect_has_no_say_in_the_pose(prior: ShapePrior):
+def test_the_pose_does_not_depend_on_the_defect(prior: ShapePrior):
     defect = (MAP.directions @ np.array([0.0, 0.6, 0.8]) > 0.85).astype(int)
     nothing = np.zeros(RAYS)
     still = pose_without(prior, prior.mean, defect)  # the mean lies on itself
@@ -70,7 +70,7 @@ def test_a_defect_has_no_say_in_the_pose(prior: ShapePrior):
     whole = pose_without(prior, bulging, np.zeros(RAYS, int))
     assert (
         np.abs(whole.to_patient(80 * MAP.directions) - plain.to_patient(80 * MAP.directions)).max() > 0.3
-    )  # else the test above says nothing
+    )  # else the comparison above shows nothing
 
 
 def test_jitter_is_measured_at_the_reference_radius():

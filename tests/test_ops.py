@@ -1,4 +1,4 @@
-"""Point operations against brute-force loops and closed forms; gradients; the two twins against each other."""
+"""Point operations against brute-force loops and closed forms; gradients; fast implementations against plain torch."""
 
 from __future__ import annotations
 
@@ -205,14 +205,14 @@ def test_three_nn_weights_on_the_points_and_between_three() -> None:
 
 def test_impossible_counts_are_refused() -> None:
     points = rand(1, 4, 3)
-    for ask in (
+    for call in (
         lambda: ops.knn(points, points, 5),
         lambda: ops.furthest_point_sample(points, 5),
         lambda: ops.furthest_point_sample(points, 2, start=4),
         lambda: ops.three_nn_weights(points, points[:, :2]),
     ):
         with pytest.raises(ValueError, match="must be"):
-            ask()
+            call()
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_gradients() -> None:
     assert check(lambda f: ops.gather(f, index), features)
 
 
-# --- the fast twins -------------------------------------------------------------------------------------------------
+# --- fast versions --------------------------------------------------------------------------------------------------
 
 
 def assert_twins_agree(fast: ModuleType, m: int, n: int, k: int, device: str = "cpu") -> None:
@@ -308,10 +308,10 @@ def test_pytorch3d_agrees_with_plain(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize(("m", "n", "k"), TWIN_SIZES)
-def test_the_adapter_mends_what_pytorch3d_does_differently(
+def test_the_adapter_corrects_the_differences_of_pytorch3d(
     m: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pytorch3d is built from source and so mostly absent: a stand-in with its documented signatures and padding."""
+    """pytorch3d is built from source and mostly absent: a stub with its documented signatures and padding."""
 
     def knn_points(p1: Tensor, p2: Tensor, K: int = 1) -> SimpleNamespace:
         return SimpleNamespace(idx=plain.knn(p1, p2, K)[1])
@@ -327,12 +327,12 @@ def test_the_adapter_mends_what_pytorch3d_does_differently(
         assert points.dtype == torch.float32
         return points[:, :K], plain.furthest_point_sample(points, K)
 
-    stand_in = ModuleType("pytorch3d")
-    stand_in.ops = SimpleNamespace(
+    stub = ModuleType("pytorch3d")
+    stub.ops = SimpleNamespace(
         knn_points=knn_points, ball_query=ball_query, sample_farthest_points=sample_farthest_points
     )
-    monkeypatch.setitem(sys.modules, "pytorch3d", stand_in)
-    # A copy of the module under another name, lest the stand-in stay behind in the real one.
+    monkeypatch.setitem(sys.modules, "pytorch3d", stub)
+    # A copy of the module under another name, so that the stub does not remain in the real one.
     spec = importlib.util.spec_from_file_location("adapter", Path(plain.__file__).with_name("pytorch3d_kernels.py"))
     adapter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(adapter)
@@ -340,7 +340,7 @@ def test_the_adapter_mends_what_pytorch3d_does_differently(
 
 
 def test_kernels_agree_with_plain() -> None:
-    """On a GPU where there is one; else by Triton's interpreter, which shows the logic and not the compiler."""
+    """On a GPU if there is one, else in Triton's interpreter, which tests the logic but not the compiler."""
     pytest.importorskip("triton")
     on_gpu = torch.cuda.is_available()
     code = f"""

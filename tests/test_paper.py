@@ -1,4 +1,4 @@
-"""The paper's noise network against the original's own numbers, and against small ones of ours that are always here."""
+"""The published noise network against vectors of the original code, and against small ones in the repository."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SMALL = PaperNetworkConfig(
 
 
 @original
-def test_the_network_says_what_the_original_says() -> None:
+def test_the_network_agrees_with_the_original() -> None:
     network = PaperDenoiser(SMALL).eval()
     foreign = torch.load(ORIGINAL / "denoiser_small.pth", weights_only=True)["model_state"]
     network.load_state_dict(denoiser_state_from(foreign, SMALL))
@@ -58,10 +58,10 @@ def test_the_network_says_what_the_original_says() -> None:
     torch.testing.assert_close(out.transpose(1, 2), known["out"][..., -256:], rtol=0, atol=TOLERANCE)
 
 
-def test_the_network_says_what_it_said_when_it_agreed_with_the_original() -> None:
-    kept = np.load(vectors.FOLDER / "denoiser.npz")
+def test_the_network_agrees_with_its_stored_vectors() -> None:
+    stored = np.load(vectors.FOLDER / "denoiser.npz")
     for name, value in vectors.denoiser_vectors().items():
-        np.testing.assert_allclose(value, kept[name], rtol=0, atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(value, stored[name], rtol=0, atol=TOLERANCE, err_msg=name)
 
 
 @original
@@ -76,8 +76,8 @@ def test_a_step_of_ddpm_is_ancestral_sampling(t: int, monkeypatch: pytest.Monkey
 
 @original
 @pytest.mark.parametrize("t", [0, 1])
-def test_the_last_steps_differ_by_what_the_original_rounds(t: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its float32 table says 0.99983 of x0 where the formula says 1, as 1 - 0.9999 keeps four digits: 0.02 mm."""
+def test_the_last_steps_differ_by_the_rounding_of_the_original(t: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its float32 table has 0.99983 of x0 where the formula gives 1, since 1 - 0.9999 has four digits: 0.02 mm."""
     known = {name: torch.from_numpy(value) for name, value in np.load(ORIGINAL / "sampler.npz").items()}
     level = torch.cat([linear_sigmas()[: t + 1].flip(0), torch.zeros(1, dtype=torch.float64)])[:2]
     stepped = one_step("ancestral", known, level, monkeypatch)
@@ -116,29 +116,29 @@ def one_step(
     return SAMPLERS[sampler](denoise, x, level, generator=torch.Generator()) / after.float()
 
 
-def test_noise_prediction_asks_the_network_at_its_own_scale_and_step() -> None:
-    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+def test_noise_prediction_calls_the_network_at_its_own_scale_and_step() -> None:
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    class Listening(nn.Module):
+    class Recorder(nn.Module):
         def forward(self, points: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            asked.append((points, t))
+            calls.append((points, t))
             return torch.full((2, 5, 3), 0.5)
 
     skull, x = torch.rand(2, 7, 3), torch.rand(2, 5, 3)
-    denoise = NoisePrediction(Listening(), skull)
+    denoise = NoisePrediction(Recorder(), skull)
     sigma = linear_sigmas()[torch.tensor([123, 999])].float()
     x0 = denoise(x, sigma)
-    points, t = asked[0]
+    points, t = calls[0]
     assert t.tolist() == [123, 999]
     assert torch.equal(points[:, :7], skull)
     torch.testing.assert_close(points[:, 7:], x * (1 + sigma**2).rsqrt()[:, None, None])
     torch.testing.assert_close(x0, x - 0.5 * sigma[:, None, None])
 
 
-# --- what makes it fast must not change it ------------------------------------------------------------------------
+# --- faster computation, same result ------------------------------------------------------------------------------
 
 
-def test_each_neighbour_once_with_its_count_is_the_padded_group() -> None:
+def test_distinct_neighbours_with_counts_equal_the_padded_group() -> None:
     """A group with repeats, convolved, normalised and pooled by plain torch, against distinct neighbours and counts."""
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(2, 60, 3, generator=generator)
@@ -174,7 +174,7 @@ def test_norm_is_torch_group_norm_with_gradients() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_voxels_average_and_give_back() -> None:
+def test_voxelise_averages_and_devoxelise_interpolates() -> None:
     cloud = Cloud(torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0)))
     ones = cloud.voxelise(torch.ones(2, 50, 4), 5)
     assert set(ones.unique().tolist()) <= {0.0, 1.0}
@@ -183,7 +183,7 @@ def test_voxels_average_and_give_back() -> None:
     torch.testing.assert_close(back, torch.ones(2, 50, 4))
 
 
-def test_the_order_of_the_points_matters_as_in_the_original() -> None:
+def test_the_order_of_the_points_matters() -> None:
     network = vectors.seeded_denoiser()
     points = torch.from_numpy(np.load(vectors.FOLDER / "denoiser.npz")["points"])
     shuffled = points.clone()
@@ -201,7 +201,7 @@ def test_the_network_refuses_another_number_of_points() -> None:
 # --- weights ---------------------------------------------------------------------------------------------------
 
 
-def test_every_tensor_has_one_name_there_and_one_here() -> None:
+def test_every_tensor_has_exactly_one_original_name() -> None:
     state = PaperDenoiser(vectors.DENOISER).state_dict()
     names = denoiser_names()
     assert set(names.values()) == set(state)
@@ -209,7 +209,7 @@ def test_every_tensor_has_one_name_there_and_one_here() -> None:
 
 
 @original
-def test_the_names_and_shapes_at_full_size_are_the_originals() -> None:
+def test_names_and_shapes_at_full_size_are_those_of_the_original() -> None:
     with torch.device("meta"):
         network = PaperDenoiser(PaperNetworkConfig())
     assert sum(parameter.numel() for parameter in network.parameters()) == 27_648_963
@@ -218,7 +218,7 @@ def test_the_names_and_shapes_at_full_size_are_the_originals() -> None:
     assert ours == dict(line.split(" ", 1) for line in lines if line)
 
 
-def test_weights_survive_the_way_out_and_in() -> None:
+def test_weights_are_exported_and_imported_unchanged() -> None:
     state = vectors.seeded_denoiser().state_dict()
     back = denoiser_state_from(denoiser_state_to(state), vectors.DENOISER)
     assert state.keys() == back.keys()
@@ -256,7 +256,7 @@ def test_points_lie_half_a_voxel_outside_and_fill_the_frame() -> None:
     np.testing.assert_allclose(frame.to_mm(network), mesh.vertices)
 
 
-def test_faithful_takes_the_diagonal_for_the_spacing() -> None:
+def test_faithful_takes_the_diagonal_of_the_directions_for_the_spacing() -> None:
     angle = np.radians(30)
     affine = np.eye(4)
     affine[:2, :2] = 0.5 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -273,10 +273,10 @@ def test_faithful_takes_the_diagonal_for_the_spacing() -> None:
 # --- sampling ---------------------------------------------------------------------------------------------------
 
 
-def test_samplers_run_and_repeat() -> None:
+def test_samplers_repeat_with_the_same_seed() -> None:
     network = vectors.seeded_denoiser()
     skull = torch.from_numpy(np.load(vectors.FOLDER / "denoiser.npz")["points"][:1, :448])
-    for sampler, steps in (("ancestral", 4), ("euler", 3), ("dpmpp_2m", 3)):
+    for sampler, steps in (("ancestral", 2), ("euler", 1), ("dpmpp_2m", 2)):
         config = PaperConfig(network=vectors.DENOISER, steps=steps, sampler=sampler)
         first, second = (sample_points(network, skull, config, torch.Generator().manual_seed(1)) for _ in range(2))
         assert first.shape == (1, 64, 3)
@@ -284,7 +284,7 @@ def test_samplers_run_and_repeat() -> None:
         assert torch.equal(first, second)
 
 
-def test_half_precision_is_what_the_recipe_says_it_is() -> None:
+def test_half_precision_changes_the_noise_by_a_few_per_cent() -> None:
     network = vectors.seeded_denoiser()
     points = torch.from_numpy(np.load(vectors.FOLDER / "denoiser.npz")["points"])
     sigma = linear_sigmas()[torch.tensor([700, 3])]
@@ -297,7 +297,7 @@ def test_half_precision_is_what_the_recipe_says_it_is() -> None:
     assert 1e-4 < noise < 0.05
 
 
-@pytest.mark.skipif(os.environ.get("CI") == "true", reason="five seconds for nothing that the others do not show")
+@pytest.mark.skipif(os.environ.get("CI") == "true", reason="takes five seconds and covers what the others cover")
 def test_full_size_runs() -> None:
     config = PaperNetworkConfig()
     network = PaperDenoiser(config).eval()

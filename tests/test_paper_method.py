@@ -1,4 +1,4 @@
-"""The paper's checkpoints through the command line, its training, and its method from a skull to an implant."""
+"""The published model: checkpoints through the command line, training, and the method from skull to points."""
 
 from __future__ import annotations
 

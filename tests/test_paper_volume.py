@@ -1,4 +1,4 @@
-"""The paper's second stage: against the original's numbers, against closed forms, from points to a fitting solid."""
+"""The second stage of the published method: against the original, against closed forms, from points to an implant."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def one_thread() -> Iterator[None]:
 
 @original
 @pytest.mark.usefixtures("one_thread")
-def test_network_and_fields_say_what_the_original_says() -> None:
+def test_network_and_fields_agree_with_the_original() -> None:
     network = VoxelisationNetwork().eval()
     foreign = torch.load(ORIGINAL / "voxelisation.pt", weights_only=True)["state_dict"]
     network.load_state_dict(voxelisation_state_from(foreign))
@@ -75,12 +75,12 @@ def test_network_and_fields_say_what_the_original_says() -> None:
         torch.testing.assert_close(ours, known[name], rtol=0, atol=TOLERANCE, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_network_and_field_say_what_they_said_when_they_agreed_with_the_original() -> None:
-    kept = np.load(vectors.FOLDER / "voxelisation.npz")
+def test_network_and_field_agree_with_their_stored_vectors() -> None:
+    stored = np.load(vectors.FOLDER / "voxelisation.npz")
     made = vectors.voxelisation_vectors()
-    assert kept.files == list(made)
+    assert stored.files == list(made)
     for name, value in made.items():
-        np.testing.assert_allclose(value, kept[name], rtol=0, atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(value, stored[name], rtol=0, atol=TOLERANCE, err_msg=name)
 
 
 # --- weights --------------------------------------------------------------------------------------------------
@@ -94,12 +94,12 @@ def foreign() -> dict[str, torch.Tensor]:
 
 
 @original
-def test_names_and_shapes_are_the_originals(foreign: dict[str, torch.Tensor]) -> None:
+def test_names_and_shapes_are_those_of_the_original(foreign: dict[str, torch.Tensor]) -> None:
     lines = (ORIGINAL / "voxelisation_keys.txt").read_text().splitlines()
     assert [f"{name} {tuple(value.shape)}" for name, value in foreign.items()] == lines
 
 
-def test_every_tensor_has_one_name_there_and_one_here(foreign: dict[str, torch.Tensor]) -> None:
+def test_every_tensor_has_exactly_one_original_name(foreign: dict[str, torch.Tensor]) -> None:
     names = weight_map(VoxelisationConfig())
     assert sorted(names.values()) == sorted(VoxelisationNetwork().state_dict())
     assert len(foreign) == len(names) == len(set(names.values()))
@@ -107,7 +107,7 @@ def test_every_tensor_has_one_name_there_and_one_here(foreign: dict[str, torch.T
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_survive_the_way_in_and_out(foreign: dict[str, torch.Tensor], prefix: str) -> None:
+def test_weights_are_imported_and_exported_unchanged(foreign: dict[str, torch.Tensor], prefix: str) -> None:
     network = VoxelisationNetwork()
     network.load_state_dict(voxelisation_state_from({prefix + name: value for name, value in foreign.items()}))
     back = voxelisation_state_to(network.state_dict())
@@ -116,7 +116,7 @@ def test_weights_survive_the_way_in_and_out(foreign: dict[str, torch.Tensor], pr
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"encoder.fc_c.bias": None}, "expected encoder.fc_c.bias, found none"),
         ({"encoder.fc_d.bias": torch.zeros(3)}, "unknown encoder.fc_d.bias"),
@@ -124,13 +124,13 @@ def test_weights_survive_the_way_in_and_out(foreign: dict[str, torch.Tensor], pr
         ({"encoder.fc_c.bias": torch.zeros(32, dtype=torch.int64)}, "encoder.fc_c.bias to be a tensor of floats"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(foreign: dict[str, torch.Tensor], change: dict, said: str) -> None:
+def test_weights_that_do_not_fit_are_named(foreign: dict[str, torch.Tensor], change: dict, message: str) -> None:
     changed = {name: value for name, value in (foreign | change).items() if value is not None}
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         voxelisation_state_from(changed)
 
 
-def test_no_weights_are_refused() -> None:
+def test_an_empty_file_is_refused() -> None:
     with pytest.raises(InputError, match="expected encoder"):
         voxelisation_state_from({})
 
@@ -158,7 +158,7 @@ def test_a_sphere_has_its_volume_and_two_levels() -> None:
     assert float(field[4:8, 4:8, 4:8].std()) < 0.01
 
 
-def test_a_batch_is_its_members_and_the_cube_has_no_middle() -> None:
+def test_a_batch_equals_its_members_and_the_field_moves_with_the_points() -> None:
     first, second = sphere(500, 0.2), sphere(500, 0.15)
     both = poisson_grid(torch.stack([first[0], second[0]]), torch.stack([first[1], second[1]]), 16)
     torch.testing.assert_close(both[1], poisson_grid(second[0][None], second[1][None], 16)[0])
@@ -175,9 +175,9 @@ def test_gradients_reach_points_and_normals() -> None:
 
 @pytest.mark.parametrize("uneven", [False, True])
 @pytest.mark.parametrize("centre", [0.5, 0.13])
-def test_around_the_points_is_as_good_as_everywhere(uneven: bool, centre: float) -> None:
+def test_the_solve_around_the_points_equals_the_one_in_the_cube(uneven: bool, centre: float) -> None:
     points, normals = (value.float() for value in sphere(4000, 0.11, centre))
-    if uneven:  # then the cloud has a dipole, whose field reaches far
+    if uneven:  # the cloud then has a dipole moment, whose field reaches far
         normals = normals * (1 + 0.9 * normals[:, :1])
     whole = poisson_grid(points[None], normals[None], 128)[0]
     region = poisson_region(points, normals, 128)
@@ -189,7 +189,7 @@ def test_around_the_points_is_as_good_as_everywhere(uneven: bool, centre: float)
     assert int((whole <= 0).sum()) == int((there <= 0).sum())  # nothing of the solid lies outside the box
 
 
-def test_a_region_as_large_as_the_cube_is_the_cube() -> None:
+def test_a_region_as_large_as_the_cube_gives_the_same_field() -> None:
     points, normals = sphere(1000, 0.45)
     region = poisson_region(points, normals, 64)
     assert region.values.shape == (64, 64, 64)
@@ -203,7 +203,7 @@ def test_a_region_as_large_as_the_cube_is_the_cube() -> None:
 TILTED = np.array([[0.5, 0.0, 0.1, -90.0], [0.05, 0.45, -0.3, -80.0], [0.0, 0.2, 1.2, 30.0], [0, 0, 0, 1.0]])
 
 
-def test_a_scan_of_the_papers_size_is_the_lattice() -> None:
+def test_the_lattice_of_a_scan_of_the_published_size_is_its_grid() -> None:
     affine = np.diag([-0.4, -0.4, 0.4, 1.0])
     affine[:3, 3] = 100.0, 90.0, -300.0
     points = np.array([[0.0, 0.0, -200.0]])
@@ -230,7 +230,7 @@ def test_the_lattice_is_cubic_on_a_tilted_scan_and_moves_for_points_outside() ->
         lattice_over(shape, TILTED, np.stack([middle, outside]), faithful=True)
 
 
-def test_faithful_takes_the_diagonal_for_the_spacing() -> None:
+def test_faithful_takes_the_diagonal_of_the_directions_for_the_spacing() -> None:
     shape = (512, 512, 200)
     middle = TILTED[:3, :3] @ (np.array(shape) - 1) / 2 + TILTED[:3, 3]
     lattice = lattice_over(shape, TILTED, middle[None], faithful=True)
@@ -246,15 +246,15 @@ def test_faithful_takes_the_diagonal_for_the_spacing() -> None:
 # --- clean-up -------------------------------------------------------------------------------------------------
 
 
-def test_smoothing_is_scipys() -> None:
+def test_smoothing_equals_scipy() -> None:
     mask = np.pad(ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(24, 20, 22)), 1.5) > 0, 3)
     cube = np.ones((3, 3, 3))
-    wanted = ndimage.binary_opening(mask, cube)
-    wanted = ndimage.median_filter(wanted, 3, mode="constant")
-    wanted = ndimage.binary_fill_holes(ndimage.binary_closing(wanted, cube))
-    assert wanted.any()
-    assert not np.array_equal(wanted, mask)
-    assert np.array_equal(smoothed(mask, lambda mask: mask), wanted)
+    expected = ndimage.binary_opening(mask, cube)
+    expected = ndimage.median_filter(expected, 3, mode="constant")
+    expected = ndimage.binary_fill_holes(ndimage.binary_closing(expected, cube))
+    assert expected.any()
+    assert not np.array_equal(expected, mask)
+    assert np.array_equal(smoothed(mask, lambda mask: mask), expected)
 
 
 def test_voids_are_filled_and_cups_are_not() -> None:
@@ -269,11 +269,11 @@ def test_largest_piece_and_a_piece_per_defect() -> None:
     assert largest_components(mask).sum() == 8 * 36
     assert not largest_components(np.zeros_like(mask)).any()
     points = np.array([[3.0, 3, 3], [11, 3, 3], [17.4, 3, 3], [18, 3, 3]])
-    assert piece_per_defect(mask, points, np.array([1, 2, 2, 0])).sum() == 14 * 36  # strays claim nothing
+    assert piece_per_defect(mask, points, np.array([1, 2, 2, 0])).sum() == 14 * 36  # strays select nothing
     assert piece_per_defect(mask, points, np.array([1, 1, 1, 1])).sum() == 8 * 36
 
 
-def test_points_that_hang_together_fill_one_defect() -> None:
+def test_connected_points_fill_one_defect() -> None:
     rng = np.random.default_rng(0)
     left, right = rng.uniform(0, 20, (300, 3)), rng.uniform((30, 0, 0), (50, 20, 20), (200, 3))
     stray = np.array([[100.0, 100, 100]])
@@ -281,9 +281,9 @@ def test_points_that_hang_together_fill_one_defect() -> None:
     assert np.unique(label[:300]).size == np.unique(label[300:500]).size == 1
     assert {label[0], label[300]} == {1, 2}
     assert label[-1] == 0
-    many = rng.permutation(np.concatenate([left] * 20 + [right] * 20))  # not all are compared
+    many = rng.permutation(np.concatenate([left] * 20 + [right] * 20))  # more than are compared pair by pair
     assert np.unique(defects_of(many)).tolist() == [1, 2]
-    assert np.array_equal(defects_of(rng.uniform(0, 1e4, (30, 3))), np.ones(30))  # no group: all one
+    assert np.array_equal(defects_of(rng.uniform(0, 1e4, (30, 3))), np.ones(30))  # no group: all have label 1
 
 
 def test_the_ball_reaches_beyond_the_points() -> None:
@@ -299,7 +299,7 @@ def test_the_ball_reaches_beyond_the_points() -> None:
 
 
 class Oracle(nn.Module):
-    """A network that knows the true normals: what is left is all that is not learned."""
+    """A network that returns the true normals, to test all that is not learned."""
 
     def __init__(self, cloud: PointCloud, skull: Volume, spacing_mm: float, resolution: int, faithful: bool) -> None:
         super().__init__()
@@ -316,7 +316,7 @@ class Oracle(nn.Module):
 def solid(
     implant: Volume, skull: Volume, samples: int = 1, noise: float = 0.0, faithful: bool = False, points: int = 6000
 ) -> Volume:
-    """Points of the true implant's surface, as the paper draws them -> the implant, by voxels of the scan's spacing."""
+    """The implant made from points of the true implant's surface, in a cube with the scan's spacing."""
     rng = np.random.default_rng(3)
     spacing = float(skull.spacing.min())
     cloud = sample_surface(outer_mesh(implant), points, rng)
@@ -337,21 +337,21 @@ def test_true_points_become_the_true_implant(case: tuple[Volume, Volume]) -> Non
     assert np.array_equal(found.mask, solid(implant, skull).mask)
 
 
-def test_the_published_way_is_a_voxel_too_thick(case: tuple[Volume, Volume]) -> None:
+def test_the_published_implant_is_a_voxel_too_thick(case: tuple[Volume, Volume]) -> None:
     skull, implant = case
     corrected, published = solid(implant, skull), solid(implant, skull, faithful=True)
     assert dice(published.mask & ~skull.mask, implant.mask) < dice(corrected.mask, implant.mask) - 0.05
     assert (published.mask & ~skull.mask).sum() > 1.1 * implant.mask.sum()
 
 
-def test_the_published_way_takes_bone_for_implant(case: tuple[Volume, Volume]) -> None:
-    """Where the solid does not reach the bone there is no gap of zeros, and -1 counts as one more voxel of it."""
+def test_the_published_implant_includes_bone(case: tuple[Volume, Volume]) -> None:
+    """Where the solid does not reach the bone, voxels of bone have -1 and count as implant."""
     skull, implant = case
     found = solid(implant.with_mask(ndimage.binary_erosion(implant.mask)), skull, faithful=True)
     assert np.any(found.mask & skull.mask)
 
 
-def test_of_several_samples_the_majority_counts(case: tuple[Volume, Volume]) -> None:
+def test_several_samples_give_their_majority(case: tuple[Volume, Volume]) -> None:
     skull, implant = case
     one, five = solid(implant, skull, noise=1.0), solid(implant, skull, samples=5, noise=1.0)
     assert dice(five.mask, implant.mask) > dice(one.mask, implant.mask)
@@ -377,7 +377,7 @@ def test_a_tilted_scan_gets_its_implant(case: tuple[Volume, Volume]) -> None:
 @pytest.mark.parametrize(
     "samples", [np.zeros((4, 2)), np.zeros((0, 3)), np.full((4, 3), np.nan), [], [np.zeros((1, 3)), np.zeros(3)]]
 )
-def test_what_is_no_points_is_refused(samples: np.ndarray, case: tuple[Volume, Volume]) -> None:
+def test_other_arrays_than_points_are_refused(samples: np.ndarray, case: tuple[Volume, Volume]) -> None:
     with pytest.raises(InputError, match="implant points"):
         volume_from_points(samples, case[0], VoxelisationNetwork(vectors.VOXELISATION))
 

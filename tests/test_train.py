@@ -75,7 +75,7 @@ def test_every_pass_takes_every_pair_once():
 
 
 @pytest.mark.parametrize("batch", [2, 3])  # 3: a batch may lie across two passes
-def test_the_order_goes_on_where_it_stopped(batch):
+def test_the_order_continues_after_a_stop(batch):
     config = tiny(Path("o"), Path("c"), Path("d"), steps=15, batch=batch)
     whole = list(batches(config, 0, 0, 1))
     assert len(whole) == 15
@@ -162,11 +162,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Loop, "_advance", advance_and_stop)
 
 
-def test_a_run_leaves_what_it_promises(tmp_path, folders, population, condition_of_a_pair):
+def test_a_run_writes_the_documented_files(tmp_path, folders, population, condition_of_a_pair):
     config = run_whole(tmp_path, folders)
     out = config.run.out
-    left = {path.name for path in out.iterdir()}
-    assert left == {
+    written = {path.name for path in out.iterdir()}
+    assert written == {
         "config.json",
         "log.jsonl",
         "checkpoint.safetensors",
@@ -185,7 +185,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, folders, population, condition_
     assert torch.equal(first.x0, again.x0)
     assert first.x0.isfinite().all()
     assert first.x0.shape == (3, 2 * ANCHORS)
-    # run again, it has nothing left to do
+    # a finished run that is started again does nothing
     before = tensors(out / "checkpoint.safetensors")
     assert train(config, progress=False) == out / "denoiser.safetensors"
     assert all(torch.equal(before[name], value) for name, value in tensors(out / "checkpoint.safetensors").items())
@@ -225,10 +225,12 @@ def test_sigterm_to_the_whole_process_group_keeps_the_step(tmp_path, folders, mo
     def advance_and_stop(loop: Loop, batch: Any) -> None:
         workers = multiprocessing.active_children()
         assert workers
-        for worker in workers:  # the workers too, as `timeout` and schedulers do
-            subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # torch forgives what the parent sends
+        for worker in workers:  # the workers too, as schedulers do
+            subprocess.run(
+                ["kill", "-TERM", str(worker.pid)], check=True
+            )  # by another process: torch allows it from the parent
         signal.raise_signal(signal.SIGTERM)
-        time.sleep(1)  # the time to die in
+        time.sleep(1)  # time for the signal to take effect
         advance(loop, batch)
 
     monkeypatch.setattr(Loop, "_advance", advance_and_stop)
@@ -238,7 +240,7 @@ def test_sigterm_to_the_whole_process_group_keeps_the_step(tmp_path, folders, mo
         assert file.metadata()["step"] == "1"
 
 
-def test_a_run_that_found_no_data_can_be_begun_again(tmp_path, folders):
+def test_a_run_that_found_no_data_can_be_repeated(tmp_path, folders):
     cache, data = folders
     wrong = tiny(tmp_path / "run", cache, tmp_path / "nowhere", steps=1)
     with pytest.raises(InputError, match="no such folder"):
@@ -287,7 +289,7 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path, folders):
     train(config, progress=False)
     with pytest.raises(InputError, match="a run of another recipe"):
         train(tiny(tmp_path / "run", *folders, steps=1, rate=5e-4), progress=False)
-    run = config.run.model_copy(update={"checkpoint_minutes": 1.0})  # how it runs is no part of what it is
+    run = config.run.model_copy(update={"checkpoint_minutes": 1.0})  # settings that do not change the result are free
     train(config.model_copy(update={"run": run}), progress=False)
 
 
@@ -331,7 +333,7 @@ def test_sigterm_while_validating_keeps_the_step(tmp_path, folders, monkeypatch)
 # --- pairs and loss -------------------------------------------------------------------------------------------------
 
 
-def test_heads_of_training_and_validation_stay_apart(tmp_path, folders):
+def test_training_and_validation_heads_are_separate(tmp_path, folders):
     pairs, held_out, prior = load_pairs(tiny(tmp_path / "run", *folders))
     assert pairs.population.names == ("000", "001", "002", "003")
     assert held_out.population.names == ("004", "005")
@@ -343,7 +345,7 @@ def test_heads_of_training_and_validation_stay_apart(tmp_path, folders):
     assert held_out.config.mix == held_out.config.deform == 0
 
 
-def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, folders, population):
+def test_heads_prepared_anew_get_new_priors_and_pairs(tmp_path, folders, population):
     other = replace(population, outer=population.outer + 3)
     every = np.ones(len(population.names), bool)
     first, second = (cached_prior(tmp_path, people, every) for people in (population, other))
@@ -353,7 +355,7 @@ def test_heads_prepared_anew_have_priors_and_pairs_of_their_own(tmp_path, folder
     assert stores[0] != stores[1]
 
 
-def test_pairs_of_other_folds_are_kept_elsewhere(tmp_path, folders):
+def test_pairs_of_other_folds_are_stored_elsewhere(tmp_path, folders):
     config = tiny(tmp_path / "run", *folders)
     same = config.model_copy(update={"run": config.run.model_copy(update={"same": (("000", "001"),)})})
     first, second = (load_pairs(c)[0] for c in (config, same))
@@ -371,7 +373,7 @@ def test_validation_compares_network_and_prior_on_the_same_pairs(tmp_path, folde
     assert found["val_mm"] == pytest.approx(found["val_mm_prior"])  # its output is the prior
     error = [np.abs(few[k]["target"] * few[k]["prior_std_mm"])[few[k]["valid"] > 0].mean() for k in range(2)]
     assert found["val_mm_prior"] == pytest.approx(np.mean(error))
-    assert found.keys() == {"val_mm", "val_mm_prior"}  # no case, no volumes
+    assert found.keys() == {"val_mm", "val_mm_prior"}  # without cases no volumes
 
 
 def test_the_loss_of_a_network_that_outputs_zero_is_known(tmp_path, folders):
@@ -396,7 +398,7 @@ def test_the_loss_of_a_network_that_outputs_zero_is_known(tmp_path, folders):
     assert cosine.item() == pytest.approx(((1 - turn) * batch["valid"]).mean().item(), abs=1e-5)
 
 
-def test_the_guide_learns_from_pairs_that_the_denoiser_is_spared(tmp_path, folders):
+def test_the_guide_learns_from_pairs_that_the_denoiser_does_not_encode(tmp_path, folders):
     config = tiny(tmp_path / "run", *folders, encoded=2, batch=3)
     pairs, _, _ = load_pairs(config)
     batch = {name: value.float() for name, value in default_collate([pairs[k] for k in range(3)]).items()}

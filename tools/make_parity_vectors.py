@@ -1,6 +1,6 @@
-"""Writes tests/parity/*.npz: what the paper's networks say to seeded inputs with seeded weights, at a small size.
+"""Writes tests/parity/*.npz: outputs of the published networks for seeded inputs and weights, at a small size.
 
-Run it when our networks agree with the original's (see tests/test_paper*.py) and not merely with themselves:
+Run it only when our networks agree with the original's (the tests marked `original` in tests/test_paper*.py):
 
     python tools/make_parity_vectors.py
 """
@@ -28,7 +28,7 @@ VOXELISATION = VoxelisationConfig(width=8, cells=8, blocks=3, levels=2, copies=3
 
 
 def seeded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by name and shape alone, the same wherever numpy runs; of a size that keeps activations about 1."""
+    """Weights that depend on name and shape only, the same on every machine, scaled to activations of about 1."""
     drawn = {}
     for name, value in state.items():
         rng = np.random.default_rng(list(name.encode()))
@@ -38,7 +38,7 @@ def seeded(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def seeded_denoiser() -> PaperDenoiser:
-    """The small noise network, its weights through the importer."""
+    """The small noise network, with weights that passed through the importer."""
     network = PaperDenoiser(DENOISER)
     foreign = seeded(denoiser_state_to(network.state_dict()))
     network.load_state_dict(denoiser_state_from(foreign, DENOISER))
@@ -46,7 +46,7 @@ def seeded_denoiser() -> PaperDenoiser:
 
 
 def denoiser_vectors() -> dict[str, np.ndarray]:
-    """Input, output, and what each stage says."""
+    """Input, output, and the output of each stage."""
     network = seeded_denoiser()
     rng = np.random.default_rng(0)
     direction = rng.normal(size=(2, DENOISER.points, 3))
@@ -60,7 +60,7 @@ def denoiser_vectors() -> dict[str, np.ndarray]:
 
 
 def seeded_voxelisation() -> VoxelisationNetwork:
-    """The small point-to-volume network, its weights through the importer."""
+    """The small point-to-volume network, with weights that passed through the importer."""
     network = VoxelisationNetwork(VOXELISATION)
     foreign = seeded(voxelisation_state_to(network.state_dict(), VOXELISATION))
     network.load_state_dict(voxelisation_state_from(foreign, VOXELISATION))
@@ -86,16 +86,16 @@ def voxelisation_vectors() -> dict[str, np.ndarray]:
 
 
 def stages(network: PaperDenoiser) -> dict[str, Tensor]:
-    """A dictionary that the network's next pass fills: down0 to down3, attention, up0 to up3."""
+    """A dictionary that the next forward pass fills with the stages' outputs: down0-3, attention, up0-3."""
     taps: dict[str, Tensor] = {}
 
-    def listen(name: str, module: nn.Module) -> None:
+    def record(name: str, module: nn.Module) -> None:
         module.register_forward_hook(lambda *args: taps.__setitem__(name, args[2]) and None)
 
     for k in range(4):
-        listen(f"down{k}", network.down[k])
-        listen(f"up{k}", network.up[k])
-    listen("attention", network.attention)
+        record(f"down{k}", network.down[k])
+        record(f"up{k}", network.up[k])
+    record("attention", network.attention)
     return taps
 
 

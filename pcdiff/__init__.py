@@ -19,9 +19,6 @@ NOTICE = "Not a medical device: for research only, not for diagnosis or treatmen
 
 if TYPE_CHECKING:
     from pcdiff.checks.report import Report as Report
-    from pcdiff.design.check import check as check
-    from pcdiff.design.flow import Design as Design
-    from pcdiff.design.flow import design as design
     from pcdiff.geometry.mesh import Mesh as Mesh
     from pcdiff.geometry.points import PointCloud as PointCloud
     from pcdiff.geometry.volume import Volume as Volume
@@ -30,17 +27,21 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method as Method
     from pcdiff.methods.base import Proposal as Proposal
     from pcdiff.methods.registry import load_method as load_method
+    from pcdiff.pipeline.check import check as check
+    from pcdiff.pipeline.flow import Design as Design
+    from pcdiff.pipeline.flow import design as design
 
 _MODULES = {
     "Candidate": "pcdiff.methods.base",
-    "Design": "pcdiff.design.flow",
+    "Design": "pcdiff.pipeline.flow",
     "Mesh": "pcdiff.geometry.mesh",
     "Method": "pcdiff.methods.base",
     "PointCloud": "pcdiff.geometry.points",
     "Proposal": "pcdiff.methods.base",
     "Report": "pcdiff.checks.report",
     "Volume": "pcdiff.geometry.volume",
-    "check": "pcdiff.design.check",
+    "check": "pcdiff.pipeline.check",
+    "design": "pcdiff.pipeline.flow",
     "load_method": "pcdiff.methods.registry",
     "read_skull": "pcdiff.imaging.input_check",
 }
@@ -72,9 +73,7 @@ def install_hint(extra: str = "") -> str:
 
 
 def __getattr__(name: str) -> object:
-    """Loads a public name at its first use (PEP 562). `design` is the package `pcdiff.design`, which can be called."""
-    if name == "design":
-        return import_module("pcdiff.design")
+    """Loads a public name at its first use (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module 'pcdiff' has no attribute {name!r}; public names: {', '.join(__all__)}")
     value = getattr(import_module(_MODULES[name]), name)

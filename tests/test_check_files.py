@@ -13,15 +13,15 @@ import SimpleITK as sitk
 from pcdiff import __version__
 from pcdiff.checks import Check, Figure, Report
 from pcdiff.checks.recommend import recommend, surface_std
-from pcdiff.design.case import write_case
-from pcdiff.design.fitting import FitOptions
-from pcdiff.design.settings import Settings
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
+from pcdiff.pipeline.case import write_case
+from pcdiff.pipeline.fitting import FitOptions
+from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit
 
 NAMES = [
@@ -41,7 +41,7 @@ Run = Callable[..., tuple[int, str, str]]
 def files(tmp_path: Path, case: tuple[Volume, Volume], fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Path:
     """skull.nrrd, implant.nrrd, implant.stl; the shape model is fitted once for all tests."""
     # the flow first: patching it imports it, and it must import the original function
-    monkeypatch.setattr("pcdiff.design.flow.fit_prior", lambda prior, skull: fitted)
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull: fitted)
     monkeypatch.setattr("pcdiff.prior.fit.fit", lambda prior, skull: fitted)
     for name, volume in zip(("skull", "implant"), case, strict=True):
         write_volume(volume, tmp_path / f"{name}.nrrd")

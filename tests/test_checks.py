@@ -153,7 +153,7 @@ def test_an_undercut_of_known_size(shell: Shell) -> None:
 
 
 def test_trimming_makes_it_insertable(shell: Shell) -> None:
-    from pcdiff.design.fitting import remove_undercuts
+    from pcdiff.pipeline.fitting import remove_undercuts
 
     other, plug = undercut(shell)
     bone, solid = surroundings(other.skull, shell.empty.with_mask(plug))

@@ -22,9 +22,6 @@ import pcdiff
 from pcdiff import __version__
 from pcdiff.cli import app as cli
 from pcdiff.data.craniotomy import KINDS
-from pcdiff.design.record import case_folder, pieces_ml, read_record
-from pcdiff.design.stages import STAGES
-from pcdiff.design.write import compare_stl
 from pcdiff.errors import InputError, OutputError
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import read_stl, write_stl
@@ -34,6 +31,9 @@ from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.registry import METHODS, MethodEntry
+from pcdiff.pipeline.record import case_folder, pieces_ml, read_record
+from pcdiff.pipeline.stages import STAGES
+from pcdiff.pipeline.write import compare_stl
 from pcdiff.prior.fit import PriorFit
 from pcdiff.reconstruct import BACKENDS
 from pcdiff.report.colours import BONE, IMPLANT
@@ -63,7 +63,7 @@ class Stub:
 def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
     method = Stub(fitted)
     monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: method)
-    monkeypatch.setattr("pcdiff.design.flow.fit_prior", lambda prior, skull: fitted)
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull: fitted)
     return method
 
 

@@ -75,7 +75,7 @@ def test_a_folder_that_is_not_installed_is_a_problem(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("dsc", "good"), [(0.97, True), (0.5, False)])
 def test_the_built_in_case_is_measured(monkeypatch: pytest.MonkeyPatch, dsc: float, good: bool) -> None:
     record = {"scores": {"dsc": dsc}, "seconds": {"total": 7.0}, "peak_memory_mb": 812}
-    monkeypatch.setattr("pcdiff.design.demo.demo", lambda folder, settings: record)
+    monkeypatch.setattr("pcdiff.pipeline.demo.demo", lambda folder, settings: record)
     *_, last = doctor.examine(try_it=True)
     assert last.good is good
     assert "designed in 7 s" in last.words

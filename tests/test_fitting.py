@@ -10,11 +10,11 @@ from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
 from pcdiff.checks.distances import voxel_gap
-from pcdiff.design.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options
-from pcdiff.design.flow import design
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
+from pcdiff.pipeline.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options
+from pcdiff.pipeline.flow import design
 
 OUTER, INNER = 80.0, 74.0
 CENTRE = np.array([12.0, -7.0, 30.0])

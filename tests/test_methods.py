@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import save_file
 from scipy.spatial import cKDTree
 
-from pcdiff.design.flow import design
-from pcdiff.design.stages import Stopwatch
 from pcdiff.errors import InputError
 from pcdiff.methods.anchored.condition import ANCHORS, choose_rays, make_condition
 from pcdiff.methods.anchored.config import DenoiserConfig, DiffusionConfig, NetworkConfig
@@ -22,6 +20,8 @@ from pcdiff.methods.anchored.network import AnchoredDenoiser
 from pcdiff.methods.anchored.weights import save_denoiser
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.methods.registry import load_method
+from pcdiff.pipeline.flow import design
+from pcdiff.pipeline.stages import Stopwatch
 
 NETWORK = NetworkConfig(width=16, grid=8, step_grid=4, blocks=1, heads=2)
 DIFFUSION = DiffusionConfig(steps=2)

@@ -32,7 +32,7 @@ MODULES = {
 ROOMS = (
     *("errors", "environment", "files", "config", "tensor_files"),
     *("geometry", "imaging", "diffusion", "nets", "reconstruct", "data"),
-    *("prior", "methods", "checks", "report", "evaluation", "design", "training", "cli", "__main__"),
+    *("prior", "methods", "checks", "report", "evaluation", "pipeline", "training", "cli", "__main__"),
 )
 # Names that differ between an import and the package index.
 DISTRIBUTIONS = {"PIL": "pillow", "nrrd": "pynrrd", "skimage": "scikit-image", "yaml": "pyyaml"}
@@ -109,10 +109,10 @@ def test_every_public_name_is_there_for_users_and_type_checkers() -> None:
 
 
 def test_design_is_a_function_and_a_package_in_any_order_of_imports() -> None:
-    for first in ("pcdiff.design.flow", "pcdiff.geometry.volume"):
+    for first in ("pcdiff.pipeline.flow", "pcdiff.geometry.volume"):
         code = (
             f"import {first}, pcdiff\nfrom pcdiff import design\nassert callable(pcdiff.design)\n"
-            "import pcdiff.design.settings\nassert callable(pcdiff.design) and design is pcdiff.design\n"
+            "import pcdiff.pipeline.settings\nassert callable(pcdiff.design) and design is pcdiff.design\n"
             "try:\n    design(None, lambda *a, **k: None, ensemble=1, unknown=1)\n"
             "except TypeError as error:\n    assert 'unknown' in str(error)\nelse:\n    raise AssertionError"
         )
@@ -121,7 +121,7 @@ def test_design_is_a_function_and_a_package_in_any_order_of_imports() -> None:
 
 def test_the_prior_needs_no_torch() -> None:
     assert not {"torch", "open3d"} & loads(
-        "pcdiff.design.demo", "pcdiff.methods.prior", "pcdiff.design.flow", "pcdiff.evaluation.runner"
+        "pcdiff.pipeline.demo", "pcdiff.methods.prior", "pcdiff.pipeline.flow", "pcdiff.evaluation.runner"
     )
 
 
@@ -148,7 +148,7 @@ def test_a_room_imports_only_rooms_before_it() -> None:
 
 
 def test_the_report_reads_no_scans_and_no_case_folders() -> None:
-    """It draws values, `report.contents.CaseContents`; `design.contents` makes them."""
+    """It draws values, `report.contents.CaseContents`; `pipeline.contents` makes them."""
     for name, path in MODULES.items():
         if room(name) == "report":
             rooms = {room(module) for module in imports(ast.parse(path.read_text())) & MODULES.keys()}

@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.data.heads import prepare
-from pcdiff.design.flow import design
 from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import scores
 from pcdiff.geometry.occupancy import head_occupancy
@@ -20,6 +19,7 @@ from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.prior import PriorMethod
+from pcdiff.pipeline.flow import design
 from pcdiff.prior.build import measure_tables
 from pcdiff.prior.completed_surface import completed_surface
 from pcdiff.prior.defects import find_defects

@@ -16,10 +16,6 @@ import pytest
 from PIL import Image
 
 from pcdiff import NOTICE
-from pcdiff.design.case import design_case
-from pcdiff.design.contents import read_contents
-from pcdiff.design.record import RECORD, case_record, renew_record
-from pcdiff.design.settings import Settings
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import read_stl, write_stl
@@ -27,6 +23,10 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.base import Proposal, Trajectory
 from pcdiff.methods.candidates import OrientedPoints
+from pcdiff.pipeline.case import design_case
+from pcdiff.pipeline.contents import read_contents
+from pcdiff.pipeline.record import RECORD, case_record, renew_record
+from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit
 from pcdiff.report.case_report import PREVIEW, REPORT, write_report
 from pcdiff.report.contents import CaseContents

@@ -15,8 +15,6 @@ from phantom import AIR, BONE, BRAIN, SECRETS, head_ct, write_dicom
 from scipy import ndimage
 
 from pcdiff.data.craniotomy import simulate_craniotomy
-from pcdiff.design.case import is_done
-from pcdiff.design.settings import Settings
 from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.volume import Volume
@@ -24,6 +22,8 @@ from pcdiff.imaging.input_check import WARN_SLICE_MM, describe, read_skull
 from pcdiff.imaging.scan import Scan, read_scan
 from pcdiff.imaging.segment import THRESHOLD, segment
 from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.pipeline.case import is_done
+from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from pcdiff.design.case import case_name
-from pcdiff.design.stages import STAGES
 from pcdiff.environment import machine
 from pcdiff.evaluation.measure import PCDIFF, measure
 from pcdiff.evaluation.tables import markdown, markdown_row
 from pcdiff.methods.registry import METHODS
+from pcdiff.pipeline.case import case_name
+from pcdiff.pipeline.stages import STAGES
 
 SHIPPED = [name for name, entry in METHODS.items() if not entry.required]
 COLUMNS = ["command", "method", "seconds", "peak MB", "start", *STAGES]

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 
 from pcdiff.data.craniotomy import simulate_craniotomy
-from pcdiff.design.case import design_case
-from pcdiff.design.demo import demo
-from pcdiff.design.settings import Settings
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.anchored.condition import ANCHORS, BONE, make_condition
 from pcdiff.methods.anchored.method import DiffusionMethod, batch, bind
+from pcdiff.pipeline.case import design_case
+from pcdiff.pipeline.demo import demo
+from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit, fit
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"

@@ -11,12 +11,12 @@ import typer
 
 from pcdiff.cli.console import debugging, error_line, exit_code
 from pcdiff.cli.progress import Progress, print_above_bars
-from pcdiff.design.case import case_name, design_case, is_done
 from pcdiff.errors import InputError
+from pcdiff.pipeline.case import case_name, design_case, is_done
 
 if TYPE_CHECKING:
-    from pcdiff.design.settings import Settings
     from pcdiff.methods.base import Method, PriorBasedMethod
+    from pcdiff.pipeline.settings import Settings
 
 
 @dataclass

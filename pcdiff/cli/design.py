@@ -56,8 +56,8 @@ def design(
     """
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.cli.batch import Batch
-    from pcdiff.design.fitting import FitOptions
-    from pcdiff.design.settings import DEFAULT_ENSEMBLE, Settings
+    from pcdiff.pipeline.fitting import FitOptions
+    from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE, Settings
 
     settings = Settings(
         method=method,
@@ -98,8 +98,8 @@ def demo(
         pcdiff demo -o out/other --seed 7
     """
     from pcdiff.cli.batch import result_line
-    from pcdiff.design.demo import demo as run
-    from pcdiff.design.settings import Settings
+    from pcdiff.pipeline.demo import demo as run
+    from pcdiff.pipeline.settings import Settings
 
     if not quiet:
         print_message("sampling a head from the statistical shape model, cutting a defect, designing the implant ...")
@@ -140,7 +140,7 @@ def simulate(
 
     pcdiff simulate healthy.nrrd -o out/cut --kind irregular --defects 2
     """
-    from pcdiff.design.simulate import write_simulation
+    from pcdiff.pipeline.simulate import write_simulation
 
     record = write_simulation(skull, out, kind, defects, seed, overwrite)
     if not quiet:

@@ -149,8 +149,8 @@ def _display() -> Finding:
 
 def _built_in_case() -> Finding:
     """Designs the built-in case in a temporary folder."""
-    from pcdiff.design.demo import demo
-    from pcdiff.design.settings import Settings
+    from pcdiff.pipeline.demo import demo
+    from pcdiff.pipeline.settings import Settings
 
     started = time.perf_counter()
     with TemporaryDirectory() as folder:

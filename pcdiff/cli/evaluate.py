@@ -42,8 +42,8 @@ def evaluate(
     """
     from pcdiff.data.cases import find_cases
     from pcdiff.data.suite import variants_named, write_suite
-    from pcdiff.design.settings import DEFAULT_ENSEMBLE
     from pcdiff.evaluation.runner import evaluate as run
+    from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE
 
     variants = None if suite is None else variants_named(suite)
     methods = [name.strip() for name in method.split(",")]

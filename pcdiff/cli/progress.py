@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from pcdiff.design.stages import STAGES
+from pcdiff.pipeline.stages import STAGES
 
 
 class Progress:

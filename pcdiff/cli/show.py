@@ -36,7 +36,7 @@ def check(
     """
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.checks.files import write_checks, write_surface
-    from pcdiff.design.check import check_files
+    from pcdiff.pipeline.check import check_files
 
     report = check_files(implant, skull, load_criteria(criteria), clearance)
     if out is not None:
@@ -88,8 +88,8 @@ def report(case: options.CaseFolder, skull: options.MovedSkull = None) -> None:
         pcdiff report out/head
         pcdiff report out/head --skull scans/head.nrrd
     """
-    from pcdiff.design.contents import read_contents
-    from pcdiff.design.record import renew_record
+    from pcdiff.pipeline.contents import read_contents
+    from pcdiff.pipeline.record import renew_record
     from pcdiff.report.case_report import PREVIEW, REPORT, write_report
 
     contents = read_contents(case, skull)
@@ -112,9 +112,9 @@ def dicom_seg(
 
         pcdiff dicom-seg out/head --scan dicom/series3
     """
-    from pcdiff.design.record import case_record, renew_record
     from pcdiff.imaging.dicom_seg import SEGMENTATION, write_dicom_seg
     from pcdiff.imaging.volumes import read_volume
+    from pcdiff.pipeline.record import case_record, renew_record
 
     record = case_record(case)
     path = out or case / SEGMENTATION

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pcdiff.design.contents import read_contents
-from pcdiff.design.record import renew_record
+from pcdiff.pipeline.contents import read_contents
+from pcdiff.pipeline.record import renew_record
 from pcdiff.report import window
 from pcdiff.report.gallery import scene_picture
 from pcdiff.report.render import write_png

@@ -54,8 +54,8 @@ class OccupancySettings(StrictConfig):
     width: int = Field(default=384, gt=1, description="units of the first hidden layer; the second has half of them")
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
-    # A DSC of D is maximised by all points with a probability above D / 2 (Lipton et al. 2014): here 0.38, or log-odds of
-    # -0.5, which the offset moves to 0.
+    # A DSC of D is maximised by all points with a probability above D / 2 (Lipton et al. 2014): here 0.38,
+    # or log-odds of -0.5, which the offset moves to 0.
     offset: float = Field(default=0.5, description="added to the network's log-odds")
     removal: float = Field(default=-0.5, description="bone between the tables is removed below these log-odds")
     off_surface: float = Field(default=1.0, description="tables' log-odds beyond which a point lies off their surface")

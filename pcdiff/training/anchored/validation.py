@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from pcdiff.data.cases import find_cases
-from pcdiff.design.flow import design
 from pcdiff.geometry.metrics import scores
 from pcdiff.methods.anchored.condition import Condition
 from pcdiff.methods.anchored.method import DiffusionMethod
+from pcdiff.pipeline.flow import design
 from pcdiff.training.anchored.pairs import Pairs
 from pcdiff.training.recipes import RunConfig
 

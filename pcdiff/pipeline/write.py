@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pcdiff.design.flow import Design
 from pcdiff.errors import OutputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.grid import bounding_box
@@ -18,6 +17,7 @@ from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_map, write_volume
+from pcdiff.pipeline.flow import Design
 
 STL_DSC = 0.97  # the least agreement of an STL with its volume
 WRITERS = 4  # threads: compressing takes most of the time and releases the interpreter's lock

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pcdiff import NOTICE, __version__
-from pcdiff.design.record import SKULL, case_folder, pieces_ml, write_record
 from pcdiff.files import sha256
 from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, write_record
 
 
 def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: int, overwrite: bool = False) -> dict:

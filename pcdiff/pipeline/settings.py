@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pcdiff import __version__
 from pcdiff.checks.criteria import Criteria
-from pcdiff.design.fitting import AS_DESIGNED, FitOptions
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import check_space
 from pcdiff.geometry.mesh_files import mesh_kinds
 from pcdiff.methods.registry import weights_files
+from pcdiff.pipeline.fitting import AS_DESIGNED, FitOptions
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod

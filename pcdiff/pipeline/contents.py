@@ -11,13 +11,13 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pcdiff import NOTICE, __version__
-from pcdiff.design.record import case_record, case_skull
-from pcdiff.design.stages import STAGES
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, read_stl
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume
+from pcdiff.pipeline.record import case_record, case_skull
+from pcdiff.pipeline.stages import STAGES
 from pcdiff.report.contents import CaseContents
 
 if TYPE_CHECKING:

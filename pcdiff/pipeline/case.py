@@ -14,9 +14,6 @@ import numpy as np
 from pcdiff import NOTICE
 from pcdiff.checks.files import write_checks, write_surface
 from pcdiff.checks.recommend import Choice, recommend, surface_std
-from pcdiff.design.record import SKULL, case_folder, pieces_ml, read_record, write_record
-from pcdiff.design.settings import Settings
-from pcdiff.design.stages import Stopwatch
 from pcdiff.environment import machine, peak_memory_mb
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import Mesh
@@ -25,12 +22,15 @@ from pcdiff.imaging.formats import FORMATS, format_of, suffix_of
 from pcdiff.imaging.input_check import InputCheck, read_skull
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
+from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, read_record, write_record
+from pcdiff.pipeline.settings import Settings
+from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.regions import defects_of
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
-    from pcdiff.design.flow import Design
     from pcdiff.methods.base import Method, PriorBasedMethod
+    from pcdiff.pipeline.flow import Design
 
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
@@ -123,8 +123,8 @@ def write_case(
     checks_K.json, and uncertainty.nrrd: each voxel's standard deviation over the candidates, 0 where they agree, 0.5
     where half of them hold the voxel. A failed check stops nothing.
     """
-    from pcdiff.design.flow import design
-    from pcdiff.design.write import write_implant, write_members, write_points
+    from pcdiff.pipeline.flow import design
+    from pcdiff.pipeline.write import write_implant, write_members, write_points
 
     watch = Stopwatch(on_stage)
     with watch("read"):
@@ -150,7 +150,7 @@ def write_case(
         checked = _check(part, given.skull, result, mesh, members, settings)
     record = _record(part, given, result, checked, settings) | {"stl": stl, **_times(watch)}
     if settings.report:
-        from pcdiff.design.contents import designed_contents
+        from pcdiff.pipeline.contents import designed_contents
         from pcdiff.report.case_report import write_report
 
         with watch("report"):

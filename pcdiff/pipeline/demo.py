@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pcdiff.data.craniotomy import simulate_craniotomy
-from pcdiff.design.case import write_case
-from pcdiff.design.record import case_folder, write_record
-from pcdiff.design.settings import Settings
 from pcdiff.geometry.metrics import scores
 from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.pipeline.case import write_case
+from pcdiff.pipeline.record import case_folder, write_record
+from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.model import ShapePrior
 
 KIND = "skullfix"

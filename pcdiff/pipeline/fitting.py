@@ -15,12 +15,12 @@ from scipy.spatial import cKDTree
 
 from pcdiff.checks import removal_paths, surroundings
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
-from pcdiff.design.fit_options import AS_DESIGNED, THICKNESS_RANGE, FitOptions
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.surface import vertex_normals, volume_to_mesh
 from pcdiff.geometry.volume import Volume
+from pcdiff.pipeline.fit_options import AS_DESIGNED, THICKNESS_RANGE, FitOptions
 from pcdiff.reconstruct.finish import without_slivers
 
 SMOOTHING_RIM = 1.0  # mm from bone where smoothing begins

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcdiff.design.fitting import AS_DESIGNED, FitOptions, apply_fit_options
-from pcdiff.design.stages import Stopwatch
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.mesh import Mesh
@@ -15,6 +13,8 @@ from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Method, PriorBasedMethod, Proposal
 from pcdiff.methods.candidates import combine
+from pcdiff.pipeline.fitting import AS_DESIGNED, FitOptions, apply_fit_options
+from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.fit import fit as fit_prior
 from pcdiff.prior.model import ShapePrior

@@ -225,7 +225,7 @@ def test_attention_is_softmax_over_tokens():
     assert torch.allclose(attend(points, tokens), expected, atol=1e-5)
 
 
-def test_a_point_hears_its_neighbours_through_the_voxels():
+def test_points_influence_their_neighbours_through_the_voxels():
     torch.manual_seed(2)
     block = with_random_zeros(PointVoxelBlock(16, 8, 16, 0.0).eval())
     points, modulation, gate = torch.randn(1, 16, 3), torch.zeros(1, 16), torch.ones(1, 1, 1)
@@ -236,11 +236,11 @@ def test_a_point_hears_its_neighbours_through_the_voxels():
         (block(moved, coordinates, modulation, gate) - block(points, coordinates, modulation, gate)).abs().mean(1)[0]
     )
     assert change[1] > 2 * change[2]
-    deaf = block(moved, coordinates, modulation, 0 * gate) - block(points, coordinates, modulation, 0 * gate)
-    assert torch.equal(deaf[..., 1:], torch.zeros_like(deaf[..., 1:]))  # points that did not move
+    closed = block(moved, coordinates, modulation, 0 * gate) - block(points, coordinates, modulation, 0 * gate)
+    assert torch.equal(closed[..., 1:], torch.zeros_like(closed[..., 1:]))  # points that did not change
 
 
-def test_noise_levels_are_told_apart():
+def test_noise_levels_have_distinct_embeddings():
     torch.manual_seed(3)
     embed = NoiseEmbedding(16)
     levels = torch.linspace(-1, 1, 9)

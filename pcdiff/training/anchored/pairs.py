@@ -48,7 +48,7 @@ VERSION = 2
 class Pair:
     """A condition and its target, for the P = 2 ANCHORS points.
 
-    target: (P,) true displacement along the ray in units of `Condition.prior_std_mm`. normals: (P, 3) true unit
+    target: (P,) true displacement along the ray, in units of `Condition.prior_std_mm`. normals: (P, 3) true unit
     normals, network axes. valid: (P,) 1 if the truth is known, else 0.
     """
 

@@ -36,13 +36,13 @@ class TrainingStep(nn.Module):
         guide = self._guide_loss(batch)
         batch = {name: value[: self.encoded] for name, value in batch.items()}
         skull = bind(self.denoiser, batch).repeated(self.noises)
-        target, valid, unit, true_normals = (
+        target, valid, std_mm, true_normals = (
             batch[name].repeat_interleave(self.noises, 0)
             for name in ("target", "valid", "prior_std_mm", "true_normals")
         )
         denoised = self.denoiser(add_noise(target, sigma, noise), sigma, skull)
         # a compromise: squared millimetres would favour a few wide defects, the prior's own units the rims
-        weight = valid * unit
+        weight = valid * std_mm
         weight = weight / weight.mean()
         loss = denoising_loss(denoised.x0[:, None], target[:, None], sigma, weight, sigma_data=1.0)
         cosine = (denoised.normals * rearrange(true_normals, "b p xyz -> b xyz p")).sum(1)

@@ -1,4 +1,4 @@
-"""Files on a shared disk: written whole or not at all, whoever else writes them at the same time."""
+"""Files on a shared disk are written whole or not at all, even by several writers at the same time."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_each_kind_holds_the_solid_in_its_units_and_axes(kind: str, space: str, 
     write_mesh(BOX, path, space)
     found = solid(path)
     assert found.is_watertight
-    if kind == "glb":  # metres; x left, y up, z to the front: whatever the space
+    if kind == "glb":  # metres; x left, y superior, z anterior, in both spaces
         expected = [[0.010, 0.050, 0.020], [0.020, 0.080, 0.040]]
     elif space == "lps":
         expected = [[10, -40, 50], [20, -20, 80]]

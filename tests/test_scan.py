@@ -167,11 +167,11 @@ def test_unequal_slices_are_refused_with_their_position(tmp_path: Path) -> None:
 def test_slices_that_are_no_stack_are_refused(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a", ct(), grid())
     write_dicom(tmp_path / "a" / "twice", ct(), grid(), SOPInstanceUID="")
-    refused(tmp_path / "a", "two slices at one place between slice 1 and 2 of 36")
+    refused(tmp_path / "a", "two slices at one position between slice 1 and 2 of 36")
     write_dicom(tmp_path / "b", ct(), grid())
-    beside = grid()
-    beside[0, 3] += 3
-    moved = write_dicom(tmp_path / "c", ct(), beside)
+    shifted = grid()
+    shifted[0, 3] += 3
+    moved = write_dicom(tmp_path / "c", ct(), shifted)
     copy(moved[9], tmp_path / "b" / next(path.name for path in [moved[9]]))
     refused(tmp_path / "b", "slice 10 of 18, .* mm beside the line")
 

@@ -93,14 +93,14 @@ def test_a_turned_and_a_mirrored_head(loaded):
 
 
 def test_a_head_without_its_face(loaded):
-    varied = without_face(loaded, RNG, ahead=20, beneath=0)  # a head drawn from the prior has no face
+    varied = without_face(loaded, RNG, ahead=20, below=0)  # a head drawn from the prior has no face
     assert np.array_equal(varied.implant.mask, loaded.implant.mask)
     lost = loaded.defective_skull.mask & ~varied.defective_skull.mask
     assert lost.any()
     assert not (varied.defective_skull.mask & ~loaded.defective_skull.mask).any()
     lowest, foremost = loaded.defective_skull.to_mm(np.argwhere(lost)).max(0)[[2, 1]]
-    kept = bone_mm(varied.defective_skull)
-    assert not ((kept[:, 2] < lowest - 2) & (kept[:, 1] < foremost - 2)).any()
+    bone = bone_mm(varied.defective_skull)
+    assert not ((bone[:, 2] < lowest - 2) & (bone[:, 1] < foremost - 2)).any()
 
 
 @pytest.mark.parametrize("grid", [lambda volume: volume, turned_grid])

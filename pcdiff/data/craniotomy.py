@@ -40,7 +40,7 @@ def simulate_craniotomy(
         piece per defect.
 
     Raises:
-        InputError: Unknown kind, number out of range, no skull in the mask, bone in loose parts, or no place for the
+        InputError: Unknown kind, number out of range, no skull in the mask, bone in loose parts, or no room for the
             defects.
     """
     cranium = Cranium.from_volume(skull)
@@ -85,7 +85,7 @@ def _detached(bone: np.ndarray, piece: np.ndarray) -> np.ndarray:
 
 
 def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, defects: int | None = None) -> list[Outline]:
-    """Random outlines of the defects of one skull, whose place, shape and volume suit that skull.
+    """Random outlines of the defects of one skull, with positions, shapes and volumes that suit it.
 
     Arguments and errors as in `simulate_craniotomy`.
     """
@@ -103,7 +103,7 @@ def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, defects
     taken = np.zeros((0, 3))  # bone inside the outlines so far, mm
     for ml in sizes:
         for attempt in range(MAX_PLACEMENTS):
-            # The places of a kind may be taken by an earlier defect: after half the attempts any place will do.
+            # An earlier defect may take up the positions of a kind: after half the attempts a defect may lie anywhere.
             placement = anywhere if outlines and attempt > MAX_PLACEMENTS // 2 else rules.placement
             smaller = max(ml * 0.99**attempt, 1.05 * ML_RANGE[0])
             outline = _outline_of_volume(kind, placement(rng, side, defects), smaller, rng, cranium)
@@ -111,9 +111,7 @@ def draw_outlines(kind: str, rng: np.random.Generator, cranium: Cranium, defects
             if _is_valid(outline, inside, taken, rules, cranium):
                 break
         else:
-            raise InputError(
-                f"expected a place for {defects} {kind} defect(s), found none; choose fewer, or another kind"
-            )
+            raise InputError(f"expected room for {defects} {kind} defect(s), found none; choose fewer, or another kind")
         outlines.append(outline)
         taken = np.r_[taken, inside]
         side = -side
@@ -131,16 +129,16 @@ def _is_valid(outline: Outline, inside: np.ndarray, taken: np.ndarray, rules: De
 
 
 def _outline_of_volume(
-    kind: str, place: tuple[float, float], ml: float, rng: np.random.Generator, cranium: Cranium
+    kind: str, position: tuple[float, float], ml: float, rng: np.random.Generator, cranium: Cranium
 ) -> Outline:
-    """A random outline at a place (azimuth, elevation); its radius is bisected until it holds `ml` of bone."""
+    """A random outline at a position (azimuth, elevation); its radius is bisected until it holds `ml` of bone."""
     rules = KINDS[kind]
-    towards = _direction(*place)
+    towards = _direction(*position)
     offset = cranium.surface - cranium.centre
     radius = np.linalg.norm(offset, axis=1)
     nearest = np.argsort(-(offset @ towards) / radius)[:12]
     point = cranium.centre + towards * np.median(radius[nearest])
-    w = _direction(place[0], rng.normal(45, 4)) if rules.rectangular else _normal(cranium.surface, point, towards)
+    w = _direction(position[0], rng.normal(45, 4)) if rules.rectangular else _normal(cranium.surface, point, towards)
     # Up on the curve's plane is superior, or anterior where the plane is level.
     u = np.cross([0.0, -1.0, 0.0] if w[2] > 0.75 and not rules.rectangular else [0.0, 0.0, 1.0], w)
     u /= np.linalg.norm(u)
@@ -156,7 +154,7 @@ def _outline_of_volume(
         if not rules.rectangular:
             burr_holes, bevels = np.zeros((0, 3)), np.full(2, bevel)
         else:
-            # The front wall is coronal, the floor axial: they meet at a right angle, `size` below the plane.
+            # The front side is coronal, the floor axial: they meet at a right angle, `size` below the plane.
             burr_holes = size * np.array([[side * aspect, 1.0, 0.108 * aspect] for side in (-1.0, 1.0)])
             bevels = np.array([0, 1 / size])
         return Outline(kind, origin, axes, size * curve, bevels, burr_holes, cranium.centre, outer)

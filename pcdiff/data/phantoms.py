@@ -74,13 +74,13 @@ def _solid(ellipsoids: Iterable[Ellipsoid], grid: Volume, rng: np.random.Generat
     inverse = np.linalg.inv(grid.affine[:3, :3])
     mask = np.zeros(grid.mask.shape, bool, order="F")
     for centre, axes in ellipsoids:
-        place, shape = middle + linear @ centre, linear @ axes
-        at, reach = grid.to_index(place), np.linalg.norm(inverse @ shape, axis=1)
+        position, shape = middle + linear @ centre, linear @ axes
+        at, reach = grid.to_index(position), np.linalg.norm(inverse @ shape, axis=1)
         low = np.maximum(np.ceil(at - reach), 0).astype(int)
         high = np.minimum(np.floor(at + reach) + 1, mask.shape).astype(int)
         if (low >= high).any():
             continue
         box = box_slices(low, high)
         index = np.moveaxis(np.mgrid[box], 0, -1)
-        mask[box] |= np.linalg.norm((grid.to_mm(index) - place) @ np.linalg.inv(shape).T, axis=-1) <= 1
+        mask[box] |= np.linalg.norm((grid.to_mm(index) - position) @ np.linalg.inv(shape).T, axis=-1) <= 1
     return grid.with_mask(mask)

@@ -67,24 +67,24 @@ def transformed(case: LoadedCase, rng: np.random.Generator, linear: np.ndarray) 
     )
 
 
-def without_face(case: LoadedCase, rng: np.random.Generator, ahead: float = 20.0, beneath: float = 25.0) -> LoadedCase:
-    """The skull without the bone that lies more than `ahead` mm in front of and `beneath` mm below its centre."""
+def without_face(case: LoadedCase, rng: np.random.Generator, ahead: float = 20.0, below: float = 25.0) -> LoadedCase:
+    """The skull without the bone that lies more than `ahead` mm in front of its centre and `below` mm below it."""
     skull = case.defective_skull
     centre = Cranium.from_volume(case.complete_skull).centre
     index = np.argwhere(skull.mask)
     from_centre = skull.to_mm(index) - centre
-    face = (from_centre[:, 1] < -ahead) & (from_centre[:, 2] < -beneath)
+    face = (from_centre[:, 1] < -ahead) & (from_centre[:, 2] < -below)
     mask = skull.mask.copy()
     mask[tuple(index[face].T)] = False
     return replace(case, defective_skull=skull.with_mask(mask))
 
 
-def without_base(case: LoadedCase, rng: np.random.Generator, beneath: float = 30.0) -> LoadedCase:
-    """A scan that ends `beneath` mm below the cranial centre, along the grid's axis nearest to the patient's z."""
+def without_base(case: LoadedCase, rng: np.random.Generator, below: float = 30.0) -> LoadedCase:
+    """A scan that ends `below` mm below the cranial centre, along the grid's axis nearest to the patient's z."""
     affine, shape = case.implant.affine, np.array(case.implant.mask.shape)
     axis = int(np.abs(affine[2, :3] / case.implant.spacing).argmax())
     centre = Cranium.from_volume(case.complete_skull).centre
-    end = int(np.round(case.implant.to_index(centre - [0, 0, beneath])[axis]))
+    end = int(np.round(case.implant.to_index(centre - [0, 0, below])[axis]))
     low, high = np.zeros(3, int), shape.copy()
     (low if affine[2, axis] > 0 else high)[axis] = np.clip(end, 0, shape[axis])
     return LoadedCase(case.name, case.defective_skull.crop(low, high), case.implant.crop(low, high))
@@ -139,7 +139,7 @@ def write_suite(
     The files lie in a folder of their own for each seed and each version of the code that makes them. The same seed
     gives the same files, whichever other cases and variants are written. A negative control has no implant's file.
 
-    Raises InputError for a case that cannot be read and a head without a place for the defect.
+    Raises InputError for a case that cannot be read and a head without room for the defect.
     """
     modules = (str(module.__file__) for module in (craniotomy, defect_kinds, outline, phantoms))
     code = b"".join(Path(path).read_bytes() for path in (__file__, *modules))

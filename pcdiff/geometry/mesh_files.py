@@ -38,7 +38,7 @@ def mesh_kinds(text: str) -> tuple[str, ...]:
 def write_mesh(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
     """Writes the file that the suffix names: .stl, .ply, .obj or .3mf in mm, in `lps` or `ras`; .glb in metres.
 
-    glTF has axes of its own, whatever the space: x is the patient's left, y superior, z anterior. The same mesh gives
+    glTF always has its own axes: x is the patient's left, y superior, z anterior. The same mesh gives
     the same bytes. Raises InputError for another suffix or space, a mesh without triangles, and a file that cannot be
     written.
     """

@@ -44,10 +44,16 @@ def volume_to_mesh(volume: Volume, sigma_mm: float = 0.6) -> Mesh:
 
 
 def isosurface(values: np.ndarray, level: float, grid: Volume, low: np.ndarray) -> Mesh:
-    """The surface where `values` cross `level`, LPS mm, wound outward of the larger ones whatever sign det(affine) has.
+    """The surface where `values` cross `level`, by marching cubes (Lewiner et al. 2003), LPS mm.
 
-    Marching cubes (Lewiner et al. 2003). values: (i, j, k) float32, on the grid's voxels from index `low` (3,) on, also
-    beyond the grid; closed where the outermost layer of values lies below the level.
+    Normals point to the smaller values, also if the affine mirrors. The surface is closed if the outermost layer of
+    values is below the level.
+
+    Args:
+        values: (i, j, k) float32.
+        level: The value at the surface.
+        grid: Gives the affine; its mask is not used.
+        low: (3,) index of the first value on the grid; values may lie beyond the grid.
     """
     from skimage.measure import marching_cubes
 
@@ -88,8 +94,8 @@ def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     _, nearest = cKDTree(mesh.vertices).query(points)
     offset = points - mesh.vertices[nearest]
     height = np.einsum("nx,nx->n", offset, normals[nearest])
-    beside = np.linalg.norm(offset - height[:, None] * normals[nearest], axis=1)
-    return np.copysign(np.hypot(height, np.maximum(beside - edge, 0)), height)
+    sideways = np.linalg.norm(offset - height[:, None] * normals[nearest], axis=1)
+    return np.copysign(np.hypot(height, np.maximum(sideways - edge, 0)), height)
 
 
 def vertex_normals(mesh: Mesh) -> np.ndarray:

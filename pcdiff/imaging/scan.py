@@ -104,7 +104,7 @@ def plane_distances(affine: np.ndarray) -> np.ndarray:
 
 def _scan(values: np.ndarray, image: Image, name: str) -> Scan:
     distances = plane_distances(image.affine)
-    # Only DICOM tells which axis the slices were stacked along.
+    # Only in DICOM the axis along which slices were stacked is known.
     thickness = max(float(distances[2] if name == "DICOM" else distances.max()), image.slice_thickness or 0.0)
     return Scan(values, image.affine, image.header, name, thickness, image.notes)
 

@@ -1,6 +1,6 @@
 """Segmentation of the skull in a CT: bone by its HU, without table, head holder and loose pieces.
 
-No hole is closed or filled: that would remove the defect.
+Holes are neither closed nor filled: that would remove the defect.
 """
 
 from __future__ import annotations
@@ -148,12 +148,12 @@ def _noise_and_streaks(ct: Scan, head: _Head, threshold: int, metal: np.ndarray)
     deep = deep[deep[:, 0] + 1 < ct.values.shape[0]]
     deep = deep[:: max(1, len(deep) // MAX_SAMPLES)]
     here = ct.values[tuple(deep.T)].astype(float)
-    beside = ct.values[tuple((deep + np.array([1, 0, 0])).T)].astype(float)
-    soft = (np.minimum(here, beside) > BODY) & (np.maximum(here, beside) < max(threshold, THRESHOLD))
-    here, beside, near_metal = here[soft], beside[soft], metal[deep[soft, 2]]
+    neighbour = ct.values[tuple((deep + np.array([1, 0, 0])).T)].astype(float)
+    soft = (np.minimum(here, neighbour) > BODY) & (np.maximum(here, neighbour) < max(threshold, THRESHOLD))
+    here, neighbour, near_metal = here[soft], neighbour[soft], metal[deep[soft, 2]]
     if len(here) < MIN_SAMPLES:
         return None, None
-    noise = _robust_std(here - beside) / math.sqrt(2)
+    noise = _robust_std(here - neighbour) / math.sqrt(2)
     if min(np.count_nonzero(near_metal), np.count_nonzero(~near_metal)) < MIN_SAMPLES:
         return noise, None
     more = _robust_std(here[near_metal]) ** 2 - _robust_std(here[~near_metal]) ** 2

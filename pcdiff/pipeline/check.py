@@ -88,6 +88,7 @@ def check_files(implant: Path, skull: Path, criteria: Criteria, clearance: float
 
 def _inside(mesh: Mesh, skull: Volume) -> Volume:
     """The inside of a mesh on the skull's grid; empty for a mesh that is open or lies outside of the grid."""
+    from pcdiff.geometry.grid import box_slices
     from pcdiff.geometry.mesh import mesh_to_mask
 
     index = skull.to_index(mesh.vertices)
@@ -95,8 +96,7 @@ def _inside(mesh: Mesh, skull: Volume) -> Volume:
     mask = np.zeros_like(skull.mask)
     if mesh.is_watertight and (low < skull.mask.shape).all() and (high > 0).all():
         low, high = np.clip(low, 0, skull.mask.shape), np.clip(high, 0, skull.mask.shape)
-        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        mask[box] = mesh_to_mask(mesh, skull.crop(low, high))
+        mask[box_slices(low, high)] = mesh_to_mask(mesh, skull.crop(low, high))
     return skull.with_mask(mask)
 
 

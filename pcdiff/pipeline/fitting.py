@@ -43,7 +43,7 @@ class FittedImplant:
 
 
 def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, options: FitOptions) -> FittedImplant:
-    """Adapts an implant as the options say.
+    """Adapts an implant to the options.
 
     Args:
         implant: On the skull's grid.
@@ -151,25 +151,25 @@ def drill_holes(
     """
     mesh = volume_to_mesh(implant)
     out = outward_cosine(mesh, centre)
-    places, normals = mesh.vertices[out > OUTER_COSINE], vertex_normals(mesh)[out > OUTER_COSINE]
-    if not len(places):
+    points, normals = mesh.vertices[out > OUTER_COSINE], vertex_normals(mesh)[out > OUTER_COSINE]
+    if not len(points):
         return implant, 0
     side = mesh.vertices[np.abs(out) < OUTER_COSINE]
-    vertex = _triangular_pattern(places, normals, spacing)
+    vertex = _triangular_pattern(points, normals, spacing)
     margin = diameter / 2 + HOLE_MARGIN
     if len(side):
-        vertex = vertex[cKDTree(side).query(places[vertex])[0] > margin]
+        vertex = vertex[cKDTree(side).query(points[vertex])[0] > margin]
     if bone.mask.any():
-        vertex = vertex[bone_gap(places[vertex], bone) > margin]
+        vertex = vertex[bone_gap(points[vertex], bone) > margin]
 
     body = np.argwhere(implant.mask)
     voxels = implant.to_mm(body.astype(float))
-    tree = cKDTree(places)
+    tree = cKDTree(points)
     gone = np.zeros(len(body), bool)
     for k in vertex:
-        normal = normals[tree.query_ball_point(places[k], NORMAL_PATCH)].mean(0)
+        normal = normals[tree.query_ball_point(points[k], NORMAL_PATCH)].mean(0)
         normal /= np.linalg.norm(normal)
-        offset = voxels - places[k]
+        offset = voxels - points[k]
         along = offset @ normal
         gone |= ((offset**2).sum(1) - along**2 < (diameter / 2) ** 2) & (np.abs(along) < MAX_HOLE_DEPTH)
     return _without(implant, body[gone]), len(vertex)

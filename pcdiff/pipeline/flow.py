@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -43,7 +43,7 @@ class Design:
         count = np.zeros_like(self.implant.mask, np.uint16)
         for member in self.members:
             count += member.mask
-        box = tuple(slice(low, high) for low, high in zip(*bounding_box(count), strict=True))
+        box = box_slices(*bounding_box(count))
         share = count[box] / np.float32(len(self.members))
         values = np.zeros(count.shape, np.float32, order="F")  # as files are written
         values[box] = np.sqrt(share * (1 - share))

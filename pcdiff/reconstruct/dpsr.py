@@ -39,9 +39,9 @@ def poisson_grid(points: Tensor, normals: Tensor, resolution: int, sigma: float 
     With w = 2 pi k and the splatted normals V: phi^ = i w . V^ g / (|w|^2 - 1e-6), g = exp(-(2 sigma |k| / r)^2 / 2).
     Then the mean at the points is subtracted, and the field is scaled so that cell (0, 0, 0), which is outside, is 0.5.
     """
-    place = points * resolution
+    cells = points * resolution
     fields = []
-    for index, normal in zip(place, normals, strict=True):
+    for index, normal in zip(cells, normals, strict=True):
         field = _potential(index, normal, (resolution,) * 3, resolution, sigma)
         field = field - _interpolate(field, index).mean()
         fields.append(-0.5 * field / field[0, 0, 0].abs())
@@ -60,16 +60,16 @@ def poisson_region(points: Tensor, normals: Tensor, resolution: int, sigma: floa
     """
     if resolution % COARSENING:
         raise ValueError(f"resolution must be a multiple of {COARSENING}, got {resolution}")
-    place = points * resolution
-    low, shape = _box(place, resolution)
+    cells = points * resolution
+    low, shape = _box(cells, resolution)
     coarse = resolution // COARSENING
     few = shape // COARSENING
-    field = _potential(place - place.new_tensor(low), normals, tuple(shape), resolution, sigma)
+    field = _potential(cells - cells.new_tensor(low), normals, tuple(shape), resolution, sigma)
     # In the coarse solves the normals are spread over larger cells.
     unit = COARSENING**-3
     corner = low // COARSENING
-    cube = unit * _potential(place / COARSENING, normals, (coarse,) * 3, coarse, sigma)
-    box = unit * _potential(place / COARSENING - place.new_tensor(corner), normals, tuple(few), coarse, sigma)
+    cube = unit * _potential(cells / COARSENING, normals, (coarse,) * 3, coarse, sigma)
+    box = unit * _potential(cells / COARSENING - cells.new_tensor(corner), normals, tuple(few), coarse, sigma)
     nodes = [torch.arange(n + 1, device=points.device) for n in few.tolist()]
     there = torch.meshgrid(*[(k + c) % coarse for k, c in zip(nodes, corner.tolist(), strict=True)], indexing="ij")
     here = torch.meshgrid(*[k % n for k, n in zip(nodes, few.tolist(), strict=True)], indexing="ij")
@@ -78,14 +78,14 @@ def poisson_region(points: Tensor, normals: Tensor, resolution: int, sigma: floa
     field += functional.interpolate(missing[None, None], size, mode="trilinear", align_corners=True)[
         0, 0, :-1, :-1, :-1
     ]
-    level = _interpolate(field, place - place.new_tensor(low)).mean()
+    level = _interpolate(field, cells - cells.new_tensor(low)).mean()
     return Region((level - field) * (0.5 / (cube[0, 0, 0] - level).abs()), low)
 
 
-def _box(place: Tensor, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """(low, shape) of the box in cells: multiples of `COARSENING`, no longer than the cube. place: (N, 3) cells."""
-    low = (place.amin(0).cpu().numpy() - BOX_MARGIN) // COARSENING * COARSENING
-    size = place.amax(0).cpu().numpy() + BOX_MARGIN + 1 - low
+def _box(cells: Tensor, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """(low, shape) of the box in cells: multiples of `COARSENING`, no longer than the cube. cells: (N, 3)."""
+    low = (cells.amin(0).cpu().numpy() - BOX_MARGIN) // COARSENING * COARSENING
+    size = cells.amax(0).cpu().numpy() + BOX_MARGIN + 1 - low
     few = [scipy.fft.next_fast_len(int(np.ceil(n / COARSENING)), real=True) for n in size]
     shape = np.minimum(np.array(few) * COARSENING, resolution)
     return np.where(shape == resolution, 0, low).astype(int), shape

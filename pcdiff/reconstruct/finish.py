@@ -23,8 +23,8 @@ def finish(values: np.ndarray, low: np.ndarray, skull: Volume, points: PointClou
         values: (i, j, k) indicator of the completed bone, 0.5 at its surface.
         low: (3,) index of its first voxel on the skull's grid.
         skull: The defective skull.
-        points: Points with `defect` labels. Their place decides which voxels are implant and which are slivers on the
-            surrounding bone.
+        points: Points with `defect` labels. Voxels near the points of a defect are implant; voxels near other points
+            are slivers on the surrounding bone.
 
     Returns:
         The implant. It has no voxel in a defect that the indicator leaves open.

@@ -127,12 +127,12 @@ def _affine(folder: Path, series: Series) -> np.ndarray:
     axis = int(np.abs(normal).argmax())
     usual = _check_steps(folder, positions, series.heights, axis)
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    beside = np.linalg.norm(positions - positions[0] - np.arange(len(positions))[:, None] * step, axis=1)
-    if beside.max() > MAX_OFFSET_MM + STEP_TOLERANCE * usual:
-        k = int(beside.argmax())
+    offset = np.linalg.norm(positions - positions[0] - np.arange(len(positions))[:, None] * step, axis=1)
+    if offset.max() > MAX_OFFSET_MM + STEP_TOLERANCE * usual:
+        k = int(offset.argmax())
         raise InputError(
             f"{folder}: slice {k + 1} of {len(positions)}, {'xyz'[axis]} = {positions[k, axis]:.1f} mm, lies "
-            f"{beside[k]:.1f} mm beside the line through the stack; export the series again"
+            f"{offset[k]:.1f} mm beside the line through the stack; export the series again"
         )
     affine = np.eye(4)
     affine[:3, :3] = np.stack([row * series.spacing[0], column * series.spacing[1], step], 1)
@@ -151,7 +151,7 @@ def _check_steps(folder: Path, positions: np.ndarray, heights: np.ndarray, axis:
         where = f"between slice {k + 1} and {k + 2} of {len(positions)}, "
         where += f"{'xyz'[axis]} = {positions[k, axis]:.1f} and {positions[k + 1, axis]:.1f} mm"
         if step < 0.01:
-            raise InputError(f"{folder}: two slices at one place {where}; export one reconstruction of the CT alone")
+            raise InputError(f"{folder}: two slices at one position {where}; export one reconstruction of the CT alone")
         if abs(step - usual) > STEP_TOLERANCE * usual:
             missing = round(step / usual) - 1
             if missing >= 1 and abs(step / usual - missing - 1) < 2 * STEP_TOLERANCE:

@@ -1,4 +1,4 @@
-"""DICOM files of a folder, and what the header of one slice says.
+"""The DICOM files of a folder, and the header of one slice.
 
 Positions and directions are read from every slice. Names, ids and dates in a header are never read.
 """

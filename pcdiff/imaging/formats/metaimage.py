@@ -23,9 +23,9 @@ def open_image(path: Path) -> Image:
     local = named is not None and named[1] == b"LOCAL"
     if named is None or (path.suffix.lower() == ".mhd") == local:
         raise InputError(f"{path}: not a valid MetaImage header (ElementDataFile); export it again")
-    beside = named[1].decode("utf8", "replace")
-    if not local and (re.search(r"[/\\ %]", beside) or not path.with_name(beside).is_file()):
-        raise InputError(f"{path}: expected one data file beside the header, got '{beside}'; save it as .mha")
+    data_file = named[1].decode("utf8", "replace")
+    if not local and (re.search(r"[/\\ %]", data_file) or not path.with_name(data_file).is_file()):
+        raise InputError(f"{path}: expected one data file beside the header, got '{data_file}'; save it as .mha")
     if not re.search(rb"^Element(Spacing|Size) *=", head, re.MULTILINE):
         raise InputError(f"{path}: spacing is missing (no ElementSpacing); export it with its geometry")
     reader = sitk.ImageFileReader()

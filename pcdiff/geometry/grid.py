@@ -10,12 +10,11 @@ import numpy as np
 
 def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(I, J, K) bool -> the box low <= index < high of its true voxels, (3,) int each; both 0 for an empty mask."""
-    low, high = np.zeros(3, int), np.zeros(3, int)
-    for axis in range(3):
-        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if hits.size:
-            low[axis], high[axis] = hits[0], hits[-1] + 1
-    return low, high
+    plane = mask.any(axis=2)
+    hits = [np.flatnonzero(line) for line in (np.any(plane, axis=1), np.any(plane, axis=0), np.any(mask, axis=(0, 1)))]
+    if not hits[0].size:
+        return np.zeros(3, int), np.zeros(3, int)
+    return np.array([hit[0] for hit in hits]), np.array([hit[-1] + 1 for hit in hits])
 
 
 def box_slices(low: Iterable[int], high: Iterable[int]) -> tuple[slice, ...]:

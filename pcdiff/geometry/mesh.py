@@ -41,11 +41,6 @@ class Mesh:
         return 0.5 * np.cross(b - a, c - a)
 
     @property
-    def area(self) -> float:
-        """Surface area in mm2."""
-        return float(np.linalg.norm(self.area_vectors, axis=1).sum())
-
-    @property
     def volume_ml(self) -> float:
         """Enclosed volume in millilitres by the divergence theorem; negative if the normals point inward."""
         return float((self.vertices[self.faces[:, 0]] * self.area_vectors).sum()) / 3000.0

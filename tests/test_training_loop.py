@@ -218,13 +218,13 @@ if __name__ == "__main__":
     with clean_exit_on_sigterm(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(time.sleep, 0).result()
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        list(pool.map(time.sleep, [0.1] * 1000))
+        list(pool.map(time.sleep, [100] * 3))
 """
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGTERM
     assert "Error" not in done.stderr
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - began < 40  # far less than an item of the pool takes
 
 
 def test_workers_are_seeded_and_run_on_one_thread() -> None:

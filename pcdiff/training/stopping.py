@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from types import FrameType
 
 import torch
@@ -20,11 +21,13 @@ class Sigterm:
     """While entered, SIGTERM sets `stop` instead of ending the process.
 
     Python delivers signals to the main thread only: entered in another thread, this does nothing.
+    on_interrupt: called at SIGTERM in an interruptible block, before the block is left.
     """
 
     stop = False
 
-    def __init__(self) -> None:
+    def __init__(self, on_interrupt: Callable[[], None] | None = None) -> None:
+        self._on_interrupt = on_interrupt
         self._installed = self._interruptible = False
 
     def __enter__(self) -> Sigterm:
@@ -53,14 +56,23 @@ class Sigterm:
         self.stop = True
         if self._interruptible:
             self._interruptible = False  # a second signal must not disturb the way out
+            if self._on_interrupt is not None:
+                self._on_interrupt()
             raise Interrupted
 
 
 @contextmanager
 def clean_exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM leaves the block as an exception, so that worker pools are shut down, and only then takes effect."""
+    """SIGTERM ends the worker processes started in the block, leaves the block, and only then ends this process."""
+    others = active_children()
+
+    def end_workers() -> None:
+        for child in active_children():
+            if child not in others:
+                child.terminate()
+
     try:
-        with Sigterm() as sigterm, sigterm.interruptible():
+        with Sigterm(end_workers) as sigterm, sigterm.interruptible():
             yield
     except Interrupted:
         signal.raise_signal(signal.SIGTERM)  # the earlier handler's turn: by default it ends the process

@@ -7,7 +7,7 @@ READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test lint clean
+.PHONY: help demo test mutants lint clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,7 +17,11 @@ demo: $(READY) .venv/.open3d  ## set up, then design an implant for a built-in c
 
 test: $(READY_DEV) .venv/.open3d  ## set up, then lint, check types and run the tests
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=pcdiff --cov-report=
+	@echo "coverage of pcdiff: $$($(BIN)/coverage report --format=total) % of its statements"
+
+mutants: $(READY_DEV)  ## break forty lines, one at a time; the tests must notice at least 36
+	$(BIN)/python tools/mutants.py --jobs 2
 
 lint: $(READY_DEV)  ## style and types
 	$(BIN)/ruff check .
@@ -26,7 +30,7 @@ lint: $(READY_DEV)  ## style and types
 	$(BIN)/python tools/check_examples.py
 
 clean:  ## remove what was built, the environment included
-	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 
 $(READY): pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

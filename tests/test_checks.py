@@ -13,13 +13,15 @@ from scipy.spatial.transform import Rotation
 from pcdiff.checks import CompletedVault, Report, check_implant, removal_paths, surroundings
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.distances import bone_gap, voxel_gap
+from pcdiff.checks.insertion import best_removal_path
 from pcdiff.checks.printable import printable, self_intersections
+from pcdiff.checks.ray_view import RayView
 from pcdiff.checks.recommend import disagreement
 from pcdiff.checks.report import Figure
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.prior.direction_map import MAP, Pose
+from pcdiff.prior.direction_map import MAP, PIXEL, RADIUS, Pose
 
 OUTER, INNER, HOLE = 80.0, 74.0, np.deg2rad(15)
 CAP = 2 * np.pi * OUTER**2 * (1 - np.cos(HOLE))  # mm2 of the defect at the outer surface
@@ -282,3 +284,29 @@ def test_the_documents_list_every_key(flush: Report) -> None:
         assert not missing, check.name
     for name in Criteria.model_fields:
         assert f"`{name}`" in text
+
+
+def test_a_defect_cut_aslant_is_left_along_its_axis(shell: Shell) -> None:
+    """A cylinder 30 degrees off the skull's normal: nothing is in the way along its axis, much along the normal."""
+    axis = np.array([np.sin(np.deg2rad(30)), 0, np.cos(np.deg2rad(30))])
+    points = np.stack([shell.x, shell.y, shell.z], -1) - [0, 0, (OUTER + INNER) / 2]
+    across = np.linalg.norm(points - (points @ axis)[..., None] * axis, axis=-1)
+    implant, bone = (shell.empty.with_mask(shell.wall & part) for part in (across < 18, across >= 18))
+    path = best_removal_path(implant, bone, np.array([0, 0, 1.0]), exact=True)
+    assert path.direction @ axis > np.cos(np.deg2rad(10))
+    assert path.collision_ml < 0.05
+
+
+def test_heights_above_a_noisily_measured_sphere_are_millimetres(shell: Shell) -> None:
+    """A ray from its centre meets a sphere at a right angle, however noisy the radius of single rays is."""
+    noise = np.random.default_rng(0).normal(0, 0.5, len(MAP.directions))
+    implant = shell.empty.with_mask(shell.wall & shell.defect)
+    view = RayView.of(replace(shell.vault, outer=shell.vault.outer + noise), shell.skull, implant)
+    assert view.mm.mean() == pytest.approx(1.0, abs=0.01)
+    assert view.area[view.defect > 0].sum() == pytest.approx(CAP, rel=0.05)
+
+
+def test_rays_cover_the_defect_and_a_centimetre_around_it(shell: Shell) -> None:
+    view = RayView.of(shell.vault, shell.skull, shell.empty.with_mask(shell.wall & shell.defect))
+    across = 2 * (RADIUS * 2 * np.sin(HOLE / 2) + 10)  # mm on the map
+    assert np.array(view.mm.shape) * PIXEL / 2 == pytest.approx(across, rel=0.08)

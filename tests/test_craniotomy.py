@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from pcdiff.data.craniotomy import BRIDGE, KINDS, ML_RANGE, draw_outlines, simulate_craniotomy
+from pcdiff.data.defect_kinds import random_curve
 from pcdiff.data.outline import Cranium, Outline
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
@@ -217,3 +218,11 @@ def test_wrong_arguments_are_refused_in_one_line(skull: Volume) -> None:
         simulate_craniotomy(skull, "random_1", rng, defects=7)
     with pytest.raises(InputError, match="expected a skull"):
         simulate_craniotomy(skull.with_mask(np.zeros_like(skull.mask)), "random_1", rng)
+
+
+def test_a_jagged_outline_closes() -> None:
+    """The curve goes on from 359 to 0 degrees as it does between any two neighbours."""
+    for seed in range(40):
+        radii = random_curve(KINDS["irregular"], 1.0, np.random.default_rng(seed))
+        steps = np.abs(np.diff(radii, append=radii[0]))
+        assert steps[-1] <= 1.5 * steps[:-1].max(), seed

@@ -155,3 +155,15 @@ def test_an_implant_with_nothing_left_is_refused(case: tuple[Volume, Volume]) ->
     thin = implant.mask & (ndimage.distance_transform_edt(~skull.mask, sampling=skull.spacing) < 2)
     with pytest.raises(InputError, match="nothing is left"):
         fit((skull, skull.with_mask(thin)), clearance=3.0)
+
+
+def test_drain_holes_are_the_same_whichever_way_a_defect_faces() -> None:
+    """Seen from the side, a defect at the top of the head would get a row of holes instead of a pattern."""
+    for turn in (0.0, 90.0):  # the defect at the top of the head, and at its back
+        skull, implant = skull_and_plug(turn=turn)
+        fitted = apply_fit_options(implant, skull, CENTRE, FitOptions(drain_holes="3@10"))
+        gone = implant.mask & ~fitted.implant.mask
+        labels, count = ndimage.label(gone, np.ones((3, 3, 3)))
+        middles = skull.to_mm(np.array(ndimage.center_of_mass(gone, labels, range(1, count + 1))))
+        assert count == fitted.drain_holes >= 7
+        np.testing.assert_allclose(cKDTree(middles).query(middles, 2)[0][:, 1], 10, atol=1.6)

@@ -197,6 +197,19 @@ def test_the_ancestral_sampler_can_be_chosen(silent, condition):
     assert chosen.sample(condition, 2, torch.Generator().manual_seed(0)).x0.isfinite().all()
 
 
+def test_sampling_starts_at_the_predicted_mean(prior, condition):
+    torch.manual_seed(0)
+    network = AnchoredDenoiser(NETWORK).eval()
+    torch.nn.init.normal_(network.guide[-1].weight)
+    guided = DiffusionMethod(prior, network, DIFFUSION)
+    steps: list[torch.Tensor] = []
+    found = guided.sample(condition, 1, torch.Generator(), callback=lambda step, x, x0: steps.append(x))
+    mean = network.predict_mean(torch.from_numpy(condition.anchor_features)[None])
+    assert mean.abs().max() > 0.1
+    assert torch.allclose(steps[0], mean, atol=1e-6)
+    assert torch.allclose(found.x0, mean, atol=1e-5)  # the rest of the network is zero, so there is nothing to remove
+
+
 # --- weights --------------------------------------------------------------------------------------------------------
 
 

@@ -247,3 +247,23 @@ def test_noise_levels_have_distinct_embeddings():
     distance = torch.cdist(embed(levels), embed(levels)) + torch.eye(9)
     assert distance.min() > 1e-3
     assert not embed.state_dict().keys() & {"frequencies"}  # a constant, not a weight
+
+
+def test_the_noise_level_scales_normalised_features_and_then_shifts_them():
+    """As norm(x) (1 + scale) + shift: a scale of -1 leaves nothing of the points, a shift leaves all."""
+    torch.manual_seed(4)
+    block = PointVoxelBlock(16, 4, 8, 0.0).eval()
+    points, other = torch.randn(2, 1, 16, 5)
+    coordinates, modulation, gate = torch.rand(1, 5, 3), torch.zeros(1, 8), torch.ones(1, 1, 1)
+
+    def change() -> float:
+        added = [block(each, coordinates, modulation, gate) - each for each in (points, other)]
+        return float((added[0] - added[1]).abs().max().detach())
+
+    with torch.no_grad():
+        block.modulate.bias[:16] = -1.0
+    assert change() < 1e-6
+    with torch.no_grad():
+        block.modulate.bias[:16] = 0.0
+        block.modulate.bias[16:] = -1.0
+    assert change() > 0.1

@@ -299,3 +299,11 @@ def test_samples_of_a_craniotomy(tmp_path, tool, prior, healthy):
     assert agree.mean() > 0.8, "the head was sampled from this shape model"
     again = tool["sample"](index=0, **arguments)
     assert all(np.array_equal(first[name], again[name]) for name in first)
+
+
+def test_the_distance_to_the_border_is_a_feature_as_far_as_16_mm(fitted, queries):
+    pixels, _ = map_position(queries.lattice.low + STEP * queries.index)
+    (border,) = TableMaps.of(fitted).sample(pixels, "border")
+    assert border.min() < -12
+    column = SETTINGS.point_features.index("border_distance")
+    np.testing.assert_allclose(8 * queries.features()[:, column].astype(float), np.clip(border, -16, 16), atol=0.02)

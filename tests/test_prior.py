@@ -28,7 +28,8 @@ from pcdiff.prior.fit import choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import assign_folds, load_population
 from pcdiff.prior.gaussian_process import MIRROR, Kernel, chord, regress
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
+from pcdiff.prior.observe import _expected_tables
+from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece, register
 from pcdiff.prior.settings import SETTINGS
 from pcdiff.reconstruct.spectral import local_areas
 
@@ -684,3 +685,26 @@ def test_a_strip_along_the_end_is_no_defect(end: float, height: float, width: fl
     in_view = angle <= end
     absent = (angle > end - np.deg2rad(height)) & (azimuth < width) & in_view
     assert find_defects(absent, in_view, np.ones(len(angle), bool), SETTINGS.defects).max() == found
+
+
+# --- numbers that keep a fit in bounds ------------------------------------------------------------------------------
+
+
+def test_the_size_of_a_head_of_which_little_is_seen_is_drawn_to_the_mean():
+    """Of a cap alone, size and position look alike: a pose explains a larger cap by both."""
+    radius = np.full(RAYS, 85.0)
+    seen = MAP.directions[MAP.directions[:, 2] > np.cos(np.deg2rad(75))] * 85
+    start = Pose(np.eye(3), np.array([0, 0, 2.0]))
+    for size in (1.0, 1.04):
+        pose, residual = register(size * seen, radius, np.full(RAYS, 2.0), start, SETTINGS.pose)
+        scales = np.linalg.norm(pose.linear, axis=0)
+        assert residual < 0.2
+        assert 1 + 0.2 * (size - 1) - 1e-3 < scales.mean() < 1 + 0.8 * (size - 1) + 1e-3
+
+
+def test_a_region_read_far_too_thick_is_left_out(prior):
+    """Metal that touches the bone from inside, say: the tables expected elsewhere do not follow it."""
+    region = 8.0 * (MAP.directions[:, 2] > 0.2)
+    outer, thickness = prior.mean
+    expected = _expected_tables(prior, outer, outer - thickness - region)
+    np.testing.assert_allclose(expected, prior.mean, atol=1e-4)

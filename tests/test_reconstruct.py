@@ -290,3 +290,22 @@ def test_screened_backend_agrees() -> None:
     points = ball(18, 8000, np.random.default_rng(0))
     field = indicator(points, volume, backend="screened", box=(np.zeros(3, int), volume.mask.shape))
     assert dsc(field.values > 0.5, truth) > 0.97
+
+
+def test_an_implant_reaches_the_rim_although_labels_end_before_it() -> None:
+    """A plate with a square defect: the labels stop 2.5 mm before its edge, on a grid finer than that."""
+    spacing, half, thickness = 0.4, 10.0, 4.0
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = -15.0, -15.0, -5.0
+    empty = Volume(np.zeros((76, 76, 26), bool), affine)
+    x, y, z = np.moveaxis(centres(empty), -1, 0)
+    plate = np.abs(z) < thickness / 2
+    truth = plate & (np.maximum(np.abs(x), np.abs(y)) < half)
+    skull = empty.with_mask(plate & ~truth)
+    across = np.arange(-14.5, 15, 0.7)
+    points = np.stack(np.meshgrid(across, across, [-thickness / 2, thickness / 2], indexing="ij"), -1).reshape(-1, 3)
+    out = np.maximum(np.abs(points[:, 0]), np.abs(points[:, 1]))
+    cloud = PointCloud(points, np.sign(points * [0, 0, 1]), (out < half - 2.5).astype(int))
+    implant = finish(plate.astype(np.float32), np.zeros(3, int), skull, cloud)
+    beside = np.minimum(np.abs(x), np.abs(y)) < half - 3  # a square's corners lie farther from the labels
+    np.testing.assert_array_equal(implant.mask & beside, truth & beside)

@@ -370,3 +370,13 @@ def test_unreadable_scans_give_one_line(run: Run, folder: Path, tmp_path: Path) 
 def test_reading_a_scan_twice_is_the_same(folder: Path) -> None:
     first, second = read_scan(folder), read_scan(folder)
     np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_a_piece_that_reaches_the_skin_is_no_bone(phantom: Phantom, truth: Volume) -> None:
+    """The pin of a head holder: as large as an island of bone, but a part of it lies flush with the skin."""
+    hu, grid = phantom
+    centre, defect = (volume.to_mm(np.argwhere(volume.mask)).mean(0) for volume in (grid, truth))
+    outward = (defect - centre) / np.linalg.norm(defect - centre)
+    pin = ball(grid, defect + outward, 7.5)
+    assert not (grid.mask & ndimage.binary_dilation(pin)).any()
+    assert not segment(scan_of(phantom, np.where(pin, 900, hu).astype(np.int16))).skull.mask[pin].any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pcdiff.config import _Strict
+from pcdiff.config import StrictConfig
 from pcdiff.errors import InputError
 from pcdiff.methods.anchored.config import LAYOUT, DenoiserConfig, DiffusionConfig, NetworkConfig
 from pcdiff.methods.anchored.network import AnchoredDenoiser
@@ -21,13 +21,13 @@ from pcdiff.tensor_files import check_layout, read_metadata, read_tensors
 TOOL = Path(__file__).parents[1] / "tools" / "upgrade_weights.py"
 
 
-class Inner(_Strict):
+class Inner(StrictConfig):
     """A section of a config."""
 
     step: float = 0.1
 
 
-class Outer(_Strict):
+class Outer(StrictConfig):
     """A config with a section."""
 
     inner: Inner = Inner()

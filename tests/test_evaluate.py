@@ -208,12 +208,12 @@ def test_rows_are_reused_and_only_missing_ones_run(tmp_path, cases, program, cal
 
 
 def test_figures_do_not_outlive_their_weights(tmp_path, cases, program, calls):
-    own, prior, places = (tmp_path / "own" / f"{name}.safetensors" for name in ("denoiser", "prior", "places"))
+    own, prior, other = (tmp_path / "own" / f"{name}.safetensors" for name in ("denoiser", "prior", "occupancy"))
     own.parent.mkdir()
     command = [*program, "--weights", str(own)]
-    for path, content in ((own, b"1"), (own, b"1"), (own, b"2"), (prior, b"1"), (prior, b"2"), (places, b"1")):
+    for path, content in ((own, b"1"), (own, b"1"), (own, b"2"), (prior, b"1"), (prior, b"2"), (other, b"1")):
         path.write_bytes(content)
-        weights = {"exact": {file.name: sha256(file) for file in (own, prior, places) if file.is_file()}}
+        weights = {"exact": {file.name: sha256(file) for file in (own, prior, other) if file.is_file()}}
         evaluate(["exact"], cases[:1], tmp_path / "out", command=command, progress=False, weights=weights)
     assert len(calls()) == 5
 

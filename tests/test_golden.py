@@ -47,8 +47,8 @@ def test_the_denoiser_says_what_it_said():
     assert not differences(golden.denoiser_figures(), KEPT["denoiser"])
 
 
-def test_the_network_of_places_says_what_it_said():
-    assert not differences(golden.places_figures(), KEPT["places"])
+def test_the_occupancy_network_gives_the_kept_log_odds():
+    assert not differences(golden.occupancy_figures(), KEPT["occupancy"])
 
 
 def test_the_demo_finds_the_implant_that_was_cut_out(demo):

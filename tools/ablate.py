@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pcdiff.methods.registry import DEFAULT, weights_of
+from pcdiff.tensor_files import read_tensors
 
 ROOT = Path(__file__).parent.parent
 STEPS = (1, 4, 20)
@@ -27,12 +27,10 @@ STEPS = (1, 4, 20)
 
 def with_steps(source: Path, target: Path, steps: int) -> None:
     """Copies the weights of a network with another number of sampling steps in their configuration."""
-    with safe_open(source, "pt") as file:
-        metadata = dict(file.metadata())
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    config = json.loads(metadata["config"])
+    file = read_tensors(source, "weights of a denoiser", "choose others", framework="pt")
+    config = json.loads(file.metadata["config"])
     config["diffusion"]["steps"] = steps
-    save_file(tensors, target, metadata | {"config": json.dumps(config)})
+    save_file(file.tensors, target, file.metadata | {"config": json.dumps(config)})
 
 
 def variants(folder: Path) -> dict[str, list[str]]:

@@ -37,7 +37,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
 DEFAULT = Settings("diffusion", report=False)
 TWO = replace(DEFAULT, ensemble=2, seed=1)
 SPACING = 2.0  # mm
-KIND = "frontoorbital"  # here the network of places overrules the rays
+KIND = "frontoorbital"  # here the occupancy network corrects the shape model
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SIGMAS = (4.0, 0.5, 0.05)
 DIGITS = 5
@@ -107,17 +107,17 @@ def denoiser_figures() -> dict[str, Any]:
     return figures
 
 
-def places_figures() -> dict[str, Any]:
-    """Log-odds on every other place along each axis of the lattice around the defect."""
+def occupancy_figures() -> dict[str, Any]:
+    """Log-odds on every other lattice point along each axis around the defect."""
     network = method().occupancy
-    places = network.build_queries(fitted(), head_occupancy(case()[0]))
-    places = replace(places, index=places.index[(places.index % 2 == 0).all(1)])
-    odds = network.log_odds(places)
-    at = np.flatnonzero((places.index % 6 == 0).all(1))[:32]
+    queries = network.build_queries(fitted(), head_occupancy(case()[0]))
+    queries = replace(queries, index=queries.index[(queries.index % 2 == 0).all(1)])
+    odds = network.log_odds(queries)
+    at = np.flatnonzero((queries.index % 6 == 0).all(1))[:32]
     return {
         "networks": len(network.networks),
         "count": len(odds),
-        "index": places.index[at].tolist(),
+        "index": queries.index[at].tolist(),
         "odds": _summed_up(odds, odds[at]),
     }
 
@@ -208,7 +208,7 @@ def figures() -> dict[str, Any]:
             "machine": machine(),
             "prior": prior_figures(),
             "denoiser": denoiser_figures(),
-            "places": places_figures(),
+            "occupancy": occupancy_figures(),
             "demo": demo_figures(Path(folder) / "demo"),
             "ensemble": ensemble_figures(Path(folder)),
         }

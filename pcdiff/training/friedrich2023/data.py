@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm import tqdm
 
 from pcdiff.data.cases import Case
-from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.surface import sample_surface
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.friedrich2023.points import PaperFrame, outer_mesh
+from pcdiff.tensor_files import read_tensors
 
 FORMAT = "pcdiff-surfaces-2"
 
@@ -66,17 +65,8 @@ def store_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool
 
 def load_surfaces(path: Path) -> Surfaces:
     """Reads what `store_surfaces` wrote. Raises InputError for any other file."""
-    try:
-        with safe_open(path, "np") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                raise InputError(
-                    f"{path}: expected surfaces of format {FORMAT}; remove it, and the next run makes it anew"
-                )
-            return Surfaces(*(file.get_tensor(name) for name in ("skull", "implant", "normals", "affine", "shape")))
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: expected surfaces of a case, got {error}; remove it, and the next run makes it anew"
-        ) from error
+    file = read_tensors(path, "surfaces of a case", "remove the file, and they are made anew", FORMAT)
+    return Surfaces(*(file.tensors[name] for name in ("skull", "implant", "normals", "affine", "shape")))
 
 
 def denoiser_sample(surfaces: Surfaces, config: PaperConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -47,10 +47,7 @@ def run_example(name: str, namespace: dict[str, Any]) -> dict[str, Any]:
     """Runs the examples of a section and returns their names."""
     source = sections()[name]
     names = dict(namespace)
-    try:
-        exec(compile(source, f"{API.name}: {name}", "exec"), names)  # our own document
-    except ImportError as error:  # until all rooms have landed
-        pytest.skip(str(error))
+    exec(compile(source, f"{API.name}: {name}", "exec"), names)  # our own document
     return names
 
 

@@ -233,7 +233,10 @@ def test_errors_are_one_line_and_a_code(
         (("simulate", "none.nrrd", "-o", "out"), "none.nrrd: expected an image file, found none"),
         (("prepare", "none", "-o", "cache"), "none: expected complete_skull/"),
         (("check", "none.stl", "--skull", "none.nrrd"), "none.nrrd: expected an image file, found none"),
-        (("check", "none.stl", "--skull", "none.nrrd", "--criteria", "none.yaml"), "expected a YAML file with lines such as"),
+        (
+            ("check", "none.stl", "--skull", "none.nrrd", "--criteria", "none.yaml"),
+            "expected a YAML file with lines such as",
+        ),
         (("design", "a.nrrd", "-o", "out", "--clearance", "60"), "--clearance: expected 0 to 5 mm"),
         (("design", "a.nrrd", "-o", "out", "--thickness", "thin"), "--thickness: expected bone"),
         (("design", "a.nrrd", "-o", "out", "--drain-holes", "2"), "--drain-holes: expected DIAMETER@SPACING"),

@@ -90,7 +90,9 @@ def restores_shape(view: RayView, criteria: Criteria) -> Check:
         name, mean, p95 = "Distance to the expected surface", float(off.mean()), float(np.percentile(off, 95))
         figures += [
             Figure(SURFACE_DISTANCE_MEAN, f"{name}, mean", mean, "mm"),
-            Figure("surface_distance_p95", f"{name}, 95th percentile", p95, "mm", maximum=criteria.max_prior_mm),
+            Figure(
+                "surface_distance_p95", f"{name}, 95th percentile", p95, "mm", maximum=criteria.max_surface_distance_mm
+            ),
         ]
         words.append(f"Mean distance of the outer surface to the one expected of this head: {mean:.1f} mm")
     share = asymmetry.size / max(off.size, 1)

@@ -27,7 +27,7 @@ class Criteria(StrictConfig):
     max_collision_ml: float = Field(default=0.1, ge=0, description="a surgeon can file off this much in theatre")
     max_collision_mm: float = Field(default=1.0, ge=0, description="depth of an undercut, one voxel of play left out")
     min_body_ml: float = Field(default=0.02, ge=0, description="smaller amounts do not count for the undercut's depth")
-    max_prior_mm: float = Field(
+    max_surface_distance_mm: float = Field(
         default=2.0,
         ge=0,
         description="95th percentile of the distance to the expected surface; a larger one is visible",

@@ -34,6 +34,7 @@ def load_pairs(config: TrainConfig) -> tuple[Pairs, Pairs, ShapePrior]:
     )
     names = [name for name in names if name not in run.skip]
     log.info("reading %d heads for training and %d for validation from %s", len(names), len(held_out), run.cache)
+    log.info("their tables are measured once and then kept there; this takes several seconds a head")
     people = load_population(run.cache, names, max(run.workers, 1))
     fold = assign_folds(names, config.pairs.folds, run.same)
     priors = []

@@ -96,7 +96,7 @@ class AnchoredTask:
 
     def validate(self) -> dict[str, float]:
         """See `Task`."""
-        log.info("  on %d pairs and up to %d cases", len(self.validation), self.config.run.validate_cases)
+        log.info("validation: %d pairs, case limit %d", len(self.validation), self.config.run.validate_cases)
         return validate(self.config.run, self._averaged(), self.validation, str(self.device))
 
     def write_weights(self, state: State, scores: dict[str, float]) -> Path | None:

@@ -377,6 +377,6 @@ def test_a_piece_that_reaches_the_skin_is_no_bone(phantom: Phantom, truth: Volum
     hu, grid = phantom
     centre, defect = (volume.to_mm(np.argwhere(volume.mask)).mean(0) for volume in (grid, truth))
     outward = (defect - centre) / np.linalg.norm(defect - centre)
-    pin = ball(grid, defect + outward, 7.5)
+    pin = ball(grid, defect - 4 * outward, 9.0)
     assert not (grid.mask & ndimage.binary_dilation(pin)).any()
     assert not segment(scan_of(phantom, np.where(pin, 900, hu).astype(np.int16))).skull.mask[pin].any()

@@ -17,6 +17,7 @@ from pcdiff.cli.app import main
 from pcdiff.diffusion.schedule import linear_sigmas
 from pcdiff.errors import InputError
 from pcdiff.imaging.volumes import write_volume
+from pcdiff.methods.friedrich2023 import denoiser
 from pcdiff.methods.friedrich2023.checkpoints import PaperModel, import_checkpoints, read_foreign
 from pcdiff.methods.friedrich2023.config import PaperConfig, PaperNetworkConfig
 from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
@@ -129,8 +130,11 @@ def test_two_of_one_network_and_half_a_model_are_refused(foreign, tmp_path):
 
 
 @pytest.fixture
-def recipe(case, tmp_path):
-    """Two copies of one small case in SkullFix's layout, and a recipe of seconds."""
+def recipe(case, tmp_path, monkeypatch):
+    """Two copies of one small case in SkullFix's layout, and a recipe of seconds for a network of coarse voxels."""
+    stages = {name: getattr(denoiser, name) for name in ("DOWN", "UP")}
+    for name, rows in stages.items():
+        monkeypatch.setattr(denoiser, name, tuple((width, convs, r // 4, *rest) for width, convs, r, *rest in rows))
     for name in ("000", "001"):
         for part, volume in zip(("defective_skull", "implant"), case, strict=True):
             (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)

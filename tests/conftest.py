@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +16,15 @@ from pcdiff.prior.folds import Population
 from pcdiff.prior.model import ShapePrior
 
 HEADS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One sample per pixel: drawing is most of the time of a report. Only the renderer's own tests see all samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_render":
+            patch.setattr("pcdiff.report.render.SUPERSAMPLING", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

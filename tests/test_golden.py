@@ -29,7 +29,7 @@ same_machine = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The built-in case."""
+    """The built-in case at full resolution. The one test of more than five seconds: it guards what users see."""
     return golden.demo_figures(tmp_path_factory.mktemp("golden") / "demo")
 
 

@@ -98,7 +98,7 @@ class Outline:
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) mm -> (N,) bool: inside the outline, and in the vault."""
-        inside = self._in_vault(points)
+        inside = self.in_vault(points)
         inside[inside] = self.distance_outside(points[inside]) < 0
         return inside
 
@@ -115,7 +115,7 @@ class Outline:
 
     def rim_has_bone(self, points: np.ndarray, width: float) -> np.ndarray:
         """Samples of bone (N, 3) mm -> (24,) bool: which sectors of the rim, `width` mm wide, hold bone."""
-        near = points[self._in_vault(points)]
+        near = points[self.in_vault(points)]
         distance = self.distance_outside(near)
         u, v = self._on_plane(near[(distance > 0) & (distance < width)])[0].T
         sector = np.floor(np.arctan2(v, u) / (2 * np.pi) * RIM_SECTORS).astype(int) % RIM_SECTORS
@@ -127,7 +127,7 @@ class Outline:
         widened = np.maximum(1 + local[:, 2:] * self.bevel, 1e-3)
         return local[:, :2] / widened, widened
 
-    def _in_vault(self, points: np.ndarray) -> np.ndarray:
+    def in_vault(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) mm -> (N,) bool: near the outer surface, on the outline's side of the head."""
         radius = np.linalg.norm(points - self.centre, axis=1)
         direction = (points - self.centre) @ self.axes.T / np.maximum(radius, 1e-6)[:, None]

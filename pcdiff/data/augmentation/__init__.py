@@ -1,0 +1,1 @@
+"""New heads from given ones, for training."""

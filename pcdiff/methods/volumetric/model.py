@@ -1,0 +1,96 @@
+"""The U-Net with its mean head and config: its file, and log-odds of missing bone around the defects of a skull."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.methods.volumetric.config import LAYOUT, VolumetricConfig
+from pcdiff.methods.volumetric.features import LATTICE, Window, mirrored, network_inputs
+from pcdiff.nets.devices import on_device
+from pcdiff.nets.unet3d import UNet3d
+from pcdiff.tensor_files import check_layout, read_tensors
+
+UNET_FORMAT = "pcdiff-unet-1"
+REMEDY = "choose other weights, or train a network with `pcdiff train unet`"
+
+
+@dataclass(frozen=True)
+class VolumetricModel:
+    """The network; mean: `LAYOUT.shape` uint8, occupancy of the mean head, 255 where every head has bone."""
+
+    network: UNet3d
+    mean: np.ndarray
+    config: VolumetricConfig
+
+    @classmethod
+    def load(cls, path: Path) -> VolumetricModel:
+        """Reads what `save` wrote; the network is in evaluation mode.
+
+        Raises InputError for another file, format or layout, a config of another version, or another mean head.
+        """
+        file = read_tensors(path, "weights of a volumetric U-Net", REMEDY, UNET_FORMAT, "pt")
+        config = file.config(VolumetricConfig)
+        check_layout(file.path, "lattice or other channels", config.layout, LAYOUT)
+        mean = file.tensors.pop("mean", torch.zeros(0)).numpy()
+        if mean.shape != LAYOUT.shape or mean.dtype != np.uint8:
+            raise InputError(
+                f"{path}: expected a mean head of uint8 {LAYOUT.shape}, got {mean.dtype} {mean.shape}; train anew"
+            )
+        network = config.network.make()
+        try:
+            network.load_state_dict({name: value.float() for name, value in file.tensors.items()})
+        except RuntimeError as error:
+            raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
+        return cls(network.eval(), mean, config)
+
+    def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
+        """Writes the weights in half precision, the mean head, and the config as JSON; notes go into the metadata."""
+        tensors = {name: value.half().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        tensors["mean"] = torch.from_numpy(self.mean)
+        metadata = {"format": UNET_FORMAT, "config": self.config.model_dump_json(), "license": "CC-BY-NC-SA-4.0"}
+        with written_beside(path) as beside:
+            beside.write_bytes(save(tensors, metadata | dict(notes or {})))
+
+    @torch.inference_mode()
+    def log_odds(
+        self,
+        bone: np.ndarray,
+        windows: Sequence[Window],
+        tables: np.ndarray | None = None,
+        device: str = "cpu",
+        mirror: bool = True,
+    ) -> np.ndarray:
+        """`LAYOUT.shape` float32 log-odds of missing bone; NaN outside all windows, the mean where they overlap.
+
+        Args:
+            bone: `LAYOUT.shape` float32, share of bone.
+            windows: see `features.defect_windows`.
+            tables: see `features.prior_tables`; None where the network does not use them.
+            device: of the network.
+            mirror: average the log-odds of the head and of its mirror image.
+        """
+        network = on_device(self.network, device)
+        total, count = np.zeros(LATTICE.shape, np.float32), np.zeros(LATTICE.shape, np.float32)
+        mean = self.mean.astype(np.float32) / 255
+        for window, (fine, coarse) in zip(windows, network_inputs(bone, mean, windows, tables), strict=True):
+            odds = _run(network, fine, coarse, device)
+            if mirror:
+                odds = (odds + _run(network, *mirrored(fine, coarse), device).flip(0)) / 2
+            total[window] += odds.numpy()
+            count[window] += 1
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _run(network: UNet3d, fine: Tensor, coarse: Tensor, device: str) -> Tensor:
+    """(I, J, K) float32 log-odds on the CPU, computed in bfloat16 as in training."""
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        return network(fine.to(device), coarse.to(device))[0].float().cpu()

@@ -9,7 +9,7 @@ import pytest
 from pcdiff.errors import InputError
 from pcdiff.methods.anchored.network import AnchoredDenoiser
 from pcdiff.methods.friedrich2023.config import PaperConfig
-from pcdiff.training.recipes import PaperTrainConfig, load_config
+from pcdiff.training.recipes import PaperTrainConfig, VolumetricTrainConfig, load_config
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -26,6 +26,10 @@ def test_shipped_recipes_load(path):
     config = load_config(path)
     if isinstance(config, PaperTrainConfig):
         assert config.paper == PaperConfig(spacing_mm=config.paper.spacing_mm)  # the paper's own, but for the grid
+        return
+    if isinstance(config, VolumetricTrainConfig):
+        assert sum(config.samples.kinds.values()) == pytest.approx(1)
+        assert config.network.make()
         return
     assert sum(config.pairs.kinds.values()) == pytest.approx(1)
     assert AnchoredDenoiser(config.network)

@@ -14,6 +14,7 @@ from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
 from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
 from pcdiff.methods.friedrich2023.config import PaperConfig
+from pcdiff.methods.volumetric.config import UNetConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,38 @@ class PairsConfig(StrictConfig):
     @field_validator("kinds")
     @classmethod
     def _shares(cls, kinds: dict[str, float]) -> dict[str, float]:
-        if unknown := kinds.keys() - KINDS.keys():
-            raise ValueError(f"expected kinds out of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
-        total = sum(kinds.values())
-        if not total > 0 or min(kinds.values()) < 0:
-            raise ValueError(f"shares must be positive, got {kinds}")
-        return {kind: share / total for kind, share in kinds.items()}
+        return _normalised(kinds)
+
+
+class VolumetricSamplesConfig(StrictConfig):
+    """The samples that the volumetric U-Net is trained on. Probabilities are per sample."""
+
+    kinds: dict[str, float] = Field(
+        default={
+            "frontoorbital": 0.28,
+            "bilateral": 0.17,
+            "parietotemporal": 0.15,
+            "random_2": 0.12,
+            "skullfix": 0.12,
+            "random_1": 0.09,
+            "irregular": 0.07,
+        },
+        description="kinds of defect and their shares",
+    )
+    two_defects: float = Field(default=0.06, ge=0, le=1)
+    own_shape: float = Field(default=0.2, ge=0, le=1, description="the head keeps its own shape")
+    other_shape: float = Field(default=0.35, ge=0, le=1, description="it takes another head's; else a mixture")
+    deform_mm: float = Field(default=1.5, ge=0, description="largest standard deviation of a random deformation")
+    shift_mm: float = Field(default=1.5, ge=0, description="standard deviation of the pose error added: shift")
+    turn_degrees: float = Field(default=1.2, ge=0, description="and rotation")
+    scale: float = Field(default=0.012, ge=0, description="and scale")
+    margin: tuple[int, int] = Field(default=(6, 15), description="lattice points around a defect in the window")
+    short_scan: float = Field(default=0.15, ge=0, le=1, description="the scan ends below the vault")
+
+    @field_validator("kinds")
+    @classmethod
+    def _shares(cls, kinds: dict[str, float]) -> dict[str, float]:
+        return _normalised(kinds)
 
 
 class OptimiserConfig(StrictConfig):
@@ -72,6 +99,20 @@ class PaperOptimiserConfig(StrictConfig):
     batch: int = Field(default=8, gt=0)
     rate: float = Field(default=2e-4, gt=0)
     beta1: float = Field(default=0.5, ge=0, lt=1)
+
+
+class VolumetricOptimiserConfig(StrictConfig):
+    """AdamW with a linear warm-up, a constant rate, and a linear cool-down to 0."""
+
+    steps: int = Field(default=20_000, gt=0)
+    batch: int = Field(default=1, gt=0, description="samples a step; each is seen as it is and mirrored")
+    rate: float = Field(default=8e-4, gt=0)
+    warmup: int = Field(default=500, ge=0, description="steps")
+    cooldown: int = Field(default=5_000, ge=0, description="last steps, over which the rate falls")
+    decay: float = Field(default=0.02, ge=0, description="weight decay")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(default=9.0, gt=0, description="power of the averaged weights' profile")
+    precision: str = Field(default="bf16", pattern="^(no|bf16)$")
 
 
 class RunConfig(StrictConfig):
@@ -106,6 +147,17 @@ class PaperTrainConfig(StrictConfig):
     pool: int = Field(default=100_000, gt=0, description="points stored of each surface, to draw from at each step")
 
 
+class VolumetricTrainConfig(StrictConfig):
+    """A recipe of the volumetric U-Net, as in configs/unet.yaml."""
+
+    method: Literal["unet"]
+    run: RunConfig
+    weights: Path | None = Field(default=None, description="weights that a new run starts from")
+    samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
+    network: UNetConfig = UNetConfig()
+    optimiser: VolumetricOptimiserConfig = VolumetricOptimiserConfig()
+
+
 class TrainConfig(StrictConfig):
     """A recipe of the anchored denoiser, as in configs/default.yaml."""
 
@@ -116,10 +168,14 @@ class TrainConfig(StrictConfig):
     optimiser: OptimiserConfig = OptimiserConfig()
 
 
-def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig | PaperTrainConfig:
+Recipe = TrainConfig | PaperTrainConfig | VolumetricTrainConfig
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Reads a YAML recipe and applies overrides such as {"optimiser.steps": 100}.
 
-    With `method: paper` it is a recipe of the published model. Raises InputError that names every wrong key.
+    With `method: paper` it is a recipe of the published model, with `method: unet` one of the volumetric U-Net. Raises
+    InputError that names every wrong key.
     """
     try:
         values = yaml.load(Path(path).read_text(), YamlLoader) or {}
@@ -130,6 +186,18 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
     for name, value in (overrides or {}).items():
         override(values, name, value)
     log.info("recipe %s", path)
+    if values.get("method") == "unet":
+        return validate_config(VolumetricTrainConfig, values, str(path))
     if "method" in values:
         return validate_config(PaperTrainConfig, values, str(path))
     return validate_config(TrainConfig, values, str(path))
+
+
+def _normalised(kinds: dict[str, float]) -> dict[str, float]:
+    """Kinds of defect and their shares, which add up to one. Raises ValueError for unknown kinds or negative shares."""
+    if unknown := kinds.keys() - KINDS.keys():
+        raise ValueError(f"expected kinds out of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
+    total = sum(kinds.values())
+    if not total > 0 or min(kinds.values()) < 0:
+        raise ValueError(f"shares must be positive, got {kinds}")
+    return {kind: share / total for kind, share in kinds.items()}

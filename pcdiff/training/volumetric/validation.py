@@ -1,0 +1,100 @@
+"""Validation of the volumetric U-Net on the lattice: held-out heads with defects of each class, made once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+from tqdm import tqdm
+
+from pcdiff.data.cases import Case, find_cases
+from pcdiff.data.suite import SKULLBREAK, write_suite
+from pcdiff.errors import InputError
+from pcdiff.files import written_beside
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.methods.volumetric.config import FusionConfig
+from pcdiff.methods.volumetric.features import defect_windows, soft_occupancy
+from pcdiff.methods.volumetric.method import fused, lattice_table_odds
+from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.prior.fit import fit_head
+from pcdiff.prior.model import ShapePrior
+from pcdiff.tensor_files import read_tensors
+from pcdiff.training.recipes import RunConfig
+
+log = logging.getLogger(__name__)
+
+CASE_FORMAT = "pcdiff-lattice-case-1"
+CLASSES = ("own", *SKULLBREAK)
+FUSION = FusionConfig()
+
+
+def store_cases(run: RunConfig, prior: ShapePrior, pool: Executor, progress: bool = True) -> dict[str, list[Path]]:
+    """Files of `run.validate_cases` cases of each class, fitted and reduced to the lattice; stored in the cache."""
+    cases = find_cases(run.data, run.validation)[: run.validate_cases]
+    folder = run.cache / "lattice-cases"
+    suite = write_suite(CLASSES, cases, folder / "suite", progress=progress)
+    key = hashlib.sha256(prior.digest.encode()).hexdigest()[:12]
+    files = [folder / key / f"{case.name.replace('/', '-')}.safetensors" for case in suite]
+    (folder / key).mkdir(parents=True, exist_ok=True)
+    log.info("fitting the shape model to %d validation cases; they are stored in %s", len(suite), folder / key)
+    storing = pool.map(partial(_store_case, prior=prior), suite, files)
+    list(tqdm(storing, "validation cases", len(suite), disable=not progress))
+    found: dict[str, list[Path]] = {}
+    for case, file in zip(suite, files, strict=True):
+        if file.exists():
+            found.setdefault(case.name.split("/")[0], []).append(file)
+    return found
+
+
+def validate(model: VolumetricModel, files: dict[str, Sequence[Path]], device: str = "cpu") -> dict[str, float]:
+    """Mean DSC on the lattice.
+
+    Returns:
+        val_tables_CLASS, val_network_CLASS, val_fused_CLASS: by the completed tables, by the network alone, and by
+        both. val_tables, val_network, val_fused: the means of the classes; absent without cases.
+    """
+    means: dict[str, list[float]] = {}
+    scores = {}
+    for kind, paths in files.items():
+        rows = np.mean([_score(model, path, device) for path in paths], 0).tolist()
+        for name, value in zip(("tables", "network", "fused"), rows, strict=True):
+            scores[f"val_{name}_{kind}"] = value
+            means.setdefault(f"val_{name}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in means.items()} | scores
+
+
+def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, float, float]:
+    """DSC of the completed tables, of the network, and of both."""
+    case = read_tensors(path, "a validation case", "remove it and run again", CASE_FORMAT).tensors
+    bone, truth = case["bone"].astype(np.float32) / 255, case["missing"] >= 128
+    tables, windows = case["table_log_odds"].astype(np.float32), [tuple(slice(*s) for s in w) for w in case["windows"]]
+    odds = model.log_odds(bone, windows, device=device, mirror=False)  # type: ignore[arg-type]
+    both = tables + fused(odds, bone, model.config.fusion)
+    a, b, c = (dice((values > 0) & (bone < 0.5), truth) for values in (tables, odds, both))
+    return a, b, c
+
+
+def _store_case(case: Case, file: Path, prior: ShapePrior) -> None:
+    """A case on the lattice, in the pose of the fitted shape model."""
+    if file.exists():
+        return
+    loaded = case.load()
+    head = head_occupancy(loaded.defective_skull)
+    try:
+        fit = fit_head(prior, head, loaded.defective_skull)
+    except InputError as error:
+        log.warning("validation case %s left out: %s", case.name, error)
+        return
+    parts = {"bone": head, "missing": head_occupancy(loaded.implant)}
+    arrays = {name: np.round(soft_occupancy(part, fit.pose) * 255).astype(np.uint8) for name, part in parts.items()}
+    arrays["table_log_odds"] = lattice_table_odds(fit, FUSION).astype(np.float16)
+    arrays["windows"] = np.array([[[s.start, s.stop] for s in window] for window in defect_windows(fit)])
+    with written_beside(file) as beside:
+        beside.write_bytes(save(arrays, {"format": CASE_FORMAT}))

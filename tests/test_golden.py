@@ -51,6 +51,10 @@ def test_the_occupancy_network_gives_the_kept_log_odds():
     assert not differences(golden.occupancy_figures(), KEPT["occupancy"])
 
 
+def test_the_unet_gives_the_kept_log_odds():
+    assert not differences(golden.unet_figures(), KEPT["unet"], rel=0.02, abs=0.2)  # computed in bfloat16
+
+
 def test_the_demo_finds_the_implant_that_was_cut_out(demo):
     assert demo["dsc"] > 0.95
     assert demo["defects"] == 1

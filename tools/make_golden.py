@@ -28,6 +28,9 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.anchored.condition import ANCHORS, BONE, make_condition
 from pcdiff.methods.anchored.method import DiffusionMethod, batch, bind
+from pcdiff.methods.registry import weights_of
+from pcdiff.methods.volumetric.features import defect_windows, soft_occupancy
+from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.pipeline.case import design_case
 from pcdiff.pipeline.demo import demo
 from pcdiff.pipeline.settings import Settings
@@ -122,6 +125,18 @@ def occupancy_figures() -> dict[str, Any]:
     }
 
 
+def unet_figures() -> dict[str, Any]:
+    """Log-odds of the volumetric U-Net in the first window, at every eighth point along each axis."""
+    model = VolumetricModel.load(weights_of("unet").all[0])
+    windows = defect_windows(fitted())[:1]
+    odds = model.log_odds(soft_occupancy(head_occupancy(case()[0]), fitted().pose), windows, mirror=False)
+    some = odds[windows[0]][4::8, 4::8, 4::8]
+    return {
+        "window": [[side.start, side.stop] for side in windows[0]],
+        "odds": _summed_up(odds[windows[0]], some.ravel()[:32]),
+    }
+
+
 def demo_figures(folder: Path) -> dict[str, Any]:
     """The built-in case by the default method: file in, STL out."""
     return _result(folder, demo(folder, DEFAULT)["scores"]["dsc"])
@@ -209,6 +224,7 @@ def figures() -> dict[str, Any]:
             "prior": prior_figures(),
             "denoiser": denoiser_figures(),
             "occupancy": occupancy_figures(),
+            "unet": unet_figures(),
             "demo": demo_figures(Path(folder) / "demo"),
             "ensemble": ensemble_figures(Path(folder)),
         }

@@ -84,6 +84,12 @@ METHODS = {
             "import-checkpoint, or train one with the recipe paper_skullfix",
             licence="as the weights given",
         ),
+        MethodEntry(
+            "unet",
+            "volumetric U-Net trained on registered heads",
+            "pcdiff.methods.volumetric.method:load",
+            own="unet.safetensors",
+        ),
     )
 }
 DEFAULT = "diffusion"

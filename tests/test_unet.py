@@ -1,0 +1,414 @@
+"""The volumetric U-Net: its network, its input, its weights, its samples and its training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from pcdiff.errors import InputError
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.occupancy import Head, head_occupancy
+from pcdiff.methods.candidates import combine
+from pcdiff.methods.occupancy.lattice import Lattice, missing_table_points
+from pcdiff.methods.registry import load_method
+from pcdiff.methods.volumetric import method as method_module
+from pcdiff.methods.volumetric.config import LAYOUT, FusionConfig, UNetConfig, VolumetricConfig
+from pcdiff.methods.volumetric.features import (
+    LATTICE,
+    STEP,
+    coordinates,
+    defect_windows,
+    mirrored,
+    network_inputs,
+    prior_tables,
+    soft_occupancy,
+    window_around,
+)
+from pcdiff.methods.volumetric.method import VolumetricMethod, fused, lattice_table_odds
+from pcdiff.methods.volumetric.model import UNET_FORMAT, VolumetricModel
+from pcdiff.nets.unet3d import INITIAL_LOG_ODDS, UNet3d, fold, unfold
+from pcdiff.prior.direction_map import MAP, Pose
+from pcdiff.training.loop import Loop, make_accelerator
+from pcdiff.training.recipes import VolumetricSamplesConfig, VolumetricTrainConfig, load_config
+from pcdiff.training.volumetric import samples as samples_module
+from pcdiff.training.volumetric.heads import Heads
+from pcdiff.training.volumetric.samples import Samples
+from pcdiff.training.volumetric.train import VolumetricTask, missing_loss
+from pcdiff.training.volumetric.validation import CASE_FORMAT, validate
+from pcdiff.training.volumetric.warps import BOX, HEAD_LOW, HEAD_SHAPE, interpolation
+
+ROOT = Path(__file__).parents[1]
+TINY = UNetConfig(widths=(8, 16))
+NO_MEAN = np.zeros(LATTICE.shape, np.uint8)
+FINE, COARSE = len(LAYOUT.fine), len(LAYOUT.coordinates) + len(LAYOUT.tables)
+WINDOW = window_around(np.array([-50.0, -40.0, 30.0]), np.array([-20.0, 0.0, 60.0]))
+WEIGHT, LIMIT = FusionConfig().weight, FusionConfig().max_log_odds
+
+
+@pytest.fixture(scope="module")
+def heads() -> Heads:
+    """Three ellipsoid shells in the shape model's pose, and random velocity fields of 2 mm."""
+    points = Lattice(HEAD_LOW, HEAD_SHAPE, 2.0).points
+    shells = []
+    for scale in (0.96, 1.0, 1.04):
+        radius = np.linalg.norm(points / (np.array([70.0, 88.0, 82.0]) * scale), axis=-1) * 78
+        shells.append(np.clip((4 - np.abs(radius - 78)) / 2 + 0.5, 0, 1))
+    occupancy = torch.from_numpy(np.round(np.stack(shells) * 255).astype(np.uint8))
+    generator = torch.Generator().manual_seed(0)
+    velocity = torch.nn.functional.avg_pool3d(torch.randn(3, 3, *BOX.knots, generator=generator), 7, 1, 3) * 20
+    return Heads(occupancy, velocity, (0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def sample(heads: Heads):
+    return Samples(heads, VolumetricSamplesConfig(two_defects=1.0)).make(1)
+
+
+def constant(log_odds: float) -> VolumetricModel:
+    """A small model that predicts the same log-odds everywhere."""
+    network = TINY.make().eval()
+    torch.nn.init.constant_(network.leave.bias, log_odds)
+    return VolumetricModel(network, NO_MEAN, VolumetricConfig(network=TINY))
+
+
+def uneven() -> VolumetricModel:
+    """A small model whose output depends on its input."""
+    torch.manual_seed(0)
+    network = TINY.make().eval()
+    torch.nn.init.normal_(network.leave.weight)
+    return VolumetricModel(network, NO_MEAN, VolumetricConfig(network=TINY))
+
+
+# --- network and input ------------------------------------------------------------------------------------------------
+
+
+def test_folding_comes_back_and_an_untrained_network_predicts_little_bone() -> None:
+    x = torch.randn(2, 3, 8, 4, 6)
+    assert torch.equal(unfold(fold(x)), x)
+    network = UNet3d(3, 2, (8, 16))
+    odds = network(torch.randn(1, 3, 16, 8, 8), torch.randn(1, 2, 8, 4, 4))
+    assert odds.shape == (1, 16, 8, 8)
+    assert torch.allclose(odds, torch.full_like(odds, INITIAL_LOG_ODDS))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        network(torch.randn(1, 3, 16, 8, 6), torch.randn(1, 2, 8, 4, 3))
+
+
+def test_soft_occupancy_keeps_the_volume_of_thin_walls() -> None:
+    occupancy = np.zeros((60, 60, 60), np.uint8)
+    occupancy[10:50, 10:50, 30] = 255  # a wall of 1 mm, thinner than the lattice's step
+    lattice = Lattice(np.array([0.5, 0.3, 0.1]), (30, 30, 30), STEP)
+    share = soft_occupancy(Head(occupancy, np.eye(4), ""), Pose(np.eye(3), np.zeros(3)), lattice)
+    assert share.sum() * STEP**3 == pytest.approx(40 * 40, rel=0.02)
+
+
+def test_a_window_holds_its_box_and_a_margin_within_the_lattice() -> None:
+    low, high = np.array([-50.0, -100.0, 10.0]), np.array([20.0, -20.0, 60.0])
+    window, multiple = window_around(low, high, margin=4), LAYOUT.window_multiple
+    for side, first, last, least, most in zip(window, low, high, LATTICE.low, LATTICE.shape, strict=True):
+        assert least + STEP * side.start <= max(first - 3 * STEP, least)
+        assert least + STEP * (side.stop - 1) >= last + 3 * STEP
+        assert side.start % 2 == 0
+        assert (side.stop - side.start) % multiple == 0
+        assert side.stop <= most
+    everything = window_around(LATTICE.low - 50, LATTICE.low + 500)
+    assert [s.stop - s.start for s in everything] == [n // multiple * multiple for n in LATTICE.shape]
+
+
+def test_windows_hold_the_missing_tables(fitted) -> None:
+    (window,) = defect_windows(fitted)
+    low = LATTICE.low + STEP * np.array([s.start for s in window])
+    high = LATTICE.low + STEP * np.array([s.stop - 1 for s in window])
+    rays = np.flatnonzero(fitted.defect > 0)
+    table = MAP.directions[rays] * fitted.outer[rays, None]
+    assert (table > low).all()
+    assert (table < high).all()
+
+
+def test_tables_are_positive_within_the_bone_and_within_the_defect(fitted) -> None:
+    tables = prior_tables(fitted).astype(float)
+    rays = np.flatnonzero(fitted.defect > 0)
+    deep = rays[np.argsort(-fitted.observation.depth[rays])[:20]]
+    middle = MAP.directions[deep] * (fitted.outer[deep] - fitted.thickness[deep] / 2)[:, None]
+    index = np.round((middle - LATTICE.low - STEP / 2) / (2 * STEP)).astype(int)
+    below, above, _, _, border, present = tables[:, *index.T]
+    assert (below + above) * 4 == pytest.approx(fitted.thickness[deep], abs=1.5)
+    assert (border > 0).all()
+    assert (present == 1).all()
+
+
+def test_inputs_are_cut_from_one_lattice() -> None:
+    bone = np.random.default_rng(0).random(LATTICE.shape, np.float32)
+    tables = np.random.default_rng(1).random((len(LAYOUT.tables), *(n // 2 for n in LATTICE.shape))).astype(np.float16)
+    ((fine, coarse),) = network_inputs(bone, bone, [WINDOW], tables)
+    assert np.array_equal(fine[0, 0].numpy(), bone[WINDOW])
+    assert np.array_equal(fine[0, 1].numpy(), bone[::-1][WINDOW])
+    first = [s.start // 2 for s in WINDOW]
+    assert coarse[0, 3, 5, 6, 7] == pytest.approx(float(tables[0, first[0] + 5, first[1] + 6, first[2] + 7]))
+    assert torch.equal(coarse[0, :3], coordinates(WINDOW))
+    twice = mirrored(*mirrored(fine, coarse))
+    assert torch.equal(twice[0], fine)
+    assert torch.equal(twice[1], coarse)
+
+
+def test_mirrored_input_is_that_of_the_mirrored_head() -> None:
+    rng = np.random.default_rng(0)
+    bone, mean = rng.random((2, *LATTICE.shape), np.float32)
+    mean = (mean + mean[::-1]) / 2
+    (first,), (second,) = network_inputs(bone, mean, [WINDOW]), network_inputs(bone[::-1], mean, [opposite()])
+    for found, expected in zip(mirrored(*first), second, strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def opposite() -> tuple[slice, slice, slice]:
+    """The mirror image of `WINDOW`."""
+    width = LATTICE.shape[0]
+    return slice(width - WINDOW[0].stop, width - WINDOW[0].start), WINDOW[1], WINDOW[2]
+
+
+# --- method and weights -----------------------------------------------------------------------------------------------
+
+
+def test_weights_come_back_and_mirrored_heads_give_mirrored_log_odds(tmp_path: Path) -> None:
+    path = tmp_path / "unet.safetensors"
+    uneven().save(path, {"step": "1"})
+    model = VolumetricModel.load(path)
+    bone = np.random.default_rng(1).random(LATTICE.shape, np.float32)
+    odds = model.log_odds(bone, [WINDOW])
+    assert odds[WINDOW].std() > 0.1
+    assert np.isnan(odds[:, -1]).all()
+    assert np.allclose(odds[::-1], model.log_odds(bone[::-1].copy(), [opposite()]), atol=1e-5, equal_nan=True)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"x": np.zeros(1)}, path)
+    with pytest.raises(InputError, match="expected weights of a volumetric U-Net of format pcdiff-unet-1"):
+        VolumetricModel.load(path)
+    config = VolumetricConfig(network=TINY)
+    other = config.model_copy(update={"layout": LAYOUT.model_copy(update={"step_mm": 3.0})})
+    for wrong, message in ((other, "step_mm is 3.0, expected 2.0"), (config, "expected a mean head")):
+        save_file({"x": np.zeros(1)}, path, {"format": UNET_FORMAT, "config": wrong.model_dump_json()})
+        with pytest.raises(InputError, match=message):
+            VolumetricModel.load(path)
+    save_file({"mean": NO_MEAN}, path, {"format": UNET_FORMAT, "config": config.model_dump_json()})
+    with pytest.raises(InputError, match="another version's network"):
+        VolumetricModel.load(path)
+
+
+def test_log_odds_are_added_outside_bone_and_within_windows() -> None:
+    odds = np.array([4.0, -4.0, 4.0, np.nan, 100.0], np.float32)
+    bone = np.array([0.0, 0.0, 0.9, 0.0, 0.0], np.float32)
+    assert fused(odds, bone, FusionConfig()) == pytest.approx([4 * WEIGHT, -4 * WEIGHT, 0, 0, LIMIT])
+
+
+@pytest.fixture(scope="module")
+def bone(fitted, case) -> np.ndarray:
+    return soft_occupancy(head_occupancy(case[0]), fitted.pose)
+
+
+@pytest.fixture
+def same_bone(bone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the head at half steps takes most of the time of a small network: do it once for all tests."""
+    monkeypatch.setattr(method_module, "soft_occupancy", lambda head, pose: bone)
+
+
+def test_a_correction_lies_where_the_defect_is(fitted, case, prior, same_bone) -> None:
+    correction = VolumetricMethod(prior, constant(2.0)).predict_correction(fitted, head_occupancy(case[0]))
+    index = np.round((missing_table_points(fitted) - correction.lattice.low) / STEP).astype(int)
+    values = correction.log_odds[tuple(index.T)]
+    assert values[values != 0] == pytest.approx(2 * WEIGHT, abs=0.01)
+    assert (values != 0).mean() > 0.8
+
+
+def test_the_tables_log_odds_are_those_of_bone_inside_the_defect(fitted) -> None:
+    odds = lattice_table_odds(fitted, FusionConfig())
+    index = np.round((missing_table_points(fitted) - LATTICE.low) / STEP).astype(int)
+    assert odds[tuple(index.T)].mean() > -1
+    assert odds.mean() < -4
+
+
+def test_the_shipped_method_fills_the_defect(fitted, case, same_bone) -> None:
+    method = load_method("unet")
+    assert isinstance(method, VolumetricMethod)
+    skull, truth = case
+    implant, _ = combine(method(skull, fitted).candidates, skull)
+    assert dice(implant.mask, truth.mask) > 0.85
+
+
+def test_the_seed_and_the_call_change_nothing(fitted, case, prior, same_bone) -> None:
+    method, head = VolumetricMethod(prior, uneven()), head_occupancy(case[0])
+    first, again = (method.predict_correction(fitted, head).log_odds for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_a_defect_outside_the_lattice_is_refused(fitted, case, prior, same_bone, monkeypatch) -> None:
+    monkeypatch.setattr(method_module, "defect_windows", lambda fit: [])
+    with pytest.raises(InputError, match="expected a defect within 79 mm of the middle plane"):
+        VolumetricMethod(prior, constant(2.0))(case[0], fitted)
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def test_interpolation_is_exact_at_knots_and_on_lines() -> None:
+    at = np.linspace(0, 30, 61)
+    matrix = interpolation(at, 0.0, 30.0, 7).double().numpy()
+    assert np.allclose(matrix[::10], np.eye(7), atol=1e-6)
+    assert np.allclose((matrix @ np.linspace(0, 30, 7))[10:-10], at[10:-10], atol=1e-5)
+    assert np.allclose(matrix.sum(1), 1, atol=1e-6)
+
+
+def test_inside_a_cut_the_input_is_exactly_air(sample) -> None:
+    bone, mirror_image = sample.fine[:2]
+    assert np.count_nonzero(sample.region == 1) > 600
+    assert not bone[sample.region == 1].any()
+    assert not mirror_image[sample.region_mirrored == 1].any()
+
+
+def test_removed_bone_leaves_no_trace(heads: Heads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other bone inside the cut and the same outside: the input must be the same."""
+    first = Samples(heads, VolumetricSamplesConfig()).make(0)
+    real = samples_module.cut_region
+
+    def refilled(head, axes, outlines):
+        region = real(head, axes, outlines)
+        head[region == 1] = np.random.default_rng(0).random(np.count_nonzero(region == 1))
+        return region
+
+    monkeypatch.setattr(samples_module, "cut_region", refilled)
+    second = Samples(heads, VolumetricSamplesConfig()).make(0)
+    assert not np.array_equal(first.missing, second.missing)
+    assert np.array_equal(first.fine, second.fine)
+    assert np.array_equal(first.coarse, second.coarse)
+
+
+def test_present_and_missing_bone_make_up_the_head(sample) -> None:
+    assert (sample.missing[sample.region == 0] == 0).all()
+    assert (sample.fine[0] + sample.missing).max() <= 1 + 1e-6
+    shape = sample.missing.shape
+    assert all(side % LAYOUT.window_multiple == 0 for side in shape)
+    assert sample.fine.shape == (FINE, *shape)
+    assert sample.coarse.shape == (COARSE, *(n // 2 for n in shape))
+
+
+def test_a_sample_depends_on_its_number_and_the_seed(heads: Heads) -> None:
+    samples = Samples(heads, VolumetricSamplesConfig())
+    assert np.array_equal(samples.make(5).fine, samples.make(5).fine)
+    assert not np.array_equal(samples.make(5).fine, samples.make(6).fine)
+    assert not np.array_equal(samples.make(5).fine, replace(samples, seed=1).make(5).fine)
+
+
+def test_the_mean_head_leaves_out_the_persons_of_a_sample(heads: Heads) -> None:
+    only = replace(heads, occupancy=heads.occupancy * torch.tensor([1, 0, 0], dtype=torch.uint8)[:, None, None, None])
+    window = window_around(np.full(3, -30.0), np.full(3, 30.0))
+    assert only.mean_without(window, [1]).any()
+    assert not only.mean_without(window, [0, 2]).any()
+    assert not replace(only, person=(0, 0, 2)).mean_without(window, [1]).any()  # a second scan of the first head
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def recipe(out: Path, **changes: object) -> VolumetricTrainConfig:
+    values = {"run.out": str(out), "run.workers": 0, "network.widths": [8, 16], "optimiser.steps": 3}
+    values |= {"optimiser.precision": "'no'", "optimiser.warmup": 0, "optimiser.cooldown": 0}
+    config = load_config(ROOT / "configs" / "unet.yaml", values | changes)
+    assert isinstance(config, VolumetricTrainConfig)
+    return config
+
+
+class Small(VolumetricTask):
+    """Learns from windows of noise, for which no head must be cut."""
+
+    def __init__(self, config: VolumetricTrainConfig, heads: Heads) -> None:
+        super().__init__(config, heads, {}, torch.device("cpu"))
+        self.dataset = [[noise(k)] for k in range(config.optimiser.steps)]
+
+
+def noise(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    fine = torch.rand(FINE, 16, 8, 8, generator=generator)
+    return fine, torch.rand(COARSE, 8, 4, 4, generator=generator), (fine[0] > 0.7).float()
+
+
+def test_a_stopped_run_ends_with_the_same_bits(heads: Heads, tmp_path: Path) -> None:
+    whole = Small(recipe(tmp_path / "whole"), heads)
+    stopped = Small(recipe(tmp_path / "stopped"), heads)
+    for task in (whole, stopped):
+        task.config.run.out.mkdir()
+    stopped.steps = 2
+    Loop(stopped, make_accelerator(), progress=False).run()
+    resumed = Small(recipe(tmp_path / "stopped"), heads)
+    for task in (whole, resumed):
+        Loop(task, make_accelerator(), progress=False).run()
+    mine, theirs = (VolumetricModel.load(task.weights).network.state_dict() for task in (whole, resumed))
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def test_a_run_starts_from_weights(heads: Heads, tmp_path: Path) -> None:
+    path = tmp_path / "start.safetensors"
+    uneven().save(path)
+    task = VolumetricTask(recipe(tmp_path, weights=str(path)), heads, {}, torch.device("cpu"))
+    loaded = VolumetricModel.load(path).network.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in task.network.state_dict().items())
+    with pytest.raises(InputError, match="weights of another network"):
+        VolumetricTask(recipe(tmp_path, weights=str(path), **{"network.blocks": 2}), heads, {}, torch.device("cpu"))
+
+
+def test_the_loop_gets_a_real_sample(heads: Heads, tmp_path: Path) -> None:
+    config = recipe(tmp_path, **{"optimiser.steps": 1})
+    state = Loop(VolumetricTask(config, heads, {}, torch.device("cpu")), make_accelerator(), progress=False).run()
+    assert state.step == 1
+    assert (tmp_path / "checkpoint.safetensors").is_file()
+
+
+def test_training_learns_what_the_input_shows(heads: Heads, tmp_path: Path) -> None:
+    task = Small(recipe(tmp_path), heads)
+    fine, coarse, missing = noise(0)
+    missing = torch.zeros_like(missing)
+    missing[:8] = 1
+    batch = [[x[None] for x in (fine + missing, coarse, missing)]]
+    losses = []
+    for group in task.optimiser.param_groups:
+        group["lr"] = 1e-2
+    for _ in range(15):
+        loss, _ = task.losses(task.model, batch, torch.Generator())
+        task.optimiser.zero_grad()
+        loss.backward()
+        task.optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_loss_weights_defects_alike() -> None:
+    missing = torch.zeros(1, 40, 40, 20)
+    missing[:, :20, :20, :10] = 1
+    right = (missing * 2 - 1) * 20
+    assert missing_loss(right, missing) < 1e-3
+    nothing = torch.cat([right, torch.full_like(right, -20)])
+    assert missing_loss(nothing, torch.cat([missing, torch.zeros_like(missing)])) < 0.51
+
+
+def test_rates_rise_stay_and_fall(heads: Heads, tmp_path: Path) -> None:
+    changes = {"optimiser.rate": 1.0, "optimiser.warmup": 100, "optimiser.steps": 1000, "optimiser.cooldown": 200}
+    task = VolumetricTask(recipe(tmp_path, **changes), heads, {}, torch.device("cpu"))
+    assert [task.rate(step) for step in (49, 500, 900)] == pytest.approx([0.5, 1, 0.5])
+
+
+def test_validation_scores_tables_network_and_both(tmp_path: Path) -> None:
+    window = window_around(np.full(3, -30.0), np.full(3, 30.0))
+    missing = np.zeros(LATTICE.shape, np.uint8)
+    missing[window] = 255
+    arrays = {"bone": NO_MEAN, "missing": missing, "table_log_odds": np.full(LATTICE.shape, -1.0, np.float16)}
+    arrays["windows"] = np.array([[[s.start, s.stop] for s in window]])
+    path = tmp_path / "case.safetensors"
+    save_file(arrays, path, {"format": CASE_FORMAT})
+    found = validate(constant(1.0), {"random_1": [path]})
+    assert [found[f"val_{name}"] for name in ("tables", "network", "fused")] == [0, 1, 0]
+    assert found["val_network_random_1"] == 1
+    assert validate(constant(1.1 / WEIGHT), {"random_1": [path]})["val_fused"] == 1

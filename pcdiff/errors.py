@@ -8,5 +8,9 @@ class InputError(ValueError):
     """
 
 
+class MethodError(ValueError):
+    """A method broke its contract: it failed, or returned something else than a proposal. Exit code 1."""
+
+
 class OutputError(RuntimeError):
     """A result did not pass its own check; nothing was written."""

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -473,14 +474,15 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_help_and_doctor_list_the_methods_of_other_packages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    entry = MethodEntry("theirs", "from the package theirs", "theirs:load", licence="BSD-3-Clause")
+    entry = MethodEntry("theirs", "from the package theirs", "pcdiff.methods.prior:load", licence="BSD-3-Clause")
     monkeypatch.setattr("pcdiff.methods.registry.installed_methods", lambda: {"theirs": entry})
     monkeypatch.setattr("pcdiff.cli.doctor.installed_methods", lambda: {"theirs": entry})
     monkeypatch.setattr("pcdiff.cli.doctor.requirements", lambda: {"": ["numpy"]})
     for command in ("design", "demo", "evaluate"):
-        assert "theirs (from the package theirs)" in run(command, "--help")[1]
+        shown = " ".join(run(command, "--help")[1].replace("│", " ").split())
+        assert "theirs (from the package theirs)" in shown
     listed = " ".join(run("doctor")[1].split())
-    assert "ok method theirs from the package theirs; weights: BSD-3-Clause" in listed
+    assert "ok method theirs from the package theirs; licence: BSD-3-Clause" in listed
 
 
 def test_each_example_in_the_help_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,3 +505,14 @@ def test_an_object_in_front_hides_an_object_behind() -> None:
     assert behind[middle][0] > behind[middle][2] + 10
     together = render([shape_of(Volume(front | back, np.eye(4)), BONE)], "front")
     np.testing.assert_allclose(together, render([shape_of(small, BONE), shape_of(large, BONE)], "front"), atol=3)
+
+
+def test_a_design_that_is_ended_leaves_nothing_behind(skull: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pcdiff", "design", str(skull), "-o", str(out), "--method", "prior", "-q"]
+    child = subprocess.Popen(command)
+    while child.poll() is None and not list(out.glob(".head.*")):
+        time.sleep(0.02)
+    child.terminate()
+    assert child.wait(30) == 143
+    assert not list(out.iterdir())

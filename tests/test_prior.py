@@ -32,6 +32,7 @@ from pcdiff.prior.observe import _expected_tables
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece, register
 from pcdiff.prior.settings import SETTINGS
 from pcdiff.reconstruct.spectral import local_areas
+from pcdiff.tensor_files import read_tensors
 
 IDENTITY = Pose(np.eye(3), np.zeros(3))
 STERADIAN = (PIXEL / RADIUS) ** 2
@@ -329,6 +330,15 @@ def test_a_saved_model_is_read_back(prior, tmp_path):
     twice = ShapePrior.load(tmp_path / "twice.safetensors")
     for name in ("mean", "std", "modes", "present"):  # rounded once, it stays
         assert np.array_equal(getattr(twice, name), getattr(again, name))
+
+
+def test_a_model_that_lacks_a_table_is_refused(prior, tmp_path):
+    prior.save(tmp_path / "prior.safetensors")
+    file = read_tensors(tmp_path / "prior.safetensors", "a model", "")
+    del file.tensors["mean"]
+    save_file(file.tensors, tmp_path / "less.safetensors", file.metadata)
+    with pytest.raises(InputError, match="got one without mean"):
+        ShapePrior.load(tmp_path / "less.safetensors")
 
 
 def test_other_files_are_refused(tmp_path):

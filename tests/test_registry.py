@@ -7,15 +7,30 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pcdiff.errors import InputError
+from pcdiff.cli import doctor
+from pcdiff.errors import InputError, MethodError
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
-from pcdiff.methods.candidates import Field, Mask, combine
-from pcdiff.methods.registry import DEFAULT, METHODS, installed_methods, method_entry, weights_files, weights_of
+from pcdiff.methods.base import Proposal
+from pcdiff.methods.candidates import Field, Mask, OrientedPoints, combine
+from pcdiff.methods.registry import (
+    DEFAULT,
+    METHODS,
+    installed_methods,
+    load_method,
+    method_entry,
+    weights_files,
+    weights_of,
+)
+from pcdiff.pipeline import flow
+from pcdiff.prior.fit import PriorFit
 
 Run = Callable[..., tuple[int, str, str]]
 # A package with a method of its own: the mirror image of the bone, left to right about the grid's middle, as far as it
@@ -161,3 +176,61 @@ def test_a_candidate_on_another_grid_and_an_empty_proposal_are_refused(skull: Vo
         combine([Mask(Volume(np.ones((3, 2, 2), bool), AFFINE))], skull)
     with pytest.raises(ValueError, match="at least one candidate"):
         combine([], skull)
+
+
+# --- methods that break the contract --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_fit(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shape model's fit, made once for all tests."""
+    monkeypatch.setattr(flow, "fit_prior", lambda prior, skull: fitted)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "expected the method to return a Proposal, got NoneType"),
+        (Proposal([]), "expected at least one candidate, got none"),
+        (Proposal([np.zeros(3)]), "expected candidates with to_volume"),  # type: ignore[list-item]
+        (Proposal([Field(np.ones((3, 4, 5)))]), r"grid's shape .* got \(3, 4, 5\)"),
+    ],
+)
+def test_an_answer_against_the_contract_is_named(
+    case: tuple[Volume, Volume], quick_fit: None, answer: Any, message: str
+) -> None:
+    with pytest.raises(MethodError, match=message):
+        flow.design(case[0], lambda *_, **__: answer)
+
+
+def test_what_is_no_method_and_no_ensemble_is_refused(case: tuple[Volume, Volume], quick_fit: None) -> None:
+    with pytest.raises(MethodError, match="load_method"):
+        flow.design(case[0], "prior")  # type: ignore[arg-type]
+    for options in ({"ensemble": 0}, {"seed": -1}):
+        with pytest.raises(InputError, match="ensemble of 1 or more and a seed of 0 or more"):
+            flow.design(case[0], lambda *_, **__: Proposal([]), **options)  # type: ignore[arg-type]
+
+
+def test_points_without_labels_close_the_defect_they_lie_in(
+    case: tuple[Volume, Volume], quick_fit: None, fitted: PriorFit
+) -> None:
+    surface = fitted.completed_surface()
+    unlabelled = PointCloud(surface.points, surface.normals)
+    labelled, without = (
+        flow.design(case[0], lambda *_, points=points, **__: Proposal([OrientedPoints(points)])).implant
+        for points in (surface, unlabelled)
+    )
+    assert dice(without.mask, labelled.mask) > 0.99
+
+
+@pytest.mark.parametrize("value", ["theirs:not_there", "no_such_module:load"])
+def test_a_package_that_cannot_be_imported_is_named_by_the_doctor(
+    theirs: None, tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = tmp_path / "site" / "theirs-1.0.dist-info" / "entry_points.txt"
+    points.write_text(f"[pcdiff.methods]\ntheirs = {value}\n")
+    with pytest.raises(MethodError, match=r"method theirs \(from the package theirs\): cannot import"):
+        load_method("theirs")
+    (found,) = (finding for finding in doctor._methods() if finding.name == "method theirs")
+    assert found.good is False
+    assert "cannot import" in found.words

@@ -344,3 +344,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_volume(oblique(), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.ones((4, 4)), [[1, 0], [0, 1]]])
+def test_an_affine_that_maps_to_no_place_is_refused(affine: np.ndarray) -> None:
+    with pytest.raises(InputError, match="affine must"):
+        Volume(np.zeros((2, 2, 2), bool), affine)

@@ -1,4 +1,4 @@
-"""Writes tests/golden.json: what the shipped weights and the whole way to the STL give on heads that never were.
+"""Writes tests/golden.json: what the shipped weights and the whole path to the STL give on synthetic heads.
 
 Run it when figures are meant to change, on one thread as `make test` runs, and say in the commit which and why:
 
@@ -166,7 +166,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-# --- how figures are told ---------------------------------------------------------------------------------------------
+# --- how figures are kept ---------------------------------------------------------------------------------------------
 
 
 def _result(folder: Path, dsc: float) -> dict[str, Any]:

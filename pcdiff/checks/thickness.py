@@ -55,6 +55,6 @@ def clear_of_bone(
         Figure("mesh_gap_min", "Gap of the mesh, minimum", float(gap.min()), "mm"),
         Figure("overlap_depth", "Depth of the mesh in bone", overlap, "mm", maximum=criteria.max_overlap_mm),
     )
-    words = f"Gap to the bone: at least {smallest:.2f} mm (specified: {clearance:g} mm)"
+    words = f"At least {smallest:.2f} mm (specified: {clearance:g} mm)"
     words += f", {rim.mean():.2f} mm along the rim on average." if rim.size else "."
     return Check("clearance", "Gap to the bone", words, tuple(f for f in figures if np.isfinite(f.value)))

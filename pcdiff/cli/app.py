@@ -6,8 +6,11 @@ stdout, progress and errors to stderr. Exit codes: 2 for input that the user can
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -58,12 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     An error is one line on stderr; PCDIFF_DEBUG=1 shows the traceback instead.
     """
     try:
-        app(args=arguments, prog_name="pcdiff")
+        with _exit_on_sigterm():
+            app(args=arguments, prog_name="pcdiff")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         if debugging():
             raise
         print_message(error_line(error))
         sys.exit(exit_code(error))
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """While entered, SIGTERM ends the program with exit code 143, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_version(requested: bool) -> None:

@@ -7,7 +7,7 @@ import re
 
 import typer
 
-from pcdiff.errors import InputError, OutputError
+from pcdiff.errors import InputError, MethodError, OutputError
 
 
 def debugging() -> bool:
@@ -49,7 +49,7 @@ def exit_code(error: Exception) -> int:
 
 def error_line(error: Exception) -> str:
     """The error in one line for the user."""
-    if isinstance(error, InputError | OutputError):
+    if isinstance(error, InputError | MethodError | OutputError):
         return first_line(error)
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}"

@@ -17,6 +17,7 @@ import typer
 
 from pcdiff import DISTRIBUTION, __version__, install_hint
 from pcdiff.cli.console import first_line, print_message
+from pcdiff.errors import MethodError
 from pcdiff.files import sha256
 from pcdiff.methods.registry import DEFAULT, METHODS, installed_methods, weights_files
 
@@ -114,8 +115,14 @@ def _methods() -> Iterator[Finding]:
             continue
         files = weights_files(name)
         missing = [path.name for path in files if not path.is_file()]
-        words = f"{entry.help}; weights: {entry.licence}" if not missing else f"without {', '.join(missing)}"
-        yield Finding(f"method {name}", words, not missing)
+        words = f"{entry.help}; licence: {entry.licence}" if not missing else f"without {', '.join(missing)}"
+        good = not missing
+        if name not in METHODS:
+            try:
+                entry.find_loader()
+            except MethodError as error:
+                good, words = False, first_line(error).removeprefix(f"method {name} ")
+        yield Finding(f"method {name}", words, good)
         weights += [path for path in files if path not in weights]
     for path in weights:
         there = path.is_file()

@@ -96,7 +96,9 @@ KeepPoints = Annotated[
 WithReport = Annotated[
     bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Design again even if the result exists.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write even if the result exists, or if the folder holds other files.")
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff design` or `demo` wrote.")]
 MovedSkull = Annotated[Path | None, typer.Option(metavar="FILE", help="The defective skull, if it has moved.")]

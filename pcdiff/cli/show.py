@@ -65,10 +65,10 @@ def view(
         Path | None, typer.Option(metavar="FILE", help="Write a picture to this file and open no window.")
     ] = None,
 ) -> None:
-    """Show a case in 3D: skull, implant, candidates, points, and the diffusion step by step.
+    """Show a case in 3D: skull, implant, candidates, points, and their path in steps.
 
     Opens a window if open3d is installed and there is a display. Otherwise it writes CASE/view.html, a page that any
-    browser opens without a network. Points and diffusion steps need a case designed with `--keep-points`.
+    browser opens without a network. Points and their path need a case designed with `--keep-points`.
 
         pcdiff view out/head
         pcdiff view out/demo --truth out/demo/implant_true.nrrd --html demo.html --png demo.png

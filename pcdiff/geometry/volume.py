@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdiff.errors import InputError
 from pcdiff.geometry.grid import box_slices, voxels_per_mm
 
 
@@ -18,7 +19,7 @@ class Volume:
     affine: (4, 4) float64, index (i, j, k) of a voxel's *centre* -> patient millimetres, LPS.
     header: the geometry as the file stores it, so that results are written onto exactly the same grid.
 
-    Raises ValueError for another shape or type.
+    Raises InputError for another shape or type, and an affine that cannot be inverted.
     """
 
     mask: np.ndarray
@@ -26,12 +27,21 @@ class Volume:
     header: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name, value in (("mask", self.mask), ("affine", self.affine)):
+            if not isinstance(value, np.ndarray):
+                raise InputError(f"{name} must be a numpy array, got {type(value).__name__}; convert it")
         if self.mask.ndim != 3:
-            raise ValueError(f"mask must be 3D, got shape {self.mask.shape}")
+            raise InputError(f"mask must be 3D, got shape {self.mask.shape}")
         if self.mask.dtype != bool:
-            raise ValueError(f"mask must be bool, got {self.mask.dtype}")
+            raise InputError(f"mask must be bool, got {self.mask.dtype}; compare with a threshold")
         if self.affine.shape != (4, 4):
-            raise ValueError(f"affine must have shape (4, 4), got {self.affine.shape}")
+            raise InputError(f"affine must have shape (4, 4), got {self.affine.shape}")
+        finite = np.isfinite(self.affine).all() and np.array_equal(self.affine[3], [0, 0, 0, 1])
+        if not finite or np.linalg.det(self.affine[:3, :3]) == 0:
+            raise InputError(
+                f"affine must map voxel indices to mm, with last row 0 0 0 1, got {self.affine.tolist()}; build it "
+                "from the scan's directions, spacing and origin"
+            )
 
     @property
     def spacing(self) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pcdiff.errors import MethodError
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Candidate
@@ -35,8 +36,8 @@ class Mask:
     volume: Volume
 
     def to_volume(self, skull: Volume) -> Volume:
-        """See `Candidate`. Raises ValueError for another grid than the skull's."""
-        return skull.with_mask(self.volume.mask)
+        """See `Candidate`. Raises MethodError for another grid than the skull's."""
+        return _on_grid(self.volume.mask, skull)
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class Field:
     level: float = 0.5
 
     def to_volume(self, skull: Volume) -> Volume:
-        """See `Candidate`. Raises ValueError for another grid than the skull's."""
-        return skull.with_mask(self.values > self.level)
+        """See `Candidate`. Raises MethodError for another grid than the skull's."""
+        return _on_grid(self.values > self.level, skull)
 
     @staticmethod
     def fuse(candidates: Sequence[Field], skull: Volume) -> Volume:
         """The mean field, thresholded: it keeps sub-voxel surfaces, which a vote of masks does not."""
+        for candidate in candidates:
+            _on_grid(candidate.values, skull)
         mean = np.mean([candidate.values - candidate.level for candidate in candidates], axis=0)
         return skull.with_mask(mean > 0)
 
@@ -69,7 +72,8 @@ def combine(
     method `fuse(candidates, skull)` is fused by it; other candidates vote voxel by voxel. The implants are disjoint
     from the skull. backend: of the reconstruction of oriented points.
 
-    Raises InputError as `reconstruct`; ValueError for no candidate, or a volume on another grid than the skull's.
+    Raises InputError as `reconstruct`, MethodError for a volume on another grid than the skull's, ValueError for no
+    candidate.
     """
     if not candidates:
         raise ValueError("expected at least one candidate, got none; the method returned an empty proposal")
@@ -89,6 +93,13 @@ def combine(
     return implant, members if each else []
 
 
+def _on_grid(values: np.ndarray, skull: Volume) -> Volume:
+    """The values, as a mask, on the skull's grid. Raises MethodError for another shape."""
+    if values.shape != skull.mask.shape:
+        raise MethodError(f"expected a candidate of the skull's grid's shape {skull.mask.shape}, got {values.shape}")
+    return skull.with_mask(values.astype(bool))
+
+
 def _missing(volume: Volume, skull: Volume) -> Volume:
     """The volume without the skull's own voxels."""
-    return skull.with_mask(volume.mask & ~skull.mask)
+    return skull.with_mask(_on_grid(volume.mask, skull).mask & ~skull.mask)

@@ -8,7 +8,7 @@ from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcdiff.errors import InputError
+from pcdiff.errors import InputError, MethodError
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
@@ -59,10 +59,23 @@ class MethodEntry:
     licence: str = WEIGHTS_LICENCE
 
     def load(self, files: WeightsFiles) -> Method | PriorBasedMethod:
-        """Imports the loader and calls it."""
+        """Imports the loader and calls it. Raises InputError as the loader, MethodError for a package at fault."""
+        method = self.find_loader()(files)
+        if not callable(method):
+            raise MethodError(f"method {self.name} ({self.help}): {self.loader} returned no method, but {method!r}")
+        return method
+
+    def find_loader(self) -> Loader:
+        """Imports the loader. Raises MethodError if it cannot be imported."""
         module, _, function = self.loader.partition(":")
-        loader: Loader = getattr(import_module(module), function)
-        return loader(files)
+        try:
+            loader: Loader = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise MethodError(
+                f"method {self.name} ({self.help}): cannot import {self.loader} ({error}); install it again, or "
+                "ask its authors"
+            ) from error
+        return loader
 
 
 METHODS = {
@@ -70,7 +83,7 @@ METHODS = {
     for entry in (
         MethodEntry(
             "diffusion",
-            "anchored point diffusion with an occupancy network, on the statistical shape model",
+            "the statistical shape model, corrected by learned networks",
             "pcdiff.methods.anchored.method:load",
             own="denoiser.safetensors",
             companions=("occupancy.safetensors",),

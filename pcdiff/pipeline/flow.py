@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pcdiff.errors import InputError
+from pcdiff.errors import InputError, MethodError
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.base import Method, PriorBasedMethod, Proposal
-from pcdiff.methods.candidates import combine
+from pcdiff.methods.base import Candidate, Method, PriorBasedMethod, Proposal
+from pcdiff.methods.candidates import OrientedPoints, combine
 from pcdiff.pipeline.fitting import AS_DESIGNED, FitOptions, apply_fit_options
 from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.fit import PriorFit
@@ -67,9 +67,16 @@ def design(
     The shape model that locates the defects is the method's own, or the shipped one for a method without. backend: of
     the reconstruction of oriented points. keep_members: also every candidate as an implant. watch: times the stages.
 
-    Raises InputError when the skull has no defect, is no head, or has voxels too coarse for the options.
+    Raises InputError when the skull has no defect, is no head, or has voxels too coarse for the options, and for an
+    ensemble or a seed out of range; MethodError when the method breaks its contract.
     """
     watch = watch or Stopwatch()
+    if ensemble < 1 or seed < 0:
+        raise InputError(f"expected an ensemble of 1 or more and a seed of 0 or more, got {ensemble} and {seed}")
+    if not callable(method):
+        raise MethodError(
+            f"expected a method that can be called, got {method!r}; load one by its name with load_method"
+        )
     options.check_resolution(skull.spacing)  # before the work, not after it
     with watch("fit"):
         prior = method.prior if isinstance(method, PriorBasedMethod) else ShapePrior.shipped()
@@ -79,8 +86,9 @@ def design(
             proposal = method(skull, fit, ensemble=ensemble, seed=seed, device=device)
         else:
             proposal = method(skull, ensemble=ensemble, seed=seed, device=device)
+        candidates = _candidates(proposal, fit)
     with watch("reconstruct"):
-        implant, members = combine(proposal.candidates, skull, backend, keep_members)
+        implant, members = combine(candidates, skull, backend, keep_members)
         if not implant.mask.any():
             raise InputError(
                 "no implant: the method proposes no bone that these voxels can show; is the skull really defective?"
@@ -94,3 +102,23 @@ def design(
     with watch("mesh"):
         mesh = volume_to_mesh(final.implant)
     return Design(final.implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes)
+
+
+def _candidates(proposal: object, fit: PriorFit) -> list[Candidate]:
+    """The candidates of a proposal; oriented points without labels get those of the defects they lie in.
+
+    Raises MethodError for anything but a proposal of candidates.
+    """
+    if not isinstance(proposal, Proposal):
+        raise MethodError(f"expected the method to return a Proposal, got {type(proposal).__name__}")
+    if not proposal.candidates:
+        raise MethodError("expected at least one candidate, got none; the method returned an empty proposal")
+    candidates: list[Candidate] = []
+    for candidate in proposal.candidates:
+        if not hasattr(candidate, "to_volume"):
+            raise MethodError(f"expected candidates with to_volume(skull), got {type(candidate).__name__}")
+        if isinstance(candidate, OrientedPoints) and candidate.points.defect is None:
+            cloud = candidate.points
+            candidate = OrientedPoints(replace(cloud, defect=fit.defect_at(cloud.points)))
+        candidates.append(candidate)
+    return candidates

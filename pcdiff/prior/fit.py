@@ -45,6 +45,12 @@ class PriorFit:
         """(R,) int: label of the defect that a ray passes through, 0 on bone."""
         return self.observation.defect
 
+    def defect_at(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) mm, LPS -> (N,) int: label of the defect that the ray through each point passes through, else 0."""
+        model = self.pose.to_model(points)
+        directions = model / np.maximum(np.linalg.norm(model, axis=1, keepdims=True), 1e-9)
+        return ndimage.map_coordinates(MAP.to_image(self.defect), MAP.to_pixel(directions).T, order=0)
+
     @property
     def defects(self) -> int:
         """The number of defects."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP
@@ -16,6 +17,10 @@ from pcdiff.prior.settings import SETTINGS, MapLayout, PriorSettings
 from pcdiff.tensor_files import check_layout, read_tensors
 
 PRIOR_FORMAT = "pcdiff-prior-2"
+REMEDY = (
+    "use the shipped one; in a clone of pcdiff tools/upgrade_weights.py converts one of an earlier version, and "
+    "tools/build_prior.py builds one"
+)
 LICENCE = "CC-BY-NC-SA-4.0"
 
 
@@ -45,9 +50,13 @@ class ShapePrior:
     @classmethod
     def load(cls, path: Path) -> ShapePrior:
         """Reads what `save` wrote. Raises InputError for another file, format, map layout or version of settings."""
-        file = read_tensors(path, "a statistical shape model", "build one with tools/build_prior.py", PRIOR_FORMAT)
+        file = read_tensors(path, "a statistical shape model", REMEDY, PRIOR_FORMAT)
         settings = file.config(PriorSettings)
         check_layout(file.path, "direction map", settings.layout, MapLayout())
+        if missing := {"mean", "std", "modes", "present"} - file.tensors.keys():
+            raise InputError(
+                f"{path}: expected a statistical shape model, got one without {', '.join(missing)}; {REMEDY}"
+            )
         values = {name: file.tensors[name].astype(np.float32) for name in ("mean", "std", "modes")}
         present = file.tensors["present"].astype(np.float32) / 255
         heads = int(file.metadata["heads"])

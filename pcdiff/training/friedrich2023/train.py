@@ -30,7 +30,7 @@ def train(config: PaperTrainConfig, progress: bool = True) -> Path:
     """Trains the network that `config.stage` names, or goes on with it; returns its weights' file.
 
     Writes into `config.run.out`: <stage>.json, log.jsonl, <stage>-checkpoint.safetensors, <stage>.safetensors at every
-    validation and at the end, and, once both networks are there, paper.safetensors with the two, which `pcdiff sample`
+    validation and at the end, and, once both networks are there, paper.safetensors with the two, which `pcdiff design`
     reads. At SIGTERM the checkpoint is written and returned.
     Raises InputError if a case cannot be read or the folder holds a run of another recipe.
     """

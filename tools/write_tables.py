@@ -43,7 +43,8 @@ def main() -> None:
         raise SystemExit("expected docs/results/*.json or files by name, found none; run `pcdiff evaluate` first")
     files = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     measured = [results for results in files if "summary" in results]
-    write({"results": own_defects_table(measured), "variants": variants_table(measured)}, DOCUMENTS)
+    if measured:
+        write({"results": own_defects_table(measured), "variants": variants_table(measured)}, DOCUMENTS)
     for results in files:
         if "rows" in results and "summary" not in results:
             write({"ablation": ablation_table(results)}, [ROOT / "docs" / "experiments.md"])

@@ -37,7 +37,8 @@ class Mask:
 
     def to_volume(self, skull: Volume) -> Volume:
         """See `Candidate`. Raises MethodError for another grid than the skull's."""
-        return _on_grid(self.volume.mask, skull)
+        _check_grid(self.volume.mask, skull)
+        return skull.with_mask(self.volume.mask)
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ class Field:
 
     def to_volume(self, skull: Volume) -> Volume:
         """See `Candidate`. Raises MethodError for another grid than the skull's."""
-        return _on_grid(self.values > self.level, skull)
+        _check_grid(self.values, skull)
+        return skull.with_mask(self.values > self.level)
 
     @staticmethod
     def fuse(candidates: Sequence[Field], skull: Volume) -> Volume:
         """The mean field, thresholded: it keeps sub-voxel surfaces, which a vote of masks does not."""
         for candidate in candidates:
-            _on_grid(candidate.values, skull)
+            _check_grid(candidate.values, skull)
         mean = np.mean([candidate.values - candidate.level for candidate in candidates], axis=0)
         return skull.with_mask(mean > 0)
 
@@ -72,11 +74,10 @@ def combine(
     method `fuse(candidates, skull)` is fused by it; other candidates vote voxel by voxel. The implants are disjoint
     from the skull. backend: of the reconstruction of oriented points.
 
-    Raises InputError as `reconstruct`, MethodError for a volume on another grid than the skull's, ValueError for no
-    candidate.
+    Raises InputError as `reconstruct`, MethodError for no candidate and for a volume on another grid than the skull's.
     """
     if not candidates:
-        raise ValueError("expected at least one candidate, got none; the method returned an empty proposal")
+        raise MethodError("expected at least one candidate, got none; the method returned an empty proposal")
     if all(isinstance(candidate, OrientedPoints) for candidate in candidates):
         clouds = [candidate.points for candidate in candidates if isinstance(candidate, OrientedPoints)]
         return reconstruct_ensemble(clouds, skull, backend) if each else (reconstruct(clouds, skull, backend), [])
@@ -93,13 +94,13 @@ def combine(
     return implant, members if each else []
 
 
-def _on_grid(values: np.ndarray, skull: Volume) -> Volume:
-    """The values, as a mask, on the skull's grid. Raises MethodError for another shape."""
+def _check_grid(values: np.ndarray, skull: Volume) -> None:
+    """Raises MethodError for values of another shape than the skull's grid."""
     if values.shape != skull.mask.shape:
         raise MethodError(f"expected a candidate of the skull's grid's shape {skull.mask.shape}, got {values.shape}")
-    return skull.with_mask(values.astype(bool))
 
 
 def _missing(volume: Volume, skull: Volume) -> Volume:
     """The volume without the skull's own voxels."""
-    return skull.with_mask(_on_grid(volume.mask, skull).mask & ~skull.mask)
+    _check_grid(volume.mask, skull)
+    return skull.with_mask(volume.mask & ~skull.mask)

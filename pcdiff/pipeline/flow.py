@@ -111,8 +111,6 @@ def _candidates(proposal: object, fit: PriorFit) -> list[Candidate]:
     """
     if not isinstance(proposal, Proposal):
         raise MethodError(f"expected the method to return a Proposal, got {type(proposal).__name__}")
-    if not proposal.candidates:
-        raise MethodError("expected at least one candidate, got none; the method returned an empty proposal")
     candidates: list[Candidate] = []
     for candidate in proposal.candidates:
         if not hasattr(candidate, "to_volume"):

@@ -171,6 +171,12 @@ def test_fields_are_averaged_before_the_threshold(skull: Volume) -> None:
     assert combine([Field(ramp, level=0.4)], skull)[0].mask[:, 0, 0].sum() == 2
 
 
+def test_candidates_of_different_kinds_vote(skull: Volume) -> None:
+    ramp = np.broadcast_to(np.array([1.0, 0.9, 0.45, 0.0])[:, None, None], skull.mask.shape)
+    implant, _ = combine([Field(ramp), mask_until(skull, 3), mask_until(skull, 4)], skull)
+    assert implant.mask[:, 0, 0].tolist() == [False, True, True, False]
+
+
 def test_a_candidate_on_another_grid_and_an_empty_proposal_are_refused(skull: Volume) -> None:
     with pytest.raises(ValueError, match="grid's shape"):
         combine([Mask(Volume(np.ones((3, 2, 2), bool), AFFINE))], skull)

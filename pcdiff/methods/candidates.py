@@ -71,8 +71,8 @@ def combine(
     """The implant that all candidates give together, and, with `each`, the implant of every candidate.
 
     Oriented points are averaged as indicator functions, see `reconstruct`; a kind of candidate that has a static
-    method `fuse(candidates, skull)` is fused by it; other candidates vote voxel by voxel. The implants are disjoint
-    from the skull. backend: of the reconstruction of oriented points.
+    method `fuse(candidates, skull)` is fused by it; other candidates, and mixed kinds, vote voxel by voxel. The
+    implants are disjoint from the skull. backend: of the reconstruction of oriented points.
 
     Raises InputError as `reconstruct`, MethodError for no candidate and for a volume on another grid than the skull's.
     """
@@ -81,7 +81,8 @@ def combine(
     if all(isinstance(candidate, OrientedPoints) for candidate in candidates):
         clouds = [candidate.points for candidate in candidates if isinstance(candidate, OrientedPoints)]
         return reconstruct_ensemble(clouds, skull, backend) if each else (reconstruct(clouds, skull, backend), [])
-    fuse = getattr(type(candidates[0]), "fuse", None)
+    kinds = {type(candidate) for candidate in candidates}
+    fuse = getattr(kinds.pop(), "fuse", None) if len(kinds) == 1 else None
     members: list[Volume] = []
     if each or len(candidates) == 1 or fuse is None:
         members = [_missing(candidate.to_volume(skull), skull) for candidate in candidates]

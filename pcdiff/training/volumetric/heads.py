@@ -45,6 +45,10 @@ class Heads:
     velocity: Tensor
     person: tuple[int, ...]
 
+    def share_of_bone(self, number: int) -> Tensor:
+        """(1, 1, *HEAD_SHAPE) float32 in [0, 1]."""
+        return self.occupancy[number][None, None].float() / 255
+
     def mean_without(self, window: Window, used: Sequence[int]) -> np.ndarray:
         """(I, J, K) float32: the mean of heads and mirror images in a window, without the persons of heads `used`."""
         excluded = {self.person[k] for k in used}

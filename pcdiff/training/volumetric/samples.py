@@ -41,6 +41,9 @@ from pcdiff.training.volumetric.warps import (
 MIN_POINTS = 600  # lattice points of a cut, 5 ml; a smaller one is drawn again
 MAX_DRAWS = 30
 COARSE_STEP = 2 * HEAD_STEP  # mm; enough to place and size a cut
+COARSE_AXES = tuple(
+    np.arange((n - 1) // 2 + 1) * COARSE_STEP + low for n, low in zip(HEAD_SHAPE, HEAD_LOW, strict=True)
+)
 SCAN_END_MM = (-95.0, -38.0)  # height at which a short scan ends
 
 Arrays = tuple[Tensor, Tensor, Tensor]
@@ -93,52 +96,59 @@ class Samples(Dataset[list[Arrays]]):
 
     def _draw(self, rng: np.random.Generator) -> Sample:
         config = self.config
-        number, used, field = self._draw_shape(rng)
+        number, used, field = draw_shape(self.heads, config, rng, range(len(self.heads.person)))
         knots = knots_in_head(field, random_pose(rng, config))
-        occupancy = self.heads.occupancy[number][None, None].float() / 255
-
-        axes_coarse = [
-            np.arange((n - 1) // 2 + 1) * COARSE_STEP + low for n, low in zip(HEAD_SHAPE, HEAD_LOW, strict=True)
-        ]
-        whole = warped(occupancy, knots, axes_coarse)
-        kind = str(rng.choice(list(config.kinds), p=np.array(list(config.kinds.values()))))
-        outlines, window = self._draw_cut(rng, kind, whole)
+        occupancy = self.heads.share_of_bone(number)
+        whole = warped(occupancy, knots, COARSE_AXES)
+        cranium = find_cranium(whole)
+        kind, outlines = draw_cut(rng, config, cranium)
+        inside = cranium.bone[outlines[0].contains(cranium.bone)]
+        margin = int(rng.integers(*config.margin))
+        window = window_around(inside.min(0), inside.max(0), margin, rng.random(3))
 
         strip = (slice(0, LATTICE.shape[0]), window[1], window[2])  # the other side is an input, too
         axes = [low + STEP * np.arange(s.start, s.stop) for low, s in zip(LATTICE.low, strip, strict=True)]
-        head = warped(occupancy, knots, axes, _near_bone(whole, axes, axes_coarse))
+        head = warped(occupancy, knots, axes, near_bone(whole, axes))
         if rng.random() < config.short_scan:
             head[:, :, axes[2] < rng.uniform(*SCAN_END_MM)] = 0
         region = cut_region(head, axes, outlines)
         mean = self.heads.mean_without(strip, used)
         return _sample(head, region, mean, window, kind)
 
-    def _draw_cut(self, rng: np.random.Generator, kind: str, whole: np.ndarray) -> tuple[list[Outline], Window]:
-        """Outlines in a head, (I, J, K) share of bone on the coarse lattice, and a window around the first."""
-        affine = np.diag([COARSE_STEP] * 3 + [1.0])
-        affine[:3, 3] = HEAD_LOW
-        cranium = Cranium.from_volume(Volume(whole >= 0.5, affine))
-        outlines = draw_outlines(kind, rng, cranium, 2 if rng.random() < self.config.two_defects else 1)
-        inside = cranium.bone[outlines[0].contains(cranium.bone)]
-        margin = int(rng.integers(*self.config.margin))
-        return outlines, window_around(inside.min(0), inside.max(0), margin, rng.random(3))
 
-    def _draw_shape(self, rng: np.random.Generator) -> tuple[int, list[int], Tensor]:
-        """A head, all heads used, and the displacement field (1, 3, *knots) that shows it in the shape drawn."""
-        config, velocity = self.config, self.heads.velocity
-        count = len(velocity)
-        number = int(rng.integers(count))
-        chance = rng.random()
-        if chance < config.own_shape:
-            others, weights = [number], np.ones(1)
-        else:
-            several = 1 if chance < config.own_shape + config.other_shape else min(int(rng.integers(2, 4)), count)
-            others = [int(k) for k in rng.choice(count, several, replace=False)]
-            weights = rng.dirichlet(np.ones(several))
-        fields = [mirrored_velocity(velocity[k]) if k != number and rng.random() < 0.5 else velocity[k] for k in others]
-        shape = mixed(torch.stack(fields), torch.from_numpy(weights).float()[None])
-        shape = shape + random_velocity(rng, config.deform_mm, shape.shape[2:])
-        return number, [number, *others], reshaped(velocity[number][None], shape, BOX)
+def draw_shape(
+    heads: Heads, config: VolumetricSamplesConfig, rng: np.random.Generator, among: Sequence[int]
+) -> tuple[int, list[int], Tensor]:
+    """A head, all heads used, and the displacement field (1, 3, *knots) that shows it in the shape drawn.
+
+    among: the heads to choose from.
+    """
+    velocity, among = heads.velocity, list(among)
+    number = int(rng.choice(among))
+    chance = rng.random()
+    if chance < config.own_shape:
+        others, weights = [number], np.ones(1)
+    else:
+        several = 1 if chance < config.own_shape + config.other_shape else min(int(rng.integers(2, 4)), len(among))
+        others = [int(k) for k in rng.choice(among, several, replace=False)]
+        weights = rng.dirichlet(np.ones(several))
+    fields = [mirrored_velocity(velocity[k]) if k != number and rng.random() < 0.5 else velocity[k] for k in others]
+    shape = mixed(torch.stack(fields), torch.from_numpy(weights).float()[None])
+    shape = shape + random_velocity(rng, config.deform_mm, shape.shape[2:])
+    return number, [number, *others], reshaped(velocity[number][None], shape, BOX)
+
+
+def draw_cut(rng: np.random.Generator, config: VolumetricSamplesConfig, cranium: Cranium) -> tuple[str, list[Outline]]:
+    """A kind of defect, and outlines of one or two."""
+    kind = str(rng.choice(list(config.kinds), p=np.array(list(config.kinds.values()))))
+    return kind, draw_outlines(kind, rng, cranium, 2 if rng.random() < config.two_defects else 1)
+
+
+def find_cranium(whole: np.ndarray) -> Cranium:
+    """Of a head, given as share of bone at `COARSE_AXES`."""
+    affine = np.diag([COARSE_STEP] * 3 + [1.0])
+    affine[:3, 3] = HEAD_LOW
+    return Cranium.from_volume(Volume(whole >= 0.5, affine))
 
 
 def _sample(head: np.ndarray, region: np.ndarray, mean: np.ndarray, window: Window, kind: str) -> Sample:
@@ -153,11 +163,11 @@ def _sample(head: np.ndarray, region: np.ndarray, mean: np.ndarray, window: Wind
     return Sample(fine, coarse, missing, region[across], region[::-1][across], kind)
 
 
-def _near_bone(whole: np.ndarray, axes: Sequence[np.ndarray], coarse_axes: Sequence[np.ndarray]) -> np.ndarray:
-    """(I, J, K) bool: points of three axes that can hold bone, by the head on the coarse lattice."""
+def near_bone(whole: np.ndarray, axes: Sequence[np.ndarray]) -> np.ndarray:
+    """(I, J, K) bool: points of three axes that can hold bone, by the head at `COARSE_AXES`."""
     near = ndimage.maximum_filter(whole, 3) > 0
     nearest = [
         np.minimum(np.round((axis - coarse[0]) / COARSE_STEP).astype(int), len(coarse) - 1)
-        for axis, coarse in zip(axes, coarse_axes, strict=True)
+        for axis, coarse in zip(axes, COARSE_AXES, strict=True)
     ]
     return near[np.ix_(*nearest)]

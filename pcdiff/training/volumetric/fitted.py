@@ -27,10 +27,10 @@ from pcdiff.training.recipes import VolumetricSamplesConfig
 from pcdiff.training.volumetric.cut import cut_region
 from pcdiff.training.volumetric.heads import Heads
 from pcdiff.training.volumetric.samples import (
+    COARSE_AXES,
     MAX_DRAWS,
     MIN_POINTS,
     SCAN_END_MM,
-    COARSE_AXES,
     draw_cut,
     draw_shape,
     find_cranium,
@@ -40,7 +40,7 @@ from pcdiff.training.volumetric.warps import HEAD_LOW, HEAD_SHAPE, HEAD_STEP, kn
 
 FITTED_FORMAT = "pcdiff-fitted-case-1"
 HEAD_AXES = tuple(low + HEAD_STEP * np.arange(n) for low, n in zip(HEAD_LOW, HEAD_SHAPE, strict=True))
-UNMOVED = (np.eye(3), np.zeros(3))
+LATTICE_AXES = tuple(low + LATTICE.step * np.arange(n) for low, n in zip(LATTICE.low, LATTICE.shape, strict=True))
 
 
 @dataclass(frozen=True)
@@ -107,22 +107,24 @@ def _draw(
     whole = warped(occupancy, knots, COARSE_AXES)
     _, outlines = draw_cut(rng, config, find_cranium(whole))
     head = warped(occupancy, knots, HEAD_AXES, near_bone(whole, HEAD_AXES))
-    region = cut_region(head, HEAD_AXES, outlines)
     first = int(np.argmax((head > 0).any((0, 1))))  # the scan ends where the head does
     if rng.random() < config.short_scan:
         first = max(first, int(np.searchsorted(HEAD_AXES[2], rng.uniform(*SCAN_END_MM))))
+    axes = (*HEAD_AXES[:2], HEAD_AXES[2][first:])
+    low = np.array([axis[0] for axis in axes])
+    head = head[:, :, first:]
+    region = cut_region(head, axes, outlines)
 
-    fit = _fit(prior, head * (1 - region), first)
+    fit = _fit(prior, head * (1 - region), low)
     if fit.defects > len(outlines):
         raise InputError(f"expected {len(outlines)} defects, got {fit.defects}; draw another head")
 
     # read in the head itself: what was interpolated on the lattice above would be interpolated twice
     pose = (mirror @ fit.pose.linear, mirror @ fit.pose.shift)
-    axes = [low + LATTICE.step * np.arange(n) for low, n in zip(LATTICE.low, LATTICE.shape, strict=True)]
     at = fit.pose.to_patient(LATTICE.points)
-    posed = warped(occupancy, knots_in_head(field, pose), axes)
-    posed[at[..., 2] < HEAD_AXES[2][first]] = 0
-    index = np.moveaxis((at - HEAD_LOW) / HEAD_STEP, -1, 0)
+    posed = warped(occupancy, knots_in_head(field, pose), LATTICE_AXES)
+    posed[at[..., 2] < low[2]] = 0
+    index = np.moveaxis((at - low) / HEAD_STEP, -1, 0)
     removed = ndimage.map_coordinates(region, index, order=1)
     missing = posed * removed
     if np.count_nonzero(missing >= 0.5) < MIN_POINTS:
@@ -130,10 +132,9 @@ def _draw(
     return FittedCase.of(fit, posed - missing, missing, used)
 
 
-def _fit(prior: ShapePrior, rest: np.ndarray, first: int) -> PriorFit:
-    """rest: share of bone at `HEAD_AXES`. first: the lowest slice of the scan."""
+def _fit(prior: ShapePrior, rest: np.ndarray, low: np.ndarray) -> PriorFit:
+    """rest: (I, J, K) share of bone on a lattice with the step of `HEAD_AXES`; low: (3,) mm, its first point."""
     affine = np.diag([HEAD_STEP] * 3 + [1.0])
-    affine[:3, 3] = HEAD_LOW
-    affine[2, 3] += first * HEAD_STEP
-    rest = np.round(255 * rest[:, :, first:]).astype(np.uint8)
-    return fit_head(prior, Head(rest, affine, ""), Volume(rest >= 128, affine))
+    affine[:3, 3] = low
+    occupancy = np.round(255 * rest).astype(np.uint8)
+    return fit_head(prior, Head(occupancy, affine, ""), Volume(occupancy >= 128, affine))

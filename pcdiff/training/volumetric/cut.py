@@ -51,7 +51,9 @@ def _remove_loose_bone(head: np.ndarray, region: np.ndarray) -> None:
         touching = np.unique(labels[ndimage.binary_dilation(head * region >= 0.5)])
         border = np.ones(head.shape, bool)
         border[1:-1, 1:-1, 1:-1] = False
-        loose = np.setdiff1d(touching, np.r_[0, np.unique(labels[border])])
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0  # of air
+        loose = np.setdiff1d(touching, np.r_[0, sizes.argmax(), np.unique(labels[border])])
         if len(loose):
             parts = np.isin(labels, loose)
             region[ndimage.binary_dilation(parts) & (parts | (labels == 0))] = 1

@@ -67,6 +67,10 @@ class VolumetricSamplesConfig(StrictConfig):
     scale: float = Field(default=0.012, ge=0, description="and scale")
     margin: tuple[int, int] = Field(default=(6, 15), description="lattice points around a defect in the window")
     short_scan: float = Field(default=0.15, ge=0, le=1, description="the scan ends below the vault")
+    fitted: int = Field(default=1200, ge=0, description="cuts to which the shape model is fitted, made once")
+    fitted_share: float = Field(default=0.7, ge=0, le=1, description="share of samples drawn from them")
+    hidden: float = Field(default=0.1, ge=0, le=1, description="the shape model is hidden in so many of those")
+    folds: int = Field(default=5, ge=2, description="of heads; a shape model never saw those of the cut's fold")
 
     @field_validator("kinds")
     @classmethod

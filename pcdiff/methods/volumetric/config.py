@@ -20,7 +20,7 @@ class VolumetricLayout(StrictConfig):
     coordinate_scale_mm: tuple[float, float, float] = (80.0, 100.0, 90.0)
     fine: tuple[str, ...] = ("bone", "mirrored", "mean")  # at each lattice point
     coordinates: tuple[str, ...] = ("x", "y", "z")  # at every second lattice point
-    tables: tuple[str, ...] = (  # of the shape model, at every second lattice point; zeros where it is not used
+    tables: tuple[str, ...] = (  # of the shape model, at every second lattice point; zeros where it is hidden
         *("depth_below_outer", "height_above_inner", "outer_std", "thickness_std", "border_distance", "present"),
     )
 
@@ -41,14 +41,13 @@ class UNetConfig(StrictConfig):
 
 
 class FusionConfig(StrictConfig):
-    """How the network's log-odds are added to those of the shape model's completed tables."""
+    """How the network's output is added to the log-odds of the shape model's completed tables."""
 
-    weight: float = Field(default=0.25, ge=0, description="of the network's log-odds")
     max_bone: float = Field(default=0.25, gt=0, le=1, description="no correction where more bone is present")
     margin_mm: float = Field(default=22.0, gt=0, description="lattice around the missing tables")
     extension_mm: float = Field(default=4.0, description="the tables go on beyond a defect's border")
     slope_mm: float = Field(default=0.5, gt=0, description="depth between the tables per unit of log-odds")
-    max_log_odds: float = Field(default=5.0, gt=0, description="limit of the log-odds")
+    max_log_odds: float = Field(default=5.0, gt=0, description="of the tables; twice as many of the output")
 
     @property
     def surface(self) -> OccupancySettings:
@@ -67,5 +66,4 @@ class VolumetricConfig(StrictConfig):
 
     layout: VolumetricLayout = LAYOUT
     network: UNetConfig = UNetConfig()
-    uses_prior: bool = Field(default=False, description="trained with the shape model's tables as input")
     fusion: FusionConfig = FusionConfig()

@@ -6,14 +6,16 @@ The lattice is symmetric about the middle plane of the head: the mirror image of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pcdiff.geometry.occupancy import Head
+from pcdiff.methods.occupancy.config import OccupancySettings
 from pcdiff.methods.occupancy.features import occupancy_at
-from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, map_position, missing_table_points
+from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, map_position, missing_table_points, table_log_odds
 from pcdiff.methods.volumetric.config import LAYOUT
 from pcdiff.prior.direction_map import Pose
 from pcdiff.prior.fit import PriorFit
@@ -85,24 +87,43 @@ def fine_channels(bone: np.ndarray, mean: np.ndarray, across: slice) -> np.ndarr
     return np.stack([bone[across], bone[::-1][across], mean[across]]).astype(np.float32)
 
 
-def prior_tables(fit: PriorFit) -> np.ndarray:
-    """(6, I/2, J/2, K/2) float16 over the whole lattice, as `LAYOUT.tables`: signed distances and deviations.
+@cache
+def _map_positions(every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (2, ...) and radii (...) float32 of all lattice points, or of the middle of each block of 2 x 2 x 2."""
+    shift = (every - 1) * STEP / 2
+    i, j, k = (n // every for n in LATTICE.shape)
+    pixels, radius = map_position(Lattice(LATTICE.low + shift, (i, j, k), every * STEP).points)
+    return pixels.astype(np.float32), radius.astype(np.float32)
+
+
+def prior_tables(maps: TableMaps, window: Window) -> np.ndarray:
+    """(6, I/2, J/2, K/2) float32, as `LAYOUT.tables`: signed distances and deviations.
 
     Depth below the outer and height above the inner table over 4 mm, standard deviations in mm, distance inside the
     defect's border over 8 mm, and 1.
     """
-    i, j, k = (n // 2 for n in LATTICE.shape)
-    pixels, radius = map_position(Lattice(LATTICE.low + STEP / 2, (i, j, k), 2 * STEP).points)
-    outer, inner, outer_std, thickness_std, border = TableMaps.of(fit).sample(
-        pixels, "outer", "inner", "outer_std", "thickness_std", "border"
+    pixels, radius = _map_positions(2)
+    a, b, c = (slice(s.start // 2, s.stop // 2) for s in window)
+    radius = radius[a, b, c]
+    outer, inner, outer_std, thickness_std, border = maps.sample(
+        pixels[:, a, b, c], "outer", "inner", "outer_std", "thickness_std", "border"
     )
     below, above = np.clip(outer - radius, -10, 10) / 4, np.clip(radius - inner, -10, 10) / 4
     channels = [below, above, outer_std, thickness_std, np.clip(border, -16, 16) / 8, np.ones_like(border)]
-    return np.stack(channels).astype(np.float16)
+    return np.stack(channels).astype(np.float32)
+
+
+def prior_log_odds(maps: TableMaps, window: Window, settings: OccupancySettings) -> np.ndarray:
+    """(I, J, K) float32: log-odds of bone by the completed tables."""
+    pixels, radius = _map_positions(1)
+    a, b, c = window
+    radius = radius[a, b, c]
+    outer, inner, border = maps.sample(pixels[:, a, b, c], "outer", "inner", "border")
+    return table_log_odds(outer - radius, radius - inner, border, settings).astype(np.float32)
 
 
 def network_inputs(
-    bone: np.ndarray, mean: np.ndarray, windows: Sequence[Window], tables: np.ndarray | None = None
+    bone: np.ndarray, mean: np.ndarray, windows: Sequence[Window], maps: TableMaps | None = None
 ) -> list[tuple[Tensor, Tensor]]:
     """For each window the fine channels (1, 3, I, J, K) and the coarse ones (1, 9, I/2, J/2, K/2), float32.
 
@@ -110,19 +131,23 @@ def network_inputs(
         bone: (I, J, K) over the whole lattice, share of bone.
         mean: the same of the mean head.
         windows: parts of the lattice.
-        tables: see `prior_tables`; None for a network that does not use them.
+        maps: the completed tables; None hides them.
     """
     inputs = []
     for window in windows:
         across, *rest = window
         strip = (slice(None), *rest)
-        fine = torch.from_numpy(fine_channels(bone[strip], mean[strip], across))[None]
-        coarse = torch.zeros(len(LAYOUT.tables), *(n // 2 for n in fine.shape[2:]))
-        if tables is not None:
-            halves = tuple(slice(s.start // 2, s.stop // 2) for s in window)
-            coarse = torch.from_numpy(tables[(slice(None), *halves)].astype(np.float32))
-        inputs.append((fine, torch.cat([coordinates(window), coarse])[None]))
+        fine = torch.from_numpy(fine_channels(bone[strip], mean[strip], across))
+        inputs.append((fine[None], coarse_channels(window, maps)[None]))
     return inputs
+
+
+def coarse_channels(window: Window, maps: TableMaps | None = None) -> Tensor:
+    """(9, I/2, J/2, K/2) float32: coordinates and tables; maps as in `network_inputs`."""
+    where = coordinates(window)
+    if maps is None:
+        return torch.cat([where, torch.zeros(len(LAYOUT.tables), *where.shape[1:])])
+    return torch.cat([where, torch.from_numpy(prior_tables(maps, window))])
 
 
 def mirrored(fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:

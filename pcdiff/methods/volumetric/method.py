@@ -12,10 +12,10 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.occupancy.fused import OccupancyCorrection, fused_surfaces
-from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, lattice_around, map_position, table_log_odds
+from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, lattice_around
 from pcdiff.methods.registry import WeightsFiles
 from pcdiff.methods.volumetric.config import FusionConfig
-from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, defect_windows, prior_tables, soft_occupancy
+from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, defect_windows, soft_occupancy
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
@@ -40,8 +40,7 @@ class VolumetricMethod:
         """Log-odds to add to those of the completed tables. Raises InputError for defects outside the lattice."""
         fusion = self.model.config.fusion
         bone = soft_occupancy(head, fit.pose)
-        tables = prior_tables(fit) if self.model.config.uses_prior else None
-        odds = self.model.log_odds(bone, defect_windows(fit), tables, device)
+        odds = self.model.log_odds(bone, defect_windows(fit), TableMaps.of(fit), device)
         window = _surface_window(fit, fusion)
         added = fused(odds[window], bone[window], fusion)
         if not added.any():
@@ -60,21 +59,14 @@ def load(files: WeightsFiles) -> VolumetricMethod:
 
 
 def fused(odds: np.ndarray, bone: np.ndarray, fusion: FusionConfig) -> np.ndarray:
-    """(I, J, K) float32 log-odds to add to those of the completed tables: the network's, weighted, outside bone.
+    """(I, J, K) float32 log-odds to add to those of the completed tables: the network's output outside bone.
 
     On present bone the tables go on beyond the defect's border so that the rim fits; the network predicts missing bone
     alone and would remove that band. odds: NaN outside the windows.
     """
     valid = np.isfinite(odds) & (bone < fusion.max_bone)
-    limit = fusion.max_log_odds
-    return np.where(valid, np.clip(fusion.weight * odds, -limit, limit), 0).astype(np.float32)
-
-
-def lattice_table_odds(fit: PriorFit, fusion: FusionConfig) -> np.ndarray:
-    """Log-odds of bone by the completed tables on the whole lattice, float32."""
-    pixels, radius = map_position(LATTICE.points)
-    outer, inner, border = TableMaps.of(fit).sample(pixels, "outer", "inner", "border")
-    return table_log_odds(outer - radius, radius - inner, border, fusion.surface).astype(np.float32)
+    limit = 2 * fusion.max_log_odds
+    return np.where(valid, np.clip(odds, -limit, limit), 0).astype(np.float32)
 
 
 def _surface_window(fit: PriorFit, fusion: FusionConfig) -> Window:

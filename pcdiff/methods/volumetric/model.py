@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
+from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.volumetric.config import LAYOUT, VolumetricConfig
 from pcdiff.methods.volumetric.features import LATTICE, Window, mirrored, network_inputs
 from pcdiff.nets.devices import on_device
 from pcdiff.nets.unet3d import UNet3d
 from pcdiff.tensor_files import check_layout, read_tensors
 
-UNET_FORMAT = "pcdiff-unet-1"
+UNET_FORMAT = "pcdiff-unet-2"
 REMEDY = "choose other weights, or train a network with `pcdiff train unet`"
 
 
@@ -65,23 +66,25 @@ class VolumetricModel:
         self,
         bone: np.ndarray,
         windows: Sequence[Window],
-        tables: np.ndarray | None = None,
+        maps: TableMaps | None = None,
         device: str = "cpu",
         mirror: bool = True,
     ) -> np.ndarray:
         """`LAYOUT.shape` float32 log-odds of missing bone; NaN outside all windows, the mean where they overlap.
 
+        With `maps`, what is to be added to the log-odds of the completed tables, see `features.prior_log_odds`.
+
         Args:
             bone: `LAYOUT.shape` float32, share of bone.
             windows: see `features.defect_windows`.
-            tables: see `features.prior_tables`; None where the network does not use them.
+            maps: the completed tables; None hides them from the network.
             device: of the network.
             mirror: average the log-odds of the head and of its mirror image.
         """
         network = on_device(self.network, device)
         total, count = np.zeros(LATTICE.shape, np.float32), np.zeros(LATTICE.shape, np.float32)
         mean = self.mean.astype(np.float32) / 255
-        for window, (fine, coarse) in zip(windows, network_inputs(bone, mean, windows, tables), strict=True):
+        for window, (fine, coarse) in zip(windows, network_inputs(bone, mean, windows, maps), strict=True):
             odds = _run(network, fine, coarse, device)
             if mirror:
                 odds = (odds + _run(network, *mirrored(fine, coarse), device).flip(0)) / 2

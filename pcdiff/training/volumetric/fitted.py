@@ -6,13 +6,18 @@ in use, the model has never seen the head.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 from scipy import ndimage
+from tqdm import tqdm
 
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
@@ -38,6 +43,9 @@ from pcdiff.training.volumetric.samples import (
 )
 from pcdiff.training.volumetric.warps import HEAD_LOW, HEAD_SHAPE, HEAD_STEP, knots_in_head, warped
 
+log = logging.getLogger(__name__)
+
+STREAM = 7  # of random numbers, apart from that of the samples made on the fly
 FITTED_FORMAT = "pcdiff-fitted-case-1"
 HEAD_AXES = tuple(low + HEAD_STEP * np.arange(n) for low, n in zip(HEAD_LOW, HEAD_SHAPE, strict=True))
 LATTICE_AXES = tuple(low + LATTICE.step * np.arange(n) for low, n in zip(LATTICE.low, LATTICE.shape, strict=True))
@@ -60,8 +68,8 @@ class FittedCase:
     @classmethod
     def of(cls, fit: PriorFit, bone: np.ndarray, missing: np.ndarray, used: Sequence[int] = ()) -> FittedCase:
         """bone, missing: `LAYOUT.shape` float, in the pose of the fit."""
-        both = (np.round(255 * share).astype(np.uint8) for share in (bone, missing))
-        return cls(*both, TableMaps.of(fit), tuple(defect_windows(fit)), tuple(used))
+        here, gone = (np.round(255 * share).astype(np.uint8) for share in (bone, missing))
+        return cls(here, gone, TableMaps.of(fit), tuple(defect_windows(fit)), tuple(used))
 
     def save(self, path: Path) -> None:
         """Writes everything into one file."""
@@ -76,8 +84,56 @@ class FittedCase:
         """Reads what `save` wrote. Raises InputError for another file."""
         arrays = read_tensors(path, "a fitted case", "remove it and run again", FITTED_FORMAT).tensors
         maps = TableMaps(**{key[5:]: values for key, values in arrays.items() if key.startswith("maps.")})
-        windows = [tuple(slice(*map(int, side)) for side in window) for window in arrays["windows"]]
-        return cls(arrays["bone"], arrays["missing"], maps, tuple(windows), tuple(arrays["used"].tolist()))
+        windows = tuple((slice(*a), slice(*b), slice(*c)) for a, b, c in arrays["windows"].tolist())
+        return cls(arrays["bone"], arrays["missing"], maps, windows, tuple(arrays["used"].tolist()))
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Shape models in folds. fold: (N,) of each head; priors: each built without the heads of its fold."""
+
+    fold: np.ndarray
+    priors: tuple[ShapePrior, ...]
+
+    def heads(self, fold: int) -> list[int]:
+        """Numbers of the heads of a fold."""
+        return [int(k) for k in np.flatnonzero(self.fold == fold)]
+
+
+def store_fitted_cases(
+    cache: Path,
+    heads: Heads,
+    folds: Folds,
+    config: VolumetricSamplesConfig,
+    pool: Executor,
+    progress: bool = True,
+) -> list[Path]:
+    """Files of `config.fitted` cases, made where they are not in the cache yet; few cuts may fail and are left out."""
+    made_of = [heads.digest, config.model_dump_json(exclude={"fitted", "fitted_share", "hidden", "margin"})]
+    made_of += [*map(str, folds.fold), *(prior.digest for prior in folds.priors)]
+    folder = cache / "fitted" / hashlib.sha256(",".join(made_of).encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    log.info("fitting shape models to %d cuts, about three seconds each; they are stored in %s", config.fitted, folder)
+    making = pool.map(
+        partial(_store, folder=folder, heads=heads, folds=folds, config=config), range(config.fitted), chunksize=8
+    )
+    files = list(tqdm(making, "fitted cuts", config.fitted, disable=not progress))
+    return [file for file in files if file is not None]
+
+
+def _store(index: int, folder: Path, heads: Heads, folds: Folds, config: VolumetricSamplesConfig) -> Path | None:
+    """Makes case `index`, unless it is there; None where it cannot be made."""
+    path = folder / f"{index:05d}.safetensors"
+    if not path.exists():
+        fold = index % len(folds.priors)
+        rng = np.random.default_rng([STREAM, index])
+        try:
+            case = make_fitted_case(heads, folds.heads(fold), folds.priors[fold], config, rng)
+        except InputError as error:
+            log.warning("cut %d left out: %s", index, error)
+            return None
+        case.save(path)
+    return path
 
 
 def make_fitted_case(

@@ -45,6 +45,12 @@ class Heads:
     velocity: Tensor
     person: tuple[int, ...]
 
+    @cached_property
+    def digest(self) -> str:
+        """Of all that samples are made of."""
+        parts = (self.occupancy.numpy().tobytes(), self.velocity.numpy().tobytes(), str(self.person).encode())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
     def share_of_bone(self, number: int) -> Tensor:
         """(1, 1, *HEAD_SHAPE) float32 in [0, 1]."""
         return self.occupancy[number][None, None].float() / 255

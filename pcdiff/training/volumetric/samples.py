@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from pcdiff.data.augmentation.registration import mixed, reshaped
 from pcdiff.data.craniotomy import draw_outlines
 from pcdiff.data.outline import Cranium, Outline
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.volumetric.config import LAYOUT
-from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, coordinates, fine_channels, window_around
+from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, coarse_channels, fine_channels, window_around
 from pcdiff.training.recipes import VolumetricSamplesConfig
 from pcdiff.training.volumetric.cut import cut_region
 from pcdiff.training.volumetric.heads import Heads
@@ -46,12 +44,10 @@ COARSE_AXES = tuple(
 )
 SCAN_END_MM = (-95.0, -38.0)  # height at which a short scan ends
 
-Arrays = tuple[Tensor, Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class Sample:
-    """A window around the first defect of a head.
+    """A window around the first defect of a head; the shape model is hidden.
 
     fine, coarse: the network's input, see `features.network_inputs`. missing: (I, J, K) share of missing bone. region,
     region_mirrored: (I, J, K), 1 where the cut has emptied space, in the head and in its mirror image.
@@ -66,22 +62,12 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples(Dataset[list[Arrays]]):
-    """Item k holds the samples of one step; sample k is a function of (config, seed, k) alone."""
+class Samples:
+    """Sample k is a function of (config, seed, k) alone."""
 
     heads: Heads
     config: VolumetricSamplesConfig
-    batch: int = 1
     seed: int = 0
-
-    def __getitem__(self, item: int) -> list[Arrays]:
-        """For each sample of a step, in half precision, the fine and coarse channels and the missing bone."""
-        return [self._arrays(self.make(item * self.batch + k)) for k in range(self.batch)]
-
-    @staticmethod
-    def _arrays(sample: Sample) -> Arrays:
-        fine, coarse, missing = (torch.from_numpy(x).half() for x in (sample.fine, sample.coarse, sample.missing))
-        return fine, coarse, missing
 
     def make(self, index: int) -> Sample:
         """Draws head, shape and cut. Raises InputError where none of 30 heads has room for the cut drawn."""
@@ -158,9 +144,7 @@ def _sample(head: np.ndarray, region: np.ndarray, mean: np.ndarray, window: Wind
     if np.count_nonzero(missing >= 0.5) < MIN_POINTS:
         raise InputError(f"{kind}: expected a cut of {MIN_POINTS} lattice points; draw another")
     fine = fine_channels(head * (1 - region), mean, across)
-    tables = np.zeros((len(LAYOUT.tables), *(n // 2 for n in missing.shape)), np.float32)
-    coarse = np.concatenate([coordinates(window).numpy(), tables])
-    return Sample(fine, coarse, missing, region[across], region[::-1][across], kind)
+    return Sample(fine, coarse_channels(window).numpy(), missing, region[across], region[::-1][across], kind)
 
 
 def near_bone(whole: np.ndarray, axes: Sequence[np.ndarray]) -> np.ndarray:

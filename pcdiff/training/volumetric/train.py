@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from pcdiff.errors import InputError
 from pcdiff.methods.volumetric.config import VolumetricConfig
 from pcdiff.methods.volumetric.features import mirrored
 from pcdiff.methods.volumetric.model import VolumetricModel
-from pcdiff.prior.folds import cached_heads
+from pcdiff.prior.folds import assign_folds, cached_heads, cached_prior, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.recipes import VolumetricTrainConfig
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
+from pcdiff.training.volumetric.fitted import Folds, store_fitted_cases
 from pcdiff.training.volumetric.heads import Heads, load_heads
+from pcdiff.training.volumetric.items import Items
 from pcdiff.training.volumetric.samples import Samples
 from pcdiff.training.volumetric.validation import store_cases, validate
 
@@ -51,11 +53,27 @@ def train(config: VolumetricTrainConfig, progress: bool = True) -> Path:
         prior = ShapePrior.shipped()
         with ProcessPoolExecutor(max(run.workers, 1), mp_context=get_context("spawn")) as pool:
             heads = load_heads(run.cache, names, run.same, prior, pool, progress)
+            fitted = _fitted_cases(config, names, heads, pool, progress)
             cases = store_cases(run, prior, pool, progress)
         same_recipe(run.out / "unet.json", config)
-    task = VolumetricTask(config, heads, cases, accelerator.device)
+    items = Items(Samples(heads, config.samples, run.seed), fitted, config.optimiser.batch)
+    task = VolumetricTask(config, items, cases, accelerator.device)
     state = Loop(task, accelerator, progress).run()
     return task.weights if math.isfinite(state.best) else task.checkpoint
+
+
+def _fitted_cases(
+    config: VolumetricTrainConfig, names: Sequence[str], heads: Heads, pool: Executor, progress: bool
+) -> list[Path]:
+    """Cuts to which shape models in folds are fitted; see `store_fitted_cases`."""
+    if not config.samples.fitted:
+        return []
+    run, folds = config.run, config.samples.folds
+    log.info("building %d shape models, each without the heads of a fold", folds)
+    people = load_population(run.cache, names, max(run.workers, 1))
+    fold = assign_folds(names, folds, run.same)
+    priors = tuple(cached_prior(run.cache, people, fold != k) for k in range(folds))
+    return store_fitted_cases(run.cache, heads, Folds(fold, priors), config.samples, pool, progress)
 
 
 class VolumetricTask:
@@ -65,12 +83,12 @@ class VolumetricTask:
     """
 
     def __init__(
-        self, config: VolumetricTrainConfig, heads: Heads, cases: dict[str, list[Path]], device: torch.device
+        self, config: VolumetricTrainConfig, items: Items, cases: dict[str, list[Path]], device: torch.device
     ) -> None:
         options = config.optimiser
         self.config, self.cases, self.device = config, cases, device
-        self.dataset = Samples(heads, config.samples, options.batch, config.run.seed)
-        self.mean = heads.mean()
+        self.dataset = items
+        self.mean = items.samples.heads.mean()
         self.steps, self.clip = options.steps, options.clip
         self.checkpoint = config.run.out / "checkpoint.safetensors"
         self.weights = config.run.out / "unet.safetensors"
@@ -106,9 +124,9 @@ class VolumetricTask:
         """See `Task`. Each sample is seen as it is and mirrored: to make one costs as much as to learn from it."""
         found = []
         for arrays in batch:
-            fine, coarse, missing = (array.to(self.device, non_blocking=True).float() for array in arrays)
-            found.append(missing_loss(model(fine, coarse).float(), missing))
-            found.append(missing_loss(model(*mirrored(fine, coarse)).float(), missing.flip(1)))
+            fine, coarse, missing, tables = (array.to(self.device, non_blocking=True).float() for array in arrays)
+            found.append(missing_loss(model(fine, coarse).float() + tables, missing))
+            found.append(missing_loss(model(*mirrored(fine, coarse)).float() + tables.flip(1), missing.flip(1)))
         loss = torch.stack(found).mean()
         return loss, {"loss": loss}
 
@@ -118,8 +136,8 @@ class VolumetricTask:
 
     def write_weights(self, state: State, scores: dict[str, float]) -> Path | None:
         """The averaged network if it did better than all before; without validation cases, always."""
-        error = 1 - scores.get("val_network", 1.0)  # with the tables added, a better network hardly shows
-        if "val_network" in scores and not error < state.best:
+        error = 1 - scores.get("val_fused", 1.0)
+        if "val_fused" in scores and not error < state.best:
             return None
         state.best = error
         notes = {

@@ -10,29 +10,27 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 from tqdm import tqdm
 
 from pcdiff.data.cases import Case, find_cases
 from pcdiff.data.suite import SKULLBREAK, write_suite
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.methods.volumetric.config import FusionConfig
-from pcdiff.methods.volumetric.features import defect_windows, soft_occupancy
-from pcdiff.methods.volumetric.method import fused, lattice_table_odds
+from pcdiff.methods.volumetric.features import LATTICE, Window, prior_log_odds, soft_occupancy
+from pcdiff.methods.volumetric.method import fused
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.prior.fit import fit_head
 from pcdiff.prior.model import ShapePrior
-from pcdiff.tensor_files import read_tensors
 from pcdiff.training.recipes import RunConfig
+from pcdiff.training.volumetric.fitted import FittedCase
 
 log = logging.getLogger(__name__)
 
-CASE_FORMAT = "pcdiff-lattice-case-1"
 CLASSES = ("own", *SKULLBREAK)
 FUSION = FusionConfig()
+EVERYWHERE: Window = (slice(0, LATTICE.shape[0]), slice(0, LATTICE.shape[1]), slice(0, LATTICE.shape[2]))
 
 
 def store_cases(run: RunConfig, prior: ShapePrior, pool: Executor, progress: bool = True) -> dict[str, list[Path]]:
@@ -71,13 +69,13 @@ def validate(model: VolumetricModel, files: dict[str, Sequence[Path]], device: s
 
 
 def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, float, float]:
-    """DSC of the completed tables, of the network, and of both."""
-    case = read_tensors(path, "a validation case", "remove it and run again", CASE_FORMAT).tensors
-    bone, truth = case["bone"].astype(np.float32) / 255, case["missing"] >= 128
-    tables, windows = case["table_log_odds"].astype(np.float32), [tuple(slice(*s) for s in w) for w in case["windows"]]
-    odds = model.log_odds(bone, windows, device=device, mirror=False)  # type: ignore[arg-type]
-    both = tables + fused(odds, bone, model.config.fusion)
-    a, b, c = (dice((values > 0) & (bone < 0.5), truth) for values in (tables, odds, both))
+    """DSC of the completed tables, of the network from which they are hidden, and of both."""
+    case = FittedCase.load(path)
+    bone, truth = case.bone.astype(np.float32) / 255, case.missing >= 128
+    tables = prior_log_odds(case.maps, EVERYWHERE, FUSION.surface)
+    alone, added = (model.log_odds(bone, case.windows, maps, device, mirror=False) for maps in (None, case.maps))
+    both = tables + fused(added, bone, model.config.fusion)
+    a, b, c = (dice((values > 0) & (bone < 0.5), truth) for values in (tables, alone, both))
     return a, b, c
 
 
@@ -92,9 +90,5 @@ def _store_case(case: Case, file: Path, prior: ShapePrior) -> None:
     except InputError as error:
         log.warning("validation case %s left out: %s", case.name, error)
         return
-    parts = {"bone": head, "missing": head_occupancy(loaded.implant)}
-    arrays = {name: np.round(soft_occupancy(part, fit.pose) * 255).astype(np.uint8) for name, part in parts.items()}
-    arrays["table_log_odds"] = lattice_table_odds(fit, FUSION).astype(np.float16)
-    arrays["windows"] = np.array([[[s.start, s.stop] for s in window] for window in defect_windows(fit)])
-    with written_beside(file) as beside:
-        beside.write_bytes(save(arrays, {"format": CASE_FORMAT}))
+    bone, missing = (soft_occupancy(part, fit.pose) for part in (head, head_occupancy(loaded.implant)))
+    FittedCase.of(fit, bone, missing).save(file)

@@ -94,7 +94,11 @@ class UNet3d(nn.Module):
 
     def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
         """See `features` -> (B, I, J, K) log-odds."""
-        return unfold(self.leave(OUTPUT_GAIN * functional.silu(self.features(x, coarse))))[:, 0]
+        return self.log_odds(self.features(x, coarse))
+
+    def log_odds(self, features: Tensor) -> Tensor:
+        """What `features` returns -> (B, I, J, K)."""
+        return unfold(self.leave(OUTPUT_GAIN * functional.silu(features)))[:, 0]
 
 
 def fold(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
 from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
 from pcdiff.methods.friedrich2023.config import PaperConfig
+from pcdiff.methods.surface.config import SurfaceDiffusionConfig, SurfaceNetworkConfig
 from pcdiff.methods.volumetric.config import UNetConfig
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,33 @@ class VolumetricTrainConfig(StrictConfig):
     optimiser: VolumetricOptimiserConfig = VolumetricOptimiserConfig()
 
 
+class SurfaceOptimiserConfig(StrictConfig):
+    """AdamW with a linear warm-up and half a cosine down to a hundredth."""
+
+    steps: int = Field(default=6_000, gt=0)
+    batch: int = Field(default=8, gt=0, description="pairs a step")
+    rate: float = Field(default=1e-3, gt=0)
+    warmup: int = Field(default=200, ge=0, description="steps")
+    decay: float = Field(default=0.05, ge=0, description="weight decay")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(default=9.0, gt=0, description="power of the averaged weights' profile")
+    precision: str = Field(default="no", pattern="^(no|bf16)$")
+
+
+class SurfaceTrainConfig(StrictConfig):
+    """A recipe of the diffusion of a surface's points, as in configs/surface.yaml."""
+
+    method: Literal["surface"]
+    run: RunConfig
+    unet: Path | None = Field(default=None, description="weights of the U-Net; by default the shipped ones")
+    samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
+    first: int = Field(default=0, ge=0, description="fitted cuts from here on, which the U-Net has not seen")
+    pool: int = Field(default=1024, gt=0, description="points stored of each surface, to draw anchors from")
+    network: SurfaceNetworkConfig = SurfaceNetworkConfig()
+    diffusion: SurfaceDiffusionConfig = SurfaceDiffusionConfig()
+    optimiser: SurfaceOptimiserConfig = SurfaceOptimiserConfig()
+
+
 class TrainConfig(StrictConfig):
     """A recipe of the anchored denoiser, as in configs/default.yaml."""
 
@@ -172,7 +200,7 @@ class TrainConfig(StrictConfig):
     optimiser: OptimiserConfig = OptimiserConfig()
 
 
-Recipe = TrainConfig | PaperTrainConfig | VolumetricTrainConfig
+Recipe = TrainConfig | PaperTrainConfig | VolumetricTrainConfig | SurfaceTrainConfig
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -192,6 +220,8 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     log.info("recipe %s", path)
     if values.get("method") == "unet":
         return validate_config(VolumetricTrainConfig, values, str(path))
+    if values.get("method") == "surface":
+        return validate_config(SurfaceTrainConfig, values, str(path))
     if "method" in values:
         return validate_config(PaperTrainConfig, values, str(path))
     return validate_config(TrainConfig, values, str(path))

@@ -29,43 +29,60 @@ class OccupancyCorrection:
     settings: OccupancySettings
 
 
+@dataclass(frozen=True)
+class FusedSurface:
+    """A triangulated surface in model mm.
+
+    points: (N, 3). normals: (N, 3) unit, out of the bone. faces: (M, 3) int. of_defect: (N,) bool, along the rays of a
+    defect or where the network made a correction.
+    """
+
+    points: np.ndarray
+    normals: np.ndarray
+    faces: np.ndarray
+    of_defect: np.ndarray
+
+    def in_patient(self, fit: PriorFit) -> PointCloud:
+        """The points in patient mm, labelled as in `PriorFit.completed_surface`."""
+        labels = map_coordinates(_nearest_defect(fit), map_position(self.points)[0], order=0, mode="nearest")
+        normals = self.normals @ np.linalg.inv(fit.pose.linear)  # normals transform by the inverse transpose
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+        return PointCloud(fit.pose.to_patient(self.points), normals, np.where(self.of_defect, labels, 0))
+
+
 def fused_surfaces(
     fit: PriorFit, table_radii: Sequence[tuple[np.ndarray, np.ndarray]], correction: OccupancyCorrection
 ) -> list[PointCloud]:
-    """The surface where the corrected log-odds are 0, for each pair of outer radius and thickness, (R,) model mm.
+    """The surface where the corrected log-odds are 0, for each pair of outer radius and thickness, (R,) model mm."""
+    maps = TableMaps.of(fit)
+    return [
+        fused_surface(maps.with_tables(fit, outer, np.maximum(thickness, 1.0)), correction).in_patient(fit)
+        for outer, thickness in table_radii
+    ]
 
-    The points are labelled as in `PriorFit.completed_surface`: a point belongs to a defect along the defect's rays, and
-    where the network made a correction.
-    """
+
+def fused_surface(maps: TableMaps, correction: OccupancyCorrection) -> FusedSurface:
+    """The surface where the corrected log-odds of the completed tables are 0."""
     lattice, settings = correction.lattice.finer(FINER), correction.settings
     pixels, radius = map_position(lattice.points)
     index = np.argwhere(np.ones(lattice.shape, bool)).T / FINER
     added = map_coordinates(correction.log_odds, index, order=1).reshape(lattice.shape)
-    maps = TableMaps.of(fit)
-    (border,) = maps.sample(pixels, "border")
-    clouds = []
-    for outer, thickness in table_radii:
-        tables = maps.with_tables(fit, outer, np.maximum(thickness, 1.0))
-        top, bottom = tables.sample(pixels, "outer", "inner")
-        odds = table_log_odds(top - radius, radius - bottom, border, settings) + added
-        at, normals = _zero_surface(odds, outside=-settings.max_log_odds)
-        of_defect = map_coordinates(border, at.T, order=1, mode="nearest") > 0
-        of_defect |= np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0
-        points = lattice.low + lattice.step * at
-        labels = map_coordinates(_nearest_defect(fit), map_position(points)[0], order=0, mode="nearest")
-        normals = normals @ np.linalg.inv(fit.pose.linear)  # normals transform by the inverse transpose
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
-        clouds.append(PointCloud(fit.pose.to_patient(points), normals, np.where(of_defect, labels, 0)))
-    return clouds
+    top, bottom, border = maps.sample(pixels, "outer", "inner", "border")
+    odds = table_log_odds(top - radius, radius - bottom, border, settings) + added
+    at, normals, faces = _zero_surface(odds, outside=-settings.max_log_odds)
+    of_defect = map_coordinates(border, at.T, order=1, mode="nearest") > 0
+    of_defect |= np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    return FusedSurface(lattice.low + lattice.step * at, normals, faces, of_defect)
 
 
-def _zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (N, 3), in lattice indices, and normals (N, 3), not unit, of the level 0 of log-odds (I, J, K)."""
+def _zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices (N, 3), in lattice indices, normals (N, 3), not unit, and faces of the level 0 of log-odds (I, J, K)."""
     padded = np.pad(odds, 1, constant_values=outside)
-    vertices = marching_cubes(padded.astype(np.float32), 0.0)[0]
+    vertices, faces, _, _ = marching_cubes(padded.astype(np.float32), 0.0)
     slope = np.stack(np.gradient(ndimage.gaussian_filter(padded, SMOOTH)), -1)
     normals = -np.stack([map_coordinates(slope[..., axis], vertices.T, order=1) for axis in range(3)], -1)
-    return vertices - 1, normals  # without the padding
+    return vertices - 1, normals, faces  # without the padding
 
 
 def _nearest_defect(fit: PriorFit) -> np.ndarray:

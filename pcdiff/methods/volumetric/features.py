@@ -73,6 +73,12 @@ def defect_windows(fit: PriorFit) -> list[Window]:
     return windows
 
 
+def halved(window: Window) -> Window:
+    """The same window among blocks of 2 x 2 x 2 lattice points."""
+    a, b, c = (slice(s.start // 2, s.stop // 2) for s in window)
+    return a, b, c
+
+
 def coordinates(window: Window) -> Tensor:
     """(3, I/2, J/2, K/2) float32: the middle of each block of 2 x 2 x 2 lattice points, about -1 to 1."""
     axes = [
@@ -103,7 +109,7 @@ def prior_tables(maps: TableMaps, window: Window) -> np.ndarray:
     defect's border over 8 mm, and 1.
     """
     pixels, radius = _map_positions(2)
-    a, b, c = (slice(s.start // 2, s.stop // 2) for s in window)
+    a, b, c = halved(window)
     radius = radius[a, b, c]
     outer, inner, outer_std, thickness_std, border = maps.sample(
         pixels[:, a, b, c], "outer", "inner", "outer_std", "thickness_std", "border"

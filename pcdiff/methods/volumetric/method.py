@@ -40,7 +40,7 @@ class VolumetricMethod:
         """Log-odds to add to those of the completed tables. Raises InputError for defects outside the lattice."""
         fusion = self.model.config.fusion
         bone = soft_occupancy(head, fit.pose)
-        odds = self.model.log_odds(bone, defect_windows(fit), TableMaps.of(fit), device)
+        odds = self.model.predict(bone, defect_windows(fit), TableMaps.of(fit), device).log_odds
         window = _surface_window(fit, fusion)
         added = fused(odds[window], bone[window], fusion)
         if not added.any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,16 +19,14 @@ from pcdiff.errors import InputError
 from pcdiff.methods.volumetric.config import VolumetricConfig
 from pcdiff.methods.volumetric.features import mirrored
 from pcdiff.methods.volumetric.model import VolumetricModel
-from pcdiff.prior.folds import assign_folds, cached_heads, cached_prior, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.recipes import VolumetricTrainConfig
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
-from pcdiff.training.volumetric.fitted import Folds, store_fitted_cases
-from pcdiff.training.volumetric.heads import Heads, load_heads
 from pcdiff.training.volumetric.items import Items
 from pcdiff.training.volumetric.samples import Samples
+from pcdiff.training.volumetric.sources import load_sources
 from pcdiff.training.volumetric.validation import store_cases, validate
 
 log = logging.getLogger(__name__)
@@ -47,33 +45,15 @@ def train(config: VolumetricTrainConfig, progress: bool = True) -> Path:
     accelerator = make_accelerator(config.optimiser.precision)
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         log.info("training the volumetric U-Net; the resolved recipe is %s", run.out / "unet.json")
-        names = cached_heads(run.cache, run.cases, run.skip)
-        if not names:
-            raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
         prior = ShapePrior.shipped()
         with ProcessPoolExecutor(max(run.workers, 1), mp_context=get_context("spawn")) as pool:
-            heads = load_heads(run.cache, names, run.same, prior, pool, progress)
-            fitted = _fitted_cases(config, names, heads, pool, progress)
+            heads, fitted = load_sources(run, config.samples, prior, pool, progress)
             cases = store_cases(run, prior, pool, progress)
         same_recipe(run.out / "unet.json", config)
     items = Items(Samples(heads, config.samples, run.seed), fitted, config.optimiser.batch)
     task = VolumetricTask(config, items, cases, accelerator.device)
     state = Loop(task, accelerator, progress).run()
     return task.weights if math.isfinite(state.best) else task.checkpoint
-
-
-def _fitted_cases(
-    config: VolumetricTrainConfig, names: Sequence[str], heads: Heads, pool: Executor, progress: bool
-) -> list[Path]:
-    """Cuts to which shape models in folds are fitted; see `store_fitted_cases`."""
-    if not config.samples.fitted:
-        return []
-    run, folds = config.run, config.samples.folds
-    log.info("building %d shape models, each without the heads of a fold", folds)
-    people = load_population(run.cache, names, max(run.workers, 1))
-    fold = assign_folds(names, folds, run.same)
-    priors = tuple(cached_prior(run.cache, people, fold != k) for k in range(folds))
-    return store_fitted_cases(run.cache, heads, Folds(fold, priors), config.samples, pool, progress)
 
 
 class VolumetricTask:

@@ -73,7 +73,9 @@ def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, floa
     case = FittedCase.load(path)
     bone, truth = case.bone.astype(np.float32) / 255, case.missing >= 128
     tables = prior_log_odds(case.maps, EVERYWHERE, FUSION.surface)
-    alone, added = (model.log_odds(bone, case.windows, maps, device, mirror=False) for maps in (None, case.maps))
+    alone, added = (
+        model.predict(bone, case.windows, maps, device, mirror=False).log_odds for maps in (None, case.maps)
+    )
     both = tables + fused(added, bone, model.config.fusion)
     a, b, c = (dice((values > 0) & (bone < 0.5), truth) for values in (tables, alone, both))
     return a, b, c

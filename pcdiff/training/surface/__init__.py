@@ -1,0 +1,1 @@
+"""Training of the diffusion of a surface's points."""

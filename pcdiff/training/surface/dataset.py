@@ -1,0 +1,86 @@
+"""The pairs that the surface denoiser is trained on and validated with, made once and stored in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from pcdiff.files import sha256, written_beside
+from pcdiff.methods.surface.config import LAYOUT
+from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.training.surface.pairs import make_pair, mirrored
+from pcdiff.training.volumetric.fitted import FittedCase
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the pairs: raised when the same cases give others
+
+
+@dataclass(frozen=True)
+class Pairs(Dataset[dict[str, Tensor]]):
+    """Item k holds the fields of `Anchors` and `Pair` by name, half precision, for some of the points of pair k % n.
+
+    It is a function of (seed, k) alone.
+    """
+
+    files: Sequence[Path]
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        """`LAYOUT.anchors` points, drawn at random."""
+        pair = load_file(self.files[item % len(self.files)])
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, item]).generate_state(1)[0]))
+        some = torch.randperm(len(pair["target"]), generator=generator)[: LAYOUT.anchors]
+        return {name: values[some] for name, values in pair.items()}
+
+
+def store_pairs(
+    cache: Path, cases: Sequence[Path], unet: Path, count: int, pool: Executor, mirror: bool, progress: bool = True
+) -> list[Path]:
+    """Files of the pairs of fitted cases, and, with `mirror`, of their mirror images.
+
+    count: points of each. Cases whose surface has no point are left out.
+    """
+    key = hashlib.sha256(f"{VERSION},{count},{sha256(unet)},{LAYOUT.model_dump_json()}".encode()).hexdigest()[:12]
+    folder = cache / "surface-pairs" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(case, flip) for case in cases for flip in ((False, True) if mirror else (False,))]
+    log.info("making %d pairs, about a second each; they are stored in %s", len(jobs), folder)
+    making = pool.map(partial(_store, folder=folder, unet=unet, count=count), jobs, chunksize=8)
+    files = list(tqdm(making, "pairs", len(jobs), disable=not progress))
+    return [file for file in files if file is not None]
+
+
+def _store(job: tuple[Path, bool], folder: Path, unet: Path, count: int) -> Path | None:
+    """The file of one pair; None where there is none."""
+    case_file, flip = job
+    path = folder / f"{case_file.parent.name}-{case_file.stem}{'-mirrored' if flip else ''}.safetensors"
+    if path.exists():
+        return path
+    case = FittedCase.load(case_file)
+    try:
+        pair = make_pair(mirrored(case) if flip else case, VolumetricModel.load(unet), count, np.random.default_rng(0))
+    except ValueError as error:
+        log.warning("%s left out: %s", case_file, error)
+        return None
+    arrays = {name: value.astype(np.float16) for name, value in vars(pair.anchors).items()}
+    arrays |= {"target": pair.target.astype(np.float16), "valid": pair.valid.astype(np.float16)}
+    with written_beside(path) as beside:
+        beside.write_bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
+    return path

@@ -1,0 +1,83 @@
+"""Training pairs of the surface denoiser: anchors on the fused surface of a fitted case, and their true displacements.
+
+The case was never an input of the U-Net's training: on cases that the U-Net has learned its surface is better than in
+use, and the denoiser would learn to move it too little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+from pcdiff.methods.occupancy.fused import OccupancyCorrection, fused_surface
+from pcdiff.methods.occupancy.lattice import Lattice
+from pcdiff.methods.surface.anchors import Anchors, Surroundings, make_anchors, spread_vertices
+from pcdiff.methods.volumetric.features import LATTICE, STEP, Window
+from pcdiff.methods.volumetric.method import fused
+from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.training.volumetric.fitted import FittedCase
+
+REACH_MM = 6.0  # a true surface farther off is another surface
+PROBE_MM = 0.25  # between the places where it is looked for
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Anchors and their target.
+
+    target: (N,) mm along the normal to the surface of the complete head. valid: (N,) 1 where there is one, else 0.
+    """
+
+    anchors: Anchors
+    target: np.ndarray
+    valid: np.ndarray
+
+
+def make_pair(case: FittedCase, model: VolumetricModel, count: int, rng: np.random.Generator) -> Pair:
+    """Pair with `count` anchors. Raises ValueError for a case whose fused surface has none."""
+    bone = case.bone / np.float32(255)
+    prediction = model.predict(bone, case.windows, case.maps, mirror=False)
+    fusion = model.config.fusion
+    added = fused(prediction.log_odds, bone, fusion)
+    mean = model.mean / np.float32(255)
+    surroundings = Surroundings(bone, mean, added, prediction.features, case.maps, fusion)
+    box = hull(case.windows)
+    low = LATTICE.low + STEP * np.array([side.start for side in box])
+    part = added[box]
+    surface = fused_surface(case.maps, OccupancyCorrection(Lattice(low, part.shape, STEP), part, fusion.surface))
+    anchors = make_anchors(surface, surroundings, spread_vertices(surface, count, rng))
+    target, valid = true_displacements(anchors, bone + case.missing / np.float32(255))
+    return Pair(anchors, target, valid)
+
+
+def hull(windows: tuple[Window, ...]) -> Window:
+    """The smallest window that holds all of them."""
+    a, b, c = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*windows, strict=True))
+    return a, b, c
+
+
+def true_displacements(anchors: Anchors, complete: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) mm along each normal to the nearest place where the complete head's bone ends, and 1 where there is one.
+
+    complete: `LATTICE.shape` share of bone.
+    """
+    offsets = np.arange(-REACH_MM, REACH_MM + PROBE_MM / 2, PROBE_MM)
+    points = anchors.positions[:, None] + offsets[:, None] * anchors.normals[:, None]
+    share = map_coordinates(complete, np.moveaxis((points - LATTICE.low) / STEP, -1, 0), order=1)  # (N, T)
+    first, second = share[:, :-1], share[:, 1:]
+    ends = (first >= 0.5) & (second < 0.5)
+    at = offsets[:-1] + PROBE_MM * (first - 0.5) / np.maximum(first - second, 1e-6)
+    at = np.where(ends, at, np.inf)
+    nearest = np.take_along_axis(at, np.abs(at).argmin(1)[:, None], 1)[:, 0]
+    valid = np.isfinite(nearest)
+    return np.where(valid, nearest, 0).astype(np.float32), valid.astype(np.float32)
+
+
+def mirrored(case: FittedCase) -> FittedCase:
+    """The mirror image of a case."""
+    width = LATTICE.shape[0]
+    maps = replace(case.maps, **{name: values[::-1].copy() for name, values in vars(case.maps).items()})
+    windows = tuple((slice(width - a.stop, width - a.start), b, c) for a, b, c in case.windows)
+    return replace(case, bone=case.bone[::-1], missing=case.missing[::-1], maps=maps, windows=windows)

@@ -49,13 +49,14 @@ def train(
         pcdiff train default --set run.data=/elsewhere
         pcdiff train ours.yaml
     """
-    from pcdiff.training.recipes import PaperTrainConfig, VolumetricTrainConfig, load_config
+    from pcdiff.training.recipes import PaperTrainConfig, SurfaceTrainConfig, VolumetricTrainConfig, load_config
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
     config = load_config(recipe_file(recipe), _parse_changes(changes))
     try:
         from pcdiff.training.anchored.train import train as run
         from pcdiff.training.friedrich2023.train import train as run_paper
+        from pcdiff.training.surface.train import train as run_surface
         from pcdiff.training.volumetric.train import train as run_unet
     except ModuleNotFoundError as error:
         if error.name in (None, "pcdiff") or str(error.name).startswith("pcdiff."):
@@ -65,6 +66,8 @@ def train(
         typer.echo(run_paper(config, progress=not quiet))
     elif isinstance(config, VolumetricTrainConfig):
         typer.echo(run_unet(config, progress=not quiet))
+    elif isinstance(config, SurfaceTrainConfig):
+        typer.echo(run_surface(config, progress=not quiet))
     else:
         typer.echo(run(config, progress=not quiet))
 

@@ -33,13 +33,14 @@ class OccupancyCorrection:
 class FusedSurface:
     """A triangulated surface in model mm.
 
-    points: (N, 3). normals: (N, 3) unit, out of the bone. faces: (M, 3) int. of_defect: (N,) bool, along the rays of a
-    defect or where the network made a correction.
+    points: (N, 3). normals: (N, 3) unit, out of the bone. faces: (M, 3) int. border: (N,) mm inside the border of the
+    defect. of_defect: (N,) bool, inside it or where the network made a correction.
     """
 
     points: np.ndarray
     normals: np.ndarray
     faces: np.ndarray
+    border: np.ndarray
     of_defect: np.ndarray
 
     def in_patient(self, fit: PriorFit) -> PointCloud:
@@ -70,10 +71,10 @@ def fused_surface(maps: TableMaps, correction: OccupancyCorrection) -> FusedSurf
     top, bottom, border = maps.sample(pixels, "outer", "inner", "border")
     odds = table_log_odds(top - radius, radius - bottom, border, settings) + added
     at, normals, faces = _zero_surface(odds, outside=-settings.max_log_odds)
-    of_defect = map_coordinates(border, at.T, order=1, mode="nearest") > 0
-    of_defect |= np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0
+    inside = map_coordinates(border, at.T, order=1, mode="nearest")
+    of_defect = (inside > 0) | (np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
-    return FusedSurface(lattice.low + lattice.step * at, normals, faces, of_defect)
+    return FusedSurface(lattice.low + lattice.step * at, normals, faces, inside, of_defect)
 
 
 def _zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,44 +9,28 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from pcdiff.methods.occupancy.fused import FusedSurface
-from pcdiff.methods.occupancy.lattice import TableMaps, map_position, table_log_odds
+from pcdiff.methods.occupancy.lattice import map_position, table_log_odds
 from pcdiff.methods.surface.config import LAYOUT
-from pcdiff.methods.volumetric.config import FusionConfig
 from pcdiff.methods.volumetric.features import LATTICE, STEP
+from pcdiff.methods.volumetric.surroundings import Surroundings
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """Fields of a skull in the shape model's space.
-
-    bone, mean: `LATTICE.shape` float32 share of bone, of the skull and of the mean head. added: the same shape,
-    log-odds that the U-Net adds to those of the tables. features: (C, I/2, J/2, K/2) float32 of the U-Net, 0 outside
-    its windows. maps: the completed tables.
-    """
-
-    bone: np.ndarray
-    mean: np.ndarray
-    added: np.ndarray
-    features: np.ndarray
-    maps: TableMaps
-    fusion: FusionConfig
-
-    def read(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) model mm -> (..., LAYOUT.channels) float32, as `LAYOUT.fields` and then the U-Net's channels."""
-        fine = np.moveaxis((points - LATTICE.low) / STEP, -1, 0)
-        pixels, radius = map_position(points)
-        outer, inner, border = self.maps.sample(pixels, "outer", "inner", "border")
-        tables = table_log_odds(outer - radius, radius - inner, border, self.fusion.surface)
-        added, bone, mirrored, mean = (
-            map_coordinates(field, fine, order=1, mode="nearest")
-            for field in (self.added, self.bone, self.bone[::-1], self.mean)
-        )
-        scale = LAYOUT.log_odds_scale
-        near = np.clip(border / LAYOUT.border_scale_mm, -2, 2)
-        fields = [np.clip(tables + added, -2 * scale, 2 * scale) / scale, tables / scale, bone, mirrored, mean, near]
-        coarse = np.moveaxis((points - LATTICE.low - STEP / 2) / (2 * STEP), -1, 0)
-        context = [map_coordinates(channel, coarse, order=1, mode="nearest") for channel in self.features]
-        return np.stack([*fields, *context], -1).astype(np.float32)
+def read(skull: Surroundings, points: np.ndarray) -> np.ndarray:
+    """(..., 3) model mm -> (..., LAYOUT.channels) float32, as `LAYOUT.fields` and then the U-Net's channels."""
+    fine = np.moveaxis((points - LATTICE.low) / STEP, -1, 0)
+    pixels, radius = map_position(points)
+    outer, inner, border = skull.maps.sample(pixels, "outer", "inner", "border")
+    tables = table_log_odds(outer - radius, radius - inner, border, skull.fusion.surface)
+    added, bone, mirrored, mean = (
+        map_coordinates(field, fine, order=1, mode="nearest")
+        for field in (skull.added, skull.bone, skull.bone[::-1], skull.mean)
+    )
+    scale = LAYOUT.log_odds_scale
+    near = np.clip(border / LAYOUT.border_scale_mm, -2, 2)
+    fields = [np.clip(tables + added, -2 * scale, 2 * scale) / scale, tables / scale, bone, mirrored, mean, near]
+    coarse = np.moveaxis((points - LATTICE.low - STEP / 2) / (2 * STEP), -1, 0)
+    context = [map_coordinates(channel, coarse, order=1, mode="nearest") for channel in skull.features]
+    return np.stack([*fields, *context], -1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -67,7 +51,7 @@ def make_anchors(surface: FusedSurface, surroundings: Surroundings, chosen: np.n
     """Anchors at the vertices `chosen` (N,) of a surface."""
     positions, normals = surface.points[chosen], surface.normals[chosen]
     offsets = np.array(LAYOUT.offsets_mm)
-    profile = surroundings.read(positions[:, None] + offsets[:, None] * normals[:, None])
+    profile = read(surroundings, positions[:, None] + offsets[:, None] * normals[:, None])
     stds = surroundings.maps.sample(map_position(positions)[0], "outer_std", "thickness_std", "border")
     outer_std, thickness_std, border = stds
     static = [
@@ -82,8 +66,8 @@ def make_anchors(surface: FusedSurface, surroundings: Surroundings, chosen: np.n
     )
 
 
-def spread_vertices(surface: FusedSurface, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count,) vertices of the defects, evenly spread: furthest-point sampling from a random one.
+def spread_vertices(surface: FusedSurface, count: int) -> np.ndarray:
+    """(count,) vertices of the defects, evenly spread: furthest-point sampling from the first one.
 
     A surface with fewer vertices gives each of them, some more than once. Raises ValueError for one without any.
     """
@@ -94,7 +78,6 @@ def spread_vertices(surface: FusedSurface, count: int, rng: np.random.Generator)
         return np.resize(candidates, count)
     points = np.ascontiguousarray(surface.points[candidates], np.float32)
     chosen = np.zeros(count, int)
-    chosen[0] = rng.integers(len(points))
     nearest = np.full(len(points), np.inf, np.float32)
     for step in range(1, count):
         difference = points - points[chosen[step - 1]]

@@ -11,12 +11,13 @@ from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
-from pcdiff.methods.occupancy.fused import OccupancyCorrection, fused_surfaces
-from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, lattice_around
+from pcdiff.methods.occupancy.fused import FusedSurface
+from pcdiff.methods.occupancy.lattice import TableMaps, lattice_around
 from pcdiff.methods.registry import WeightsFiles
 from pcdiff.methods.volumetric.config import FusionConfig
 from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, defect_windows, soft_occupancy
 from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.methods.volumetric.surroundings import Surroundings
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 
@@ -32,41 +33,25 @@ class VolumetricMethod:
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
     ) -> Proposal:
         """See `PriorBasedMethod`. Raises InputError for defects outside the network's lattice."""
-        correction = self.predict_correction(fit, head_occupancy(skull), device)
-        (surface,) = fused_surfaces(fit, [(fit.outer, fit.thickness)], correction)
-        return Proposal([OrientedPoints(surface)])
+        _, surface = self.predict_surface(fit, head_occupancy(skull), device)
+        return Proposal([OrientedPoints(surface.in_patient(fit))])
 
-    def predict_correction(self, fit: PriorFit, head: Head, device: str = "cpu") -> OccupancyCorrection:
-        """Log-odds to add to those of the completed tables. Raises InputError for defects outside the lattice."""
-        fusion = self.model.config.fusion
-        bone = soft_occupancy(head, fit.pose)
-        odds = self.model.predict(bone, defect_windows(fit), TableMaps.of(fit), device).log_odds
-        window = _surface_window(fit, fusion)
-        added = fused(odds[window], bone[window], fusion)
-        if not added.any():
+    def predict_surface(self, fit: PriorFit, head: Head, device: str = "cpu") -> tuple[Surroundings, FusedSurface]:
+        """What the U-Net says, and the surface. Raises InputError for defects outside the lattice."""
+        bone, windows = soft_occupancy(head, fit.pose), defect_windows(fit)
+        skull = Surroundings.predict(self.model, bone, windows, TableMaps.of(fit), device)
+        if not skull.added.any():
             raise InputError(
                 "expected a defect within 79 mm of the middle plane, where the U-Net predicts missing bone, got one "
                 "outside; check that the skull is a whole head, or choose --method prior"
             )
-        low = LATTICE.low + STEP * np.array([side.start for side in window])
-        return OccupancyCorrection(Lattice(low, added.shape, STEP), added, fusion.surface)
+        return skull, skull.surface(_surface_window(fit, skull.fusion))
 
 
 def load(files: WeightsFiles) -> VolumetricMethod:
     """The method with the weights of the files. Raises InputError for a file of another kind."""
     assert files.own is not None
     return VolumetricMethod(ShapePrior.load(files.prior), VolumetricModel.load(files.own))
-
-
-def fused(odds: np.ndarray, bone: np.ndarray, fusion: FusionConfig) -> np.ndarray:
-    """(I, J, K) float32 log-odds to add to those of the completed tables: the network's output outside bone.
-
-    On present bone the tables go on beyond the defect's border so that the rim fits; the network predicts missing bone
-    alone and would remove that band. odds: NaN outside the windows.
-    """
-    valid = np.isfinite(odds) & (bone < fusion.max_bone)
-    limit = 2 * fusion.max_log_odds
-    return np.where(valid, np.clip(odds, -limit, limit), 0).astype(np.float32)
 
 
 def _surface_window(fit: PriorFit, fusion: FusionConfig) -> Window:

@@ -75,7 +75,7 @@ def _store(job: tuple[Path, bool], folder: Path, unet: Path, count: int) -> Path
         return path
     case = FittedCase.load(case_file)
     try:
-        pair = make_pair(mirrored(case) if flip else case, VolumetricModel.load(unet), count, np.random.default_rng(0))
+        pair = make_pair(mirrored(case) if flip else case, VolumetricModel.load(unet), count)
     except ValueError as error:
         log.warning("%s left out: %s", case_file, error)
         return None

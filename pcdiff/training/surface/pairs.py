@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from pcdiff.methods.occupancy.fused import OccupancyCorrection, fused_surface
-from pcdiff.methods.occupancy.lattice import Lattice
-from pcdiff.methods.surface.anchors import Anchors, Surroundings, make_anchors, spread_vertices
+from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices
 from pcdiff.methods.volumetric.features import LATTICE, STEP, Window
-from pcdiff.methods.volumetric.method import fused
 from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.methods.volumetric.surroundings import Surroundings
 from pcdiff.training.volumetric.fitted import FittedCase
 
 REACH_MM = 6.0  # a true surface farther off is another surface
@@ -35,19 +33,12 @@ class Pair:
     valid: np.ndarray
 
 
-def make_pair(case: FittedCase, model: VolumetricModel, count: int, rng: np.random.Generator) -> Pair:
+def make_pair(case: FittedCase, model: VolumetricModel, count: int) -> Pair:
     """Pair with `count` anchors. Raises ValueError for a case whose fused surface has none."""
     bone = case.bone / np.float32(255)
-    prediction = model.predict(bone, case.windows, case.maps, mirror=False)
-    fusion = model.config.fusion
-    added = fused(prediction.log_odds, bone, fusion)
-    mean = model.mean / np.float32(255)
-    surroundings = Surroundings(bone, mean, added, prediction.features, case.maps, fusion)
-    box = hull(case.windows)
-    low = LATTICE.low + STEP * np.array([side.start for side in box])
-    part = added[box]
-    surface = fused_surface(case.maps, OccupancyCorrection(Lattice(low, part.shape, STEP), part, fusion.surface))
-    anchors = make_anchors(surface, surroundings, spread_vertices(surface, count, rng))
+    skull = Surroundings.predict(model, bone, case.windows, case.maps, mirror=False)
+    surface = skull.surface(hull(case.windows))
+    anchors = make_anchors(surface, skull, spread_vertices(surface, count))
     target, valid = true_displacements(anchors, bone + case.missing / np.float32(255))
     return Pair(anchors, target, valid)
 

@@ -19,8 +19,8 @@ from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.methods.volumetric.config import FusionConfig
 from pcdiff.methods.volumetric.features import LATTICE, Window, prior_log_odds, soft_occupancy
-from pcdiff.methods.volumetric.method import fused
 from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.methods.volumetric.surroundings import fused
 from pcdiff.prior.fit import fit_head
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.recipes import RunConfig

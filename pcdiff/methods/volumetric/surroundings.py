@@ -1,0 +1,64 @@
+"""What the U-Net says about a skull: fields on the lattice, and the surface that they and the shape model give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pcdiff.methods.occupancy.fused import FusedSurface, OccupancyCorrection, fused_surface
+from pcdiff.methods.occupancy.lattice import Lattice, TableMaps
+from pcdiff.methods.volumetric.config import FusionConfig
+from pcdiff.methods.volumetric.features import LATTICE, STEP, Window
+from pcdiff.methods.volumetric.model import VolumetricModel
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Fields of a skull in the shape model's space.
+
+    bone, mean: `LAYOUT.shape` float32 share of bone, of the skull and of the mean head. added: the same shape, log-odds
+    that the U-Net adds to those of the tables. features: (C, I/2, J/2, K/2) float32 of the U-Net, 0 outside its
+    windows. maps: the completed tables.
+    """
+
+    bone: np.ndarray
+    mean: np.ndarray
+    added: np.ndarray
+    features: np.ndarray
+    maps: TableMaps
+    fusion: FusionConfig
+
+    @classmethod
+    def predict(
+        cls,
+        model: VolumetricModel,
+        bone: np.ndarray,
+        windows: Sequence[Window],
+        maps: TableMaps,
+        device: str = "cpu",
+        mirror: bool = True,
+    ) -> Surroundings:
+        """Runs the U-Net; arguments as in `VolumetricModel.predict`."""
+        found = model.predict(bone, windows, maps, device, mirror)
+        fusion = model.config.fusion
+        mean = model.mean / np.float32(255)
+        return cls(bone, mean, fused(found.log_odds, bone, fusion), found.features, maps, fusion)
+
+    def surface(self, window: Window) -> FusedSurface:
+        """Where the log-odds of the completed tables and those added are 0 together, within a part of the lattice."""
+        low = LATTICE.low + STEP * np.array([side.start for side in window])
+        part = self.added[window]
+        return fused_surface(self.maps, OccupancyCorrection(Lattice(low, part.shape, STEP), part, self.fusion.surface))
+
+
+def fused(odds: np.ndarray, bone: np.ndarray, fusion: FusionConfig) -> np.ndarray:
+    """(I, J, K) float32 log-odds to add to those of the completed tables: the network's output outside bone.
+
+    On present bone the tables go on beyond the defect's border so that the rim fits; the network predicts missing bone
+    alone and would remove that band. odds: NaN outside the windows.
+    """
+    valid = np.isfinite(odds) & (bone < fusion.max_bone)
+    limit = 2 * fusion.max_log_odds
+    return np.where(valid, np.clip(odds, -limit, limit), 0).astype(np.float32)

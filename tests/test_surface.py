@@ -1,187 +1,350 @@
-"""Spheres and boxes with known area, volume and normals on anisotropic, sheared and flipped grids."""
+"""The diffusion of a surface's points: noise, anchors, network, moved surfaces, pairs, weights and training."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
+import torch
+from safetensors.numpy import save_file
+from torch.nn import functional
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.surface import distance_to, sample_surface, vertex_normals, volume_to_mesh
-from pcdiff.geometry.volume import Volume
+from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.methods.occupancy.fused import FusedSurface
+from pcdiff.methods.occupancy.lattice import TableMaps
+from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices, stacked
+from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig, SurfaceDiffusionConfig, SurfaceNetworkConfig
+from pcdiff.methods.surface.method import SurfaceMethod
+from pcdiff.methods.surface.moved import move, vertex_normals
+from pcdiff.methods.surface.network import SurfaceDenoiser, read_profile
+from pcdiff.methods.surface.noise import normal_noise
+from pcdiff.methods.surface.sampling import sample_displacements
+from pcdiff.methods.surface.weights import load_denoiser, save_denoiser
+from pcdiff.methods.volumetric.config import UNetConfig, VolumetricConfig
+from pcdiff.methods.volumetric.features import LATTICE, soft_occupancy
+from pcdiff.methods.volumetric.method import VolumetricMethod
+from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.methods.volumetric.surroundings import Surroundings
+from pcdiff.training.loop import Loop, make_accelerator
+from pcdiff.training.recipes import SurfaceTrainConfig, load_config
+from pcdiff.training.surface.dataset import Pairs
+from pcdiff.training.surface.pairs import make_pair, mirrored, true_displacements
+from pcdiff.training.surface.train import SurfaceTask
+from pcdiff.training.surface.validation import validate
+from pcdiff.training.volumetric.fitted import FittedCase
 
-RADIUS = 17.0  # mm
-# spacing (mm), shear of a gantry tilt, flipped axes
-GRIDS = [
-    ((0.5, 0.5, 0.5), 0.0, (1, 1, 1)),
-    ((0.5, 0.6, 0.9), 0.0, (-1, 1, 1)),
-    ((0.45, 0.45, 1.2), 0.2, (-1, -1, 1)),
-    ((0.8, 0.45, 0.6), -0.3, (-1, -1, -1)),
-]
-
-
-def grid(spacing: tuple[float, ...], shear: float, flips: tuple[int, ...], size_mm: float = 44.0) -> Volume:
-    """An empty oblique volume of about size_mm per side."""
-    sheared = np.eye(3)
-    sheared[1, 2] = shear
-    affine = np.eye(4)
-    affine[:3, :3] = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix() @ sheared * spacing * flips
-    affine[:3, 3] = -80.0, 40.0, 1200.0
-    return Volume(np.zeros(np.ceil(size_mm / np.array(spacing)).astype(int), bool), affine)
-
-
-def centres(volume: Volume) -> np.ndarray:
-    return volume.to_mm(np.stack(np.indices(volume.mask.shape), axis=-1).astype(float))
-
-
-def middle(volume: Volume) -> np.ndarray:
-    return volume.to_mm(np.array(volume.mask.shape) / 2)
+ROOT = Path(__file__).parents[1]
+DIFFUSION = SurfaceDiffusionConfig()
+SMALL = SurfaceNetworkConfig(width=32, blocks=1, heads=2)
 
 
-def ball(volume: Volume) -> Volume:
-    return volume.with_mask(np.linalg.norm(centres(volume) - middle(volume), axis=-1) < RADIUS)
+@pytest.fixture(scope="module")
+def unet() -> VolumetricModel:
+    """A small U-Net with features that depend on the skull, and log-odds of zero."""
+    torch.manual_seed(0)
+    config = UNetConfig(widths=(32, 32))
+    network = config.make().eval()
+    torch.nn.init.zeros_(network.leave.bias)
+    return VolumetricModel(network, np.zeros(LATTICE.shape, np.uint8), VolumetricConfig(network=config))
 
 
-def area_of(mesh: Mesh) -> float:
-    """Surface area in mm2."""
-    return float(np.linalg.norm(mesh.area_vectors, axis=1).sum())
+@pytest.fixture(scope="module")
+def base(prior, unet) -> VolumetricMethod:
+    return VolumetricMethod(prior, unet)
 
 
-def octahedron() -> Mesh:
-    """Radius 10 mm about (100, 0, 0), outward."""
-    vertices = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 10.0 + [100, 0, 0]
-    faces = [[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]]
-    return Mesh(vertices, np.array(faces))
+@pytest.fixture(scope="module")
+def skull_and_surface(base, fitted, case) -> tuple[Surroundings, FusedSurface]:
+    return base.predict_surface(fitted, head_occupancy(case[0]))
 
 
-@pytest.mark.parametrize(("spacing", "shear", "flips"), GRIDS)
-def test_sphere(spacing: tuple[float, ...], shear: float, flips: tuple[int, ...]) -> None:
-    volume = ball(grid(spacing, shear, flips))
-    before = volume.mask.copy()
-    mesh = volume_to_mesh(volume)
-    assert mesh.is_watertight
-    assert mesh.volume_ml == pytest.approx(4 / 3 * np.pi * RADIUS**3 / 1000, rel=0.01)  # positive: wound outward
-    assert area_of(mesh) == pytest.approx(4 * np.pi * RADIUS**2, rel=0.01)
-    radii = np.linalg.norm(mesh.vertices - middle(volume), axis=1)
-    assert abs(radii.mean() - RADIUS) < 0.1
-    assert np.abs(radii - RADIUS).max() < 0.6 * max(spacing)
-    np.testing.assert_array_equal(volume.mask, before)
-
-    cloud = sample_surface(mesh, 2000, np.random.default_rng(0))
-    outward = (cloud.points - middle(volume)) / np.linalg.norm(cloud.points - middle(volume), axis=1)[:, None]
-    cosine = (outward * cloud.normals).sum(axis=1)
-    assert cosine.min() > 0.75
-    assert np.degrees(np.arccos(cosine.clip(max=1))).mean() < 5
-    np.testing.assert_allclose(np.linalg.norm(cloud.normals, axis=1), 1)
+@pytest.fixture(scope="module")
+def anchors(skull_and_surface) -> Anchors:
+    skull, surface = skull_and_surface
+    return make_anchors(surface, skull, spread_vertices(surface, LAYOUT.anchors))
 
 
-@pytest.mark.parametrize(("spacing", "shear", "flips"), GRIDS)
-def test_box(spacing: tuple[float, ...], shear: float, flips: tuple[int, ...]) -> None:
-    volume = grid(spacing, shear, flips, size_mm=64)
-    mask = np.zeros(volume.mask.shape, bool)
-    mask[3:-4, 5:-3, 4:-5] = True
-    edges = volume.affine[:3, :3] * (np.array(mask.shape) - [7, 8, 9])
-    area = 2 * sum(np.linalg.norm(np.cross(edges[:, a], edges[:, b])) for a, b in ((0, 1), (1, 2), (2, 0)))
-    box = volume.with_mask(mask)
-    assert volume_to_mesh(box).volume_ml == pytest.approx(box.ml, rel=0.01)
-    sharp = volume_to_mesh(box, sigma_mm=0)  # smoothing would round the edges
-    assert sharp.volume_ml == pytest.approx(box.ml, rel=0.002)
-    assert area_of(sharp) == pytest.approx(area, rel=0.01)
+@pytest.fixture(scope="module")
+def fitted_case(fitted, case) -> FittedCase:
+    bone, missing = (soft_occupancy(head_occupancy(part), fitted.pose) for part in case)
+    return FittedCase.of(fitted, bone, missing)
 
 
-def test_a_mask_at_the_border_is_closed_there() -> None:
-    volume = grid((0.9, 0.9, 1.2), 0.1, (-1, 1, 1), size_mm=30)
-    whole = volume.with_mask(np.ones(volume.mask.shape, bool))
-    mesh = volume_to_mesh(whole)
-    assert mesh.is_watertight
-    assert mesh.volume_ml == pytest.approx(whole.ml, rel=0.01)
+def denoiser(config: SurfaceNetworkConfig = SMALL) -> SurfaceDenoiser:
+    """A network whose output is not zero."""
+    torch.manual_seed(1)
+    network = SurfaceDenoiser(config, DIFFUSION.sigma_data).eval()
+    torch.nn.init.normal_(network.leave.weight, std=0.2)
+    return network
 
 
-def test_a_crop_has_the_same_surface() -> None:
-    volume = ball(grid((0.9, 0.9, 1.2), 0.1, (-1, 1, 1), size_mm=60))
-    used = np.argwhere(volume.mask)
-    cropped = volume.crop(used.min(axis=0), used.max(axis=0) + 1)
-    np.testing.assert_allclose(volume_to_mesh(cropped).vertices, volume_to_mesh(volume).vertices, atol=1e-9)
+def inputs(anchors: Anchors) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(value) for name, value in stacked([anchors]).items()}
 
 
-def test_noise_has_a_closed_surface() -> None:
-    volume = grid((0.9, 0.9, 1.2), 0.1, (-1, 1, 1), size_mm=25)
-    noisy = volume.with_mask(np.random.default_rng(0).random(volume.mask.shape) < 0.5)
-    mesh = volume_to_mesh(noisy)
-    assert mesh.is_watertight
-    edges = mesh.vertices[mesh.faces] - mesh.vertices[np.roll(mesh.faces, 1, axis=1)]
-    assert np.linalg.norm(edges, axis=-1).min() > 5e-4  # mm; float32 steps are 1.2e-4 mm at 1,200 mm
+# --- noise ------------------------------------------------------------------------------------------------------------
 
 
-def test_masks_without_a_surface_are_refused() -> None:
-    volume = grid((0.9, 0.9, 0.9), 0, (1, 1, 1), size_mm=10)
-    with pytest.raises(InputError, match="empty"):
-        volume_to_mesh(volume)
-    speck = np.zeros(volume.mask.shape, bool)
-    speck[5, 5, 5] = True
-    with pytest.raises(InputError, match="smaller sigma"):
-        volume_to_mesh(volume.with_mask(speck))
+def test_noise_is_gaussian_and_shared_by_neighbours() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.tensor([[0.0, 0, 0], [4, 0, 0], [25, 0, 0], [300, 0, 0]]).expand(4000, -1, -1)
+    normals = torch.tensor([0.0, 0, 1]).expand(4000, 4, -1)
+    noise = normal_noise(points, normals, DIFFUSION, generator)
+    assert noise.std() == pytest.approx(1, abs=0.03)
+    assert float((noise**4).mean() / (noise**2).mean() ** 2) == pytest.approx(3, abs=0.25)
+    near, middle, far = np.corrcoef(noise.T.numpy())[0, 1:]
+    expected = [
+        sum(s * np.exp(-((d / n) ** 2) / 2) for n, s in zip(DIFFUSION.lengths_mm, DIFFUSION.shares, strict=True))
+        for d in (4, 25, 300)
+    ]
+    assert [near, middle, far] == pytest.approx(expected, abs=0.06)
 
 
-def test_area_sampling_is_uniform_per_area() -> None:
-    big, small = octahedron(), octahedron()
-    both = Mesh(
-        np.concatenate([big.vertices * 3, small.vertices]),
-        np.concatenate([big.faces, small.faces + len(big.vertices)]),
-    )
-    cloud = sample_surface(both, 10_000, np.random.default_rng(0))
-    on_big = cloud.points[:, 0] > 200  # around x = 300, nine times the area
-    assert on_big.mean() == pytest.approx(0.9, abs=0.015)
-    np.testing.assert_allclose(cloud.points[on_big].mean(axis=0), [300, 0, 0], atol=0.8)
-    # |x| + |y| + |z| = radius on an octahedron: every point lies on a face
-    np.testing.assert_allclose(np.abs(cloud.points[~on_big] - [100, 0, 0]).sum(axis=1), 10)
+def test_opposite_sides_of_a_wall_move_together() -> None:
+    points = torch.tensor([[0.0, 0, 0], [0, 0, 1]]).expand(2000, -1, -1)
+    normals = torch.tensor([[0.0, 0, -1], [0, 0, 1]]).expand(2000, -1, -1)
+    noise = normal_noise(points, normals, DIFFUSION, torch.Generator().manual_seed(0))
+    assert np.corrcoef(noise.T.numpy())[0, 1] < -0.9
 
 
-def test_sampling_is_uniform_inside_a_triangle() -> None:
-    triangle = Mesh(np.array([[0.0, 0, 0], [8, 0, 0], [0, 4, 0]]), np.array([[0, 1, 2]]))
-    cloud = sample_surface(triangle, 4000, np.random.default_rng(0))
-    np.testing.assert_allclose(cloud.points.mean(axis=0), [8 / 3, 4 / 3, 0], atol=0.1)
-    near_the_corner = cloud.points @ [1, 2, 0] < 4  # a quarter of the area
-    assert near_the_corner.mean() == pytest.approx(0.25, abs=0.02)
-    np.testing.assert_array_equal(cloud.normals, np.broadcast_to([0, 0, 1], (4000, 3)))
+def test_a_larger_ensemble_begins_with_the_members_of_a_smaller_one() -> None:
+    points, normals = torch.randn(5, 7, 3) * 20, functional.normalize(torch.randn(5, 7, 3), dim=-1)
+    few, many = (normal_noise(points[:k], normals[:k], DIFFUSION, torch.Generator().manual_seed(3)) for k in (2, 5))
+    assert few.shape == (2, 7)
+    assert torch.allclose(few, many[:2], atol=1e-5)
 
 
-def test_both_sides_of_a_sheet_keep_their_normals() -> None:
-    sheet = Mesh(np.array([[0.0, 0, 0], [8, 0, 0], [0, 4, 0]]), np.array([[0, 1, 2], [0, 2, 1]]))
-    normals = sample_surface(sheet, 500, np.random.default_rng(0)).normals  # at the vertices, they cancel
-    np.testing.assert_array_equal(np.abs(normals), np.broadcast_to([0, 0, 1], (500, 3)))
-    assert 200 < (normals[:, 2] > 0).sum() < 300
+# --- anchors and network ----------------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_points() -> None:
-    first, again, other = (sample_surface(octahedron(), 100, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first.points, again.points)
-    np.testing.assert_array_equal(first.normals, again.normals)
-    assert not np.array_equal(first.points, other.points)
+def test_profiles_are_read_linearly_and_end_flat() -> None:
+    offsets = torch.tensor(LAYOUT.offsets_mm)
+    profile = offsets[None, None, :, None]
+    x = torch.tensor([-9.0, -6.0, -3.1, 0.3, 5.9, 8.0])[None]
+    found = read_profile(profile.expand(1, 6, -1, 1), offsets, x)[0, :, 0]
+    assert torch.allclose(found, x[0].clamp(-6, 6), atol=1e-5)
 
 
-def test_sampling_refuses() -> None:
-    with pytest.raises(InputError, match="area"):
-        sample_surface(Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]])), 5, np.random.default_rng(0))
-    with pytest.raises(InputError, match="area"):
-        sample_surface(Mesh(np.zeros((0, 3)), np.zeros((0, 3), int)), 5, np.random.default_rng(0))
+def test_anchors_lie_on_the_defect_and_read_bone_inside(anchors: Anchors, fitted) -> None:
+    assert anchors.profile.shape == (LAYOUT.anchors, len(LAYOUT.offsets_mm), LAYOUT.channels)
+    assert np.allclose(np.linalg.norm(anchors.normals, axis=1), 1, atol=1e-4)
+    log_odds = anchors.profile[..., LAYOUT.fields.index("log_odds")]
+    middle = LAYOUT.offsets_mm.index(0.0)
+    assert np.abs(log_odds[:, middle]).mean() < 0.2
+    assert log_odds[:, middle - 1].mean() > 0.2
+    assert log_odds[:, middle + 1].mean() < -0.2
+    labels = fitted.defect_at(fitted.pose.to_patient(anchors.positions))
+    assert (labels > 0).mean() > 0.9
 
 
-def test_distances_to_a_ball_are_finer_than_its_triangles():
-    volume = ball(grid((0.9, 0.9, 0.9), 0.0, (1, 1, 1)))
-    mesh = volume_to_mesh(volume)
-    directions = np.random.default_rng(0).normal(size=(500, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    for offset in (-3.0, -0.2, 0.0, 0.2, 3.0):
-        found = distance_to(mesh, middle(volume) + (RADIUS + offset) * directions)
-        assert np.median(found) == pytest.approx(offset, abs=0.05 + 0.03 * abs(offset))
-        assert np.percentile(np.abs(found - np.median(found)), 95) < 0.3  # a third of an edge
+def test_a_surface_of_few_vertices_gives_each_of_them(skull_and_surface) -> None:
+    _, surface = skull_and_surface
+    few = FusedSurface(*(values[:5] for values in vars(surface).values()))
+    few = FusedSurface(few.points, few.normals, few.faces, few.border, np.array([True, False, True, True, False]))
+    assert set(spread_vertices(few, 8)) == {0, 2, 3}
+    none = FusedSurface(few.points, few.normals, few.faces, few.border, np.zeros(5, bool))
+    with pytest.raises(ValueError, match="vertices of a defect"):
+        spread_vertices(none, 8)
 
 
-def test_beside_a_surface_the_distance_is_to_its_edge():
-    sheet = Mesh(np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0.0]]), np.array([[0, 1, 2], [1, 3, 2]]))
-    assert np.allclose(vertex_normals(sheet), [0, 0, 1])
-    height, beside = distance_to(sheet, np.array([[0.3, 0.4, 0.25], [11.0, 0, -0.25]]))
-    assert height == pytest.approx(0.25)
-    assert beside == pytest.approx(-np.hypot(0.25, 9))  # 10 mm from the corner, an edge of 1 mm counts as the surface
+def test_an_untrained_network_is_the_gaussian_skip(anchors: Anchors) -> None:
+    network = SurfaceDenoiser(SMALL, DIFFUSION.sigma_data).eval()
+    batch = inputs(anchors)
+    x, sigma = torch.randn(1, LAYOUT.anchors), torch.tensor([0.7])
+    with torch.no_grad():
+        found = network(x, sigma, network.encode(batch["positions"], batch["static"], batch["profile"]))
+    assert torch.allclose(found, x * 0.64 / (0.64 + 0.49), atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["x", "sigma", "static", "profile", "positions"])
+def test_every_part_of_the_input_changes_the_output(anchors: Anchors, part: str) -> None:
+    """A network that drowns one of its inputs has collapsed."""
+    network, batch = denoiser(), inputs(anchors)
+    x, sigma = torch.randn(1, LAYOUT.anchors, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5])
+
+    def raw() -> torch.Tensor:
+        surface = network.encode(batch["positions"], batch["static"], batch["profile"])
+        return network.raw(x, torch.ones(1, 1), sigma.log() / 4, surface)
+
+    with torch.no_grad():
+        before = raw()
+        if part == "x":
+            x = x + 1
+        elif part == "sigma":
+            sigma = sigma * 4
+            network.blocks[0].modulate.weight.normal_(std=0.1)
+            before = network.raw(
+                x,
+                torch.ones(1, 1),
+                torch.tensor([0.5]).log() / 4,
+                network.encode(batch["positions"], batch["static"], batch["profile"]),
+            )
+        elif part == "positions":
+            batch[part] = batch[part].flip(1)
+        else:
+            batch[part] = batch[part] + 0.5
+        after = raw()
+    assert (after - before).std() > 0.02 * before.std()
+    assert before.std() > 0.01
+
+
+def test_seeds_differ_from_the_first_member_on_and_come_back(anchors: Anchors) -> None:
+    def member(seed: int) -> torch.Tensor:
+        return sample_displacements(denoiser(), DIFFUSION, inputs(anchors), 1, torch.Generator().manual_seed(seed))
+
+    first, again, other = member(0), member(0), member(1)
+    assert torch.equal(first, again)
+    assert (first - other).abs().mean() > 0.05
+
+
+# --- moved surfaces and the method ------------------------------------------------------------------------------------
+
+
+def test_a_surface_follows_its_anchors_and_stays_on_the_bone(skull_and_surface, anchors: Anchors) -> None:
+    _, surface = skull_and_surface
+    outward = np.where((anchors.positions * anchors.normals).sum(1) > 0, 1.0, -1.0)  # 1 mm away from the centre
+    still, moved = move(surface, anchors, np.stack([0 * outward, outward]))
+    assert np.allclose(still.points, surface.points)
+    shift = ((moved.points - surface.points) * surface.points).sum(1) / np.linalg.norm(surface.points, axis=1)
+    inside = surface.border > 4
+    assert shift[inside].mean() == pytest.approx(1, abs=0.15)
+    assert np.abs(shift[surface.border < -4.1]).max(initial=0) < 1e-6
+    assert np.allclose(np.linalg.norm(moved.normals, axis=1), 1, atol=1e-6)
+
+
+def test_normals_turn_with_the_surface() -> None:
+    u, v = np.meshgrid(np.arange(20.0), np.arange(20.0), indexing="ij")
+    index = np.arange(400).reshape(20, 20)
+    a, b, c, d = index[:-1, :-1].ravel(), index[1:, :-1].ravel(), index[1:, 1:].ravel(), index[:-1, 1:].ravel()
+    faces = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+    slope = 0.2
+    plane = np.stack([u.ravel(), v.ravel(), slope * u.ravel()], -1)
+    expected = np.array([-slope, 0, 1]) / np.hypot(slope, 1)
+    assert np.allclose(vertex_normals(plane, faces), expected)
+
+
+def test_the_method_gives_members_that_differ_and_a_path(base, fitted, case) -> None:
+    method = SurfaceMethod(base, denoiser(), DIFFUSION)
+    proposal = method(case[0], fitted, ensemble=2, seed=4)
+    first, second = (candidate.points for candidate in proposal.candidates)
+    assert np.abs(first.points - second.points).max() > 0.1
+    assert first.defect is not None
+    assert (first.defect > 0).any()
+    path = proposal.trajectory
+    assert path is not None
+    assert path.points.shape == (2, DIFFUSION.steps + 2, LAYOUT.anchors, 3)
+    assert len(path.captions) == DIFFUSION.steps + 2
+    assert np.linalg.norm(path.points[0, 1] - path.points[0, -1], axis=-1).mean() > 0.5  # the points move
+    (again, *_) = method(case[0], fitted, ensemble=3, seed=4).candidates
+    assert np.allclose(again.points.points, first.points, atol=1e-3)
+
+
+def test_one_candidate_is_the_mean_of_several_samples(base, anchors: Anchors) -> None:
+    method = SurfaceMethod(base, denoiser(), DIFFUSION)
+    samples, steps = method.sample(anchors, DIFFUSION.draws, 4, "cpu")
+    alone, path = method.candidates(anchors, 1, 4, "cpu")
+    assert np.allclose(alone[0], samples.mean(0), atol=1e-4)
+    assert np.allclose(path[0], steps.mean(0), atol=1e-4)
+    several, _ = method.candidates(anchors, 3, 4, "cpu")
+    assert np.allclose(several, samples[:3], atol=1e-3)
+    other, _ = method.candidates(anchors, 1, 5, "cpu")
+    assert np.abs(other - alone).mean() > 0.01
+
+
+def test_weights_come_back_and_others_are_refused(tmp_path: Path) -> None:
+    network, path = denoiser(), tmp_path / "denoiser.safetensors"
+    save_denoiser(path, network.state_dict(), SurfaceConfig(network=SMALL), {"step": "1"})
+    loaded, config = load_denoiser(path)
+    assert config.network == SMALL
+    assert all(torch.allclose(v, network.state_dict()[k], atol=1e-3) for k, v in loaded.state_dict().items())
+    other = SurfaceConfig(network=SMALL, layout=LAYOUT.model_copy(update={"anchors": 7}))
+    save_denoiser(path, network.state_dict(), other, {})
+    with pytest.raises(InputError, match="anchors is 7, expected 512"):
+        load_denoiser(path)
+    save_file({"x": np.zeros(1)}, path)
+    with pytest.raises(InputError, match="expected weights of a denoiser"):
+        load_denoiser(path)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_true_displacements_are_those_of_a_shifted_wall() -> None:
+    z = LATTICE.low[2] + LATTICE.step * np.arange(LATTICE.shape[2])
+    offsets = np.linspace(-1, 1, 201)[1:-1] * LATTICE.step  # a plate between -5.7 and 5.7 mm, averaged by a tent
+    share = np.average(np.abs(z[:, None] + offsets) <= 5.7, 1, 1 - np.abs(offsets) / LATTICE.step)
+    complete = np.broadcast_to(share, LATTICE.shape).astype(np.float32)
+    up = np.array([[0.0, 0, 1], [0, 0, -1], [0, 0, 1], [0, 0, 1]])
+    at = np.array([[0.0, 0, 4], [0, 0, -7], [0, 0, 5.7], [0, 0, 30]])
+    empty = np.zeros((4, 0), np.float32)
+    target, valid = true_displacements(Anchors(at, up, empty, empty), complete)
+    assert valid.tolist() == [1, 1, 1, 0]
+    assert target[:3] == pytest.approx([1.7, -1.3, 0], abs=0.1)
+
+
+def test_a_pair_of_the_mirror_image_is_mirrored(fitted_case: FittedCase, unet: VolumetricModel) -> None:
+    pair, other = (make_pair(c, unet, 64) for c in (fitted_case, mirrored(fitted_case)))
+    assert pair.valid.mean() > 0.9
+    assert np.abs(pair.target).mean() < 3
+    assert other.anchors.positions[:, 0].mean() == pytest.approx(-pair.anchors.positions[:, 0].mean(), abs=3)
+    assert np.abs(other.target).mean() == pytest.approx(np.abs(pair.target).mean(), rel=0.3)
+
+
+@pytest.fixture(scope="module")
+def pair_file(fitted_case: FittedCase, unet: VolumetricModel, tmp_path_factory) -> Path:
+    pair = make_pair(fitted_case, unet, LAYOUT.anchors + 30)
+    arrays = vars(pair.anchors) | {"target": pair.target, "valid": pair.valid}
+    path = tmp_path_factory.mktemp("pairs") / "pair.safetensors"
+    save_file({name: np.ascontiguousarray(value, np.float16) for name, value in arrays.items()}, path)
+    return path
+
+
+def test_an_item_is_a_function_of_its_number(pair_file: Path) -> None:
+    pairs = Pairs([pair_file])
+    assert torch.equal(pairs[0]["target"], pairs[0]["target"])
+    assert pairs[0]["target"].shape == (LAYOUT.anchors,)
+    assert not torch.equal(pairs[0]["positions"], pairs[1]["positions"])
+
+
+def recipe(out: Path, **changes: object) -> SurfaceTrainConfig:
+    values = {"run.out": str(out), "run.workers": 0, "optimiser.steps": 2, "optimiser.batch": 2}
+    values |= {"network.width": 32, "network.blocks": 1, "network.heads": 2, "network.dropout": 0.0}
+    config = load_config(ROOT / "configs" / "surface.yaml", values | changes)
+    assert isinstance(config, SurfaceTrainConfig)
+    return config
+
+
+def test_training_learns_one_skull_and_its_output_varies(pair_file: Path, tmp_path: Path) -> None:
+    config = recipe(tmp_path, **{"optimiser.steps": 150, "optimiser.rate": 3e-3, "optimiser.warmup": 5})
+    task = SurfaceTask(config, Pairs([pair_file]), Pairs([pair_file]), torch.device("cpu"))
+    state = Loop(task, make_accelerator(), progress=False).run()
+    assert state.step == 150
+    network, settings = load_denoiser(task.weights)
+    pair = {name: value[None] for name, value in Pairs([pair_file])[0].items()}
+    scores = validate(network, settings.diffusion, [pair])
+    assert scores["val_mean"] < 0.95 * scores["val_still"]
+    assert scores["val_spread"] > 0.02
+    batch = {name: value.float() for name, value in pair.items()}
+    with torch.no_grad():
+        surface = network.encode(batch["positions"], batch["static"], batch["profile"])
+        raw = [
+            network.raw(k * torch.ones_like(batch["target"]), torch.ones(1, 1), torch.zeros(1), surface)
+            for k in (-1.0, 1.0)
+        ]
+    assert raw[0].std() > 0.05  # over points
+    assert (raw[0] - raw[1]).std() > 0.02  # over x
+
+
+def test_validation_knows_a_sure_from_an_unsure_ensemble(pair_file: Path) -> None:
+    pair = {name: value[None] for name, value in Pairs([pair_file])[0].items()}
+    sure = SurfaceDiffusionConfig(sigma_max=0.1, sigma_min=0.05, sigma_data=0.05)
+    unsure = SurfaceDiffusionConfig(sigma_max=20.0, sigma_data=30.0)
+    small, large = (validate(SurfaceDenoiser(SMALL, d.sigma_data).eval(), d, [pair]) for d in (sure, unsure))
+    assert small["val_2sd"] < large["val_2sd"]
+    assert small["val_spread"] < large["val_spread"]
+
+
+def test_the_maps_of_a_fit_are_those_of_its_case(fitted, fitted_case: FittedCase) -> None:
+    assert np.array_equal(fitted_case.maps.outer, TableMaps.of(fitted).outer)

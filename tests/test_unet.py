@@ -14,7 +14,7 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.methods.candidates import combine
-from pcdiff.methods.occupancy.lattice import Lattice, missing_table_points
+from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, missing_table_points
 from pcdiff.methods.registry import load_method
 from pcdiff.methods.volumetric import method as method_module
 from pcdiff.methods.volumetric.config import LAYOUT, FusionConfig, UNetConfig, VolumetricConfig
@@ -25,21 +25,26 @@ from pcdiff.methods.volumetric.features import (
     defect_windows,
     mirrored,
     network_inputs,
+    prior_log_odds,
     prior_tables,
     soft_occupancy,
     window_around,
 )
-from pcdiff.methods.volumetric.method import VolumetricMethod, fused, lattice_table_odds
+from pcdiff.methods.volumetric.method import VolumetricMethod
 from pcdiff.methods.volumetric.model import UNET_FORMAT, VolumetricModel
+from pcdiff.methods.volumetric.surroundings import Surroundings, fused
 from pcdiff.nets.unet3d import INITIAL_LOG_ODDS, UNet3d, fold, unfold
-from pcdiff.prior.direction_map import MAP, Pose
+from pcdiff.prior.direction_map import MAP, SIZE, Pose
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.recipes import VolumetricSamplesConfig, VolumetricTrainConfig, load_config
+from pcdiff.training.volumetric import fitted as fitted_module
 from pcdiff.training.volumetric import samples as samples_module
+from pcdiff.training.volumetric.fitted import FittedCase, make_fitted_case
 from pcdiff.training.volumetric.heads import Heads
+from pcdiff.training.volumetric.items import Items
 from pcdiff.training.volumetric.samples import Samples
 from pcdiff.training.volumetric.train import VolumetricTask, missing_loss
-from pcdiff.training.volumetric.validation import CASE_FORMAT, validate
+from pcdiff.training.volumetric.validation import EVERYWHERE, validate
 from pcdiff.training.volumetric.warps import BOX, HEAD_LOW, HEAD_SHAPE, interpolation
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +52,7 @@ TINY = UNetConfig(widths=(8, 16))
 NO_MEAN = np.zeros(LATTICE.shape, np.uint8)
 FINE, COARSE = len(LAYOUT.fine), len(LAYOUT.coordinates) + len(LAYOUT.tables)
 WINDOW = window_around(np.array([-50.0, -40.0, 30.0]), np.array([-20.0, 0.0, 60.0]))
-WEIGHT, LIMIT = FusionConfig().weight, FusionConfig().max_log_odds
+LIMIT = 2 * FusionConfig().max_log_odds
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +135,7 @@ def test_windows_hold_the_missing_tables(fitted) -> None:
 
 
 def test_tables_are_positive_within_the_bone_and_within_the_defect(fitted) -> None:
-    tables = prior_tables(fitted).astype(float)
+    tables = prior_tables(TableMaps.of(fitted), EVERYWHERE).astype(float)
     rays = np.flatnonzero(fitted.defect > 0)
     deep = rays[np.argsort(-fitted.observation.depth[rays])[:20]]
     middle = MAP.directions[deep] * (fitted.outer[deep] - fitted.thickness[deep] / 2)[:, None]
@@ -143,12 +148,14 @@ def test_tables_are_positive_within_the_bone_and_within_the_defect(fitted) -> No
 
 def test_inputs_are_cut_from_one_lattice() -> None:
     bone = np.random.default_rng(0).random(LATTICE.shape, np.float32)
-    tables = np.random.default_rng(1).random((len(LAYOUT.tables), *(n // 2 for n in LATTICE.shape))).astype(np.float16)
-    ((fine, coarse),) = network_inputs(bone, bone, [WINDOW], tables)
+    maps = flat_maps()
+    ((fine, coarse),) = network_inputs(bone, bone, [WINDOW], maps)
     assert np.array_equal(fine[0, 0].numpy(), bone[WINDOW])
     assert np.array_equal(fine[0, 1].numpy(), bone[::-1][WINDOW])
     first = [s.start // 2 for s in WINDOW]
-    assert coarse[0, 3, 5, 6, 7] == pytest.approx(float(tables[0, first[0] + 5, first[1] + 6, first[2] + 7]))
+    assert coarse[0, 3, 5, 6, 7] == pytest.approx(
+        float(prior_tables(maps, EVERYWHERE)[0, first[0] + 5, first[1] + 6, first[2] + 7])
+    )
     assert torch.equal(coarse[0, :3], coordinates(WINDOW))
     twice = mirrored(*mirrored(fine, coarse))
     assert torch.equal(twice[0], fine)
@@ -170,6 +177,12 @@ def opposite() -> tuple[slice, slice, slice]:
     return slice(width - WINDOW[0].stop, width - WINDOW[0].start), WINDOW[1], WINDOW[2]
 
 
+def flat_maps(border: float = 5.0) -> TableMaps:
+    """Tables of a sphere, 80 and 74 mm from the centre."""
+    flat = np.ones((SIZE, SIZE), np.float32)
+    return TableMaps(80 * flat, 74 * flat, flat, flat, border * flat)
+
+
 # --- method and weights -----------------------------------------------------------------------------------------------
 
 
@@ -178,16 +191,17 @@ def test_weights_come_back_and_mirrored_heads_give_mirrored_log_odds(tmp_path: P
     uneven().save(path, {"step": "1"})
     model = VolumetricModel.load(path)
     bone = np.random.default_rng(1).random(LATTICE.shape, np.float32)
-    odds = model.log_odds(bone, [WINDOW])
+    odds = model.predict(bone, [WINDOW]).log_odds
     assert odds[WINDOW].std() > 0.1
     assert np.isnan(odds[:, -1]).all()
-    assert np.allclose(odds[::-1], model.log_odds(bone[::-1].copy(), [opposite()]), atol=1e-5, equal_nan=True)
+    other = model.predict(bone[::-1].copy(), [opposite()]).log_odds
+    assert np.allclose(odds[::-1], other, atol=1e-5, equal_nan=True)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": np.zeros(1)}, path)
-    with pytest.raises(InputError, match="expected weights of a volumetric U-Net of format pcdiff-unet-1"):
+    with pytest.raises(InputError, match="expected weights of a volumetric U-Net of format pcdiff-unet-2"):
         VolumetricModel.load(path)
     config = VolumetricConfig(network=TINY)
     other = config.model_copy(update={"layout": LAYOUT.model_copy(update={"step_mm": 3.0})})
@@ -203,7 +217,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def test_log_odds_are_added_outside_bone_and_within_windows() -> None:
     odds = np.array([4.0, -4.0, 4.0, np.nan, 100.0], np.float32)
     bone = np.array([0.0, 0.0, 0.9, 0.0, 0.0], np.float32)
-    assert fused(odds, bone, FusionConfig()) == pytest.approx([4 * WEIGHT, -4 * WEIGHT, 0, 0, LIMIT])
+    assert fused(odds, bone, FusionConfig()) == pytest.approx([4, -4, 0, 0, LIMIT])
 
 
 @pytest.fixture(scope="module")
@@ -217,16 +231,21 @@ def same_bone(bone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_module, "soft_occupancy", lambda head, pose: bone)
 
 
-def test_a_correction_lies_where_the_defect_is(fitted, case, prior, same_bone) -> None:
-    correction = VolumetricMethod(prior, constant(2.0)).predict_correction(fitted, head_occupancy(case[0]))
-    index = np.round((missing_table_points(fitted) - correction.lattice.low) / STEP).astype(int)
-    values = correction.log_odds[tuple(index.T)]
-    assert values[values != 0] == pytest.approx(2 * WEIGHT, abs=0.01)
+def test_log_odds_are_added_where_the_defect_is(fitted, case, prior, same_bone) -> None:
+    skull, surface = VolumetricMethod(prior, constant(2.0)).predict_surface(fitted, head_occupancy(case[0]))
+    index = np.round((missing_table_points(fitted) - LATTICE.low) / STEP).astype(int)
+    values = skull.added[tuple(index.T)]
+    assert values[values != 0] == pytest.approx(2, abs=0.01)
     assert (values != 0).mean() > 0.8
+    _, still = VolumetricMethod(prior, constant(0.0)).predict_surface(fitted, head_occupancy(case[0]))
+    outer = still.of_defect & ((still.points * still.normals).sum(1) > 0)
+    moved = surface.of_defect & ((surface.points * surface.normals).sum(1) > 0)
+    grown = np.linalg.norm(surface.points[moved], axis=1).mean() - np.linalg.norm(still.points[outer], axis=1).mean()
+    assert grown == pytest.approx(2 * FusionConfig().slope_mm, abs=0.3)
 
 
 def test_the_tables_log_odds_are_those_of_bone_inside_the_defect(fitted) -> None:
-    odds = lattice_table_odds(fitted, FusionConfig())
+    odds = prior_log_odds(TableMaps.of(fitted), EVERYWHERE, FusionConfig().surface)
     index = np.round((missing_table_points(fitted) - LATTICE.low) / STEP).astype(int)
     assert odds[tuple(index.T)].mean() > -1
     assert odds.mean() < -4
@@ -242,14 +261,16 @@ def test_the_shipped_method_fills_the_defect(fitted, case, same_bone) -> None:
 
 def test_the_seed_and_the_call_change_nothing(fitted, case, prior, same_bone) -> None:
     method, head = VolumetricMethod(prior, uneven()), head_occupancy(case[0])
-    first, again = (method.predict_correction(fitted, head).log_odds for _ in range(2))
+    first, again = (method.predict_surface(fitted, head)[1].points for _ in range(2))
     assert np.array_equal(first, again)
 
 
-def test_a_defect_outside_the_lattice_is_refused(fitted, case, prior, same_bone, monkeypatch) -> None:
-    monkeypatch.setattr(method_module, "defect_windows", lambda fit: [])
-    with pytest.raises(InputError, match="expected a defect within 79 mm of the middle plane"):
-        VolumetricMethod(prior, constant(2.0))(case[0], fitted)
+def test_beyond_the_lattice_the_tables_stand_alone(fitted) -> None:
+    added = np.ones(LATTICE.shape, np.float32)
+    skull = Surroundings(added, added, added, added[None, ::2, ::2, ::2], TableMaps.of(fitted), FusionConfig())
+    first, last = np.array([-4, 10, 60]), np.array([30, 60, 106 + 3])
+    inside = skull.surface(np.maximum(first, 0), np.minimum(last, LATTICE.shape))
+    assert len(skull.surface(first, last).points) >= len(inside.points)
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------
@@ -311,6 +332,44 @@ def test_the_mean_head_leaves_out_the_persons_of_a_sample(heads: Heads) -> None:
     assert not replace(only, person=(0, 0, 2)).mean_without(window, [1]).any()  # a second scan of the first head
 
 
+@pytest.fixture(scope="module")
+def fitted_case(heads: Heads, fitted) -> FittedCase:
+    """A cut in one of the shells; the fit is that of another head, in the pose of the shells."""
+    at_rest = replace(fitted, pose=Pose(np.eye(3), np.zeros(3)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitted_module, "_fit", lambda *_: at_rest)
+        return make_fitted_case(heads, [1], fitted.prior, VolumetricSamplesConfig(), np.random.default_rng(0))
+
+
+def test_a_fitted_case_is_a_head_with_a_hole_of_air(heads: Heads, fitted_case: FittedCase) -> None:
+    bone, missing = fitted_case.bone.astype(int), fitted_case.missing.astype(int)
+    assert (bone + missing).max() <= 256  # rounded apart
+    assert np.count_nonzero(missing >= 128) > 600
+    assert bone[missing >= 250].max() <= 5
+    assert set(fitted_case.used) == {1}
+    whole = heads.share_of_bone(1).sum() * 2.0**3
+    assert (bone + missing).sum() / 255 * STEP**3 == pytest.approx(float(whole), rel=0.15)
+
+
+def test_a_fitted_case_comes_back(fitted_case: FittedCase, tmp_path: Path) -> None:
+    fitted_case.save(tmp_path / "case.safetensors")
+    again = FittedCase.load(tmp_path / "case.safetensors")
+    assert np.array_equal(again.missing, fitted_case.missing)
+    assert np.array_equal(again.maps.border, fitted_case.maps.border)
+    assert (again.windows, again.used) == (fitted_case.windows, fitted_case.used)
+
+
+def test_items_show_the_tables_or_hide_them(heads: Heads, fitted_case: FittedCase, tmp_path: Path) -> None:
+    fitted_case.save(tmp_path / "case.safetensors")
+    for hidden in (0.0, 1.0):
+        config = VolumetricSamplesConfig(fitted_share=1.0, hidden=hidden)
+        ((fine, coarse, missing, tables),) = Items(Samples(heads, config), [tmp_path / "case.safetensors"])[0]
+        assert (coarse[-1] == 1 - hidden).all()
+        assert bool((tables == 0).all()) == bool(hidden)
+        assert tables.shape == missing.shape == fine.shape[1:]
+        assert (fine[0] * 255).max() <= 256
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -326,14 +385,19 @@ class Small(VolumetricTask):
     """Learns from windows of noise, for which no head must be cut."""
 
     def __init__(self, config: VolumetricTrainConfig, heads: Heads) -> None:
-        super().__init__(config, heads, {}, torch.device("cpu"))
-        self.dataset = [[noise(k)] for k in range(config.optimiser.steps)]
+        super().__init__(config, items(heads), {}, torch.device("cpu"))
+        self.dataset = [[noise(k)] for k in range(config.optimiser.steps)]  # type: ignore[assignment]
 
 
-def noise(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def items(heads: Heads) -> Items:
+    return Items(Samples(heads, VolumetricSamplesConfig()))
+
+
+def noise(seed: int) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     fine = torch.rand(FINE, 16, 8, 8, generator=generator)
-    return fine, torch.rand(COARSE, 8, 4, 4, generator=generator), (fine[0] > 0.7).float()
+    missing = (fine[0] > 0.7).float()
+    return fine, torch.rand(COARSE, 8, 4, 4, generator=generator), missing, torch.zeros_like(missing)
 
 
 def test_a_stopped_run_ends_with_the_same_bits(heads: Heads, tmp_path: Path) -> None:
@@ -353,26 +417,29 @@ def test_a_stopped_run_ends_with_the_same_bits(heads: Heads, tmp_path: Path) -> 
 def test_a_run_starts_from_weights(heads: Heads, tmp_path: Path) -> None:
     path = tmp_path / "start.safetensors"
     uneven().save(path)
-    task = VolumetricTask(recipe(tmp_path, weights=str(path)), heads, {}, torch.device("cpu"))
+    task = VolumetricTask(recipe(tmp_path, weights=str(path)), items(heads), {}, torch.device("cpu"))
     loaded = VolumetricModel.load(path).network.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in task.network.state_dict().items())
+    wider = recipe(tmp_path, weights=str(path), **{"network.blocks": 2})
     with pytest.raises(InputError, match="weights of another network"):
-        VolumetricTask(recipe(tmp_path, weights=str(path), **{"network.blocks": 2}), heads, {}, torch.device("cpu"))
+        VolumetricTask(wider, items(heads), {}, torch.device("cpu"))
 
 
 def test_the_loop_gets_a_real_sample(heads: Heads, tmp_path: Path) -> None:
     config = recipe(tmp_path, **{"optimiser.steps": 1})
-    state = Loop(VolumetricTask(config, heads, {}, torch.device("cpu")), make_accelerator(), progress=False).run()
+    state = Loop(
+        VolumetricTask(config, items(heads), {}, torch.device("cpu")), make_accelerator(), progress=False
+    ).run()
     assert state.step == 1
     assert (tmp_path / "checkpoint.safetensors").is_file()
 
 
 def test_training_learns_what_the_input_shows(heads: Heads, tmp_path: Path) -> None:
     task = Small(recipe(tmp_path), heads)
-    fine, coarse, missing = noise(0)
+    fine, coarse, missing, tables = noise(0)
     missing = torch.zeros_like(missing)
     missing[:8] = 1
-    batch = [[x[None] for x in (fine + missing, coarse, missing)]]
+    batch = [[x[None] for x in (fine + missing, coarse, missing, tables)]]
     losses = []
     for group in task.optimiser.param_groups:
         group["lr"] = 1e-2
@@ -396,7 +463,7 @@ def test_the_loss_weights_defects_alike() -> None:
 
 def test_rates_rise_stay_and_fall(heads: Heads, tmp_path: Path) -> None:
     changes = {"optimiser.rate": 1.0, "optimiser.warmup": 100, "optimiser.steps": 1000, "optimiser.cooldown": 200}
-    task = VolumetricTask(recipe(tmp_path, **changes), heads, {}, torch.device("cpu"))
+    task = VolumetricTask(recipe(tmp_path, **changes), items(heads), {}, torch.device("cpu"))
     assert [task.rate(step) for step in (49, 500, 900)] == pytest.approx([0.5, 1, 0.5])
 
 
@@ -404,11 +471,10 @@ def test_validation_scores_tables_network_and_both(tmp_path: Path) -> None:
     window = window_around(np.full(3, -30.0), np.full(3, 30.0))
     missing = np.zeros(LATTICE.shape, np.uint8)
     missing[window] = 255
-    arrays = {"bone": NO_MEAN, "missing": missing, "table_log_odds": np.full(LATTICE.shape, -1.0, np.float16)}
-    arrays["windows"] = np.array([[[s.start, s.stop] for s in window]])
     path = tmp_path / "case.safetensors"
-    save_file(arrays, path, {"format": CASE_FORMAT})
+    FittedCase(NO_MEAN, missing, flat_maps(border=-5.5), (window,)).save(path)  # log-odds of -3 at most
     found = validate(constant(1.0), {"random_1": [path]})
     assert [found[f"val_{name}"] for name in ("tables", "network", "fused")] == [0, 1, 0]
     assert found["val_network_random_1"] == 1
-    assert validate(constant(1.1 / WEIGHT), {"random_1": [path]})["val_fused"] == 1
+    everywhere = LIMIT / 2 + 0.1  # more than tables can speak against
+    assert validate(constant(everywhere), {"random_1": [path]})["val_fused"] == 1

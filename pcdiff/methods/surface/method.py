@@ -28,7 +28,7 @@ from pcdiff.prior.model import ShapePrior
 
 @dataclass(frozen=True)
 class SurfaceMethod:
-    """The U-Net's method, and the diffusion. Each member of an ensemble is a sample of its own."""
+    """The U-Net's method, and the diffusion that moves points of its surface."""
 
     base: VolumetricMethod
     network: SurfaceDenoiser
@@ -42,37 +42,47 @@ class SurfaceMethod:
     def __call__(
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
     ) -> Proposal:
-        """See `PriorBasedMethod`. Raises InputError for defects outside the U-Net's lattice."""
+        """See `PriorBasedMethod`."""
         surroundings, surface = self.base.predict_surface(fit, head_occupancy(skull), device)
         anchors = make_anchors(surface, surroundings, spread_vertices(surface, LAYOUT.anchors))
-        steps: list[Tensor] = []
-        moves = self.sample(anchors, ensemble, seed, device, steps)
+        moves, path = self.candidates(anchors, ensemble, seed, device)
+        trajectory = Trajectory(_positions(fit, anchors, path), self._captions())
         surfaces = move(surface, anchors, moves)
-        trajectory = Trajectory(_positions(fit, anchors, steps, moves), self._captions())
         return Proposal([OrientedPoints(moved.in_patient(fit)) for moved in surfaces], trajectory)
 
-    def sample(self, anchors: Anchors, members: int, seed: int, device: str, steps: list[Tensor]) -> np.ndarray:
-        """(members, N) float64 mm; the displacements at each step are appended to `steps`."""
+    def candidates(self, anchors: Anchors, ensemble: int, seed: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+        """Displacements (ensemble, N) mm, and (ensemble, T, N) mm on the way.
+
+        Several candidates are one sample each. A single one is the mean of `diffusion.draws` samples, which is nearer
+        to the truth than any of them.
+        """
+        if ensemble > 1:
+            return self.sample(anchors, ensemble, seed, device)
+        moves, path = self.sample(anchors, self.diffusion.draws, seed, device)
+        return moves.mean(0, keepdims=True), path.mean(0, keepdims=True)
+
+    def sample(self, anchors: Anchors, members: int, seed: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+        """Displacements (members, N) float64 mm, and (members, T, N) before each step and after the last."""
         batch = {name: torch.from_numpy(value).to(device) for name, value in stacked([anchors]).items()}
+        steps: list[Tensor] = []
         x = sample_displacements(
             on_device(self.network, device),
             self.diffusion,
             batch,
             members,
             torch.Generator().manual_seed(seed),
-            lambda step, x, x0: steps.append(x.cpu()),
+            lambda step, x, x0: steps.append(x),
         )
-        return x.cpu().double().numpy()
+        return x.cpu().double().numpy(), torch.stack([*steps, x], 1).cpu().double().numpy()
 
     def _captions(self) -> tuple[str, ...]:
         levels = [f"noise level {sigma:.2f} mm" for sigma in sigmas_of(self.diffusion).tolist()[:-1]]
         return ("surface of shape model and U-Net", *levels, "result")
 
 
-def _positions(fit: PriorFit, anchors: Anchors, steps: list[Tensor], moves: np.ndarray) -> np.ndarray:
-    """(K, T + 1, N, 3) float32 mm, LPS; the first unmoved, the last the result."""
-    still = np.zeros_like(moves)
-    path = np.stack([still, *(step.double().numpy() for step in steps), moves], 1)
+def _positions(fit: PriorFit, anchors: Anchors, path: np.ndarray) -> np.ndarray:
+    """(K, T, N) mm -> (K, T + 1, N, 3) float32 mm, LPS; the first unmoved."""
+    path = np.concatenate([np.zeros_like(path[:, :1]), path], 1)
     return fit.pose.to_patient(anchors.positions + path[..., None] * anchors.normals).astype(np.float32)
 
 

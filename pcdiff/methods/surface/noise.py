@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pcdiff.methods.surface.config import SurfaceDiffusionConfig
 
-WAVES = 64  # of each length and direction; more make no visible difference
+WAVES = 64  # of each length; more make no visible difference
+PHASE = 20.0  # standard deviation of the phases, many turns: as good as uniform
 
 
 def normal_noise(
@@ -24,20 +25,11 @@ def normal_noise(
     Each motion is a sum of plane waves with random directions, phases and normal wave numbers (random Fourier features
     of the Gaussian kernel, Rahimi and Recht 2007), one set for each sample of the batch and each length.
     """
+    # drawn sample by sample, so that a larger ensemble begins with the members of a smaller one
+    drawn = torch.stack([torch.randn(len(config.lengths_mm), WAVES, 7, generator=generator) for _ in positions])
     total = torch.zeros_like(positions)
-    for length, share in zip(config.lengths_mm, config.shares, strict=True):
-        numbers, phases, amplitudes = _waves(len(positions), generator)
-        angles = positions @ (numbers.to(positions) / length).mT + 2 * math.pi * phases.to(positions)[:, None]
-        motion = torch.cos(angles) @ amplitudes.to(positions)
-        total = total + motion * math.sqrt(share * 2 / WAVES)
+    for level, (length, share) in enumerate(zip(config.lengths_mm, config.shares, strict=True)):
+        numbers, phases, amplitudes = drawn[:, level].to(positions).split([3, 1, 3], -1)
+        angles = positions @ (numbers / length).mT + PHASE * phases.mT
+        total = total + torch.cos(angles) @ amplitudes * math.sqrt(share * 2 / WAVES)
     return (total * normals).sum(-1)
-
-
-def _waves(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, W, 3) numbers, (B, W) phases, (B, W, 3) amplitudes.
-
-    Drawn sample by sample, so that a larger ensemble begins with the members of a smaller one.
-    """
-    drawn = torch.stack([torch.randn(WAVES, 6, generator=generator) for _ in range(batch)])
-    phases = torch.stack([torch.rand(WAVES, generator=generator) for _ in range(batch)])
-    return drawn[..., :3], phases, drawn[..., 3:]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
@@ -14,8 +13,7 @@ from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.occupancy.fused import FusedSurface
 from pcdiff.methods.occupancy.lattice import TableMaps, lattice_around
 from pcdiff.methods.registry import WeightsFiles
-from pcdiff.methods.volumetric.config import FusionConfig
-from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, defect_windows, soft_occupancy
+from pcdiff.methods.volumetric.features import LATTICE, STEP, defect_windows, soft_occupancy
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.methods.volumetric.surroundings import Surroundings
 from pcdiff.prior.fit import PriorFit
@@ -32,32 +30,20 @@ class VolumetricMethod:
     def __call__(
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
     ) -> Proposal:
-        """See `PriorBasedMethod`. Raises InputError for defects outside the network's lattice."""
+        """See `PriorBasedMethod`."""
         _, surface = self.predict_surface(fit, head_occupancy(skull), device)
         return Proposal([OrientedPoints(surface.in_patient(fit))])
 
     def predict_surface(self, fit: PriorFit, head: Head, device: str = "cpu") -> tuple[Surroundings, FusedSurface]:
-        """What the U-Net says, and the surface. Raises InputError for defects outside the lattice."""
+        """What the U-Net says, and the surface. A defect beyond the U-Net's lattice is the shape model's alone."""
         bone, windows = soft_occupancy(head, fit.pose), defect_windows(fit)
         skull = Surroundings.predict(self.model, bone, windows, TableMaps.of(fit), device)
-        if not skull.added.any():
-            raise InputError(
-                "expected a defect within 79 mm of the middle plane, where the U-Net predicts missing bone, got one "
-                "outside; check that the skull is a whole head, or choose --method prior"
-            )
-        return skull, skull.surface(_surface_window(fit, skull.fusion))
+        box = lattice_around(fit, skull.fusion.surface)
+        first = np.floor((box.low - LATTICE.low) / STEP).astype(int)
+        return skull, skull.surface(first, first + np.array(box.shape) + 1)
 
 
 def load(files: WeightsFiles) -> VolumetricMethod:
     """The method with the weights of the files. Raises InputError for a file of another kind."""
     assert files.own is not None
     return VolumetricMethod(ShapePrior.load(files.prior), VolumetricModel.load(files.own))
-
-
-def _surface_window(fit: PriorFit, fusion: FusionConfig) -> Window:
-    """The part of the lattice that holds the missing tables and a margin."""
-    box = lattice_around(fit, fusion.surface)
-    first = np.floor((box.low - LATTICE.low) / STEP).astype(int)
-    last = first + np.array(box.shape) + 1
-    a, b, c = (slice(max(int(f), 0), min(int(n), m)) for f, n, m in zip(first, last, LATTICE.shape, strict=True))
-    return a, b, c

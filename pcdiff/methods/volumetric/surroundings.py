@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pcdiff.geometry.grid import box_slices
 from pcdiff.methods.occupancy.fused import FusedSurface, OccupancyCorrection, fused_surface
 from pcdiff.methods.occupancy.lattice import Lattice, TableMaps
 from pcdiff.methods.volumetric.config import FusionConfig
@@ -46,11 +47,17 @@ class Surroundings:
         mean = model.mean / np.float32(255)
         return cls(bone, mean, fused(found.log_odds, bone, fusion), found.features, maps, fusion)
 
-    def surface(self, window: Window) -> FusedSurface:
-        """Where the log-odds of the completed tables and those added are 0 together, within a part of the lattice."""
-        low = LATTICE.low + STEP * np.array([side.start for side in window])
-        part = self.added[window]
-        return fused_surface(self.maps, OccupancyCorrection(Lattice(low, part.shape, STEP), part, self.fusion.surface))
+    def surface(self, first: np.ndarray, last: np.ndarray) -> FusedSurface:
+        """Where the log-odds of the completed tables and those added are 0 together, in a box of lattice points.
+
+        first, last: (3,) int, first point and the one after the last. Beyond the lattice nothing is added.
+        """
+        low, high = np.maximum(first, 0), np.minimum(last, LATTICE.shape)
+        part = np.zeros(last - first, np.float32)
+        part[box_slices(low - first, high - first)] = self.added[box_slices(low, high)]
+        i, j, k = part.shape
+        lattice = Lattice(LATTICE.low + STEP * first, (i, j, k), STEP)
+        return fused_surface(self.maps, OccupancyCorrection(lattice, part, self.fusion.surface))
 
 
 def fused(odds: np.ndarray, bone: np.ndarray, fusion: FusionConfig) -> np.ndarray:

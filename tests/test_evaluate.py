@@ -19,6 +19,7 @@ from pcdiff.evaluation import runner
 from pcdiff.evaluation.measure import COMMAND, measure
 from pcdiff.evaluation.plan import package_digest
 from pcdiff.evaluation.results import Results
+from pcdiff.evaluation.spread import Spread
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import Mesh, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
@@ -277,9 +278,9 @@ def test_written_results(tmp_path, cases, program):
     assert float(rows[0]["dsc"]) == results.rows[0].dsc
     assert float(rows[3]["hd95"]) == math.inf
     table = results.table().splitlines()
-    assert {line.count("|") for line in table if line.startswith("|")} == {11}
+    assert {line.count("|") for line in table if line.startswith("|")} == {13}
     assert re.match(
-        r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \|  \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|", table[2]
+        r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \|  \|  \|  \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|", table[2]
     )
     assert any(re.match(r"\| \*\*fails\*\* \| \*\*mean\*\* of 2 \| 0\.5000 \| 0\.5000 \| inf ", line) for line in table)
 
@@ -367,13 +368,14 @@ def test_the_candidates_on_disk_give_the_spread(tmp_path, cases, program, monkey
         mask[8 : 8 + longer] = mask[7]
         write_stl(volume_to_mesh(implant.with_mask(mask), 0.0), tmp_path / "members" / f"implant_{k}.stl")
 
-    def longest(implant: Volume, members: list[Mesh], truth: Volume, skull: Volume) -> float:
-        return float(sum(np.ptp(member.vertices[:, 0]) for member in members))
+    def longest(implant: Volume, members: list[Mesh], truth: Volume, skull: Volume) -> Spread:
+        return Spread(float(sum(np.ptp(member.vertices[:, 0]) for member in members)), 0.5, 1.0)
 
-    monkeypatch.setattr("pcdiff.evaluation.scoring.spread_error", longest)  # these implants are too small
+    monkeypatch.setattr("pcdiff.evaluation.scoring.compare_spread", longest)  # these implants are too small
     results = evaluate(["exact", "ensemble"], cases[:1], tmp_path / "out", command=program, progress=False)
     assert [row.spread_error for row in results.rows] == [0, pytest.approx(4 + 5 + 6)]
     assert results.summary()["ensemble"]["mean"]["spread_error"] == pytest.approx(15)
+    assert results.summary()["ensemble"]["mean"]["within_1sd"] == 0.5
 
 
 def test_cases_run_side_by_side(tmp_path, cases, program, calls):

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from pcdiff.errors import InputError
-from pcdiff.evaluation.spread import spread_error
+from pcdiff.evaluation.spread import compare_spread
 from pcdiff.geometry.metrics import border_dice, dice, hd95, scores, surface_distances
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -210,21 +210,35 @@ def test_spread_is_set_against_error_point_by_point():
     truth = plate(10 + X / 20)  # the error is large where x is large, on the upper side
     there = [volume_to_mesh(plate(10 + k * X / 15)) for k in (-1, 0, 1)]
     elsewhere = [volume_to_mesh(plate(10 + k * (60 - X) / 15)) for k in (-1, 0, 1)]
-    assert spread_error(FLAT, there, truth, NO_BONE) > 0.6
-    assert spread_error(FLAT, elsewhere, truth, NO_BONE) < 0.4
+    assert compare_spread(FLAT, there, truth, NO_BONE).spread_error > 0.6
+    assert compare_spread(FLAT, elsewhere, truth, NO_BONE).spread_error < 0.4
 
 
 def test_the_rim_takes_no_part_in_spread_against_error():
     truth = plate(10 + X / 20)
     members = [volume_to_mesh(plate(10 + k * X / 15)) for k in (-1, 0, 1)]
-    assert np.isnan(spread_error(FLAT, members, truth, FLAT.with_mask(~FLAT.mask)))  # nothing but rim
+    assert np.isnan(compare_spread(FLAT, members, truth, FLAT.with_mask(~FLAT.mask)).spread_error)  # nothing but rim
     half = np.zeros_like(FLAT.mask)
     half[60:] = True
-    there = spread_error(FLAT, members, truth, FLAT.with_mask(half & ~FLAT.mask))
-    assert there == pytest.approx(spread_error(FLAT.with_mask(FLAT.mask & ~half), members, truth, NO_BONE), abs=0.1)
+    there = compare_spread(FLAT, members, truth, FLAT.with_mask(half & ~FLAT.mask)).spread_error
+    other = compare_spread(FLAT.with_mask(FLAT.mask & ~half), members, truth, NO_BONE)
+    assert there == pytest.approx(other.spread_error, abs=0.1)
 
 
 def test_one_candidate_has_no_spread():
     one = volume_to_mesh(FLAT)
-    assert np.isnan(spread_error(FLAT, [one], plate(10 + X / 20), NO_BONE))
-    assert np.isnan(spread_error(FLAT, [one, one], plate(10 + X / 20), NO_BONE))  # nor have two that are the same
+    assert np.isnan(compare_spread(FLAT, [one], plate(10 + X / 20), NO_BONE).spread_error)
+    assert np.isnan(
+        compare_spread(FLAT, [one, one], plate(10 + X / 20), NO_BONE).spread_error
+    )  # nor have two that are the same
+
+
+def test_candidates_hold_a_truth_that_is_as_near_as_they_are_to_each_other():
+    members = [volume_to_mesh(plate(np.full(120, height))) for height in (9.0, 10.0, 11.0)]  # 1 mm apart
+    near, middle, far = (
+        compare_spread(FLAT, members, plate(np.full(120, height)), NO_BONE) for height in (10.5, 11.5, 13.0)
+    )
+    # the lower side and the edges, where the members agree, count, too
+    assert near.within_1sd > middle.within_1sd + 0.3
+    assert middle.within_2sd > far.within_2sd + 0.3
+    assert middle.within_2sd == pytest.approx(near.within_2sd)

@@ -26,10 +26,13 @@ class Choice:
 
 
 def surface_std(points: np.ndarray, members: Sequence[Mesh]) -> np.ndarray:
-    """(N, 3) mm on the implant's surface -> (N,) mm: standard deviation of the members' surfaces along the normal."""
+    """(N, 3) mm on the implant's surface -> (N,) mm: standard deviation of the members' surfaces along the normal.
+
+    That of a population of which the members, two at least, are a sample.
+    """
     from pcdiff.geometry.surface import distance_to
 
-    return np.std([distance_to(member, points) for member in members], axis=0)
+    return np.std([distance_to(member, points) for member in members], axis=0, ddof=1)
 
 
 def recommend(reports: Sequence[Report | None]) -> Choice:

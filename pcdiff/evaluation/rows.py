@@ -17,7 +17,7 @@ Key = tuple[str, str, int, str]
 class Row:
     """One method on one case. A failure has an error, DSC and bDSC 0, and an infinite HD95.
 
-    spread_error: see `spread.spread_error`; NaN for a single candidate.
+    spread_error, within_1sd, within_2sd: see `spread.Spread`; NaN for a single candidate.
     seconds: wall time of the process, one of `workers` at once. peak_mb: its peak resident set, 10^6 bytes.
     ml_true, ml_predicted: volume of the true and of the designed implant.
     refusal: the skull has no defect, so an implant must be refused. Such a row has no scores; `reason` is the message
@@ -32,6 +32,8 @@ class Row:
     bdsc: float = 0.0
     hd95: float = math.inf
     spread_error: float = math.nan
+    within_1sd: float = math.nan
+    within_2sd: float = math.nan
     seconds: float = math.nan
     peak_mb: float = math.nan
     ml_true: float = math.nan
@@ -62,7 +64,7 @@ class Row:
     def from_json(cls, values: Mapping[str, Any]) -> Row:
         """The row that `to_json` wrote. Raises TypeError or KeyError for other values."""
         numbers = [item.name for item in fields(cls) if item.type == "float"]
-        missing = {name: math.nan for name in numbers if values[name] is None}
+        missing = {name: math.nan for name in numbers if values.get(name) is None}
         if "hd95" in missing and not values["refusal"]:  # a refusal has no scores; a failure's HD95 is infinite
             missing["hd95"] = math.inf
         return cls(**{**values, **missing})

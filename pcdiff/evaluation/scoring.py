@@ -14,7 +14,7 @@ from pcdiff.errors import InputError
 from pcdiff.evaluation.measure import NO_MESSAGE, Measurement, measure
 from pcdiff.evaluation.plan import Run
 from pcdiff.evaluation.rows import Row
-from pcdiff.evaluation.spread import spread_error
+from pcdiff.evaluation.spread import compare_spread
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import read_stl
 from pcdiff.geometry.metrics import scores
@@ -64,7 +64,7 @@ def score_files(folder: Path, truth: LoadedCase) -> dict[str, float]:
     return {
         "ml_predicted": implant.ml,
         **asdict(scores(implant, truth.implant, truth.defective_skull)),
-        "spread_error": spread_error(implant, members, truth.implant, truth.defective_skull),
+        **asdict(compare_spread(implant, members, truth.implant, truth.defective_skull)),
     }
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from pcdiff.evaluation.rows import Row
 
-FIGURES = ("dsc", "bdsc", "hd95", "spread_error", "seconds", "peak_mb")
-HIGHER_IS_BETTER = {"dsc", "bdsc", "spread_error"}
+FIGURES = ("dsc", "bdsc", "hd95", "spread_error", "within_1sd", "within_2sd", "seconds", "peak_mb")
+HIGHER_IS_BETTER = {"dsc", "bdsc", "spread_error", "within_1sd", "within_2sd"}
 STATISTICS = ("mean", "median", "worst")
 
 Summary = dict[str, dict[str, Any]]

@@ -10,7 +10,18 @@ from pcdiff.data.suite import SKULLBREAK
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.statistics import FIGURES, STATISTICS, kinds_of, mean, summarise
 
-DIGITS = {"dsc": 3, "bdsc": 3, "hd95": 2, "spread_error": 2, "seconds": 1, "peak_mb": 0, "ml": 1}
+DIGITS = {
+    "dsc": 3,
+    "bdsc": 3,
+    "hd95": 2,
+    "spread_error": 2,
+    "within": 2,
+    "within_1sd": 2,
+    "within_2sd": 2,
+    "seconds": 1,
+    "peak_mb": 0,
+    "ml": 1,
+}
 FINE = DIGITS | {"dsc": 4, "bdsc": 4}  # where small differences matter
 SCORES = ("dsc", "bdsc", "hd95")
 GROUPS = {
@@ -24,7 +35,8 @@ MethodSummary = Mapping[str, Any]  # see `statistics.summarise`
 
 def results_table(rows: Sequence[Row]) -> str:
     """Every row, the mean of each kind, and mean, median and worst of each method; then refusals and failures."""
-    head = ["method", "case", "DSC", "bDSC", "HD95 mm", "spread rho", "seconds", "peak MB", "true ml", "implant ml"]
+    head = ["method", "case", "DSC", "bDSC", "HD95 mm", "spread rho", "in 1 sd", "in 2 sd"]
+    head += ["seconds", "peak MB", "true ml", "implant ml"]
     cells = []
     for row in rows:
         volumes = [number(value, "ml") for value in (row.ml_true, row.ml_predicted)]
@@ -82,7 +94,7 @@ def variants_table(records: Sequence[Record]) -> str:
     if refusals := [text for name, column in methods.items() if (text := _refusals(name, *column))]:
         lines += ["", f"Skulls without a defect, refused with a reason: {'; '.join(refusals)}."]
     if spreads := [text for name, column in methods.items() if (text := _spread(name, *column))]:
-        lines += ["", f"Spread of candidates against error by points, Spearman's rho, mean: {'; '.join(spreads)}."]
+        lines += ["", f"Spread of candidates against error by points, means: {'; '.join(spreads)}."]
     return "\n".join(lines)
 
 
@@ -162,5 +174,13 @@ def _refusals(name: str, method: str, record: Record) -> str:
 
 
 def _spread(name: str, method: str, record: Record) -> str:
-    rho = record["summary"][method]["mean"]["spread_error"]
-    return "" if rho is None else f"{name}: {number(rho, 'spread_error')}"
+    means = record["summary"][method]["mean"]
+    if means["spread_error"] is None:
+        return ""
+    within = [means.get(figure) for figure in ("within_1sd", "within_2sd")]
+    shares = (
+        ""
+        if None in within
+        else f", error within 1 sd {number(within[0], 'within')}, 2 sd {number(within[1], 'within')}"
+    )
+    return f"{name}: Spearman's rho {number(means['spread_error'], 'spread_error')}{shares}"

@@ -29,6 +29,7 @@ from pcdiff.methods.volumetric.features import (
     prior_tables,
     soft_occupancy,
     window_around,
+    windows_occupancy,
 )
 from pcdiff.methods.volumetric.method import VolumetricMethod
 from pcdiff.methods.volumetric.model import UNET_FORMAT, VolumetricModel
@@ -109,6 +110,15 @@ def test_soft_occupancy_keeps_the_volume_of_thin_walls() -> None:
     lattice = Lattice(np.array([0.5, 0.3, 0.1]), (30, 30, 30), STEP)
     share = soft_occupancy(Head(occupancy, np.eye(4), ""), Pose(np.eye(3), np.zeros(3)), lattice)
     assert share.sum() * STEP**3 == pytest.approx(40 * 40, rel=0.02)
+
+
+def test_bone_is_read_where_windows_and_their_mirror_images_lie(fitted, case, bone) -> None:
+    windows = defect_windows(fitted)
+    found = windows_occupancy(head_occupancy(case[0]), fitted.pose, windows)
+    for window in windows:
+        strip = (slice(None), *window[1:])
+        assert np.allclose(found[strip], bone[strip])
+    assert not windows_occupancy(head_occupancy(case[0]), fitted.pose, []).any()
 
 
 def test_a_window_holds_its_box_and_a_margin_within_the_lattice() -> None:
@@ -228,7 +238,7 @@ def bone(fitted, case) -> np.ndarray:
 @pytest.fixture
 def same_bone(bone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the head at half steps takes most of the time of a small network: do it once for all tests."""
-    monkeypatch.setattr(method_module, "soft_occupancy", lambda head, pose: bone)
+    monkeypatch.setattr(method_module, "windows_occupancy", lambda head, pose, windows: bone)
 
 
 def test_log_odds_are_added_where_the_defect_is(fitted, case, prior, same_bone) -> None:

@@ -41,6 +41,17 @@ def soft_occupancy(head: Head, pose: Pose, lattice: Lattice = LATTICE) -> np.nda
     return np.ascontiguousarray(values, np.float32)
 
 
+def windows_occupancy(head: Head, pose: Pose, windows: Sequence[Window]) -> np.ndarray:
+    """`LAYOUT.shape` float32: `soft_occupancy` where windows and their mirror images lie, 0 elsewhere."""
+    bone = np.zeros(LATTICE.shape, np.float32)
+    if windows:
+        sides = np.array([[[side.start, side.stop] for side in window[1:]] for window in windows])
+        (j, k), (j_end, k_end) = sides[..., 0].min(0), sides[..., 1].max(0)
+        part = Lattice(LATTICE.low + STEP * np.array([0, j, k]), (LATTICE.shape[0], j_end - j, k_end - k), STEP)
+        bone[:, j:j_end, k:k_end] = soft_occupancy(head, pose, part)
+    return bone
+
+
 def window_around(low: np.ndarray, high: np.ndarray, margin: int = MARGIN, slack: np.ndarray | float = 0.5) -> Window:
     """The window that holds a box of model space and a margin, within the lattice.
 

@@ -13,7 +13,7 @@ from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.occupancy.fused import FusedSurface
 from pcdiff.methods.occupancy.lattice import TableMaps, lattice_around
 from pcdiff.methods.registry import WeightsFiles
-from pcdiff.methods.volumetric.features import LATTICE, STEP, defect_windows, soft_occupancy
+from pcdiff.methods.volumetric.features import LATTICE, STEP, defect_windows, windows_occupancy
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.methods.volumetric.surroundings import Surroundings
 from pcdiff.prior.fit import PriorFit
@@ -36,7 +36,8 @@ class VolumetricMethod:
 
     def predict_surface(self, fit: PriorFit, head: Head, device: str = "cpu") -> tuple[Surroundings, FusedSurface]:
         """What the U-Net says, and the surface. A defect beyond the U-Net's lattice is the shape model's alone."""
-        bone, windows = soft_occupancy(head, fit.pose), defect_windows(fit)
+        windows = defect_windows(fit)
+        bone = windows_occupancy(head, fit.pose, windows)
         skull = Surroundings.predict(self.model, bone, windows, TableMaps.of(fit), device)
         box = lattice_around(fit, skull.fusion.surface)
         first = np.floor((box.low - LATTICE.low) / STEP).astype(int)

@@ -302,7 +302,7 @@ def pair_file(fitted_case: FittedCase, unet: VolumetricModel, tmp_path_factory) 
 
 
 def test_an_item_is_a_function_of_its_number(pair_file: Path) -> None:
-    pairs = Pairs([pair_file])
+    pairs = Pairs([pair_file], LAYOUT.anchors)
     assert torch.equal(pairs[0]["target"], pairs[0]["target"])
     assert pairs[0]["target"].shape == (LAYOUT.anchors,)
     assert not torch.equal(pairs[0]["positions"], pairs[1]["positions"])
@@ -318,11 +318,13 @@ def recipe(out: Path, **changes: object) -> SurfaceTrainConfig:
 
 def test_training_learns_one_skull_and_its_output_varies(pair_file: Path, tmp_path: Path) -> None:
     config = recipe(tmp_path, **{"optimiser.steps": 150, "optimiser.rate": 3e-3, "optimiser.warmup": 5})
-    task = SurfaceTask(config, Pairs([pair_file]), Pairs([pair_file]), torch.device("cpu"))
+    task = SurfaceTask(
+        config, Pairs([pair_file], LAYOUT.anchors), Pairs([pair_file], LAYOUT.anchors), torch.device("cpu")
+    )
     state = Loop(task, make_accelerator(), progress=False).run()
     assert state.step == 150
     network, settings = load_denoiser(task.weights)
-    pair = {name: value[None] for name, value in Pairs([pair_file])[0].items()}
+    pair = {name: value[None] for name, value in Pairs([pair_file], LAYOUT.anchors)[0].items()}
     scores = validate(network, settings.diffusion, [pair])
     assert scores["val_mean"] < 0.95 * scores["val_still"]
     assert scores["val_spread"] > 0.02
@@ -338,7 +340,7 @@ def test_training_learns_one_skull_and_its_output_varies(pair_file: Path, tmp_pa
 
 
 def test_validation_knows_a_sure_from_an_unsure_ensemble(pair_file: Path) -> None:
-    pair = {name: value[None] for name, value in Pairs([pair_file])[0].items()}
+    pair = {name: value[None] for name, value in Pairs([pair_file], LAYOUT.anchors)[0].items()}
     sure = SurfaceDiffusionConfig(sigma_max=0.1, sigma_min=0.05, sigma_data=0.05)
     unsure = SurfaceDiffusionConfig(sigma_max=20.0, sigma_data=30.0)
     small, large = (validate(SurfaceDenoiser(SMALL, d.sigma_data).eval(), d, [pair]) for d in (sure, unsure))

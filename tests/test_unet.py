@@ -75,11 +75,12 @@ def sample(heads: Heads):
     return Samples(heads, VolumetricSamplesConfig(two_defects=1.0)).make(1)
 
 
-def constant(log_odds: float) -> VolumetricModel:
-    """A small model that predicts the same log-odds everywhere."""
+def constant(log_odds: float, alone: float = 0.0) -> VolumetricModel:
+    """A small model that predicts the same log-odds everywhere. alone: see `FusionConfig`."""
     network = TINY.make().eval()
     torch.nn.init.constant_(network.leave.bias, log_odds)
-    return VolumetricModel(network, NO_MEAN, VolumetricConfig(network=TINY))
+    config = VolumetricConfig(network=TINY, fusion=FusionConfig(alone=alone))
+    return VolumetricModel(network, NO_MEAN, config)
 
 
 def uneven() -> VolumetricModel:
@@ -247,6 +248,8 @@ def test_log_odds_are_added_where_the_defect_is(fitted, case, prior, same_bone) 
     values = skull.added[tuple(index.T)]
     assert values[values != 0] == pytest.approx(2, abs=0.01)
     assert (values != 0).mean() > 0.8
+    both, _ = VolumetricMethod(prior, constant(2.0, alone=0.25)).predict_surface(fitted, head_occupancy(case[0]))
+    assert both.added.max() == pytest.approx(2.5, abs=0.01)
     _, still = VolumetricMethod(prior, constant(0.0)).predict_surface(fitted, head_occupancy(case[0]))
     outer = still.of_defect & ((still.points * still.normals).sum(1) > 0)
     moved = surface.of_defect & ((surface.points * surface.normals).sum(1) > 0)

@@ -185,6 +185,7 @@ class SurfaceTrainConfig(StrictConfig):
     samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
     first: int = Field(default=0, ge=0, description="fitted cuts from here on, which the U-Net has not seen")
     pool: int = Field(default=1024, gt=0, description="points stored of each surface, to draw anchors from")
+    anchors: int = Field(default=256, gt=0, description="drawn of each surface in a step; fewer than in use, for speed")
     network: SurfaceNetworkConfig = SurfaceNetworkConfig()
     diffusion: SurfaceDiffusionConfig = SurfaceDiffusionConfig()
     optimiser: SurfaceOptimiserConfig = SurfaceOptimiserConfig()

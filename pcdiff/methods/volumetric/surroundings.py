@@ -20,8 +20,8 @@ class Surroundings:
     """Fields of a skull in the shape model's space.
 
     bone, mean: `LAYOUT.shape` float32 share of bone, of the skull and of the mean head. added: the same shape, log-odds
-    that the U-Net adds to those of the tables. features: (C, I/2, J/2, K/2) float32 of the U-Net, 0 outside its
-    windows. maps: the completed tables.
+    to add to those of the tables. features: (C, I/2, J/2, K/2) float32 of the U-Net, 0 outside its windows. maps: the
+    completed tables.
     """
 
     bone: np.ndarray
@@ -42,10 +42,14 @@ class Surroundings:
         mirror: bool = True,
     ) -> Surroundings:
         """Runs the U-Net; arguments as in `VolumetricModel.predict`."""
-        found = model.predict(bone, windows, maps, device, mirror)
         fusion = model.config.fusion
+        found = model.predict(bone, windows, maps, device, mirror)
+        odds = found.log_odds
+        if fusion.alone:
+            # a second opinion: its errors are others, above all where the tables are wrong
+            odds = odds + fusion.alone * model.predict(bone, windows, None, device, mirror).log_odds
         mean = model.mean / np.float32(255)
-        return cls(bone, mean, fused(found.log_odds, bone, fusion), found.features, maps, fusion)
+        return cls(bone, mean, fused(odds, bone, fusion), found.features, maps, fusion)
 
     def surface(self, first: np.ndarray, last: np.ndarray) -> FusedSurface:
         """Where the log-odds of the completed tables and those added are 0 together, in a box of lattice points.

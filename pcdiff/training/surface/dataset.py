@@ -33,20 +33,21 @@ VERSION = 1  # of the pairs: raised when the same cases give others
 class Pairs(Dataset[dict[str, Tensor]]):
     """Item k holds the fields of `Anchors` and `Pair` by name, half precision, for some of the points of pair k % n.
 
-    It is a function of (seed, k) alone.
+    It is a function of (seed, k) alone. anchors: number of points of an item.
     """
 
     files: Sequence[Path]
+    anchors: int
     seed: int = 0
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
-        """`LAYOUT.anchors` points, drawn at random."""
+        """Points drawn at random."""
         pair = load_file(self.files[item % len(self.files)])
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, item]).generate_state(1)[0]))
-        some = torch.randperm(len(pair["target"]), generator=generator)[: LAYOUT.anchors]
+        some = torch.randperm(len(pair["target"]), generator=generator)[: self.anchors]
         return {name: values[some] for name, values in pair.items()}
 
 

@@ -18,7 +18,7 @@ from pcdiff.diffusion.ema import Ema
 from pcdiff.diffusion.loss import add_noise, denoising_loss
 from pcdiff.diffusion.schedule import log_normal_sigmas
 from pcdiff.methods.registry import weights_of
-from pcdiff.methods.surface.config import SurfaceConfig
+from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig
 from pcdiff.methods.surface.network import SurfaceDenoiser
 from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.surface.weights import save_denoiser
@@ -55,7 +55,9 @@ def train(config: SurfaceTrainConfig, progress: bool = True) -> Path:
             held_out = [file for files in store_cases(run, prior, pool, progress).values() for file in files]
             validation = store_pairs(run.cache, held_out, unet, config.pool, pool, False, progress)
         same_recipe(run.out / "surface.json", config)
-    task = SurfaceTask(config, Pairs(files, run.seed), Pairs(validation, 1), accelerator.device)
+    task = SurfaceTask(
+        config, Pairs(files, config.anchors, run.seed), Pairs(validation, LAYOUT.anchors, 1), accelerator.device
+    )
     state = Loop(task, accelerator, progress).run()
     return task.weights if math.isfinite(state.best) else task.checkpoint
 

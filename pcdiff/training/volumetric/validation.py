@@ -20,7 +20,7 @@ from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.methods.volumetric.config import FusionConfig
 from pcdiff.methods.volumetric.features import LATTICE, Window, prior_log_odds, soft_occupancy
 from pcdiff.methods.volumetric.model import VolumetricModel
-from pcdiff.methods.volumetric.surroundings import fused
+from pcdiff.methods.volumetric.surroundings import Surroundings
 from pcdiff.prior.fit import fit_head
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.recipes import RunConfig
@@ -73,10 +73,8 @@ def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, floa
     case = FittedCase.load(path)
     bone, truth = case.bone.astype(np.float32) / 255, case.missing >= 128
     tables = prior_log_odds(case.maps, EVERYWHERE, FUSION.surface)
-    alone, added = (
-        model.predict(bone, case.windows, maps, device, mirror=False).log_odds for maps in (None, case.maps)
-    )
-    both = tables + fused(added, bone, model.config.fusion)
+    alone = model.predict(bone, case.windows, None, device, mirror=False).log_odds
+    both = tables + Surroundings.predict(model, bone, case.windows, case.maps, device, mirror=False).added
     a, b, c = (dice((values > 0) & (bone < 0.5), truth) for values in (tables, alone, both))
     return a, b, c
 

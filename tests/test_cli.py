@@ -103,7 +103,7 @@ def test_what_a_case_folder_holds(
     assert "Not a medical device" in record["notice"]
     assert record["settings"]["seed"] == 3
     assert record["settings"]["method"] == "diffusion"
-    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "occupancy.safetensors"}
+    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "unet.safetensors"}
     assert Path(record["input"]["path"]) == skull
     assert len(record["input"]["sha256"]) == 64
     assert record["defects"] == 1
@@ -439,10 +439,10 @@ def test_report_is_written_again(run: Run, demo_copy: Path) -> None:
 
 def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("run: {data: a, cache: b, out: c}\n")
-    train = type(sys)("pcdiff.training.anchored.train")
+    recipe.write_text("method: diffusion\nrun: {data: a, cache: b, out: c}\n")
+    train = type(sys)("pcdiff.training.surface.train")
     train.train = lambda config, progress: f"{config.optimiser.steps} {config.run.out} {progress}"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", train)
+    monkeypatch.setitem(sys.modules, "pcdiff.training.surface.train", train)
     code, printed, _ = run("train", recipe, "--set", "optimiser.steps=7", "--set", "run.out=d", "-q")
     assert (code, printed) == (0, "7 d False\n")
     code, _, printed = run("train", recipe, "--set", "optimiser.stops=7")
@@ -452,8 +452,8 @@ def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytes
     assert (code, printed) == (0, "8 e False\n")
     code, _, printed = run("train", "defualt")
     assert code == 2
-    assert "one of default, paper_skullbreak, paper_skullfix" in printed
-    monkeypatch.setitem(sys.modules, "pcdiff.training.anchored.train", None)
+    assert "one of default, paper_skullbreak, paper_skullfix, unet" in printed
+    monkeypatch.setitem(sys.modules, "pcdiff.training.surface.train", None)
     assert run("train", recipe)[0] == 1
 
 

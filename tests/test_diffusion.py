@@ -18,7 +18,7 @@ from pcdiff.diffusion import (
     karras_sigmas,
     log_normal_sigmas,
 )
-from pcdiff.diffusion.loss import loss_weight, pseudo_huber
+from pcdiff.diffusion.loss import loss_weight
 from pcdiff.diffusion.preconditioning import per_sample, scaling
 
 MU, S = 0.7, 0.5
@@ -393,10 +393,3 @@ def test_ema_averages_half_precision_in_float32_and_copies_counters() -> None:
     assert model.seen == 3
     with pytest.raises(ValueError, match="power"):
         Ema(model, -1.0)
-
-
-def test_pseudo_huber_is_a_square_then_a_size():
-    errors = torch.tensor([0.0, 0.01, -0.01, 100.0, -100.0], dtype=torch.float64)
-    small, large = 0.01**2, 2 * 0.5 * 100 - 2 * 0.5**2
-    expected = torch.tensor([0.0, small, small, large, large], dtype=torch.float64)
-    assert torch.allclose(pseudo_huber(errors, 0.5), expected, rtol=1e-3)

@@ -43,76 +43,6 @@ def test_gather_picks_per_sample_and_keeps_the_index_shape() -> None:
     assert ops.gather(features, index[:, 0, 0]).shape == (2, 3)  # one index per sample
 
 
-# --- voxels ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("batch", "channels", "n", "r"), SIZES)
-def test_voxelize_mean_is_the_loop(batch: int, channels: int, n: int, r: int) -> None:
-    features, coords = rand(batch, channels, n), rand(batch, n, 3, seed=1) * (r - 1)
-    expected = np.zeros((batch, channels, r, r, r))
-    count = np.zeros((batch, r, r, r))
-    for b, i in np.ndindex(batch, n):
-        x, y, z = np.rint(coords[b, i].numpy()).astype(int)
-        expected[b, :, x, y, z] += features[b, :, i].numpy()
-        count[b, x, y, z] += 1
-    expected /= np.maximum(count, 1)[:, None]
-    np.testing.assert_allclose(ops.voxelize_mean(features, coords, r).numpy(), expected, atol=1e-6)
-
-
-def test_voxelize_rounds_halves_to_even_and_clamps_what_lies_outside() -> None:
-    coords = torch.tensor([[[0.5, 1.5, 2.5], [-3.0, 1.0, 9.0]]])
-    grid = ops.voxelize_mean(torch.tensor([[[1.0, 2.0]]]), coords, 4)
-    assert grid.nonzero().tolist() == [[0, 0, 0, 1, 3], [0, 0, 0, 2, 2]]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_voxelize_rounds_half_precision_once(dtype: torch.dtype) -> None:
-    """Neither the sum (beyond fp16's 65504) nor the count (2001 is no bf16 number) may be in half precision."""
-    features = (100 * rand(1, 16, 2001)).to(dtype)
-    grid = ops.voxelize_mean(features, torch.zeros(1, 2001, 3), 2)
-    assert torch.equal(grid[:, :, 0, 0, 0], features.double().mean(2).to(dtype))
-
-
-def test_voxelize_and_devoxelize_under_autocast() -> None:
-    layer, coords = torch.nn.Conv1d(3, 4, 1), rand(1, 9, 3, seed=1) * 3
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = layer(rand(1, 3, 9))
-        assert features.dtype == torch.bfloat16
-        out = ops.devoxelize_trilinear(ops.voxelize_mean(features, coords, 4), coords)
-        assert out.dtype == torch.bfloat16
-    out.float().sum().backward()
-    assert torch.isfinite(layer.weight.grad).all()
-
-
-@pytest.mark.parametrize("r", [2, 5, 9])
-def test_devoxelize_reproduces_trilinear_functions(r: int) -> None:
-    def f(p: Tensor) -> Tensor:  # in the span of 1, x, y, z, xy, ..., xyz: exact for the eight-corner rule
-        x, y, z = p.unbind(-1)
-        return torch.stack([1 + 2 * x - 3 * y + 5 * z, x * y * z - y * z + x], dim=-1)
-
-    axis = torch.arange(r, dtype=torch.float64)
-    grid = f(torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)).permute(3, 0, 1, 2)[None]
-    coords = rand(1, 50, 3, dtype=torch.float64) * (r - 1)
-    torch.testing.assert_close(ops.devoxelize_trilinear(grid, coords), f(coords).transpose(1, 2))
-
-
-def test_devoxelize_undoes_voxelize_at_cell_centres() -> None:
-    cells = torch.cartesian_prod(*[torch.arange(4.0)] * 3)[None]
-    features = rand(1, 3, 64)
-    torch.testing.assert_close(ops.devoxelize_trilinear(ops.voxelize_mean(features, cells, 4), cells), features)
-
-
-def test_devoxelize_clamps_to_the_border() -> None:
-    grid = rand(1, 2, 3, 3, 3)
-    outside, border = torch.tensor([[[-1.0, 1.0, 7.0]]]), torch.tensor([[[0.0, 1.0, 2.0]]])
-    torch.testing.assert_close(ops.devoxelize_trilinear(grid, outside), ops.devoxelize_trilinear(grid, border))
-
-
-def test_one_cell_grid() -> None:
-    grid = ops.voxelize_mean(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 2, 3), 1)
-    assert ops.devoxelize_trilinear(grid, torch.zeros(1, 1, 3)).item() == 2
-
-
 # --- neighbours -----------------------------------------------------------------------------------------------------
 
 
@@ -219,29 +149,24 @@ def test_impossible_counts_are_refused() -> None:
 
 
 def test_batch_equals_loop() -> None:
-    points, others, features = rand(3, 20, 3), rand(3, 9, 3, seed=1), rand(3, 4, 20, seed=2)
+    points, others = rand(3, 20, 3), rand(3, 9, 3, seed=1)
 
-    def everything(points: Tensor, others: Tensor, features: Tensor) -> tuple[Tensor, ...]:
-        grid = ops.voxelize_mean(features, points * 3, 4)
+    def everything(points: Tensor, others: Tensor) -> tuple[Tensor, ...]:
         return (
-            grid,
-            ops.devoxelize_trilinear(grid, others * 3),
             *ops.knn(others, points, 4),
             ops.ball_query(others, points, 0.4, 6),
             ops.furthest_point_sample(points, 8),
             *ops.three_nn_weights(others, points),
         )
 
-    batch = everything(points, others, features)
-    single = [everything(points[b : b + 1], others[b : b + 1], features[b : b + 1]) for b in range(3)]
+    batch = everything(points, others)
+    single = [everything(points[b : b + 1], others[b : b + 1]) for b in range(3)]
     for whole, pieces in zip(batch, zip(*single, strict=True), strict=True):
         torch.testing.assert_close(whole, torch.cat(pieces))
 
 
 def test_dtype_follows_the_input() -> None:
-    points, features = rand(1, 8, 3, dtype=torch.float64), rand(1, 2, 8, dtype=torch.float64)
-    grid = ops.voxelize_mean(features, points, 2)
-    assert grid.dtype == ops.devoxelize_trilinear(grid, points).dtype == torch.float64
+    points = rand(1, 8, 3, dtype=torch.float64)
     assert ops.knn(points, points, 1)[0].dtype == torch.float64
     assert ops.three_nn_weights(points, points)[1].dtype == torch.float64
 
@@ -250,10 +175,7 @@ def test_gradients() -> None:
     points = (rand(2, 6, 3, dtype=torch.float64) * 2.8 + 0.1).requires_grad_()
     others = (rand(2, 4, 3, seed=1, dtype=torch.float64) * 2.8 + 0.1).requires_grad_()
     features = rand(2, 2, 6, seed=2, dtype=torch.float64).requires_grad_()
-    grid = rand(2, 2, 4, 4, 4, seed=3, dtype=torch.float64).requires_grad_()
     check = torch.autograd.gradcheck
-    assert check(lambda f: ops.voxelize_mean(f, points, 4), features)
-    assert check(ops.devoxelize_trilinear, (grid, others))
     assert check(lambda q, p: ops.knn(q, p, 3)[0], (others, points))
     assert check(lambda q, p: ops.three_nn_weights(q, p)[1], (others, points))
     index = ops.ball_query(others, points, 1.5, 3)

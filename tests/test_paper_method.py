@@ -121,9 +121,9 @@ def test_two_of_one_network_and_half_a_model_are_refused(foreign, tmp_path):
         load_method("paper", tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="--weights"):
         load_method("paper")
-    places = Path(str(resources.files("pcdiff"))) / "weights" / "occupancy.safetensors"
+    other = Path(str(resources.files("pcdiff"))) / "weights" / "unet.safetensors"
     with pytest.raises(InputError, match="pcdiff-paper-1"):
-        load_method("paper", places)
+        load_method("paper", other)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

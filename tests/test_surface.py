@@ -8,27 +8,32 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from small_networks import DIFFUSION, SMALL, small_denoiser, small_unet
 from torch.nn import functional
 
+from pcdiff.data.craniotomy import simulate_craniotomy
+from pcdiff.diffusion.preconditioning import per_sample, scaling
 from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.volume import Volume
 from pcdiff.methods.occupancy.fused import FusedSurface
 from pcdiff.methods.occupancy.lattice import TableMaps
+from pcdiff.methods.registry import load_method
 from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices, stacked
-from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig, SurfaceDiffusionConfig, SurfaceNetworkConfig
+from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig, SurfaceDiffusionConfig
 from pcdiff.methods.surface.method import SurfaceMethod
 from pcdiff.methods.surface.moved import move, vertex_normals
 from pcdiff.methods.surface.network import SurfaceDenoiser, read_profile
 from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.surface.sampling import sample_displacements
 from pcdiff.methods.surface.weights import load_denoiser, save_denoiser
-from pcdiff.methods.volumetric.config import UNetConfig, VolumetricConfig
 from pcdiff.methods.volumetric.features import LATTICE, soft_occupancy
 from pcdiff.methods.volumetric.method import VolumetricMethod
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.methods.volumetric.surroundings import Surroundings
+from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.training.loop import Loop, make_accelerator
-from pcdiff.training.recipes import SurfaceTrainConfig, load_config
+from pcdiff.training.recipes import DiffusionTrainConfig, load_config
 from pcdiff.training.surface.dataset import Pairs
 from pcdiff.training.surface.pairs import make_pair, mirrored, true_displacements
 from pcdiff.training.surface.train import SurfaceTask
@@ -36,18 +41,11 @@ from pcdiff.training.surface.validation import validate
 from pcdiff.training.volumetric.fitted import FittedCase
 
 ROOT = Path(__file__).parents[1]
-DIFFUSION = SurfaceDiffusionConfig()
-SMALL = SurfaceNetworkConfig(width=32, blocks=1, heads=2)
 
 
 @pytest.fixture(scope="module")
 def unet() -> VolumetricModel:
-    """A small U-Net with features that depend on the skull, and log-odds of zero."""
-    torch.manual_seed(0)
-    config = UNetConfig(widths=(32, 32))
-    network = config.make().eval()
-    torch.nn.init.zeros_(network.leave.bias)
-    return VolumetricModel(network, np.zeros(LATTICE.shape, np.uint8), VolumetricConfig(network=config))
+    return small_unet()
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +68,6 @@ def anchors(skull_and_surface) -> Anchors:
 def fitted_case(fitted, case) -> FittedCase:
     bone, missing = (soft_occupancy(head_occupancy(part), fitted.pose) for part in case)
     return FittedCase.of(fitted, bone, missing)
-
-
-def denoiser(config: SurfaceNetworkConfig = SMALL) -> SurfaceDenoiser:
-    """A network whose output is not zero."""
-    torch.manual_seed(1)
-    network = SurfaceDenoiser(config, DIFFUSION.sigma_data).eval()
-    torch.nn.init.normal_(network.leave.weight, std=0.2)
-    return network
 
 
 def inputs(anchors: Anchors) -> dict[str, torch.Tensor]:
@@ -161,7 +151,7 @@ def test_an_untrained_network_is_the_gaussian_skip(anchors: Anchors) -> None:
 @pytest.mark.parametrize("part", ["x", "sigma", "static", "profile", "positions"])
 def test_every_part_of_the_input_changes_the_output(anchors: Anchors, part: str) -> None:
     """A network that drowns one of its inputs has collapsed."""
-    network, batch = denoiser(), inputs(anchors)
+    network, batch = small_denoiser(), inputs(anchors)
     x, sigma = torch.randn(1, LAYOUT.anchors, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5])
 
     def raw() -> torch.Tensor:
@@ -192,7 +182,9 @@ def test_every_part_of_the_input_changes_the_output(anchors: Anchors, part: str)
 
 def test_seeds_differ_from_the_first_member_on_and_come_back(anchors: Anchors) -> None:
     def member(seed: int) -> torch.Tensor:
-        return sample_displacements(denoiser(), DIFFUSION, inputs(anchors), 1, torch.Generator().manual_seed(seed))
+        return sample_displacements(
+            small_denoiser(), DIFFUSION, inputs(anchors), 1, torch.Generator().manual_seed(seed)
+        )
 
     first, again, other = member(0), member(0), member(1)
     assert torch.equal(first, again)
@@ -226,7 +218,7 @@ def test_normals_turn_with_the_surface() -> None:
 
 
 def test_the_method_gives_members_that_differ_and_a_path(base, fitted, case) -> None:
-    method = SurfaceMethod(base, denoiser(), DIFFUSION)
+    method = SurfaceMethod(base, small_denoiser(), DIFFUSION)
     proposal = method(case[0], fitted, ensemble=2, seed=4)
     first, second = (candidate.points for candidate in proposal.candidates)
     assert np.abs(first.points - second.points).max() > 0.1
@@ -242,7 +234,7 @@ def test_the_method_gives_members_that_differ_and_a_path(base, fitted, case) -> 
 
 
 def test_one_candidate_is_the_mean_of_several_samples(base, anchors: Anchors) -> None:
-    method = SurfaceMethod(base, denoiser(), DIFFUSION)
+    method = SurfaceMethod(base, small_denoiser(), DIFFUSION)
     samples, steps = method.sample(anchors, DIFFUSION.draws, 4, "cpu")
     alone, path = method.candidates(anchors, 1, 4, "cpu")
     assert np.allclose(alone[0], samples.mean(0), atol=1e-4)
@@ -254,7 +246,7 @@ def test_one_candidate_is_the_mean_of_several_samples(base, anchors: Anchors) ->
 
 
 def test_weights_come_back_and_others_are_refused(tmp_path: Path) -> None:
-    network, path = denoiser(), tmp_path / "denoiser.safetensors"
+    network, path = small_denoiser(), tmp_path / "denoiser.safetensors"
     save_denoiser(path, network.state_dict(), SurfaceConfig(network=SMALL), {"step": "1"})
     loaded, config = load_denoiser(path)
     assert config.network == SMALL
@@ -266,6 +258,47 @@ def test_weights_come_back_and_others_are_refused(tmp_path: Path) -> None:
     save_file({"x": np.zeros(1)}, path)
     with pytest.raises(InputError, match="expected weights of a denoiser"):
         load_denoiser(path)
+
+
+# --- shipped weights --------------------------------------------------------------------------------------------------
+
+AXES = ("skulls", "noise levels", "displacements", "points")
+LEAST = 0.05  # variation over each axis, as a share of the root mean square
+SIGMAS = (4.0, 0.5, 0.05)
+DISPLACEMENTS = (-1.5, -0.5, 0.0, 0.5, 1.5)  # mm, the same for all points: then only the skull tells them apart
+
+
+@pytest.fixture(scope="module")
+def variation(case, fitted, prior) -> dict[str, float]:
+    """How far the output of the shipped network, without skip and scaling, varies over each of `AXES`."""
+    head = prior.draw(np.random.default_rng(3), spacing=2.0)
+    skull, _ = simulate_craniotomy(head, "frontoorbital", np.random.default_rng(1))
+    method = load_method("diffusion")
+    assert isinstance(method, SurfaceMethod)
+    raw = torch.stack([raw_output(method, *given) for given in ((case[0], fitted), (skull, fit(prior, skull)))])
+    size = raw.square().mean().sqrt()
+    return {name: float(raw.var(axis, correction=0).mean().sqrt() / size) for axis, name in enumerate(AXES)}
+
+
+@torch.no_grad()
+def raw_output(method: SurfaceMethod, skull: Volume, fit: PriorFit) -> torch.Tensor:
+    """(noise levels, displacements, points)."""
+    surroundings, surface = method.base.predict_surface(fit, head_occupancy(skull))
+    batch = inputs(make_anchors(surface, surroundings, spread_vertices(surface, LAYOUT.anchors)))
+    bound = method.network.encode(batch["positions"], batch["static"], batch["profile"])
+    bound = bound.repeated(len(DISPLACEMENTS))
+    x = torch.tensor(DISPLACEMENTS)[:, None].expand(-1, LAYOUT.anchors)
+    rows = []
+    for sigma in SIGMAS:
+        _, _, c_in, c_noise = scaling(per_sample(torch.tensor(sigma), x), method.network.sigma_data)
+        rows.append(method.network.raw(x, c_in, c_noise.expand(len(x), 1), bound))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_the_shipped_denoiser_has_not_collapsed(variation: dict[str, float], axis: str) -> None:
+    """A network whose output is constant still gives good scores: the surface that it starts from is good."""
+    assert variation[axis] > LEAST, variation
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -308,11 +341,11 @@ def test_an_item_is_a_function_of_its_number(pair_file: Path) -> None:
     assert not torch.equal(pairs[0]["positions"], pairs[1]["positions"])
 
 
-def recipe(out: Path, **changes: object) -> SurfaceTrainConfig:
+def recipe(out: Path, **changes: object) -> DiffusionTrainConfig:
     values = {"run.out": str(out), "run.workers": 0, "optimiser.steps": 2, "optimiser.batch": 2}
     values |= {"network.width": 32, "network.blocks": 1, "network.heads": 2, "network.dropout": 0.0}
-    config = load_config(ROOT / "configs" / "surface.yaml", values | changes)
-    assert isinstance(config, SurfaceTrainConfig)
+    config = load_config(ROOT / "configs" / "default.yaml", values | changes)
+    assert isinstance(config, DiffusionTrainConfig)
     return config
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from small_networks import SMALL, small_denoiser
 
 from pcdiff.config import StrictConfig
 from pcdiff.errors import InputError
-from pcdiff.methods.anchored.config import LAYOUT, DenoiserConfig, DiffusionConfig, NetworkConfig
-from pcdiff.methods.anchored.network import AnchoredDenoiser
-from pcdiff.methods.anchored.weights import load_denoiser, save_denoiser
+from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig
+from pcdiff.methods.surface.weights import load_denoiser, save_denoiser
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.settings import SETTINGS, PriorSettings
 from pcdiff.tensor_files import check_layout, read_metadata, read_tensors
-
-TOOL = Path(__file__).parents[1] / "tools" / "upgrade_weights.py"
 
 
 class Inner(StrictConfig):
@@ -117,29 +114,19 @@ def test_the_settings_of_a_shape_model_travel_with_it(prior, tmp_path):
     assert prior.settings == PriorSettings()
 
 
-def test_a_denoiser_with_other_features_is_refused(tmp_path):
-    network = NetworkConfig(width=16, grid=8, blocks=1)
+def test_a_denoiser_with_other_inputs_is_refused(tmp_path):
     path = tmp_path / "denoiser.safetensors"
-    layout = LAYOUT.model_copy(update={"frame_scale_mm": 90.0, "features": LAYOUT.features[:-1]})
-    config = DenoiserConfig(network=network, diffusion=DiffusionConfig(), layout=layout)
-    state = AnchoredDenoiser(network).state_dict()
-    save_denoiser(path, state, config, {})
-    with pytest.raises(InputError, match=r"frame_scale_mm is 90\.0, expected 80\.0; features without constant"):
+    layout = LAYOUT.model_copy(update={"border_scale_mm": 9.0, "static": LAYOUT.static[:-1]})
+    config = SurfaceConfig(network=SMALL, layout=layout)
+    save_denoiser(path, small_denoiser().state_dict(), config, {})
+    with pytest.raises(InputError, match=r"static without border_distance; border_scale_mm is 9\.0, expected 8\.0"):
         load_denoiser(path)
-    save_denoiser(path, state, config.model_copy(update={"layout": LAYOUT}), {})
+    save_denoiser(path, small_denoiser().state_dict(), config.model_copy(update={"layout": LAYOUT}), {})
     assert load_denoiser(path)[1].layout == LAYOUT
 
 
-def test_old_weights_are_refused_and_upgraded_without_a_change(tmp_path):
-    tensors = {"mean": np.arange(4, dtype=np.float32), "modes": np.ones((2, 2), np.float16), "count": np.array(3)}
+def test_a_shape_model_of_an_earlier_format_is_refused(tmp_path):
     path = tmp_path / "prior.safetensors"
-    save_file(tensors, path, {"format": "pcdiff-prior-1", "heads": "59"})
-    with pytest.raises(InputError, match="of format pcdiff-prior-2, got pcdiff-prior-1"):
+    save_file({"mean": np.arange(4, dtype=np.float32)}, path, {"format": "pcdiff-prior-1", "heads": "59"})
+    with pytest.raises(InputError, match="of format pcdiff-prior-2, got pcdiff-prior-1; use the shipped one"):
         ShapePrior.load(path)
-    upgraded = runpy.run_path(str(TOOL))["upgrade"](path)
-    file = read_tensors(upgraded, "a model", "", "pcdiff-prior-2")
-    assert file.config(PriorSettings) == SETTINGS
-    assert file.metadata["heads"] == "59"
-    for name, value in load_file(upgraded).items():
-        assert value.dtype == tensors[name].dtype
-        assert value.tobytes() == tensors[name].tobytes()

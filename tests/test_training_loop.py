@@ -23,7 +23,7 @@ from pcdiff.diffusion.ema import Ema
 from pcdiff.environment import THREADS, one_thread_per_child
 from pcdiff.training.batches import load_batches
 from pcdiff.training.loop import Loop, Means, make_accelerator
-from pcdiff.training.recipes import TrainConfig
+from pcdiff.training.recipes import DiffusionTrainConfig
 from pcdiff.training.run_state import State
 from pcdiff.training.stopping import Interrupted, Sigterm
 
@@ -71,7 +71,7 @@ class ToyTask:
 
     def __init__(self, out: Path, **run: Any) -> None:
         folders = {"data": out, "cache": out, "out": out, "workers": 0, "validate_every": 4}
-        self.config = TrainConfig.model_validate({"run": folders | run})
+        self.config = DiffusionTrainConfig.model_validate({"method": "diffusion", "run": folders | run})
         self.checkpoint = out / "checkpoint.safetensors"
         self.model: nn.Module = Line()
         self.network = self.model

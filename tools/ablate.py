@@ -25,11 +25,11 @@ ROOT = Path(__file__).parent.parent
 STEPS = (1, 4, 20)
 
 
-def with_steps(source: Path, target: Path, steps: int) -> None:
-    """Copies the weights of a network with another number of sampling steps in their configuration."""
+def with_diffusion(source: Path, target: Path, changes: dict[str, int]) -> None:
+    """Copies the weights of the denoiser with changes in the section `diffusion` of their configuration."""
     file = read_tensors(source, "weights of a denoiser", "choose others", framework="pt")
     config = json.loads(file.metadata["config"])
-    config["diffusion"]["steps"] = steps
+    config["diffusion"] |= changes
     save_file(file.tensors, target, file.metadata | {"config": json.dumps(config)})
 
 
@@ -39,22 +39,18 @@ def variants(folder: Path) -> dict[str, list[str]]:
     assert files.own is not None
     found = {
         "statistical shape model alone": ["--method", "prior"],
+        "without diffusion": ["--method", "unet"],
         "default, n = 1": [],
         "default, n = 5": ["--ensemble", "5"],
     }
-    parts = {"without occupancy network": None} | {f"{steps} steps": steps for steps in STEPS}
-    for name, steps in parts.items():
+    changes = {"one draw": {"draws": 1}} | {f"{steps} steps": {"steps": steps} for steps in STEPS}
+    for name, change in changes.items():
         weights = folder / "weights" / name.replace(" ", "_")
         weights.mkdir(parents=True, exist_ok=True)
-        own = weights / files.own.name
-        shutil.copy(files.prior, weights / files.prior.name)
-        if steps is None:
-            shutil.copy(files.own, own)
-        else:
-            for companion in files.companions:
-                shutil.copy(companion, weights / companion.name)
-            with_steps(files.own, own, steps)
-        found[name] = ["--weights", str(own)]
+        for path in (files.prior, *files.companions):
+            shutil.copy(path, weights / path.name)
+        with_diffusion(files.own, weights / files.own.name, change)
+        found[name] = ["--weights", str(weights / files.own.name)]
     return found
 
 

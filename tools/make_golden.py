@@ -20,27 +20,33 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from pcdiff.data.craniotomy import simulate_craniotomy
+from pcdiff.diffusion.preconditioning import per_sample, scaling
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
-from pcdiff.methods.anchored.condition import ANCHORS, BONE, make_condition
-from pcdiff.methods.anchored.method import DiffusionMethod, batch, bind
+from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.registry import weights_of
+from pcdiff.methods.surface.anchors import Anchors, make_anchors, stacked
+from pcdiff.methods.surface.config import LAYOUT
+from pcdiff.methods.surface.method import SurfaceMethod
+from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.volumetric.features import defect_windows, soft_occupancy
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.pipeline.case import design_case
 from pcdiff.pipeline.demo import demo
 from pcdiff.pipeline.settings import Settings
+from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit, fit
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
 DEFAULT = Settings("diffusion", report=False)
 TWO = replace(DEFAULT, ensemble=2, seed=1)
 SPACING = 2.0  # mm
-KIND = "frontoorbital"  # here the occupancy network corrects the shape model
+KIND = "frontoorbital"  # here the U-Net corrects the shape model most
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SIGMAS = (4.0, 0.5, 0.05)
 DIGITS = 5
@@ -50,7 +56,7 @@ DIGITS = 5
 
 
 @cache
-def method() -> DiffusionMethod:
+def method() -> SurfaceMethod:
     """The default method with the weights that are shipped."""
     return DEFAULT.load()
 
@@ -94,42 +100,28 @@ def prior_figures() -> dict[str, Any]:
 
 @torch.inference_mode()
 def denoiser_figures() -> dict[str, Any]:
-    """The guide's mean; displacement and normals at three noise levels, with the surroundings and without."""
-    network = method().network
-    skull = bind(network, batch(make_condition(fitted(), *_plain_rays()), "cpu"))
-    noise = torch.from_numpy(np.random.default_rng(2).standard_normal((1, 2 * ANCHORS))).float()
-    some = slice(7, None, 2 * ANCHORS // 16)  # of both tables
-    figures = {"gate": _listed(skull.gate.squeeze()), "guide": _summed_up(skull.mean[0], skull.mean[0, some])}
-    for gate, bound in (("open", skull), ("shut", skull._replace(gate=torch.zeros_like(skull.gate)))):
-        for sigma in SIGMAS:
-            said = network(skull.mean + sigma * noise, torch.tensor(sigma), bound)
-            figures[f"gate {gate}, sigma {sigma:g}"] = {
-                "x0": _summed_up(said.x0[0], said.x0[0, some]),
-                "normals": _summed_up(said.normals[0], said.normals[0, :, some][:, ::2].T),
-            }
+    """Positions of the anchors; output F of the denoiser and x0, mm, at three noise levels."""
+    network, diffusion = method().network, method().diffusion
+    batch = {name: torch.from_numpy(value) for name, value in stacked([_anchors()]).items()}
+    surface = network.encode(batch["positions"], batch["static"], batch["profile"])
+    noise = normal_noise(batch["positions"], batch["normals"], diffusion, torch.Generator().manual_seed(2))
+    some = slice(7, None, LAYOUT.anchors // 16)  # of both tables
+    figures: dict[str, Any] = {"positions": _listed(batch["positions"][0, some])}
+    for level in SIGMAS:
+        x, sigma = level * noise, torch.tensor(level)
+        _, _, c_in, c_noise = scaling(per_sample(sigma, x), network.sigma_data)
+        said = {"raw": network.raw(x, c_in, c_noise, surface)[0], "x0": network(x, sigma, surface)[0]}
+        figures[f"sigma {level:g}"] = {
+            name: _summed_up(values, values[some]) | {"std": _listed(values.std())} for name, values in said.items()
+        }
     return figures
-
-
-def occupancy_figures() -> dict[str, Any]:
-    """Log-odds on every other lattice point along each axis around the defect."""
-    network = method().occupancy
-    queries = network.build_queries(fitted(), head_occupancy(case()[0]))
-    queries = replace(queries, index=queries.index[(queries.index % 2 == 0).all(1)])
-    odds = network.log_odds(queries)
-    at = np.flatnonzero((queries.index % 6 == 0).all(1))[:32]
-    return {
-        "networks": len(network.networks),
-        "count": len(odds),
-        "index": queries.index[at].tolist(),
-        "odds": _summed_up(odds, odds[at]),
-    }
 
 
 def unet_figures() -> dict[str, Any]:
     """Log-odds of the volumetric U-Net in the first window, at every eighth point along each axis."""
     model = VolumetricModel.load(weights_of("unet").all[0])
-    windows = defect_windows(fitted())[:1]
-    odds = model.log_odds(soft_occupancy(head_occupancy(case()[0]), fitted().pose), windows, mirror=False)
+    windows, bone = defect_windows(fitted())[:1], soft_occupancy(head_occupancy(case()[0]), fitted().pose)
+    odds = model.predict(bone, windows, TableMaps.of(fitted()), mirror=False).log_odds
     some = odds[windows[0]][4::8, 4::8, 4::8]
     return {
         "window": [[side.start, side.stop] for side in windows[0]],
@@ -186,17 +178,15 @@ def _result(folder: Path, dsc: float) -> dict[str, Any]:
     }
 
 
-def _plain_rays() -> tuple[np.ndarray, np.ndarray]:
-    """Anchors and rays of bone by rank of their distance: `choose_rays` breaks ties by the last bit."""
-    seen = fitted().observation
-    order = np.argsort(seen.distance, kind="stable")
-    inside = np.count_nonzero(seen.defect > 0)
-    bone = order[(np.isfinite(seen.outer) & np.isfinite(seen.thickness) & (seen.distance > 0))[order]]
-    return _every(order[: max(inside, ANCHORS)], ANCHORS), _every(bone[: 4 * BONE], BONE)
-
-
-def _every(rays: np.ndarray, count: int) -> np.ndarray:
-    return np.sort(rays[np.linspace(0, len(rays) - 1, count).astype(int)])
+def _anchors() -> Anchors:
+    """At the vertices nearest to the shape model's tables along some rays: `spread_vertices` hangs on the last bit."""
+    found = fitted()
+    surroundings, surface = method().base.predict_surface(found, head_occupancy(case()[0]))
+    rays = np.flatnonzero(found.defect > 0)
+    rays = rays[np.linspace(0, len(rays) - 1, LAYOUT.anchors // 2).astype(int)]
+    radius = np.stack([found.outer[rays], found.outer[rays] - found.thickness[rays]])
+    places = (radius[..., None] * MAP.directions[rays]).reshape(-1, 3)
+    return make_anchors(surface, surroundings, cKDTree(surface.points).query(places)[1])
 
 
 def _summed_up(values: Any, some: Any) -> dict[str, Any]:
@@ -223,7 +213,6 @@ def figures() -> dict[str, Any]:
             "machine": machine(),
             "prior": prior_figures(),
             "denoiser": denoiser_figures(),
-            "occupancy": occupancy_figures(),
             "unet": unet_figures(),
             "demo": demo_figures(Path(folder) / "demo"),
             "ensemble": ensemble_figures(Path(folder)),

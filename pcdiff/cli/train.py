@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,13 @@ import typer
 from pcdiff import install_hint
 from pcdiff.cli import options
 from pcdiff.errors import InputError
+
+# of a recipe's method; torch is loaded with them
+TRAINING = {
+    "diffusion": "pcdiff.training.surface.train",
+    "unet": "pcdiff.training.volumetric.train",
+    "paper": "pcdiff.training.friedrich2023.train",
+}
 
 
 def prepare(
@@ -43,33 +51,23 @@ def train(
 ) -> None:
     """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
 
-    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are default, unet,
-    paper_skullfix and paper_skullbreak; copy and change one for your own data.
+    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are default (the method
+    diffusion), unet, paper_skullfix and paper_skullbreak; copy and change one for your own data.
 
         pcdiff train default --set run.data=/elsewhere
         pcdiff train ours.yaml
     """
-    from pcdiff.training.recipes import PaperTrainConfig, SurfaceTrainConfig, VolumetricTrainConfig, load_config
+    from pcdiff.training.recipes import load_config
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
     config = load_config(recipe_file(recipe), _parse_changes(changes))
     try:
-        from pcdiff.training.anchored.train import train as run
-        from pcdiff.training.friedrich2023.train import train as run_paper
-        from pcdiff.training.surface.train import train as run_surface
-        from pcdiff.training.volumetric.train import train as run_unet
+        training = import_module(TRAINING[config.method])
     except ModuleNotFoundError as error:
         if error.name in (None, "pcdiff") or str(error.name).startswith("pcdiff."):
             raise
         raise InputError(f"training needs {error.name}, which is missing; run {install_hint('train')}") from error
-    if isinstance(config, PaperTrainConfig):
-        typer.echo(run_paper(config, progress=not quiet))
-    elif isinstance(config, VolumetricTrainConfig):
-        typer.echo(run_unet(config, progress=not quiet))
-    elif isinstance(config, SurfaceTrainConfig):
-        typer.echo(run_surface(config, progress=not quiet))
-    else:
-        typer.echo(run(config, progress=not quiet))
+    typer.echo(training.train(config, progress=not quiet))
 
 
 def recipe_file(name: str) -> Path:

@@ -60,18 +60,6 @@ class Cranium:
         ml = np.full(len(bone), skull.voxel_ml * stride.prod())
         return cls(centre, bone[outwards[outermost]], bone, ml)
 
-    @classmethod
-    def from_rays(
-        cls, centre: np.ndarray, directions: np.ndarray, outer: np.ndarray, inner: np.ndarray, steradian: np.ndarray
-    ) -> Cranium:
-        """From a map of directions: (N, 3) unit rays that meet bone from `inner` to `outer` (N,) mm off the centre.
-
-        steradian: (N,) solid angle of each ray. The bone of a ray is its part of a spherical shell.
-        """
-        ml = steradian * (outer**3 - inner**3) / 3 / 1000
-        middle = (outer + inner) / 2
-        return cls(centre, centre + outer[:, None] * directions, centre + middle[:, None] * directions, ml)
-
 
 @dataclass(frozen=True)
 class Outline:

@@ -42,13 +42,3 @@ def denoising_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, weight: Tenso
     error = (denoised - clean).square().mean(1)  # (B, N)
     each = weight * loss_weight(per_sample(sigma, clean), sigma_data)[:, 0]  # (B, N)
     return (each * error).sum() / weight.sum()
-
-
-# ----------------------------------------------------------------------------
-# Pseudo-Huber loss (Charbonnier et al. 1997; Hartley & Zisserman 2004, Appendix 6.8):
-# 2 * k^2 * (sqrt(1 + (e / k)^2) - 1).
-
-
-def pseudo_huber(error: Tensor, knee: float) -> Tensor:
-    """The loss of each element: about e^2 far below the knee k, about 2 k |e| far above."""
-    return 2 * knee**2 * ((1 + (error / knee).square()).sqrt() - 1)

@@ -83,10 +83,10 @@ METHODS = {
     for entry in (
         MethodEntry(
             "diffusion",
-            "the statistical shape model, corrected by learned networks",
-            "pcdiff.methods.anchored.method:load",
+            "a diffusion of surface points, on a U-Net and the statistical shape model",
+            "pcdiff.methods.surface.method:load",
             own="denoiser.safetensors",
-            companions=("occupancy.safetensors",),
+            companions=("unet.safetensors",),
         ),
         MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
         MethodEntry(
@@ -99,7 +99,7 @@ METHODS = {
         ),
         MethodEntry(
             "unet",
-            "volumetric U-Net trained on registered heads",
+            "a volumetric U-Net on the statistical shape model: the surface without the diffusion",
             "pcdiff.methods.volumetric.method:load",
             own="unet.safetensors",
         ),

@@ -18,12 +18,11 @@ def completed_surface(
     covered: np.ndarray,
     defect: np.ndarray,
     std: np.ndarray,
-    normals: np.ndarray | None = None,
 ) -> PointCloud:
     """Both tables over the `covered` rays and the side that joins them, because Poisson needs a closed surface.
 
     table_radii: (2, R) model mm, outer and inner radius, NaN where unknown. covered: (R,) bool. defect: (R,) labels.
-    std: (2, R) mm of outer radius and thickness. normals: see `PriorFit.completed_surface`.
+    std: (2, R) mm of outer radius and thickness.
     """
     region = MAP.to_image(covered, False)
     known = np.where(covered & np.isfinite(table_radii).all(0), table_radii, np.nan)
@@ -33,11 +32,6 @@ def completed_surface(
     pixels = fine * ((size - 1) / (FINER * size - 1))  # (N, 2), at the positions where `zoom` samples
 
     tables = [_table_points(pose, image, pixels, sign) for image, sign in zip(images, (1.0, -1.0), strict=True)]
-    if normals is not None:
-        tables = [
-            (points, _given_normals(pose, normals[table], pixels, computed))
-            for table, (points, computed) in enumerate(tables)
-        ]
     side, side_normals = _side_points(pose, region, *images)
     labels = ndimage.map_coordinates(MAP.to_image(defect), pixels.T, order=0)
     along_rays = (std[0], np.hypot(std[0], std[1]))  # of outer and inner table
@@ -61,14 +55,6 @@ def _table_points(pose: Pose, image: np.ndarray, pixels: np.ndarray, sign: float
     normal = np.cross(*along)
     outward = MAP.from_pixel(pixels) @ pose.linear.T
     return points_at(pixels), _unit(normal * (sign * np.sign((normal * outward).sum(1, keepdims=True))))
-
-
-def _given_normals(pose: Pose, normals: np.ndarray, pixels: np.ndarray, computed: np.ndarray) -> np.ndarray:
-    """Normals (R, 3), model axes, in the patient at pixels (N, 2); where they are NaN the computed ones, (N, 3)."""
-    image = MAP.to_image(normals, np.nan)
-    given = np.stack([ndimage.map_coordinates(image[..., axis], pixels.T, order=1) for axis in range(3)], -1)
-    given = _unit(given @ np.linalg.inv(pose.linear))  # normals transform by the inverse transpose
-    return np.where(np.isfinite(given).all(1, keepdims=True), given, computed)
 
 
 def _side_points(pose: Pose, region: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -126,12 +126,11 @@ def surface_elements(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return area, cross / np.maximum(area, 1e-9)[..., None]
 
 
-def outward_normals(radius: np.ndarray, dtype: type[np.floating] = np.float64) -> np.ndarray:
+def outward_normals(radius: np.ndarray) -> np.ndarray:
     """(R,) mm -> (SIZE, SIZE, 3) outward unit normals of the surface radius * direction; 0 outside the map."""
-    surface = MAP.to_image((radius[:, None] * MAP.directions).astype(dtype))
+    surface = MAP.to_image(radius[:, None] * MAP.directions)
     _, normal = surface_elements(surface)
-    side = np.sign((normal * MAP.to_image(MAP.directions)).sum(-1, keepdims=True))
-    return normal * side.astype(dtype)
+    return normal * np.sign((normal * MAP.to_image(MAP.directions)).sum(-1, keepdims=True))
 
 
 def profiles(

@@ -27,7 +27,7 @@ class PriorFit:
     outer, thickness: (R,) mm, posterior mean over defects and band, the measured values elsewhere (NaN without).
     std: (2, R) mm of outer and thickness over defects and band, else 0.
     residual: mm, median distance of the posed outer table from the mean; large for a skull unlike those of the model.
-    targets: (T,) rays over defects and band, ascending. posteriors: of outer and thickness there, for covariances.
+    targets: (T,) rays over defects and band, ascending.
     """
 
     prior: ShapePrior
@@ -38,7 +38,6 @@ class PriorFit:
     std: np.ndarray
     residual: float
     targets: np.ndarray
-    posteriors: tuple[Posterior, Posterior]
 
     @property
     def defect(self) -> np.ndarray:
@@ -56,22 +55,17 @@ class PriorFit:
         """The number of defects."""
         return int(self.defect.max(initial=0))
 
-    def completed_surface(
-        self,
-        outer: np.ndarray | None = None,
-        thickness: np.ndarray | None = None,
-        normals: np.ndarray | None = None,
-    ) -> PointCloud:
+    def completed_surface(self, outer: np.ndarray | None = None, thickness: np.ndarray | None = None) -> PointCloud:
         """The completed bone over defects and band as a closed surface of points, about 0.75 mm apart, patient mm.
 
         outer, thickness: (R,) model mm; by default the posterior mean. The points' `std` is that of the posterior along
-        the ray. normals: (2, R, 3) unit, model axes, of both tables; where NaN they are computed from the surface.
+        the ray.
         """
         outer = self.outer if outer is None else outer
         thickness = np.maximum(self.thickness if thickness is None else thickness, 1.0)
         covered = self.observation.distance <= self.prior.settings.completion.band_mm
         table_radii = np.stack([outer, outer - thickness])
-        return completed_surface(self.pose, table_radii, covered, self.defect, self.std, normals)
+        return completed_surface(self.pose, table_radii, covered, self.defect, self.std)
 
 
 def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
@@ -150,7 +144,7 @@ def complete(
     for axis, posterior in enumerate(posteriors):
         mean[axis, targets] = prior.mean[axis, targets] + posterior.mean
         std[axis, targets] = np.sqrt(posterior.variance)
-    return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual, targets, posteriors)
+    return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual, targets)
 
 
 def choose_sites(

@@ -83,15 +83,6 @@ class Posterior:
 
     mean: np.ndarray
     variance: np.ndarray
-    _kernel: Kernel
-    _targets: np.ndarray
-    _modes: np.ndarray
-    _half: np.ndarray
-
-    def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(A, B) mm^2 between the targets `rows` (A,) and `columns` (B,); all against all would take a gigabyte."""
-        prior = self._kernel(self._targets[rows], self._targets[columns], self._modes[:, rows], self._modes[:, columns])
-        return prior - self._half[:, rows].T @ self._half[:, columns]
 
 
 def regress(
@@ -118,4 +109,4 @@ def regress(
         noise = (kernel.noise**2 * (1 + (misfit / (2.5 * kernel.noise)) ** 2)).astype(np.float32)
     half = solve_triangular(factor[0], at_targets, lower=True, check_finite=False)  # (S, T)
     variance = np.maximum(kernel.variance(targets, modes[1]) - (half**2).sum(0), 0)
-    return Posterior(solved @ at_targets, variance, kernel, targets, modes[1], half)
+    return Posterior(solved @ at_targets, variance)

@@ -12,36 +12,11 @@ from pydantic import Field, field_validator
 from pcdiff.config import StrictConfig, YamlLoader, override, validate_config
 from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
-from pcdiff.methods.anchored.config import DiffusionConfig, NetworkConfig
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.surface.config import SurfaceDiffusionConfig, SurfaceNetworkConfig
 from pcdiff.methods.volumetric.config import UNetConfig
 
 log = logging.getLogger(__name__)
-
-
-class PairsConfig(StrictConfig):
-    """The pairs that the network is trained on. Probabilities are per pair."""
-
-    pool: int = Field(default=4096, gt=0, description="distinct pairs; each is used again with new noise")
-    kinds: dict[str, float] = Field(default={"skullfix": 1.0}, description="kinds of defect and their shares")
-    two_defects: float = Field(default=0.0, ge=0, le=1)
-    mix: float = Field(default=0.3, ge=0, le=1, description="mix two heads of a fold")
-    deform: float = Field(default=0.3, ge=0, le=1, description="add a smooth random deformation")
-    deform_mm: tuple[float, float] = Field(
-        default=(0.6, 0.4), description="its largest amplitude: outer table, thickness"
-    )
-    warp_mm: float = Field(
-        default=4.0, ge=0, description="largest distance that features of a head are moved along the map"
-    )
-    pose_mm: float = Field(default=0.2, ge=0, description="standard deviation of the pose error added")
-    folds: int = Field(default=5, ge=2)
-    seed: int = 0
-
-    @field_validator("kinds")
-    @classmethod
-    def _shares(cls, kinds: dict[str, float]) -> dict[str, float]:
-        return _normalised(kinds)
 
 
 class VolumetricSamplesConfig(StrictConfig):
@@ -77,24 +52,6 @@ class VolumetricSamplesConfig(StrictConfig):
     @classmethod
     def _shares(cls, kinds: dict[str, float]) -> dict[str, float]:
         return _normalised(kinds)
-
-
-class OptimiserConfig(StrictConfig):
-    """AdamW with a linear warm-up and a cosine decay."""
-
-    steps: int = Field(default=20_000, gt=0)
-    batch: int = Field(default=48, gt=0, description="pairs a step; the guide learns from all of them")
-    encoded: int = Field(default=16, gt=0, description="number of them that the rest of the network learns from")
-    noises: int = Field(
-        default=2, gt=0, description="noise levels per pair and step: the skull is encoded once for all"
-    )
-    rate: float = Field(default=1e-3, gt=0)
-    warmup: int = Field(default=300, ge=0)
-    decay: float = Field(default=0.02, ge=0, description="weight decay")
-    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
-    ema: float = Field(default=7.0, gt=0, description="power of the averaged weights' profile")
-    normals: float = Field(default=0.1, ge=0, description="weight of the normals in the loss")
-    precision: str = Field(default="no", pattern="^(no|bf16)$")
 
 
 class PaperOptimiserConfig(StrictConfig):
@@ -163,7 +120,7 @@ class VolumetricTrainConfig(StrictConfig):
     optimiser: VolumetricOptimiserConfig = VolumetricOptimiserConfig()
 
 
-class SurfaceOptimiserConfig(StrictConfig):
+class DiffusionOptimiserConfig(StrictConfig):
     """AdamW with a linear warm-up and half a cosine down to a hundredth."""
 
     steps: int = Field(default=6_000, gt=0)
@@ -176,10 +133,10 @@ class SurfaceOptimiserConfig(StrictConfig):
     precision: str = Field(default="no", pattern="^(no|bf16)$")
 
 
-class SurfaceTrainConfig(StrictConfig):
-    """A recipe of the diffusion of a surface's points, as in configs/surface.yaml."""
+class DiffusionTrainConfig(StrictConfig):
+    """A recipe of the diffusion of a surface's points, as in configs/default.yaml."""
 
-    method: Literal["surface"]
+    method: Literal["diffusion"]
     run: RunConfig
     unet: Path | None = Field(default=None, description="weights of the U-Net; by default the shipped ones")
     samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
@@ -188,27 +145,21 @@ class SurfaceTrainConfig(StrictConfig):
     anchors: int = Field(default=256, gt=0, description="drawn of each surface in a step; fewer than in use, for speed")
     network: SurfaceNetworkConfig = SurfaceNetworkConfig()
     diffusion: SurfaceDiffusionConfig = SurfaceDiffusionConfig()
-    optimiser: SurfaceOptimiserConfig = SurfaceOptimiserConfig()
+    optimiser: DiffusionOptimiserConfig = DiffusionOptimiserConfig()
 
 
-class TrainConfig(StrictConfig):
-    """A recipe of the anchored denoiser, as in configs/default.yaml."""
-
-    run: RunConfig
-    pairs: PairsConfig = PairsConfig()
-    network: NetworkConfig = NetworkConfig()
-    diffusion: DiffusionConfig = DiffusionConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
-
-
-Recipe = TrainConfig | PaperTrainConfig | VolumetricTrainConfig | SurfaceTrainConfig
+Recipe = DiffusionTrainConfig | VolumetricTrainConfig | PaperTrainConfig
+RECIPES: dict[str, type[Recipe]] = {
+    "diffusion": DiffusionTrainConfig,
+    "unet": VolumetricTrainConfig,
+    "paper": PaperTrainConfig,
+}
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Reads a YAML recipe and applies overrides such as {"optimiser.steps": 100}.
 
-    With `method: paper` it is a recipe of the published model, with `method: unet` one of the volumetric U-Net. Raises
-    InputError that names every wrong key.
+    Its `method` decides which class of `RECIPES` it is. Raises InputError that names every wrong key.
     """
     try:
         values = yaml.load(Path(path).read_text(), YamlLoader) or {}
@@ -219,13 +170,13 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     for name, value in (overrides or {}).items():
         override(values, name, value)
     log.info("recipe %s", path)
-    if values.get("method") == "unet":
-        return validate_config(VolumetricTrainConfig, values, str(path))
-    if values.get("method") == "surface":
-        return validate_config(SurfaceTrainConfig, values, str(path))
-    if "method" in values:
-        return validate_config(PaperTrainConfig, values, str(path))
-    return validate_config(TrainConfig, values, str(path))
+    method = str(values.get("method", "none"))
+    if method not in RECIPES:
+        names = ", ".join(RECIPES)
+        raise InputError(
+            f"{path}: expected a recipe with method: one of {names}, got {method}; add a line `method: NAME`"
+        )
+    return validate_config(RECIPES[method], values, str(path))
 
 
 def _normalised(kinds: dict[str, float]) -> dict[str, float]:

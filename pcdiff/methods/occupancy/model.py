@@ -26,10 +26,7 @@ from pcdiff.tensor_files import read_tensors
 __all__ = ["OccupancyCorrection", "OccupancyModel", "fused_surfaces"]
 
 OCCUPANCY_FORMAT = "pcdiff-occupancy-3"
-REMEDY = (
-    "choose other weights, convert those of an earlier version with tools/upgrade_weights.py, "
-    "or train a network with tools/train_occupancy.py"
-)
+REMEDY = "choose other weights, or train a network with tools/train_occupancy.py"
 BATCH = 16_384  # query points at a time
 
 

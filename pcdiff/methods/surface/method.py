@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal, Trajectory
@@ -87,8 +88,16 @@ def _positions(fit: PriorFit, anchors: Anchors, path: np.ndarray) -> np.ndarray:
 
 
 def load(files: WeightsFiles) -> SurfaceMethod:
-    """The method with the weights of the files. Raises InputError for a file of another kind."""
+    """The method with the weights of the files.
+
+    Raises InputError for a file of another kind, and where no U-Net lies beside the denoiser.
+    """
     assert files.own is not None
+    if not files.companions:
+        raise InputError(
+            f"{files.own}: expected the U-Net's weights beside it, got no {files.own.with_name('unet.safetensors')}; "
+            "copy there the U-Net that the denoiser was trained with"
+        )
     network, config = load_denoiser(files.own)
     base = VolumetricMethod(ShapePrior.load(files.prior), VolumetricModel.load(files.companions[0]))
     return SurfaceMethod(base, network, config.diffusion)

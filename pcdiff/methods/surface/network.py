@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pcdiff.diffusion.preconditioning import per_sample, scaling
 from pcdiff.methods.surface.config import LAYOUT, SurfaceNetworkConfig
-from pcdiff.nets.point_voxel import NoiseEmbedding
+from pcdiff.nets.noise_embedding import NoiseEmbedding
 
 REACH_MM = (5.0, 15.0, 40.0, 200.0)  # how far the heads look at first, by turns
 

@@ -6,14 +6,11 @@ Each has a version in plain torch; on CUDA the same names run on pytorch3d or Tr
 from pcdiff.nets.ops.gather import gather
 from pcdiff.nets.ops.interpolate import three_nn_weights
 from pcdiff.nets.ops.neighbours import ball_query, furthest_point_sample, knn
-from pcdiff.nets.ops.voxels import devoxelize_trilinear, voxelize_mean
 
 __all__ = [
     "ball_query",
-    "devoxelize_trilinear",
     "furthest_point_sample",
     "gather",
     "knn",
     "three_nn_weights",
-    "voxelize_mean",
 ]

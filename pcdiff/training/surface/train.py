@@ -17,6 +17,7 @@ from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
 from pcdiff.diffusion.loss import add_noise, denoising_loss
 from pcdiff.diffusion.schedule import log_normal_sigmas
+from pcdiff.files import written_beside
 from pcdiff.methods.registry import weights_of
 from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig
 from pcdiff.methods.surface.network import SurfaceDenoiser
@@ -24,7 +25,7 @@ from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.surface.weights import save_denoiser
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.loop import Loop, make_accelerator
-from pcdiff.training.recipes import SurfaceTrainConfig
+from pcdiff.training.recipes import DiffusionTrainConfig
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
 from pcdiff.training.surface.dataset import Pairs, store_pairs
@@ -35,17 +36,18 @@ from pcdiff.training.volumetric.validation import store_cases
 log = logging.getLogger(__name__)
 
 
-def train(config: SurfaceTrainConfig, progress: bool = True) -> Path:
+def train(config: DiffusionTrainConfig, progress: bool = True) -> Path:
     """Runs a recipe to its end, or goes on with it; returns the weights' file, or the checkpoint if there is none yet.
 
-    Writes into `config.run.out`: surface.json, log.jsonl, checkpoint.safetensors, and denoiser.safetensors, the
-    averaged weights that did best on the held-out heads so far. At SIGTERM the checkpoint is written and the run ends.
+    Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, unet.safetensors, the U-Net that the
+    denoiser is trained for, and denoiser.safetensors, the averaged weights that did best on the held-out heads so far.
+    At SIGTERM the checkpoint is written and the run ends.
     Raises InputError if the cache lacks heads or the folder holds a run of another recipe.
     """
     run = config.run
     accelerator = make_accelerator(config.optimiser.precision)
     with clean_exit_on_sigterm(), accelerator.main_process_first():
-        log.info("training the surface denoiser; the resolved recipe is %s", run.out / "surface.json")
+        log.info("training the surface denoiser; the resolved recipe is %s", run.out / "config.json")
         prior = ShapePrior.shipped()
         unet = weights_of("unet", config.unet).own
         assert unet is not None
@@ -54,7 +56,9 @@ def train(config: SurfaceTrainConfig, progress: bool = True) -> Path:
             files = store_pairs(run.cache, fitted[config.first :], unet, config.pool, pool, True, progress)
             held_out = [file for files in store_cases(run, prior, pool, progress).values() for file in files]
             validation = store_pairs(run.cache, held_out, unet, config.pool, pool, False, progress)
-        same_recipe(run.out / "surface.json", config)
+        same_recipe(run.out / "config.json", config)
+        with written_beside(run.out / "unet.safetensors") as beside:
+            beside.write_bytes(unet.read_bytes())
     task = SurfaceTask(
         config, Pairs(files, config.anchors, run.seed), Pairs(validation, LAYOUT.anchors, 1), accelerator.device
     )
@@ -65,7 +69,7 @@ def train(config: SurfaceTrainConfig, progress: bool = True) -> Path:
 class SurfaceTask:
     """The surface denoiser as a `Task` of the training loop."""
 
-    def __init__(self, config: SurfaceTrainConfig, pairs: Pairs, validation: Pairs, device: torch.device) -> None:
+    def __init__(self, config: DiffusionTrainConfig, pairs: Pairs, validation: Pairs, device: torch.device) -> None:
         options = config.optimiser
         self.config, self.dataset, self.validation, self.device = config, pairs, validation, device
         self.steps, self.clip = options.steps, options.clip

@@ -37,19 +37,19 @@ MIN_MISSING = 1500.0  # lattice points that a defect counts as at least in the l
 def train(config: VolumetricTrainConfig, progress: bool = True) -> Path:
     """Runs a recipe to its end, or goes on with it; returns the weights' file, or the checkpoint if there is none yet.
 
-    Writes into `config.run.out`: unet.json, log.jsonl, checkpoint.safetensors, and unet.safetensors, the averaged
+    Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, and unet.safetensors, the averaged
     weights that did best on the held-out heads so far. At SIGTERM the checkpoint is written and the run ends.
     Raises InputError if the cache lacks heads or the folder holds a run of another recipe.
     """
     run = config.run
     accelerator = make_accelerator(config.optimiser.precision)
     with clean_exit_on_sigterm(), accelerator.main_process_first():
-        log.info("training the volumetric U-Net; the resolved recipe is %s", run.out / "unet.json")
+        log.info("training the volumetric U-Net; the resolved recipe is %s", run.out / "config.json")
         prior = ShapePrior.shipped()
         with ProcessPoolExecutor(max(run.workers, 1), mp_context=get_context("spawn")) as pool:
             heads, fitted = load_sources(run, config.samples, prior, pool, progress)
             cases = store_cases(run, prior, pool, progress)
-        same_recipe(run.out / "unet.json", config)
+        same_recipe(run.out / "config.json", config)
     items = Items(Samples(heads, config.samples, run.seed), fitted, config.optimiser.batch)
     task = VolumetricTask(config, items, cases, accelerator.device)
     state = Loop(task, accelerator, progress).run()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from scipy.spatial import cKDTree
 from small_networks import DIFFUSION, SMALL, small_denoiser, small_unet
 from torch.nn import functional
 
@@ -127,6 +128,16 @@ def test_anchors_lie_on_the_defect_and_read_bone_inside(anchors: Anchors, fitted
     assert log_odds[:, middle + 1].mean() < -0.2
     labels = fitted.defect_at(fitted.pose.to_patient(anchors.positions))
     assert (labels > 0).mean() > 0.9
+
+
+def test_anchors_are_spread_evenly(skull_and_surface) -> None:
+    _, surface = skull_and_surface
+    chosen = spread_vertices(surface, LAYOUT.anchors)
+    assert len(set(chosen)) == LAYOUT.anchors
+    points = surface.points[chosen]
+    between = cKDTree(points).query(points, 2)[0][:, 1]
+    to_all = cKDTree(points).query(surface.points[surface.of_defect])[0]
+    assert between.min() >= 0.99 * to_all.max()  # no vertex is farther from them than they are from each other
 
 
 def test_a_surface_of_few_vertices_gives_each_of_them(skull_and_surface) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pcdiff.cli import app as cli
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.geometry.volume import Volume
-from pcdiff.prior.direction_map import MAP
+from pcdiff.prior.direction_map import MAP, PIXEL
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.folds import Population
 from pcdiff.prior.model import ShapePrior
@@ -49,6 +50,12 @@ def case(healthy: Volume) -> tuple[Volume, Volume]:
 def fitted(prior: ShapePrior, case: tuple[Volume, Volume]) -> PriorFit:
     """The prior fitted to the defective skull of `case`."""
     return fit(prior, case[0])
+
+
+@pytest.fixture(scope="session")
+def depth(fitted: PriorFit) -> np.ndarray:
+    """(R,) mm from each ray inside the defect to the nearest bone along the map, 0 on bone."""
+    return ndimage.distance_transform_edt(MAP.to_image(fitted.defect > 0, False))[MAP.inside] * PIXEL
 
 
 @pytest.fixture(scope="session")

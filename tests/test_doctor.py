@@ -15,7 +15,7 @@ from pcdiff.cli import doctor
 from pcdiff.cli.console import available_device
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
-from pcdiff.methods.registry import METHODS
+from pcdiff.methods.registry import METHODS, weights_files
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -38,7 +38,7 @@ def test_what_it_lists(installed: list[str]) -> None:
     assert "13 s" in found["a case"].words
     assert {re.split("[<>=]", text)[0] for text in PROJECT["dependencies"]} <= found.keys()
     assert {f"method {name}" for name in METHODS} <= found.keys()
-    assert {path.name for path in weights.parent.glob("*.safetensors")} <= found.keys()
+    assert {path.name for name in METHODS if name != "paper" for path in weights_files(name)} <= found.keys()
     assert {"cuda", "display", "extra open3d"} <= found.keys()
     assert found["method paper"].good is None
     assert METHODS["paper"].required in found["method paper"].words

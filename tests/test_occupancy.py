@@ -67,8 +67,8 @@ def test_the_lattice_covers_the_implant_and_its_surroundings(fitted, case):
     assert (top - implant.max(0) > 15).all()
 
 
-def test_tables_give_bone_between_them_and_nowhere_else(fitted):
-    ray = np.flatnonzero(fitted.observation.depth > 8)[0]
+def test_tables_give_bone_between_them_and_nowhere_else(fitted, depth):
+    ray = np.flatnonzero(depth > 8)[0]
     middle = fitted.outer[ray] - fitted.thickness[ray] / 2
     beyond = 2 + fitted.thickness[ray]
     points = MAP.directions[ray] * np.array([[middle], [middle + beyond], [middle - beyond]])
@@ -78,7 +78,7 @@ def test_tables_give_bone_between_them_and_nowhere_else(fitted):
     assert odds[0] > 2
     assert (odds[1:] < -2).all()
     assert np.abs(odds).max() <= LIMIT
-    assert border[0] == pytest.approx(fitted.observation.depth[ray], abs=1.5)
+    assert border[0] == pytest.approx(depth[ray], abs=1.5)
 
 
 def test_patches_hold_the_bone_and_the_mirrored_bone(fitted, case, queries):
@@ -163,10 +163,10 @@ def test_without_a_correction_the_fused_surface_is_the_completed_surface(fitted,
     assert dice(reconstruct(points, case[0]).mask, plain.mask) > 0.97
 
 
-def test_bone_added_by_the_correction_is_built(fitted, case):
+def test_bone_added_by_the_correction_is_built(fitted, case, depth):
     lattice = lattice_around(fitted, SETTINGS)
     nothing = OccupancyCorrection(lattice, np.zeros(lattice.shape, np.float32), SETTINGS)
-    ray = fitted.observation.depth.argmax()
+    ray = depth.argmax()
     middle = MAP.directions[ray] * (fitted.outer[ray] - fitted.thickness[ray] - 8)  # under the defect, connected to it
     ball = np.linalg.norm(lattice.points - middle, axis=-1) < 9
     correction = OccupancyCorrection(lattice, np.where(ball, 2 * LIMIT, 0).astype(np.float32), SETTINGS)

@@ -145,10 +145,10 @@ def test_windows_hold_the_missing_tables(fitted) -> None:
     assert (table < high).all()
 
 
-def test_tables_are_positive_within_the_bone_and_within_the_defect(fitted) -> None:
+def test_tables_are_positive_within_the_bone_and_within_the_defect(fitted, depth) -> None:
     tables = prior_tables(TableMaps.of(fitted), EVERYWHERE).astype(float)
     rays = np.flatnonzero(fitted.defect > 0)
-    deep = rays[np.argsort(-fitted.observation.depth[rays])[:20]]
+    deep = rays[np.argsort(-depth[rays])[:20]]
     middle = MAP.directions[deep] * (fitted.outer[deep] - fitted.thickness[deep] / 2)[:, None]
     index = np.round((middle - LATTICE.low - STEP / 2) / (2 * STEP)).astype(int)
     below, above, _, _, border, present = tables[:, *index.T]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -27,11 +26,6 @@ class Observation:
     thickness: np.ndarray
     defect: np.ndarray
     distance: np.ndarray
-
-    @cached_property
-    def depth(self) -> np.ndarray:
-        """(R,) mm from each ray inside a defect to the nearest bone along the map, 0 on bone."""
-        return ndimage.distance_transform_edt(MAP.to_image(self.defect > 0, False))[MAP.inside] * PIXEL
 
 
 def open_rays(outer: np.ndarray, thickness: np.ndarray, defect: np.ndarray) -> Observation:

@@ -78,7 +78,7 @@ def test_the_table_of_a_suite(tool, tmp_path):
     assert "| irregular and two_defects | 0.650 / 0.657 / inf / 0.000 (1 failed) |" in table
     assert not any(line.startswith("| jaw") for line in written)
     assert "Skulls without a defect, refused with a reason: prior: jaw 1 of 2." in written
-    assert any("Spearman's rho" in line and line.endswith("prior: 0.25.") for line in written)
+    assert any("Spearman's rho" in line and line.endswith("prior: Spearman's rho 0.25.") for line in written)
 
 
 def test_a_suite_of_other_defects_is_not_in_the_table_of_the_own_ones(tool, tmp_path):

@@ -81,7 +81,9 @@ def task(files: list[Path], tmp_path: Path) -> SurfaceTask:
 
 
 def made(config: DiffusionTrainConfig, files: list[Path]) -> SurfaceTask:
-    return SurfaceTask(config, Pairs(files, config.anchors, config.run.seed), Pairs(files[:1], LAYOUT.anchors, 1), torch.device("cpu"))
+    return SurfaceTask(
+        config, Pairs(files, config.anchors, config.run.seed), Pairs(files[:1], LAYOUT.anchors, 1), torch.device("cpu")
+    )
 
 
 # --- order and rate -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pcdiff.geometry.grid import box_slices
 from pcdiff.methods.occupancy.fused import FusedSurface, OccupancyCorrection, fused_surface
 from pcdiff.methods.occupancy.lattice import Lattice, TableMaps
 from pcdiff.methods.volumetric.config import FusionConfig
-from pcdiff.methods.volumetric.features import LATTICE, STEP, Window
+from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, prior_log_odds
 from pcdiff.methods.volumetric.model import VolumetricModel
 
 
@@ -44,12 +44,11 @@ class Surroundings:
         """Runs the U-Net; arguments as in `VolumetricModel.predict`."""
         fusion = model.config.fusion
         found = model.predict(bone, windows, maps, device, mirror)
-        odds = found.log_odds
-        if fusion.alone:
-            # a second opinion: its errors are others, above all where the tables are wrong
-            odds = odds + fusion.alone * model.predict(bone, windows, None, device, mirror).log_odds
-        mean = model.mean / np.float32(255)
-        return cls(bone, mean, fused(odds, bone, fusion), found.features, maps, fusion)
+        added = np.zeros(LATTICE.shape, np.float32)
+        for window in windows:
+            tables = prior_log_odds(maps, window, fusion.surface)
+            added[window] = fused(found.log_odds[window], bone[window], tables, fusion)
+        return cls(bone, model.mean / np.float32(255), added, found.features, maps, fusion)
 
     def surface(self, first: np.ndarray, last: np.ndarray) -> FusedSurface:
         """Where the log-odds of the completed tables and those added are 0 together, in a box of lattice points.
@@ -64,12 +63,16 @@ class Surroundings:
         return fused_surface(self.maps, OccupancyCorrection(lattice, part, self.fusion.surface))
 
 
-def fused(odds: np.ndarray, bone: np.ndarray, fusion: FusionConfig) -> np.ndarray:
-    """(I, J, K) float32 log-odds to add to those of the completed tables: the network's output outside bone.
+def fused(odds: np.ndarray, bone: np.ndarray, tables: np.ndarray, fusion: FusionConfig) -> np.ndarray:
+    """(I, J, K) float32 log-odds to add to those of the completed tables, (I, J, K): the network's output outside bone.
 
-    On present bone the tables go on beyond the defect's border so that the rim fits; the network predicts missing bone
-    alone and would remove that band. odds: NaN outside the windows.
+    At the tables it counts less, because on vaults the shape model is more accurate; where it finds bone off the tables
+    it counts in full. On present bone the tables go on beyond the defect's border so that the rim fits; the network
+    predicts missing bone alone and would remove that band. odds: NaN outside the windows.
     """
     valid = np.isfinite(odds) & (bone < fusion.max_bone)
+    near, far = fusion.near_mm
+    rise = np.clip((np.abs(tables) * fusion.slope_mm - near) / (far - near), 0, 1)
     limit = 2 * fusion.max_log_odds
-    return np.where(valid, np.clip(odds, -limit, limit), 0).astype(np.float32)
+    weight = fusion.near + (1 - fusion.near) * rise
+    return np.where(valid, weight * np.clip(odds, -limit, limit), 0).astype(np.float32)

@@ -328,8 +328,8 @@ def test_true_displacements_are_those_of_a_shifted_wall() -> None:
     assert target[:3] == pytest.approx([1.7, -1.3, 0], abs=0.1)
 
 
-def test_a_pair_of_the_mirror_image_is_mirrored(fitted_case: FittedCase, unet: VolumetricModel) -> None:
-    pair, other = (make_pair(c, unet, 64) for c in (fitted_case, mirrored(fitted_case)))
+def test_a_pair_of_the_mirror_image_is_mirrored(fitted_case: FittedCase, base: VolumetricMethod) -> None:
+    pair, other = (make_pair(c, base, 64) for c in (fitted_case, mirrored(fitted_case)))
     assert pair.valid.mean() > 0.9
     assert np.abs(pair.target).mean() < 3
     assert other.anchors.positions[:, 0].mean() == pytest.approx(-pair.anchors.positions[:, 0].mean(), abs=3)
@@ -337,8 +337,8 @@ def test_a_pair_of_the_mirror_image_is_mirrored(fitted_case: FittedCase, unet: V
 
 
 @pytest.fixture(scope="module")
-def pair_file(fitted_case: FittedCase, unet: VolumetricModel, tmp_path_factory) -> Path:
-    pair = make_pair(fitted_case, unet, LAYOUT.anchors + 30)
+def pair_file(fitted_case: FittedCase, base: VolumetricMethod, tmp_path_factory) -> Path:
+    pair = make_pair(fitted_case, base, LAYOUT.anchors + 30)
     arrays = vars(pair.anchors) | {"target": pair.target, "valid": pair.valid}
     path = tmp_path_factory.mktemp("pairs") / "pair.safetensors"
     save_file({name: np.ascontiguousarray(value, np.float16) for name, value in arrays.items()}, path)

@@ -14,6 +14,7 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.methods.candidates import combine
+from pcdiff.methods.occupancy.fused import OccupancyCorrection
 from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, missing_table_points
 from pcdiff.methods.registry import load_method
 from pcdiff.methods.volumetric import method as method_module
@@ -276,6 +277,26 @@ def test_the_seed_and_the_call_change_nothing(fitted, case, prior, same_bone) ->
     method, head = VolumetricMethod(prior, uneven()), head_occupancy(case[0])
     first, again = (method.predict_surface(fitted, head)[1].points for _ in range(2))
     assert np.array_equal(first, again)
+
+
+def test_the_occupancy_network_is_added_where_it_speaks(fitted, case, prior, same_bone) -> None:
+    correction = OccupancyCorrection(
+        Lattice(LATTICE.low + 21, (12, 11, 10), STEP), np.full((12, 11, 10), 3.0, np.float32), FusionConfig().surface
+    )
+    skull, _ = VolumetricMethod(prior, constant(2.0)).predict_surface(fitted, head_occupancy(case[0]))
+    difference = skull.plus(correction).added - skull.added
+    assert difference[11:21, 11:20, 11:19] == pytest.approx(3.0, abs=1e-3)
+    assert difference[24:].max() == difference[:9].max() == 0
+    assert skull.plus(None) is skull
+
+
+def test_a_stored_case_gives_its_fit_back(fitted, case) -> None:
+    stored = FittedCase.of(fitted, *(soft_occupancy(head_occupancy(part), fitted.pose) for part in case))
+    again, maps = stored.fit(fitted.prior), TableMaps.of(fitted)
+    assert np.array_equal(again.defect > 0, fitted.defect > 0)
+    for name, values in vars(TableMaps.of(again)).items():
+        assert np.allclose(values[MAP.inside], getattr(maps, name)[MAP.inside], atol=1e-3), name
+    assert np.array_equal(stored.head().occupancy, stored.bone)
 
 
 def test_beyond_the_lattice_the_tables_stand_alone(fitted) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
 
 PRIOR = "prior.safetensors"
+OCCUPANCY = "occupancy.safetensors"
 GROUP = "pcdiff.methods"  # entry points of other packages
 WEIGHTS_LICENCE = "CC BY-NC-SA 4.0"
 
@@ -29,6 +30,10 @@ class WeightsFiles:
     own: Path | None
     prior: Path
     companions: tuple[Path, ...] = ()
+
+    def companion(self, name: str) -> Path | None:
+        """The companion of a file name; None where it is not there."""
+        return next((path for path in self.companions if path.name == name), None)
 
     @property
     def all(self) -> list[Path]:
@@ -86,7 +91,7 @@ METHODS = {
             "a diffusion of surface points, on a U-Net and the statistical shape model",
             "pcdiff.methods.surface.method:load",
             own="denoiser.safetensors",
-            companions=("unet.safetensors",),
+            companions=("unet.safetensors", OCCUPANCY),
         ),
         MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
         MethodEntry(
@@ -102,6 +107,7 @@ METHODS = {
             "a volumetric U-Net on the statistical shape model: the surface without the diffusion",
             "pcdiff.methods.volumetric.method:load",
             own="unet.safetensors",
+            companions=(OCCUPANCY,),
         ),
     )
 }

@@ -20,8 +20,7 @@ from pcdiff.methods.surface.moved import move
 from pcdiff.methods.surface.network import SurfaceDenoiser
 from pcdiff.methods.surface.sampling import sample_displacements, sigmas_of
 from pcdiff.methods.surface.weights import load_denoiser
-from pcdiff.methods.volumetric.method import VolumetricMethod
-from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.methods.volumetric.method import VolumetricMethod, load_from
 from pcdiff.nets.devices import on_device
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
@@ -78,7 +77,7 @@ class SurfaceMethod:
 
     def _captions(self) -> tuple[str, ...]:
         levels = [f"noise level {sigma:.2f} mm" for sigma in sigmas_of(self.diffusion).tolist()[:-1]]
-        return ("surface of shape model and U-Net", *levels, "result")
+        return ("surface of shape model and networks", *levels, "result")
 
 
 def _positions(fit: PriorFit, anchors: Anchors, path: np.ndarray) -> np.ndarray:
@@ -93,11 +92,11 @@ def load(files: WeightsFiles) -> SurfaceMethod:
     Raises InputError for a file of another kind, and where no U-Net lies beside the denoiser.
     """
     assert files.own is not None
-    if not files.companions:
+    unet = files.companion("unet.safetensors")
+    if unet is None:
         raise InputError(
             f"{files.own}: expected the U-Net's weights beside it, got no {files.own.with_name('unet.safetensors')}; "
             "copy there the U-Net that the denoiser was trained with"
         )
     network, config = load_denoiser(files.own)
-    base = VolumetricMethod(ShapePrior.load(files.prior), VolumetricModel.load(files.companions[0]))
-    return SurfaceMethod(base, network, config.diffusion)
+    return SurfaceMethod(load_from(files, unet), network, config.diffusion)

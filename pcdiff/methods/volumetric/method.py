@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.occupancy.fused import FusedSurface
 from pcdiff.methods.occupancy.lattice import TableMaps, lattice_around
-from pcdiff.methods.registry import WeightsFiles
+from pcdiff.methods.occupancy.model import OccupancyModel
+from pcdiff.methods.registry import OCCUPANCY, WeightsFiles
 from pcdiff.methods.volumetric.features import LATTICE, STEP, defect_windows, windows_occupancy
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.methods.volumetric.surroundings import Surroundings
@@ -22,10 +24,14 @@ from pcdiff.prior.model import ShapePrior
 
 @dataclass(frozen=True)
 class VolumetricMethod:
-    """The shape model, corrected by the U-Net. Nothing is drawn at random, so there is one candidate."""
+    """The shape model, corrected by the U-Net and, at the forehead above all, by an occupancy network, if there is one.
+
+    Nothing is drawn at random, so there is one candidate.
+    """
 
     prior: ShapePrior
     model: VolumetricModel
+    occupancy: OccupancyModel | None = None
 
     def __call__(
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
@@ -35,10 +41,12 @@ class VolumetricMethod:
         return Proposal([OrientedPoints(surface.in_patient(fit))])
 
     def predict_surface(self, fit: PriorFit, head: Head, device: str = "cpu") -> tuple[Surroundings, FusedSurface]:
-        """What the U-Net says, and the surface. A defect beyond the U-Net's lattice is the shape model's alone."""
+        """What the networks say, and the surface. A defect beyond the U-Net's lattice is the shape model's alone."""
         windows = defect_windows(fit)
         bone = windows_occupancy(head, fit.pose, windows)
         skull = Surroundings.predict(self.model, bone, windows, TableMaps.of(fit), device)
+        if self.occupancy is not None:
+            skull = skull.plus(self.occupancy.predict_correction(fit, head, device))
         box = lattice_around(fit, skull.fusion.surface)
         first = np.floor((box.low - LATTICE.low) / STEP).astype(int)
         return skull, skull.surface(first, first + np.array(box.shape) + 1)
@@ -47,4 +55,14 @@ class VolumetricMethod:
 def load(files: WeightsFiles) -> VolumetricMethod:
     """The method with the weights of the files. Raises InputError for a file of another kind."""
     assert files.own is not None
-    return VolumetricMethod(ShapePrior.load(files.prior), VolumetricModel.load(files.own))
+    return load_from(files, files.own)
+
+
+def load_from(files: WeightsFiles, unet: Path) -> VolumetricMethod:
+    """The same with the U-Net of another file."""
+    occupancy = files.companion(OCCUPANCY)
+    return VolumetricMethod(
+        ShapePrior.load(files.prior),
+        VolumetricModel.load(unet),
+        None if occupancy is None else OccupancyModel.load(occupancy),
+    )

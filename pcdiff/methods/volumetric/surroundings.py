@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from pcdiff.geometry.grid import box_slices
 from pcdiff.methods.occupancy.fused import FusedSurface, OccupancyCorrection, fused_surface
@@ -49,6 +50,14 @@ class Surroundings:
             tables = prior_log_odds(maps, window, fusion.surface)
             added[window] = fused(found.log_odds[window], bone[window], tables, fusion)
         return cls(bone, model.mean / np.float32(255), added, found.features, maps, fusion)
+
+    def plus(self, correction: OccupancyCorrection | None) -> Surroundings:
+        """The same with the log-odds of the occupancy network added, if it made a correction."""
+        if correction is None:
+            return self
+        index = np.moveaxis((LATTICE.points - correction.lattice.low) / correction.lattice.step, -1, 0)
+        more = map_coordinates(correction.log_odds, index, order=1, output=np.float32)
+        return replace(self, added=self.added + more)
 
     def surface(self, first: np.ndarray, last: np.ndarray) -> FusedSurface:
         """Where the log-odds of the completed tables and those added are 0 together, in a box of lattice points.

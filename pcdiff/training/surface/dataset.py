@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from pcdiff.files import sha256, written_beside
+from pcdiff.methods.registry import weights_files, weights_of
 from pcdiff.methods.surface.config import LAYOUT
-from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.methods.volumetric.method import VolumetricMethod, load_from
 from pcdiff.training.surface.pairs import make_pair, mirrored
 from pcdiff.training.volumetric.fitted import FittedCase
 
@@ -58,7 +59,9 @@ def store_pairs(
 
     count: points of each. Cases whose surface has no point are left out.
     """
-    key = hashlib.sha256(f"{VERSION},{count},{sha256(unet)},{LAYOUT.model_dump_json()}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(
+        f"{VERSION},{count},{[*map(sha256, weights_files('unet', unet))]},{LAYOUT.model_dump_json()}".encode()
+    ).hexdigest()[:12]
     folder = cache / "surface-pairs" / key
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(case, flip) for case in cases for flip in ((False, True) if mirror else (False,))]
@@ -66,6 +69,12 @@ def store_pairs(
     making = pool.map(partial(_store, folder=folder, unet=unet, count=count), jobs, chunksize=8)
     files = list(tqdm(making, "pairs", len(jobs), disable=not progress))
     return [file for file in files if file is not None]
+
+
+@cache
+def _base(unet: Path) -> VolumetricMethod:
+    """The method without the diffusion, in a worker process."""
+    return load_from(weights_of("unet", unet), unet)
 
 
 def _store(job: tuple[Path, bool], folder: Path, unet: Path, count: int) -> Path | None:
@@ -76,7 +85,7 @@ def _store(job: tuple[Path, bool], folder: Path, unet: Path, count: int) -> Path
         return path
     case = FittedCase.load(case_file)
     try:
-        pair = make_pair(mirrored(case) if flip else case, VolumetricModel.load(unet), count)
+        pair = make_pair(mirrored(case) if flip else case, _base(unet), count)
     except ValueError as error:
         log.warning("%s left out: %s", case_file, error)
         return None

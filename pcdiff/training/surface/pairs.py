@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 
 from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices
 from pcdiff.methods.volumetric.features import LATTICE, STEP
-from pcdiff.methods.volumetric.model import VolumetricModel
+from pcdiff.methods.volumetric.method import VolumetricMethod
 from pcdiff.methods.volumetric.surroundings import Surroundings
 from pcdiff.training.volumetric.fitted import FittedCase
 
@@ -33,10 +33,12 @@ class Pair:
     valid: np.ndarray
 
 
-def make_pair(case: FittedCase, model: VolumetricModel, count: int) -> Pair:
+def make_pair(case: FittedCase, base: VolumetricMethod, count: int) -> Pair:
     """Pair with `count` anchors. Raises ValueError for a case whose fused surface has none."""
     bone = case.bone / np.float32(255)
-    skull = Surroundings.predict(model, bone, case.windows, case.maps, mirror=False)
+    skull = Surroundings.predict(base.model, bone, case.windows, case.maps, mirror=False)
+    if base.occupancy is not None:
+        skull = skull.plus(base.occupancy.predict_correction(case.fit(base.prior), case.head()))
     sides = np.array([[[side.start, side.stop] for side in window] for window in case.windows])
     surface = skull.surface(sides[..., 0].min(0), sides[..., 1].max(0))
     anchors = make_anchors(surface, skull, spread_vertices(surface, count))

@@ -49,16 +49,17 @@ def train(config: DiffusionTrainConfig, progress: bool = True) -> Path:
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         log.info("training the surface denoiser; the resolved recipe is %s", run.out / "config.json")
         prior = ShapePrior.shipped()
-        unet = weights_of("unet", config.unet).own
-        assert unet is not None
+        base = weights_of("unet", config.unet)
+        assert base.own is not None
         with ProcessPoolExecutor(max(run.workers, 1), mp_context=get_context("spawn")) as pool:
             _, fitted = load_sources(run, config.samples, prior, pool, progress)
-            files = store_pairs(run.cache, fitted[config.first :], unet, config.pool, pool, True, progress)
+            files = store_pairs(run.cache, fitted[config.first :], base.own, config.pool, pool, True, progress)
             held_out = [file for files in store_cases(run, prior, pool, progress).values() for file in files]
-            validation = store_pairs(run.cache, held_out, unet, config.pool, pool, False, progress)
+            validation = store_pairs(run.cache, held_out, base.own, config.pool, pool, False, progress)
         same_recipe(run.out / "config.json", config)
-        with written_beside(run.out / "unet.safetensors") as beside:
-            beside.write_bytes(unet.read_bytes())
+        for path in (base.own, *base.companions):
+            with written_beside(run.out / path.name) as beside:
+                beside.write_bytes(path.read_bytes())
     task = SurfaceTask(
         config, Pairs(files, config.anchors, run.seed), Pairs(validation, LAYOUT.anchors, 1), accelerator.device
     )

@@ -25,6 +25,8 @@ from pcdiff.geometry.occupancy import Head
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.volumetric.features import LATTICE, Window, defect_windows
+from pcdiff.prior.defects import open_rays
+from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.fit import PriorFit, fit_head
 from pcdiff.prior.model import ShapePrior
 from pcdiff.tensor_files import read_tensors
@@ -70,6 +72,23 @@ class FittedCase:
         """bone, missing: `LAYOUT.shape` float, in the pose of the fit."""
         here, gone = (np.round(255 * share).astype(np.uint8) for share in (bone, missing))
         return cls(here, gone, TableMaps.of(fit), tuple(defect_windows(fit)), tuple(used))
+
+    def fit(self, prior: ShapePrior) -> PriorFit:
+        """The fit that the case was made of, in the shape model's own space; prior: for its settings alone."""
+        outer, inner, *stds = (
+            getattr(self.maps, name)[MAP.inside].astype(float)
+            for name in ("outer", "inner", "outer_std", "thickness_std")
+        )
+        labels = ndimage.label(self.maps.border > 0)[0][MAP.inside]
+        seen = open_rays(outer, outer - inner, labels)
+        pose = Pose(np.eye(3), np.zeros(3))
+        return PriorFit(prior, pose, seen, outer, outer - inner, np.stack(stds), 0.0, np.arange(len(outer)))
+
+    def head(self) -> Head:
+        """The remaining bone, in the shape model's own space."""
+        affine = np.diag([LATTICE.step] * 3 + [1.0])
+        affine[:3, 3] = LATTICE.low
+        return Head(self.bone, affine, "")
 
     def save(self, path: Path) -> None:
         """Writes everything into one file."""

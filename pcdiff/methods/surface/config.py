@@ -63,7 +63,14 @@ class SurfaceDiffusionConfig(StrictConfig):
     p_std: float = Field(default=1.2, gt=0)
     lengths_mm: tuple[float, ...] = Field(default=(40.0, 15.0, 5.0), description="over which the motion is alike")
     shares: tuple[float, ...] = Field(default=(0.5, 0.35, 0.15), description="of each length in the variance")
-    draws: int = Field(default=8, gt=0, description="samples whose mean is the answer where one candidate is asked for")
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="noise at the start over sigma_max: widens the samples to the errors on held-out heads",
+    )
+    draws: int = Field(
+        default=8, gt=0, multiple_of=2, description="samples whose mean is the answer where one candidate is asked for"
+    )
     steps: int = Field(default=6, gt=0)
     sampler: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "heun"
 

@@ -28,14 +28,26 @@ def sample_displacements(
     members: int,
     generator: torch.Generator,
     callback: Callback | None = None,
+    paired: bool = False,
 ) -> Tensor:
-    """(members, N) mm. anchors: fields of one `Anchors` by name, (1, N, ...), on the network's device."""
+    """(members, N) mm.
+
+    anchors: fields of one `Anchors` by name, (1, N, ...), on the network's device. paired: the second half of the
+    members starts at the opposite of the first half's noise, so that their mean hardly depends on the noise.
+    """
     surface = network.encode(anchors["positions"], anchors["static"], anchors["profile"]).repeated(members)
-    positions, normals = (anchors[name].expand(members, -1, -1) for name in ("positions", "normals"))
+    drawn = members // 2 if paired else members
+    positions, normals = (anchors[name].expand(drawn, -1, -1) for name in ("positions", "normals"))
     noise = normal_noise(positions, normals, config, generator)
+    if paired:
+        noise = torch.cat([noise, -noise])
     sigmas = sigmas_of(config)
     return SAMPLERS[config.sampler](
-        partial(_denoise, network, surface), sigmas[0] * noise, sigmas, generator=generator, callback=callback
+        partial(_denoise, network, surface),
+        config.temperature * sigmas[0] * noise,
+        sigmas,
+        generator=generator,
+        callback=callback,
     )
 
 

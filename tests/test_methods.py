@@ -76,7 +76,7 @@ def test_candidates_are_surfaces_of_one_layout(method, proposal, case, fitted):
 def test_the_way_begins_at_the_surface_and_ends_at_the_candidates(proposal):
     way = proposal.trajectory
     assert len(way.captions) == way.points.shape[1]
-    assert way.captions[0] == "surface of shape model and U-Net"
+    assert way.captions[0] == "surface of shape model and networks"
     assert np.array_equal(way.points[0, 0], way.points[1, 0])
     assert np.median(np.linalg.norm(way.points[1, 1] - way.points[1, 0], axis=1)) > 1.0, "noised"
     assert np.linalg.norm(way.points[0, -1] - way.points[1, -1], axis=1).mean() > 0.1

@@ -89,6 +89,12 @@ def test_an_untrained_ensemble_spreads_as_the_flow_says(silent, anchors):
     assert np.sqrt((moves**2).mean()) == pytest.approx(expected, rel=0.12)
 
 
+def test_a_temperature_widens_the_samples(silent, anchors):
+    wider = replace(silent, diffusion=silent.diffusion.model_copy(update={"temperature": 2.0}))
+    narrow, wide = (method.sample(anchors, 3, 0, "cpu")[0] for method in (silent, wider))
+    assert np.allclose(wide, 2 * narrow, atol=1e-4)
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 def test_samplers_agree_where_the_flow_is_known(silent, anchors, sampler):
     x0, heun = (

@@ -35,7 +35,7 @@ from pcdiff.training.surface.dataset import Pairs
 from pcdiff.training.surface.train import SurfaceTask, train
 
 STEPS = 6
-SCORES = {"val_alone": 0.5, "val_still": 0.6}
+SCORES = {"val_mean": 0.5, "val_still": 0.6}
 
 
 def tiny(out: Path, **optimiser: Any) -> DiffusionTrainConfig:
@@ -188,7 +188,7 @@ def test_a_run_writes_the_documented_files(tmp_path, quick, task):
     assert [row["step"] for row in log] == [STEPS, STEPS]
     assert math.isfinite(log[0]["loss"])
     assert log[0]["rate"] == task.rate(STEPS)
-    assert log[1]["val_alone"] == 0.5
+    assert log[1]["val_mean"] == 0.5
     assert load_denoiser(out / "denoiser.safetensors")[1].diffusion == config.diffusion
     files = weights_of("diffusion", out / "denoiser.safetensors")  # usable where they lie
     assert [path.parent for path in files.companions] == [out, out]
@@ -288,7 +288,7 @@ def test_other_seeds_train_other_weights(tmp_path, quick):
 def test_weights_are_written_where_they_are_the_best_so_far(tmp_path, quick, monkeypatch):
     config = in_run(tiny(tmp_path / "run", steps=3), validate_every=1)
     scores = iter([0.5, 0.4, 0.6])
-    monkeypatch.setattr(training, "validate", lambda *_: SCORES | {"val_alone": next(scores)})
+    monkeypatch.setattr(training, "validate", lambda *_: SCORES | {"val_mean": next(scores)})
     weights = metadata(train(config, progress=False))
     assert (weights["step"], weights["val_mm"]) == ("2", "0.4000")
 

@@ -53,17 +53,15 @@ class SurfaceMethod:
     def candidates(self, anchors: Anchors, ensemble: int, seed: int, device: str) -> tuple[np.ndarray, np.ndarray]:
         """Displacements (ensemble, N) mm, and (ensemble, T, N) mm on the way.
 
-        Several candidates are one sample each. A single one is the mean of `diffusion.draws` samples, in pairs of
-        opposite noise: it is nearer to the truth than any of them.
+        Several candidates are one sample each. A single one is the mean of `diffusion.draws` samples: it is nearer to
+        the truth than any of them.
         """
         if ensemble > 1:
             return self.sample(anchors, ensemble, seed, device)
-        moves, path = self.sample(anchors, self.diffusion.draws, seed, device, paired=True)
+        moves, path = self.sample(anchors, self.diffusion.draws, seed, device)
         return moves.mean(0, keepdims=True), path.mean(0, keepdims=True)
 
-    def sample(
-        self, anchors: Anchors, members: int, seed: int, device: str, paired: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, anchors: Anchors, members: int, seed: int, device: str) -> tuple[np.ndarray, np.ndarray]:
         """Displacements (members, N) float64 mm, and (members, T, N) before each step and after the last."""
         batch = {name: torch.from_numpy(value).to(device) for name, value in stacked([anchors]).items()}
         steps: list[Tensor] = []
@@ -74,7 +72,6 @@ class SurfaceMethod:
             members,
             torch.Generator().manual_seed(seed),
             lambda step, x, x0: steps.append(x),
-            paired,
         )
         return x.cpu().double().numpy(), torch.stack([*steps, x], 1).cpu().double().numpy()
 

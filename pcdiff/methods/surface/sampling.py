@@ -28,19 +28,19 @@ def sample_displacements(
     members: int,
     generator: torch.Generator,
     callback: Callback | None = None,
-    paired: bool = False,
 ) -> Tensor:
     """(members, N) mm.
 
-    anchors: fields of one `Anchors` by name, (1, N, ...), on the network's device. paired: the second half of the
-    members starts at the opposite of the first half's noise, so that their mean hardly depends on the noise.
+    Every second member starts at the opposite of the noise of the one before: each is a sample, and their mean hardly
+    depends on the noise (antithetic variates). A larger ensemble begins with the members of a smaller one.
+
+    anchors: fields of one `Anchors` by name, (1, N, ...), on the network's device.
     """
     surface = network.encode(anchors["positions"], anchors["static"], anchors["profile"]).repeated(members)
-    drawn = members // 2 if paired else members
+    drawn = (members + 1) // 2
     positions, normals = (anchors[name].expand(drawn, -1, -1) for name in ("positions", "normals"))
     noise = normal_noise(positions, normals, config, generator)
-    if paired:
-        noise = torch.cat([noise, -noise])
+    noise = torch.stack([noise, -noise], 1).flatten(0, 1)[:members]
     sigmas = sigmas_of(config)
     return SAMPLERS[config.sampler](
         partial(_denoise, network, surface),

@@ -128,10 +128,10 @@ class SurfaceTask:
         return validate(network, self.config.diffusion, pairs, str(self.device))
 
     def write_weights(self, state: State, scores: dict[str, float]) -> Path | None:
-        """The averaged network, if its single answers did better than all before."""
-        if not scores["val_alone"] < state.best:
+        """The averaged network, if the mean of its ensembles did better than all before."""
+        if not scores["val_mean"] < state.best:
             return None
-        state.best = scores["val_alone"]
+        state.best = scores["val_mean"]
         notes = {
             "step": str(state.step),
             "pcdiff": __version__,

@@ -25,12 +25,12 @@ def validate(
 
     Returns:
         val_still: root mean square distance of the anchors from the true surface, mm. val_member, val_mean: of one
-        member of an ensemble, and of the mean of eight. val_alone: of the answer where one candidate is asked for.
-        val_1sd, val_2sd: share of anchors whose true surface lies within 1 and 2 standard deviations of the mean.
-        val_spread: standard deviation of the members, mm. val_spearman: rank correlation of spread and error.
+        member of an ensemble, and of the mean of eight. val_1sd, val_2sd: share of anchors whose true surface lies
+        within 1 and 2 standard deviations of the mean. val_spread: standard deviation of the members, mm.
+        val_spearman: rank correlation of spread and error.
     """
     rows = [_score(network, diffusion, pair, device) for pair in pairs]
-    names = ("still", "member", "alone", "mean", "1sd", "2sd", "spread", "spearman")
+    names = ("still", "member", "mean", "1sd", "2sd", "spread", "spearman")
     return {
         f"val_{name}": float(np.nanmean(column)) for name, column in zip(names, zip(*rows, strict=True), strict=True)
     }
@@ -40,20 +40,14 @@ def _score(
     network: SurfaceDenoiser, diffusion: SurfaceDiffusionConfig, pair: dict[str, torch.Tensor], device: str
 ) -> tuple[float, ...]:
     inputs = {name: pair[name].to(device).float() for name in ("positions", "normals", "static", "profile")}
-    x, opposite = (
-        sample_displacements(network, diffusion, inputs, MEMBERS, torch.Generator().manual_seed(0), paired=paired)
-        .cpu()
-        .numpy()
-        for paired in (False, True)
-    )
+    x = sample_displacements(network, diffusion, inputs, MEMBERS, torch.Generator().manual_seed(0)).cpu().numpy()
     valid, target = pair["valid"][0].numpy() > 0, pair["target"][0].float().numpy()
-    x, target, alone = x[:, valid], target[valid], opposite.mean(0)[valid]
+    x, target = x[:, valid], target[valid]
     mean, std = x.mean(0), x.std(0, ddof=1)
     error = np.abs(mean - target)
     return (
         rms(target),
         rms(x[0] - target),
-        rms(alone - target),
         rms(error),
         float((error <= std).mean()),
         float((error <= 2 * std).mean()),

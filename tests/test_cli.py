@@ -31,7 +31,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
-from pcdiff.methods.registry import METHODS, MethodEntry
+from pcdiff.methods.registry import METHODS, MethodEntry, weights_files
 from pcdiff.pipeline.record import case_folder, pieces_ml, read_record
 from pcdiff.pipeline.stages import STAGES
 from pcdiff.pipeline.write import compare_stl
@@ -103,7 +103,7 @@ def test_what_a_case_folder_holds(
     assert "Not a medical device" in record["notice"]
     assert record["settings"]["seed"] == 3
     assert record["settings"]["method"] == "diffusion"
-    assert record["weights"].keys() == {"denoiser.safetensors", "prior.safetensors", "unet.safetensors"}
+    assert record["weights"].keys() == {path.name for path in weights_files("diffusion")}
     assert Path(record["input"]["path"]) == skull
     assert len(record["input"]["sha256"]) == 64
     assert record["defects"] == 1
@@ -293,7 +293,7 @@ def test_an_evaluation_succeeds_if_all_negative_controls_are_refused(
         name: sha256(Path(pcdiff.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]
     }
     assert results["weights"]["diffusion"] == shipped
-    assert len(shipped) == 3
+    assert len(shipped) == 4
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 

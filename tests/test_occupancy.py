@@ -19,7 +19,7 @@ from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.methods.occupancy.config import SETTINGS, OccupancySettings
 from pcdiff.methods.occupancy.features import OccupancyQueries, build_occupancy_features, occupancy_at
-from pcdiff.methods.occupancy.fused import OccupancyCorrection, fused_surfaces
+from pcdiff.methods.occupancy.fused import OccupancyCorrection, fused_surface
 from pcdiff.methods.occupancy.lattice import (
     Lattice,
     TableMaps,
@@ -158,7 +158,7 @@ def test_a_network_corrects_only_at_query_points(fitted, case, queries):
 def test_without_a_correction_the_fused_surface_is_the_completed_surface(fitted, case, plain):
     lattice = lattice_around(fitted, SETTINGS)
     nothing = OccupancyCorrection(lattice, np.zeros(lattice.shape, np.float32), SETTINGS)
-    (points,) = fused_surfaces(fitted, [(fitted.outer, fitted.thickness)], nothing)
+    points = fused_surface(TableMaps.of(fitted), nothing).in_patient(fitted)
     assert np.allclose(np.linalg.norm(points.normals, axis=1), 1, atol=1e-6)
     assert dice(reconstruct(points, case[0]).mask, plain.mask) > 0.97
 
@@ -170,9 +170,9 @@ def test_bone_added_by_the_correction_is_built(fitted, case, depth):
     middle = MAP.directions[ray] * (fitted.outer[ray] - fitted.thickness[ray] - 8)  # under the defect, connected to it
     ball = np.linalg.norm(lattice.points - middle, axis=-1) < 9
     correction = OccupancyCorrection(lattice, np.where(ball, 2 * LIMIT, 0).astype(np.float32), SETTINGS)
-    table_radii = [(fitted.outer, fitted.thickness)]
+    maps = TableMaps.of(fitted)
     before, built = (
-        reconstruct(fused_surfaces(fitted, table_radii, added), case[0]) for added in (nothing, correction)
+        reconstruct(fused_surface(maps, added).in_patient(fitted), case[0]) for added in (nothing, correction)
     )
     more = built.mask & ~before.mask
     scale = abs(np.linalg.det(fitted.pose.linear))

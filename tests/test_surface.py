@@ -15,7 +15,9 @@ from torch.nn import functional
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.diffusion.preconditioning import per_sample, scaling
 from pcdiff.errors import InputError
+from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.surface import vertex_normals
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.occupancy.fused import FusedSurface
 from pcdiff.methods.occupancy.lattice import TableMaps
@@ -23,7 +25,7 @@ from pcdiff.methods.registry import load_method
 from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices, stacked
 from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig, SurfaceDiffusionConfig
 from pcdiff.methods.surface.method import SurfaceMethod
-from pcdiff.methods.surface.moved import move, vertex_normals
+from pcdiff.methods.surface.moved import move
 from pcdiff.methods.surface.network import SurfaceDenoiser, read_profile
 from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.surface.sampling import sample_displacements
@@ -225,7 +227,7 @@ def test_normals_turn_with_the_surface() -> None:
     slope = 0.2
     plane = np.stack([u.ravel(), v.ravel(), slope * u.ravel()], -1)
     expected = np.array([-slope, 0, 1]) / np.hypot(slope, 1)
-    assert np.allclose(vertex_normals(plane, faces), expected)
+    assert np.allclose(vertex_normals(Mesh(plane, faces)), expected)
 
 
 def test_the_method_gives_members_that_differ_and_a_path(base, fitted, case) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from scipy import ndimage
 from scipy.ndimage import map_coordinates
 from skimage.measure import marching_cubes
 
+from pcdiff.geometry.directions import unit
 from pcdiff.geometry.points import PointCloud
 from pcdiff.methods.occupancy.config import OccupancySettings
 from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, map_position, table_log_odds
@@ -46,20 +46,8 @@ class FusedSurface:
     def in_patient(self, fit: PriorFit) -> PointCloud:
         """The points in patient mm, labelled as in `PriorFit.completed_surface`."""
         labels = map_coordinates(_nearest_defect(fit), map_position(self.points)[0], order=0, mode="nearest")
-        normals = self.normals @ np.linalg.inv(fit.pose.linear)  # normals transform by the inverse transpose
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+        normals = unit(self.normals @ np.linalg.inv(fit.pose.linear))  # normals transform by the inverse transpose
         return PointCloud(fit.pose.to_patient(self.points), normals, np.where(self.of_defect, labels, 0))
-
-
-def fused_surfaces(
-    fit: PriorFit, table_radii: Sequence[tuple[np.ndarray, np.ndarray]], correction: OccupancyCorrection
-) -> list[PointCloud]:
-    """The surface where the corrected log-odds are 0, for each pair of outer radius and thickness, (R,) model mm."""
-    maps = TableMaps.of(fit)
-    return [
-        fused_surface(maps.with_tables(fit, outer, np.maximum(thickness, 1.0)), correction).in_patient(fit)
-        for outer, thickness in table_radii
-    ]
 
 
 def fused_surface(maps: TableMaps, correction: OccupancyCorrection) -> FusedSurface:
@@ -73,8 +61,7 @@ def fused_surface(maps: TableMaps, correction: OccupancyCorrection) -> FusedSurf
     at, normals, faces = _zero_surface(odds, outside=-settings.max_log_odds)
     inside = map_coordinates(border, at.T, order=1, mode="nearest")
     of_defect = (inside > 0) | (np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
-    return FusedSurface(lattice.low + lattice.step * at, normals, faces, inside, of_defect)
+    return FusedSurface(lattice.low + lattice.step * at, unit(normals), faces, inside, of_defect)
 
 
 def _zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

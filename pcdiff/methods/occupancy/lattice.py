@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -59,10 +59,6 @@ class TableMaps:
             _extended(fit, fit.std[1]),
             (border * PIXEL).astype(np.float32),
         )
-
-    def with_tables(self, fit: PriorFit, outer: np.ndarray, thickness: np.ndarray) -> TableMaps:
-        """The same with another outer radius and thickness, (R,) model mm."""
-        return replace(self, outer=_extended(fit, outer), inner=_extended(fit, outer - thickness))
 
     def sample(self, pixels: np.ndarray, *names: str) -> list[np.ndarray]:
         """(...) values of the named images at pixels (2, ...)."""

@@ -17,13 +17,13 @@ from pcdiff.files import written_beside
 from pcdiff.geometry.occupancy import Head
 from pcdiff.methods.occupancy.config import OccupancySettings
 from pcdiff.methods.occupancy.features import OccupancyQueries, build_occupancy_features
-from pcdiff.methods.occupancy.fused import OccupancyCorrection, fused_surfaces
+from pcdiff.methods.occupancy.fused import OccupancyCorrection
 from pcdiff.methods.occupancy.network import OccupancyNetwork
 from pcdiff.nets.devices import on_device
 from pcdiff.prior.fit import PriorFit
 from pcdiff.tensor_files import read_tensors
 
-__all__ = ["OccupancyCorrection", "OccupancyModel", "fused_surfaces"]
+__all__ = ["OccupancyCorrection", "OccupancyModel"]
 
 OCCUPANCY_FORMAT = "pcdiff-occupancy-3"
 REMEDY = "choose other weights, or train a network with tools/train_occupancy.py"

@@ -8,6 +8,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
+from pcdiff.geometry.directions import unit
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.surface import vertex_normals
 from pcdiff.methods.occupancy.fused import FusedSurface
 from pcdiff.methods.surface.anchors import Anchors
 
@@ -19,13 +22,13 @@ FADE_MM = 4.0  # beyond a defect's border the bone is there, and nothing moves
 def move(surface: FusedSurface, anchors: Anchors, displacements: np.ndarray) -> list[FusedSurface]:
     """The surface as its anchors move: displacements (K, N) mm along their normals -> K surfaces."""
     weights = followed(surface, anchors)
-    before = vertex_normals(surface.points, surface.faces)
+    before = vertex_normals(Mesh(surface.points, surface.faces))
     surfaces = []
     for displacement in displacements:
         points = surface.points + (weights @ displacement)[:, None] * surface.normals
         # the smooth normals of the surface, turned as those of its triangles turn
-        turned = surface.normals + vertex_normals(points, surface.faces) - before
-        surfaces.append(replace(surface, points=points, normals=_unit(turned)))
+        turned = surface.normals + vertex_normals(Mesh(points, surface.faces)) - before
+        surfaces.append(replace(surface, points=points, normals=unit(turned)))
     return surfaces
 
 
@@ -42,18 +45,3 @@ def followed(surface: FusedSurface, anchors: Anchors) -> csr_array:
     weight *= (fade / np.maximum(weight.sum(1), 1e-9))[:, None]
     rows = np.repeat(np.arange(len(weight)), count)
     return csr_array((weight.ravel(), (rows, index.ravel())), (len(weight), len(anchors.positions)))
-
-
-def vertex_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(V, 3) unit normals of a mesh, those of its triangles weighted by area; by the order of the faces' corners."""
-    a, b, c = (points[faces[:, k]] for k in range(3))
-    normals = np.cross(b - a, c - a)
-    total = np.zeros_like(points)
-    for corner in range(3):
-        for axis in range(3):
-            total[:, axis] += np.bincount(faces[:, corner], normals[:, axis], len(points))
-    return _unit(total)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

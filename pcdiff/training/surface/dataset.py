@@ -65,7 +65,7 @@ def store_pairs(
     folder = cache / "surface-pairs" / key
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(case, flip) for case in cases for flip in ((False, True) if mirror else (False,))]
-    log.info("making %d pairs, about a second each; they are stored in %s", len(jobs), folder)
+    log.info("making %d pairs, a few seconds each; they are stored in %s", len(jobs), folder)
     making = pool.map(partial(_store, folder=folder, unet=unet, count=count), jobs, chunksize=8)
     files = list(tqdm(making, "pairs", len(jobs), disable=not progress))
     return [file for file in files if file is not None]

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -89,14 +90,15 @@ class SurfaceTask:
     def batches(self, start: int, rank: int, world: int) -> Iterator[list[int]]:
         """See `Task`. Each pass over the pairs is in an order of its own."""
         count, size = len(self.dataset.files), self.config.optimiser.batch
+
+        @lru_cache(2)  # a batch may end one pass and begin the next
+        def order(epoch: int) -> np.ndarray:
+            return np.random.default_rng([self.config.run.seed, epoch]).permutation(count)
+
         for step in range(start, self.steps):
             first = (step * world + rank) * size
-            yield [self._item(position, count) for position in range(first, first + size)]
-
-    def _item(self, position: int, count: int) -> int:
-        epoch, offset = divmod(position, count)
-        order = np.random.default_rng([self.config.run.seed, epoch]).permutation(count)
-        return epoch * count + int(order[offset])
+            passes = (divmod(position, count) for position in range(first, first + size))
+            yield [epoch * count + int(order(epoch)[offset]) for epoch, offset in passes]
 
     def rate(self, step: int) -> float:
         """See `Task`."""

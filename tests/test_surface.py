@@ -15,6 +15,7 @@ from torch.nn import functional
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.diffusion.preconditioning import per_sample, scaling
 from pcdiff.errors import InputError
+from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.surface import vertex_normals
@@ -219,15 +220,18 @@ def test_a_surface_follows_its_anchors_and_stays_on_the_bone(skull_and_surface, 
     assert np.allclose(np.linalg.norm(moved.normals, axis=1), 1, atol=1e-6)
 
 
-def test_normals_turn_with_the_surface() -> None:
-    u, v = np.meshgrid(np.arange(20.0), np.arange(20.0), indexing="ij")
-    index = np.arange(400).reshape(20, 20)
-    a, b, c, d = index[:-1, :-1].ravel(), index[1:, :-1].ravel(), index[1:, 1:].ravel(), index[:-1, 1:].ravel()
-    faces = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
-    slope = 0.2
-    plane = np.stack([u.ravel(), v.ravel(), slope * u.ravel()], -1)
-    expected = np.array([-slope, 0, 1]) / np.hypot(slope, 1)
-    assert np.allclose(vertex_normals(Mesh(plane, faces)), expected)
+def test_normals_turn_with_the_surface(skull_and_surface, anchors: Anchors) -> None:
+    _, surface = skull_and_surface
+    before = vertex_normals(Mesh(surface.points, surface.faces))
+    inside = surface.border > 6
+    assert (before * surface.normals).sum(1)[inside].mean() > 0.9  # the faces look out of the bone
+    axis = unit(np.cross(surface.normals[inside].mean(0), [0.3, 0.5, 0.8])[None])[0]
+    outward = np.where((anchors.positions * anchors.normals).sum(1) > 0, 1.0, -1.0)
+    (moved,) = move(surface, anchors, (0.2 * outward * (anchors.positions @ axis))[None])
+    turned = vertex_normals(Mesh(moved.points, surface.faces)) - before
+    expected, found = turned[inside], (moved.normals - surface.normals)[inside]
+    assert np.linalg.norm(expected, axis=1).mean() > 0.05
+    assert (expected * found).sum() / (np.linalg.norm(expected) * np.linalg.norm(found)) > 0.9
 
 
 def test_the_method_gives_members_that_differ_and_a_path(base, fitted, case) -> None:

@@ -33,8 +33,9 @@ class OccupancyCorrection:
 class FusedSurface:
     """A triangulated surface in model mm.
 
-    points: (N, 3). normals: (N, 3) unit, out of the bone. faces: (M, 3) int. border: (N,) mm inside the border of the
-    defect. of_defect: (N,) bool, inside it or where the network made a correction.
+    points: (N, 3). normals: (N, 3) unit, out of the bone. faces: (M, 3) int, counter-clockwise seen from outside.
+    border: (N,) mm inside the border of the defect. of_defect: (N,) bool, inside it or where the network made a
+    correction.
     """
 
     points: np.ndarray
@@ -65,12 +66,15 @@ def fused_surface(maps: TableMaps, correction: OccupancyCorrection) -> FusedSurf
 
 
 def _zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices (N, 3), in lattice indices, normals (N, 3), not unit, and faces of the level 0 of log-odds (I, J, K)."""
+    """The level 0 of log-odds (I, J, K): vertices (N, 3) in lattice indices, normals (N, 3), not unit, and faces.
+
+    Normals and faces look out of the bone.
+    """
     padded = np.pad(odds, 1, constant_values=outside)
     vertices, faces, _, _ = marching_cubes(padded.astype(np.float32), 0.0)
     slope = np.stack(np.gradient(ndimage.gaussian_filter(padded, SMOOTH)), -1)
     normals = -np.stack([map_coordinates(slope[..., axis], vertices.T, order=1) for axis in range(3)], -1)
-    return vertices - 1, normals, faces  # without the padding
+    return vertices - 1, normals, faces[:, ::-1]  # vertices without the padding; the library's faces look inwards
 
 
 def _nearest_defect(fit: PriorFit) -> np.ndarray:

@@ -19,7 +19,9 @@ from pcdiff.evaluation import runner
 from pcdiff.evaluation.measure import COMMAND, measure
 from pcdiff.evaluation.plan import package_digest
 from pcdiff.evaluation.results import Results
+from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.spread import Spread
+from pcdiff.evaluation.statistics import paired_differences
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import Mesh, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
@@ -244,6 +246,29 @@ def test_each_kind_of_case_has_its_own_summary(tmp_path, cases, program):
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["kinds"]["a"]["fails"]["mean"]["dsc"] == 0.5
     assert not evaluate(["exact"], cases, tmp_path / "plain", command=program, progress=False).kinds
+
+
+def test_a_skull_with_several_defects_counts_once_in_a_difference() -> None:
+    def rows(method: str, scores: dict[str, float]) -> list[Row]:
+        return [Row(case, method, 0, dsc=dsc, bdsc=1, hd95=2 - dsc) for case, dsc in scores.items()]
+
+    reference = rows("a", {"own/000": 0.5, "bilateral/000": 0.5, "own/001": 0.5, "own/002": 0.5})
+    other = rows("b", {"own/000": 0.9, "bilateral/000": 0.7, "own/001": 0.4, "own/003": 0.9})
+    found = paired_differences([*reference, *other, replace(other[0], case="whole/009", refusal=True)], "b", "a")
+    dsc = found["dsc"]  # of skulls 000 (+0.3, the mean of two) and 001 (-0.1)
+    assert (dsc.mean, dsc.standard_error) == pytest.approx((0.1, 0.2))
+    assert (dsc.better, dsc.skulls) == (1, 2)
+    assert found["hd95"].mean == pytest.approx(-0.1)
+    assert found["hd95"].better == 1
+    assert math.isnan(paired_differences(reference[:1] + other[:1], "b", "a")["dsc"].standard_error)
+    assert not paired_differences(reference, "b", "a")
+
+
+def test_the_table_gives_differences_to_the_first_method(tmp_path, cases, program):
+    table = evaluate(["exact", "shifted"], cases[:2], tmp_path / "out", command=program, progress=False).table()
+    line = next(line for line in table.splitlines() if line.startswith("shifted minus exact: "))
+    assert line.startswith("shifted minus exact: DSC -0.2500 ± 0.0000 (0 of 2 better), bDSC -0.2500")
+    assert line.endswith("HD95 mm +1.00 ± 0.00 (0 of 2 better)")
 
 
 def test_braces_in_a_path_are_no_placeholders(tmp_path, cases, program):

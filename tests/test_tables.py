@@ -108,15 +108,14 @@ def test_the_documents_have_their_markers(tool):
 
 
 def test_an_ablation_has_one_row_per_variant() -> None:
-    row = {
-        "variant": "4 steps",
-        "cases": 15,
-        "dsc": 0.94,
-        "bdsc": 0.96,
-        "hd95": None,
-        "seconds": 7.25,
-        "worst_dsc": 0.9,
-    }
-    table = ablation_table({"workers": 1, "rows": [row]})
-    assert table.splitlines()[-1] == "| 4 steps | 0.9400 | 0.9600 | inf | 0.9000 | 7.2 |"
-    assert ablation_table({"workers": 2, "rows": [row]}).endswith("| 0.9000 |  |")
+    def scores(dsc: float, difference: dict | None) -> dict:
+        means = {"dsc": dsc, "bdsc": 0.96, "hd95": None}
+        return {"cases": 15, "mean": means, "worst": {"dsc": 0.9}, "dsc_difference": difference}
+
+    difference = {"mean": -0.02, "standard_error": 0.0041, "better": 3, "skulls": 15}
+    variants = {"the default": scores(0.94, None), "without diffusion": scores(0.92, difference)}
+    table = ablation_table({"variants": list(variants), "kinds": {"own": variants}})
+    assert table.splitlines()[-2:] == [
+        "| the default | 0.940 / 0.960 / inf / 0.900 |  |",
+        "| without diffusion | 0.920 / 0.960 / inf / 0.900 | -0.0200 ± 0.0041 (3 of 15 better) |",
+    ]

@@ -46,7 +46,7 @@ def main() -> None:
     if measured:
         write({"results": own_defects_table(measured), "variants": variants_table(measured)}, DOCUMENTS)
     for results in files:
-        if "rows" in results and "summary" not in results:
+        if "variants" in results:
             write({"ablation": ablation_table(results)}, [ROOT / "docs" / "experiments.md"])
 
 

@@ -51,6 +51,11 @@ class Row:
         return self.case.rpartition("/")[0]
 
     @property
+    def skull(self) -> str:
+        """`003` for the case `bilateral/003`."""
+        return self.case.rpartition("/")[2]
+
+    @property
     def key(self) -> Key:
         """Identifies the run that the row came from."""
         return self.method, self.case, self.seed, self.fingerprint

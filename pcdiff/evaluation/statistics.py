@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pcdiff.evaluation.rows import Row
 FIGURES = ("dsc", "bdsc", "hd95", "spread_error", "within_1sd", "within_2sd", "seconds", "peak_mb")
 HIGHER_IS_BETTER = {"dsc", "bdsc", "spread_error", "within_1sd", "within_2sd"}
 STATISTICS = ("mean", "median", "worst")
+SCORES = ("dsc", "bdsc", "hd95")
 
 Summary = dict[str, dict[str, Any]]
 
@@ -25,6 +27,46 @@ def summarise(rows: Sequence[Row]) -> Summary:
     were refused.
     """
     return {method: _summarise([row for row in rows if row.method == method]) for method in _in_order(rows, "method")}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a score between two methods on the same skulls: mean, standard error, and skulls that got better of all.
+
+    A skull with several defects counts once, with its mean: its cases are not independent. The standard error is NaN
+    for a single skull.
+    """
+
+    mean: float
+    standard_error: float
+    better: int
+    skulls: int
+
+
+def paired_differences(rows: Sequence[Row], method: str, reference: str) -> dict[str, Difference]:
+    """Score -> `method` minus `reference`, over the cases that both were measured on; empty without such cases.
+
+    HD95 leaves out cases that failed.
+    """
+    scored = {(row.method, row.case, row.seed): row for row in rows if not row.refusal}
+    pairs = [
+        (row, scored[reference, case, seed])
+        for (name, case, seed), row in scored.items()
+        if name == method and (reference, case, seed) in scored
+    ]
+    found = {}
+    for score in SCORES:
+        skulls: dict[str, list[float]] = {}
+        for row, other in pairs:
+            difference = getattr(row, score) - getattr(other, score)
+            if math.isfinite(difference):
+                skulls.setdefault(row.skull, []).append(difference)
+        if skulls:
+            values = np.array([np.mean(differences) for differences in skulls.values()])
+            error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+            better = int(np.sum(values > 0 if score in HIGHER_IS_BETTER else values < 0))
+            found[score] = Difference(float(values.mean()), error, better, len(values))
+    return found
 
 
 def kinds_of(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,16 @@ from typing import Any
 
 from pcdiff.data.suite import SKULLBREAK
 from pcdiff.evaluation.rows import Row
-from pcdiff.evaluation.statistics import FIGURES, STATISTICS, kinds_of, mean, summarise
+from pcdiff.evaluation.statistics import (
+    FIGURES,
+    SCORES,
+    STATISTICS,
+    Difference,
+    kinds_of,
+    mean,
+    paired_differences,
+    summarise,
+)
 
 DIGITS = {
     "dsc": 3,
@@ -23,7 +32,7 @@ DIGITS = {
     "ml": 1,
 }
 FINE = DIGITS | {"dsc": 4, "bdsc": 4}  # where small differences matter
-SCORES = ("dsc", "bdsc", "hd95")
+TITLES = {"dsc": "DSC", "bdsc": "bDSC", "hd95": "HD95 mm"}
 GROUPS = {
     "SkullBreak's five classes, mean of classes": SKULLBREAK,
     "irregular and two_defects": ("irregular", "two_defects"),
@@ -34,7 +43,10 @@ MethodSummary = Mapping[str, Any]  # see `statistics.summarise`
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    """Every row, the mean of each kind, and mean, median and worst of each method; then refusals and failures."""
+    """Every row, the mean of each kind, and mean, median and worst of each method.
+
+    Then each method minus the first one with standard errors, refusals and failures.
+    """
     head = ["method", "case", "DSC", "bDSC", "HD95 mm", "spread rho", "in 1 sd", "in 2 sd"]
     head += ["seconds", "peak MB", "true ml", "implant ml"]
     cells = []
@@ -56,7 +68,7 @@ def results_table(rows: Sequence[Row]) -> str:
         if found["refusals"]
     ]
     failures = [f"failed: {row.method} on {row.case}: {row.error}" for row in rows if row.error]
-    return "\n".join([markdown(head, cells), "", *refusals, *failures]).rstrip() + "\n"
+    return "\n".join([markdown(head, cells), "", *_differences(rows), *refusals, *failures]).rstrip() + "\n"
 
 
 def own_defects_table(records: Sequence[Record]) -> str:
@@ -99,12 +111,19 @@ def variants_table(records: Sequence[Record]) -> str:
 
 
 def ablation_table(record: Record) -> str:
-    """The rows of an ablation (tools/ablate.py); seconds only where one case ran at a time."""
+    """The variants of an ablation (tools/ablate.py): scores per kind of case, and DSC minus that of the default."""
+    kinds = record["kinds"]
+    head = ["variant"]
+    for kind in kinds:
+        head += [f"{kind}: DSC / bDSC / HD95 mm / worst DSC", "DSC minus the default's"]
     cells = []
-    for row in record["rows"]:
-        seconds = number(row["seconds"], "seconds") if record["workers"] == 1 else ""
-        cells.append([row["variant"], *_scores(row, FINE), number(row["worst_dsc"], "dsc", FINE), seconds])
-    return markdown(["variant", "DSC", "bDSC", "HD95 mm", "worst DSC", "seconds"], cells)
+    for name in record["variants"]:
+        line = [name]
+        for of in (kinds[kind][name] for kind in kinds):
+            line.append(" / ".join([*_scores(of["mean"]), number(of["worst"]["dsc"], "dsc")]))
+            line.append(difference(Difference(**of["dsc_difference"]), "dsc") if of["dsc_difference"] else "")
+        cells.append(line)
+    return markdown(head, cells)
 
 
 def columns(records: Sequence[Record]) -> dict[str, tuple[str, Record]]:
@@ -144,6 +163,26 @@ def number(value: float | None, figure: str, digits: Mapping[str, int] = DIGITS)
     if value is None:
         value = math.inf if figure == "hd95" else math.nan
     return "" if math.isnan(value) else f"{value:.{digits[figure]}f}"
+
+
+def difference(found: Difference, figure: str) -> str:
+    """`+0.0031 ± 0.0010 (12 of 15 better)`."""
+    digits = FINE[figure]
+    return f"{found.mean:+.{digits}f} ± {found.standard_error:.{digits}f} ({found.better} of {found.skulls} better)"
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    """Lines: each method minus the first, of each kind and of all."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    kinds = kinds_of(rows)
+    groups = {f", {kind}": [row for row in rows if row.kind == kind] for kind in kinds} if len(kinds) > 1 else {}
+    lines = []
+    for method in methods[1:]:
+        for name, group in (groups | {"": rows}).items():
+            if found := paired_differences(group, method, methods[0]):
+                scores = ", ".join(f"{TITLES[score]} {difference(of, score)}" for score, of in found.items())
+                lines.append(f"{method} minus {methods[0]}{name}: {scores}")
+    return lines
 
 
 def _statistic(values: Mapping[str, float]) -> list[str]:

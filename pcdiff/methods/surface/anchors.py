@@ -52,14 +52,11 @@ def make_anchors(surface: FusedSurface, surroundings: Surroundings, chosen: np.n
     positions, normals = surface.points[chosen], surface.normals[chosen]
     offsets = np.array(LAYOUT.offsets_mm)
     profile = read(surroundings, positions[:, None] + offsets[:, None] * normals[:, None])
-    stds = surroundings.maps.sample(map_position(positions)[0], "outer_std", "thickness_std", "border")
-    outer_std, thickness_std, border = stds
     static = [
         *(positions.T / LAYOUT.position_scale_mm),
         *normals.T,
-        outer_std,
-        thickness_std,
-        np.clip(border / LAYOUT.border_scale_mm, -2, 2),
+        *surroundings.maps.sample(map_position(positions)[0], "outer_std", "thickness_std"),
+        np.clip(surface.border[chosen] / LAYOUT.border_scale_mm, -2, 2),
     ]
     return Anchors(
         positions.astype(np.float32), normals.astype(np.float32), np.stack(static, -1).astype(np.float32), profile

@@ -404,6 +404,14 @@ def test_items_show_the_tables_or_hide_them(heads: Heads, fitted_case: FittedCas
         assert (fine[0] * 255).max() <= 256
 
 
+def test_every_second_item_is_mirrored(heads: Heads, fitted_case: FittedCase, tmp_path: Path) -> None:
+    fitted_case.save(tmp_path / "case.safetensors")
+    config = VolumetricSamplesConfig(fitted_share=1.0, hidden=0.0, margin=(8, 9))
+    made = Items(Samples(heads, config), [tmp_path / "case.safetensors"], batch=40)[0]
+    right = [float((missing[::2, ::2, ::2] * coarse[0]).sum()) > 0 for _, coarse, missing, _ in made]
+    assert 8 < sum(right) < 32
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,7 @@ class VolumetricOptimiserConfig(StrictConfig):
     """AdamW with a linear warm-up, a constant rate, and a linear cool-down to 0."""
 
     steps: int = Field(default=20_000, gt=0)
-    batch: int = Field(default=1, gt=0, description="samples a step; each is seen as it is and mirrored")
+    batch: int = Field(default=2, gt=0, description="samples a step of one process")
     rate: float = Field(default=8e-4, gt=0)
     warmup: int = Field(default=500, ge=0, description="steps")
     cooldown: int = Field(default=5_000, ge=0, description="last steps, over which the rate falls")

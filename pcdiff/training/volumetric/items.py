@@ -18,6 +18,7 @@ from pcdiff.methods.volumetric.features import (
     Window,
     coarse_channels,
     fine_channels,
+    mirrored,
     prior_log_odds,
     window_around,
 )
@@ -34,7 +35,7 @@ class Items(Dataset[list[Arrays]]):
     """Item k holds the samples of step k: a share of them from `fitted`, the others from `samples`.
 
     A sample is, in half precision: fine and coarse channels, the missing bone, and the log-odds of the completed
-    tables, which are 0 where the shape model is hidden.
+    tables, which are 0 where the shape model is hidden. Every second one, at random, is mirrored.
     """
 
     samples: Samples
@@ -50,10 +51,14 @@ class Items(Dataset[list[Arrays]]):
         rng = np.random.default_rng([self.samples.seed, 1, index])
         if self.fitted and rng.random() < config.fitted_share:
             case = FittedCase.load(self.fitted[int(rng.integers(len(self.fitted)))])
-            return self._fitted(case, rng)
-        made = self.samples.make(index)
-        arrays = (made.fine, made.coarse, made.missing, np.zeros_like(made.missing))
-        fine, coarse, missing, odds = (torch.from_numpy(array).half() for array in arrays)
+            fine, coarse, missing, odds = self._fitted(case, rng)
+        else:
+            made = self.samples.make(index)
+            arrays = (made.fine, made.coarse, made.missing, np.zeros_like(made.missing))
+            fine, coarse, missing, odds = (torch.from_numpy(array).half() for array in arrays)
+        if rng.random() < 0.5:
+            (fine,), (coarse,) = mirrored(fine[None], coarse[None])
+            missing, odds = missing.flip(0), odds.flip(0)
         return fine, coarse, missing, odds
 
     def _fitted(self, case: FittedCase, rng: np.random.Generator) -> Arrays:

@@ -17,7 +17,6 @@ from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
 from pcdiff.errors import InputError
 from pcdiff.methods.volumetric.config import VolumetricConfig
-from pcdiff.methods.volumetric.features import mirrored
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.loop import Loop, make_accelerator
@@ -101,12 +100,11 @@ class VolumetricTask:
     def losses(
         self, model: nn.Module, batch: Sequence[Sequence[Tensor]], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Task`. Each sample is seen as it is and mirrored: to make one costs as much as to learn from it."""
+        """See `Task`."""
         found = []
         for arrays in batch:
             fine, coarse, missing, tables = (array.to(self.device, non_blocking=True).float() for array in arrays)
             found.append(missing_loss(model(fine, coarse).float() + tables, missing))
-            found.append(missing_loss(model(*mirrored(fine, coarse)).float() + tables.flip(1), missing.flip(1)))
         loss = torch.stack(found).mean()
         return loss, {"loss": loss}
 

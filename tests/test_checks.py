@@ -167,6 +167,18 @@ def test_trimming_makes_it_insertable(shell: Shell) -> None:
     assert before.collision_ml == pytest.approx(solid.ml - trimmed.ml, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("tilt", "asked", "trimmed"), [(12, None, True), (12, False, False), (30, None, False), (30, True, True)]
+)
+def test_small_undercuts_are_removed_by_default(shell: Shell, tilt: float, asked: bool | None, trimmed: bool) -> None:
+    from pcdiff.pipeline.fitting import FitOptions, apply_fit_options
+
+    other, plug = undercut(shell, tilt)  # at 12 degrees it holds 0.7 % of the volume, at 30 degrees 8 %
+    made = apply_fit_options(shell.empty.with_mask(plug), other.skull, np.zeros(3), FitOptions(make_insertable=asked))
+    assert (made.trimmed_ml > 0.01) == trimmed
+    assert (made.implant.mask.sum() < plug.sum()) == trimmed
+
+
 @pytest.mark.parametrize("turn", [0.0, 25.0])
 def test_gaps_are_those_between_boxes(turn: float) -> None:
     rng = np.random.default_rng(3)

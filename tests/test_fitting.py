@@ -11,9 +11,10 @@ from scipy.spatial.transform import Rotation
 from pcdiff.checks import surroundings
 from pcdiff.checks.distances import voxel_gap
 from pcdiff.errors import InputError
+from pcdiff.geometry.mesh import label_bodies
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
-from pcdiff.pipeline.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options
+from pcdiff.pipeline.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options, without_crumbs
 from pcdiff.pipeline.flow import design
 
 OUTER, INNER = 80.0, 74.0
@@ -54,8 +55,27 @@ def fit(case: tuple[Volume, Volume], **options: object) -> Volume:
     return made
 
 
-def test_the_default_changes_nothing(case: tuple[Volume, Volume]) -> None:
-    assert apply_fit_options(case[1], case[0], CENTRE, FitOptions()).implant is case[1]
+def test_an_implant_without_undercuts_stays_as_designed(case: tuple[Volume, Volume]) -> None:
+    for options in (FitOptions(), FitOptions(make_insertable=False)):
+        assert np.array_equal(apply_fit_options(case[1], case[0], CENTRE, options).implant.mask, case[1].mask)
+
+
+def test_a_crumb_on_a_thin_neck_is_no_second_body(case: tuple[Volume, Volume]) -> None:
+    _, implant = case
+    with_crumb = implant.mask.copy()
+    i, j = (n // 2 for n in with_crumb.shape[:2])
+    top = int(np.flatnonzero(with_crumb[i, j])[-1])
+    with_crumb[i, j, top + 1 : top + 4] = True  # the neck, one voxel wide
+    with_crumb[i - 2 : i + 3, j - 2 : j + 3, top + 4 : top + 8] = True
+    made, mesh = without_crumbs(implant.with_mask(with_crumb), 1)
+    assert label_bodies(mesh).max() == 0
+    assert not made.mask[:, :, top + 4 :].any()
+    assert np.array_equal(made.mask[:, :, : top + 1], implant.mask[:, :, : top + 1])
+    two, mesh = without_crumbs(
+        implant.with_mask(implant.mask & (np.arange(with_crumb.shape[0]) // 4 != 10)[:, None, None]), 2
+    )
+    assert label_bodies(mesh).max() == 1
+    assert without_crumbs(two, 2)[0] is two
 
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (0.6, 0.7, 1.5)])

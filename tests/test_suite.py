@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pcdiff.data.cases import LoadedCase, find_cases
 from pcdiff.data.phantoms import jaw, knee
@@ -64,6 +65,22 @@ def test_another_defect_in_the_same_head(loaded, name):
     assert not (varied.defective_skull.mask & varied.implant.mask).any()
     assert np.array_equal(varied.complete_skull.mask, loaded.complete_skull.mask)
     assert not np.array_equal(varied.implant.mask, loaded.implant.mask)
+
+
+def test_a_healed_rim_recedes_and_grows_spurs(loaded, monkeypatch):
+    near = ndimage.distance_transform_edt(~loaded.implant.mask, sampling=loaded.implant.spacing)
+    bone = []
+    for spurs in (0, 3):
+        monkeypatch.setattr("pcdiff.data.healing.SPURS", (spurs, spurs))
+        made = VARIANTS["healed"](loaded, np.random.default_rng(2))
+        skull, implant = made.defective_skull.mask, made.implant.mask
+        assert not (skull & implant).any()
+        assert np.array_equal(skull | implant, loaded.complete_skull.mask)
+        resorbed = implant & ~loaded.implant.mask
+        assert 0.02 < resorbed.sum() / loaded.implant.mask.sum() < 0.5
+        assert near[resorbed].max() < 15
+        bone.append(np.count_nonzero(skull))
+    assert bone[1] > bone[0] + 10
 
 
 @pytest.mark.parametrize("grid", [lambda volume: volume, turned_grid])

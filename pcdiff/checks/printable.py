@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.report import Check, Figure
 from pcdiff.errors import InputError
-from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.mesh import Mesh, label_bodies
 
 PAIRS = 2**19  # pairs of triangles tested at a time
 COUNTED = 16  # the neighbours of every 16th triangle are counted, for an estimate
@@ -42,7 +40,7 @@ def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check
     solid = manifold3d.Manifold(
         manifold3d.Mesh64(np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64))
     )
-    labels = _label_bodies(mesh)
+    labels = label_bodies(mesh)
     volumes = [Mesh(mesh.vertices, mesh.faces[labels == k]).volume_ml for k in range(labels.max(initial=-1) + 1)]
     size = float(np.ptp(mesh.vertices, axis=0).max())
     known_wall = "Wall thickness, reached by 99 % of the surface"
@@ -139,12 +137,3 @@ def _pierces(start: np.ndarray, end: np.ndarray, triangle: np.ndarray) -> np.nda
 def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     """Six times the signed volume of tetrahedra, (N,)."""
     return np.einsum("nx,nx->n", b - a, np.cross(c - a, d - a))
-
-
-def _label_bodies(mesh: Mesh) -> np.ndarray:
-    """(F,) int: the connected body that each triangle belongs to, from 0."""
-    count = len(mesh.vertices)
-    first, second = mesh.faces[:, [0, 1]].ravel(), mesh.faces[:, [1, 2]].ravel()
-    links = coo_matrix((np.ones(len(first), bool), (first, second)), (count, count))
-    _, label = connected_components(links, directed=False)
-    return np.unique(label[mesh.faces[:, 0]], return_inverse=True)[1]

@@ -32,7 +32,7 @@ def design(
     thickness: options.Thickness = "bone",
     smooth: options.Smooth = 0.0,
     drain_holes: options.DrainHoles = None,
-    make_insertable: options.MakeInsertable = False,
+    make_insertable: options.MakeInsertable = None,
     criteria: options.Criteria = None,
     mesh: options.MeshKinds = "stl",
     mesh_space: options.MeshSpace = "lps",

@@ -74,11 +74,13 @@ DrainHoles = Annotated[
     ),
 ]
 MakeInsertable = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--make-insertable",
+        "--make-insertable/--keep-undercuts",
         rich_help_panel=FIT,
-        help="Remove undercuts so that the implant can be inserted in a straight line.",
+        show_default=False,
+        help="Remove undercuts so that the implant can be inserted in a straight line, or keep them. "
+        "By default they are removed if that costs at most 1 % of the volume.",
     ),
 ]
 MeshKinds = Annotated[

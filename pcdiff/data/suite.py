@@ -15,9 +15,10 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from pcdiff.data import craniotomy, defect_kinds, outline, phantoms
+from pcdiff.data import craniotomy, defect_kinds, healing, outline, phantoms
 from pcdiff.data.cases import Case, LoadedCase
 from pcdiff.data.craniotomy import simulate_craniotomy
+from pcdiff.data.healing import healed
 from pcdiff.data.outline import Cranium
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
@@ -106,6 +107,7 @@ SKULLBREAK = ("bilateral", "frontoorbital", "parietotemporal", "random_1", "rand
 VARIANTS: dict[str, Variant] = {
     "own": lambda case, rng: case,
     **{kind: partial(with_other_defect, kind=kind) for kind in (*SKULLBREAK, "irregular")},
+    "healed": healed,
     "two_defects": partial(with_other_defect, kind="irregular", defects=2),
     "isotropic_1mm": partial(resampled, spacing=(1.0, 1.0, 1.0)),
     "slices_2mm": partial(resampled, spacing=(None, None, 2.0)),
@@ -141,7 +143,7 @@ def write_suite(
 
     Raises InputError for a case that cannot be read and a head without room for the defect.
     """
-    modules = (str(module.__file__) for module in (craniotomy, defect_kinds, outline, phantoms))
+    modules = (str(module.__file__) for module in (craniotomy, defect_kinds, healing, outline, phantoms))
     code = b"".join(Path(path).read_bytes() for path in (__file__, *modules))
     section = Path(folder) / f"cases-{hashlib.sha256(code + str(seed).encode()).hexdigest()[:12]}"
     made = []

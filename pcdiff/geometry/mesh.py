@@ -172,3 +172,15 @@ def _crossings(triangles: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.
     w = np.stack(weights, axis=1)[hit].astype(np.float64)
     height = (w * triangles[hit, :, 2]).sum(axis=1) / w.sum(axis=1) / SNAP
     return i[hit], j[hit], height
+
+
+def label_bodies(mesh: Mesh) -> np.ndarray:
+    """(F,) int: the connected body that each triangle belongs to, from 0."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(mesh.vertices)
+    first, second = mesh.faces[:, [0, 1]].ravel(), mesh.faces[:, [1, 2]].ravel()
+    links = coo_matrix((np.ones(len(first), bool), (first, second)), (count, count))
+    _, label = connected_components(links, directed=False)
+    return np.unique(label[mesh.faces[:, 0]], return_inverse=True)[1]

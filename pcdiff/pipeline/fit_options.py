@@ -16,17 +16,18 @@ SMOOTHING_RANGE = (0.2, 2.0)  # mm; more would consume thin bone
 DRAIN_HOLE_RANGE = (2.0, 10.0)  # mm, diameter; smaller ones vanish when the mesh is made
 MIN_HOLE_WALL = 2.0  # mm of implant between two drain holes
 MIN_HOLE_VOXELS = 3  # across a drain hole
+SMALL_TRIM = 0.01  # of the implant's volume
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How an implant is adapted. The default changes nothing.
+    """How an implant is adapted. The default removes undercuts where they are small, and nothing else.
 
     clearance: mm between implant and bone.
     thickness: `bone` (as designed), a value such as `3mm`, or a fraction of the bone's thickness such as `0.6`.
     smooth: mm, standard deviation of the Gaussian that smooths the free surfaces; 0 for none.
     drain_holes: `DIAMETER@SPACING` in mm, such as `2@12`; None for none.
-    make_insertable: whether to remove undercuts.
+    make_insertable: whether to remove undercuts; None: only where that costs at most `SMALL_TRIM` of the volume.
 
     Raises InputError for other values.
     """
@@ -35,7 +36,7 @@ class FitOptions:
     thickness: str = "bone"
     smooth: float = 0.0
     drain_holes: str | None = None
-    make_insertable: bool = False
+    make_insertable: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.clearance <= MAX_CLEARANCE:
@@ -87,4 +88,5 @@ class FitOptions:
             )
 
 
-AS_DESIGNED = FitOptions()
+AS_DESIGNED = FitOptions(make_insertable=False)
+USUAL = FitOptions()

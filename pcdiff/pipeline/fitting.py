@@ -18,9 +18,10 @@ from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxe
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import largest_components
+from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import vertex_normals, volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.pipeline.fit_options import AS_DESIGNED, THICKNESS_RANGE, FitOptions
+from pcdiff.pipeline.fit_options import AS_DESIGNED, SMALL_TRIM, THICKNESS_RANGE, FitOptions
 from pcdiff.reconstruct.finish import without_slivers
 
 SMOOTHING_RIM = 1.0  # mm from bone where smoothing begins
@@ -72,10 +73,11 @@ def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, option
         solid = keep_clearance(solid, bone, options.clearance)
     if thickness is not None or options.clearance:
         solid = solid.with_mask(without_slivers(solid.mask))
-    if options.make_insertable and solid.mask.any():
-        before = solid.ml
-        solid = remove_undercuts(solid, bone, centre)
-        trimmed_ml = before - solid.ml
+    if options.make_insertable is not False and solid.mask.any():
+        insertable = remove_undercuts(solid, bone, centre)
+        cost = solid.ml - insertable.ml
+        if options.make_insertable or cost <= SMALL_TRIM * solid.ml:
+            solid, trimmed_ml = insertable, cost
     solid = solid.with_mask(largest_components(solid.mask, pieces))  # without the crumbs of the steps above
     if not solid.mask.any():
         raise InputError("nothing is left of the implant; choose less clearance or more thickness")
@@ -83,6 +85,27 @@ def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, option
         solid, drain_holes = drill_holes(solid, bone, centre, *holes)
     low = np.rint(skull.to_index(solid.affine[:3, 3])).astype(int)
     return FittedImplant(skull.with_crop(solid.mask, low), trimmed_ml, drain_holes)
+
+
+def without_crumbs(implant: Volume, bodies: int) -> tuple[Volume, Mesh]:
+    """The implant without what its smooth surface cuts off, and that surface.
+
+    A voxel or two on a thin neck belong to the mask's piece, but become a body of their own in the mesh. bodies: the
+    largest ones that may stay, one per defect.
+    """
+    allowed = min(bodies, _count_pieces(implant.mask))
+    while True:
+        mesh = volume_to_mesh(implant)
+        labels = label_bodies(mesh)
+        volumes = [Mesh(mesh.vertices, mesh.faces[labels == k]).volume_ml for k in range(labels.max() + 1)]
+        if len(volumes) <= allowed:
+            return implant, mesh
+        small = np.isin(labels, np.argsort(volumes)[:-allowed])
+        crumbs = mesh.vertices[np.unique(mesh.faces[small])]
+        body = np.argwhere(implant.mask)
+        nearest = cKDTree(implant.to_mm(body.astype(float))).query(crumbs)[1]
+        implant = _without(implant, body[np.unique(nearest)])
+        implant = implant.with_mask(largest_components(implant.mask, allowed, corners=True))
 
 
 def keep_clearance(implant: Volume, bone: Volume, clearance: float) -> Volume:

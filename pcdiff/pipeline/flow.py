@@ -9,11 +9,11 @@ import numpy as np
 from pcdiff.errors import InputError, MethodError
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Candidate, Method, PriorBasedMethod, Proposal
 from pcdiff.methods.candidates import OrientedPoints, combine
-from pcdiff.pipeline.fitting import AS_DESIGNED, FitOptions, apply_fit_options
+from pcdiff.pipeline.fit_options import USUAL, FitOptions
+from pcdiff.pipeline.fitting import apply_fit_options, without_crumbs
 from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.fit import fit as fit_prior
@@ -59,7 +59,7 @@ def design(
     backend: str = "spectral",
     device: str = "cpu",
     keep_members: bool = False,
-    options: FitOptions = AS_DESIGNED,
+    options: FitOptions = USUAL,
     watch: Stopwatch | None = None,
 ) -> Design:
     """Designs the implant that closes every defect of a skull, and makes it fit as the options say.
@@ -95,13 +95,14 @@ def design(
             )
         centre = fit.pose.shift
         final = apply_fit_options(implant, skull, centre, options)
+        as_asked = replace(options, make_insertable=bool(options.make_insertable))  # a small undercut needs no search
         members = [
-            apply_fit_options(member, skull, centre, options).implant if member.mask.any() else member
+            apply_fit_options(member, skull, centre, as_asked).implant if member.mask.any() else member
             for member in members
         ]
     with watch("mesh"):
-        mesh = volume_to_mesh(final.implant)
-    return Design(final.implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes)
+        implant, mesh = without_crumbs(final.implant, fit.defects)
+    return Design(implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes)
 
 
 def _candidates(proposal: object, fit: PriorFit) -> list[Candidate]:

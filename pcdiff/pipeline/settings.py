@@ -12,7 +12,7 @@ from pcdiff.files import sha256
 from pcdiff.geometry.mesh import check_space
 from pcdiff.geometry.mesh_files import mesh_kinds
 from pcdiff.methods.registry import weights_files
-from pcdiff.pipeline.fitting import AS_DESIGNED, FitOptions
+from pcdiff.pipeline.fit_options import USUAL, FitOptions
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
@@ -40,7 +40,7 @@ class Settings:
     weights: Path | None = None
     threshold: int | None = None
     series: str | None = None
-    fitting: FitOptions = AS_DESIGNED
+    fitting: FitOptions = USUAL
     criteria: Criteria = DEFAULT_CRITERIA
     mesh: str = "stl"
     mesh_space: str = "lps"

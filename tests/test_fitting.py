@@ -9,12 +9,14 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
-from pcdiff.checks.distances import voxel_gap
+from pcdiff.checks.distances import OUTER_COSINE, outward_cosine, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
-from pcdiff.geometry.mesh import label_bodies
+from pcdiff.geometry.mesh import Mesh, label_bodies
+from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
-from pcdiff.pipeline.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options, without_crumbs
+from pcdiff.pipeline.fit_options import MIN_WALL_MM
+from pcdiff.pipeline.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options, make_printable
 from pcdiff.pipeline.flow import design
 
 OUTER, INNER = 80.0, 74.0
@@ -61,21 +63,39 @@ def test_an_implant_without_undercuts_stays_as_designed(case: tuple[Volume, Volu
 
 
 def test_a_crumb_on_a_thin_neck_is_no_second_body(case: tuple[Volume, Volume]) -> None:
-    _, implant = case
+    skull, implant = case
     with_crumb = implant.mask.copy()
     i, j = (n // 2 for n in with_crumb.shape[:2])
     top = int(np.flatnonzero(with_crumb[i, j])[-1])
     with_crumb[i, j, top + 1 : top + 4] = True  # the neck, one voxel wide
     with_crumb[i - 2 : i + 3, j - 2 : j + 3, top + 4 : top + 8] = True
-    made, mesh = without_crumbs(implant.with_mask(with_crumb), 1)
+    made, mesh = make_printable(implant.with_mask(with_crumb), skull, CENTRE, 1)
     assert label_bodies(mesh).max() == 0
     assert not made.mask[:, :, top + 4 :].any()
     assert np.array_equal(made.mask[:, :, : top + 1], implant.mask[:, :, : top + 1])
-    two, mesh = without_crumbs(
-        implant.with_mask(implant.mask & (np.arange(with_crumb.shape[0]) // 4 != 10)[:, None, None]), 2
-    )
+    halves = implant.mask & (np.arange(with_crumb.shape[0]) // 4 != 10)[:, None, None]
+    _, mesh = make_printable(implant.with_mask(halves), skull, CENTRE, 2)
     assert label_bodies(mesh).max() == 1
-    assert without_crumbs(two, 2)[0] is two
+
+
+def test_an_edge_too_thin_to_print_ends_earlier() -> None:
+    skull, implant = skull_and_plug((0.5, 0.5, 0.5))
+    wall = skull.mask | implant.mask
+    points = skull.to_mm(np.argwhere(wall).astype(float)) - CENTRE
+    radius = np.linalg.norm(points, axis=1)
+    bevelled = np.zeros_like(wall)
+    bevelled[wall] = np.degrees(np.arccos(points[:, 2] / radius)) < 8 + 10 * (radius - INNER) / (OUTER - INNER)
+    skull, implant = skull.with_mask(wall & ~bevelled), implant.with_mask(bevelled)
+
+    def thin(mesh: Mesh) -> float:
+        cosine = outward_cosine(mesh, CENTRE)
+        return float((wall_thickness(mesh, cosine)[cosine > OUTER_COSINE] < MIN_WALL_MM).mean())
+
+    made, mesh = make_printable(implant, skull, CENTRE, 1)
+    assert thin(volume_to_mesh(implant)) > 0.02
+    assert thin(mesh) < 0.01
+    assert 0.95 < made.ml / implant.ml < 0.999
+    assert not (made.mask & ~implant.mask).any()
 
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (0.6, 0.7, 1.5)])

@@ -21,7 +21,7 @@ from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import vertex_normals, volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.pipeline.fit_options import AS_DESIGNED, SMALL_TRIM, THICKNESS_RANGE, FitOptions
+from pcdiff.pipeline.fit_options import AS_DESIGNED, MIN_WALL_MM, SMALL_TRIM, THICKNESS_RANGE, FitOptions
 from pcdiff.reconstruct.finish import without_slivers
 
 SMOOTHING_RIM = 1.0  # mm from bone where smoothing begins
@@ -29,6 +29,9 @@ HOLE_MARGIN = 4.0  # mm of implant between drain holes and the rim
 PATCH = 2.0  # mm, radius over which the thickness is averaged
 NORMAL_PATCH = 3.0  # mm, radius over which the normal at a drain hole is averaged
 MAX_HOLE_DEPTH = 25.0  # mm
+THIN_SHARE = 0.005  # of the outer surface that may be thinner than `MIN_WALL_MM`: half of what the check allows
+EDGE_MM = 3.0  # from bone; there a thin wall is the implant's edge
+PRINTABLE_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -87,25 +90,51 @@ def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, option
     return FittedImplant(skull.with_crop(solid.mask, low), trimmed_ml, drain_holes)
 
 
-def without_crumbs(implant: Volume, bodies: int) -> tuple[Volume, Mesh]:
-    """The implant without what its smooth surface cuts off, and that surface.
+def make_printable(implant: Volume, skull: Volume, centre: np.ndarray, bodies: int) -> tuple[Volume, Mesh]:
+    """The implant without crumbs and without an edge too thin to print, and its surface.
 
-    A voxel or two on a thin neck belong to the mask's piece, but become a body of their own in the mesh. bodies: the
-    largest ones that may stay, one per defect.
+    A voxel or two on a thin neck belong to the mask's piece, but the smooth surface makes a body of their own of them.
+    centre: (3,) mm, the cranial centre. bodies: that may stay, one per defect.
     """
     allowed = min(bodies, _count_pieces(implant.mask))
-    while True:
+    for _ in range(PRINTABLE_ROUNDS):
         mesh = volume_to_mesh(implant)
-        labels = label_bodies(mesh)
-        volumes = [Mesh(mesh.vertices, mesh.faces[labels == k]).volume_ml for k in range(labels.max() + 1)]
-        if len(volumes) <= allowed:
+        faulty = _crumbs(mesh, allowed)
+        reach = 0.0
+        if not len(faulty):
+            faulty, reach = _thin_edge(mesh, skull, centre), MIN_WALL_MM
+        if not len(faulty):
             return implant, mesh
-        small = np.isin(labels, np.argsort(volumes)[:-allowed])
-        crumbs = mesh.vertices[np.unique(mesh.faces[small])]
         body = np.argwhere(implant.mask)
-        nearest = cKDTree(implant.to_mm(body.astype(float))).query(crumbs)[1]
-        implant = _without(implant, body[np.unique(nearest)])
+        tree = cKDTree(implant.to_mm(body.astype(float)))
+        gone = {int(k) for k in tree.query(faulty)[1]}.union(*tree.query_ball_point(faulty, reach))
+        implant = _without(implant, body[sorted(gone)])
         implant = implant.with_mask(largest_components(implant.mask, allowed, corners=True))
+    return implant, volume_to_mesh(implant)
+
+
+def _crumbs(mesh: Mesh, allowed: int) -> np.ndarray:
+    """(N, 3) mm: vertices of the bodies beyond the `allowed` largest."""
+    labels = label_bodies(mesh)
+    volumes = [Mesh(mesh.vertices, mesh.faces[labels == k]).volume_ml for k in range(labels.max() + 1)]
+    small = np.isin(labels, np.argsort(volumes)[:-allowed])
+    return mesh.vertices[np.unique(mesh.faces[small])]
+
+
+def _thin_edge(mesh: Mesh, skull: Volume, centre: np.ndarray) -> np.ndarray:
+    """(N, 3) mm: vertices at the rim where the wall is too thin; none if they are few.
+
+    A thin wall away from the rim stays, because the implant must not get a hole.
+    """
+    cosine = outward_cosine(mesh, centre)
+    thin = (cosine > OUTER_COSINE) & (wall_thickness(mesh, cosine) < MIN_WALL_MM)
+    if thin.sum() <= THIN_SHARE * (cosine > OUTER_COSINE).sum():
+        return np.zeros((0, 3))
+    points = mesh.vertices[thin]
+    index = skull.to_index(points)
+    margin = np.ceil(EDGE_MM * skull.voxels_per_mm).astype(int) + 2
+    near = skull.crop(np.floor(index.min(0)).astype(int) - margin, np.ceil(index.max(0)).astype(int) + margin)
+    return points[bone_gap(points, near) < EDGE_MM]
 
 
 def keep_clearance(implant: Volume, bone: Volume, clearance: float) -> Volume:

@@ -13,7 +13,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Candidate, Method, PriorBasedMethod, Proposal
 from pcdiff.methods.candidates import OrientedPoints, combine
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
-from pcdiff.pipeline.fitting import apply_fit_options, without_crumbs
+from pcdiff.pipeline.fitting import apply_fit_options, make_printable
 from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.fit import fit as fit_prior
@@ -101,7 +101,7 @@ def design(
             for member in members
         ]
     with watch("mesh"):
-        implant, mesh = without_crumbs(final.implant, fit.defects)
+        implant, mesh = make_printable(final.implant, skull, centre, fit.defects)
     return Design(implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes)
 
 

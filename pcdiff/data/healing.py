@@ -14,7 +14,7 @@ from pcdiff.geometry.volume import Volume
 ROUNDING_MM = (1.5, 3.5)  # standard deviation of the Gaussian that rounds the edge
 REACH = 3.0  # of its standard deviations from the defect, bone is resorbed
 SPURS = (0, 3)  # of each skull
-SPUR_MM = (2.0, 4.0)  # radius
+SPUR_MM = (1.0, 2.5)  # radius
 LEVEL = (0.5, 0.62)  # of the smoothed bone where the new surface lies: above 0.5 the edge recedes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+# Control groups of version 2 and 1: their folder, and the files of the limit and of what is used.
+GROUP_FILES = {
+    "": ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
 
 
 def peak_memory_mb() -> float:
@@ -24,6 +32,58 @@ def peak_memory_mb() -> float:
                 return int(line.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def memory_at_hand() -> int:
+    """Bytes that this process may still take: what the machine has free, or less if a limit is set for the process."""
+    return min([_free_memory(), *_group_limits(), *_address_limit()])
+
+
+def _free_memory() -> int:
+    """Memory free on the machine; where it does not tell, all that it has."""
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else sys.maxsize
+
+
+def _group_limits() -> list[int]:
+    """What is left of the limits of the control groups that the process is in: those of a container or a batch job."""
+    left = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for _, kind, group in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if kind not in GROUP_FILES:
+            continue
+        root, limit_file, used_file = GROUP_FILES[kind]
+        for folder in (Path(root + group), *Path(root + group).parents):
+            try:
+                limit, used = (int((folder / name).read_text()) for name in (limit_file, used_file))
+                cache = re.search(
+                    r"^(?:total_)?inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE
+                )
+            except (OSError, ValueError):  # no such file, or no limit: "max"
+                continue
+            left.append(max(0, limit - used + int(cache[1] if cache else 0)))
+    return left
+
+
+def _address_limit() -> list[int]:
+    """What is left of the limit of the address space, as `ulimit -v` sets it."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (ImportError, OSError):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - used)]
 
 
 def machine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.formats import image as image_module
+from pcdiff.imaging.formats import streams
 from pcdiff.imaging.volumes import read_volume, write_map, write_volume
 
 SHAPE = (7, 6, 5)
@@ -72,7 +72,7 @@ def test_nrrd_masks_of_any_type(tmp_path: Path, dtype: str, encoding: str) -> No
 
 
 def test_long_volumes_are_read_in_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_module, "RUN", 37)
+    monkeypatch.setattr(streams, "RUN", 37)
     for suffix in SUFFIXES:
         write_volume(oblique(), tmp_path / f"a{suffix}")
         np.testing.assert_array_equal(read_volume(tmp_path / f"a{suffix}").mask, blob())
@@ -228,12 +228,13 @@ def test_refused_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
         refused(tmp_path / name, "empty")
         (tmp_path / name).write_bytes(b"hello world" * 100)
-        refused(tmp_path / name, "not an NRRD|not a single-file NIfTI|truncated or damaged|not a valid MetaImage")
+        refused(tmp_path / name, "not an NRRD|not a NIfTI|truncated or damaged|not a valid MetaImage")
     (tmp_path / "a.jpg").write_bytes(b"x")
     refused(tmp_path / "a.jpg", "another format")
     (tmp_path / "a.nhdr").write_bytes(b"x")
-    refused(tmp_path / "a.nhdr", "detached")
-    refused(put_nrrd(tmp_path / "a.nrrd", blob(), data_file="../secret.raw"), "'data file' is not read")
+    refused(tmp_path / "a.nhdr", "not an NRRD")
+    (tmp_path / "a.raw").write_bytes(b"x")
+    refused(tmp_path / "a.raw", "give the header")
     refused(put_nrrd(tmp_path / "a.nrrd", blob(), encoding="hex"), "encoding hex")
     refused(put_nrrd(tmp_path / "a.nrrd", blob(), type="block"), "type block")
 
@@ -245,7 +246,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     whole = path.read_bytes()
     for length in (1, 100, len(whole) // 2, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:length])
-        refused(path, "truncated|damaged|not a valid|not an NRRD|found|not a single-file")
+        refused(path, "truncated|damaged|not a valid|not an NRRD|found|not a NIfTI")
 
 
 def test_damaged_data_is_refused(tmp_path: Path) -> None:
@@ -288,7 +289,7 @@ def test_refused_geometry(tmp_path: Path) -> None:
     refused(put_nrrd(path, blob(), space_directions="(1,0,0) (0,5.5,0) (0,0,1)"), "0.1 to 5 mm")
     refused(put_nrrd(path, blob(), space_directions="(1,0,0) (0,1,0) (0.7,0.7,0)"), "degenerate")
     refused(put_nrrd(path, blob(), space_directions="(1,0) (0,1) (1,1)"), "not valid")
-    refused(put_nrrd(path, blob(), space="scanner-xyz"), "space LPS, RAS or LAS, got 'scanner-xyz'")
+    refused(put_nrrd(path, blob(), space="3D-left-handed"), "space LPS, RAS or LAS, got '3D-left-handed'")
     path = tmp_path / "a.mha"
     sitk.WriteImage(sitk.GetImageFromArray(blob().astype(np.uint8)), path)
     path.write_bytes(path.read_bytes().replace(b"ElementSpacing = 1 1 1\n", b""))
@@ -338,7 +339,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_module.np, "ascontiguousarray", full)
+    monkeypatch.setattr(streams.np, "ascontiguousarray", full)
     monkeypatch.setattr(sitk, "WriteImage", full)
     with pytest.raises(OSError, match="No space"):
         write_volume(oblique(), path)

@@ -13,15 +13,14 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.geometry.grid import voxels_per_mm
+from pcdiff.imaging.causes import check_bone, check_ct, is_hounsfield, neither_ct_nor_mask, not_in_hu
 from pcdiff.imaging.formats import dicom, format_of
 from pcdiff.imaging.formats.dicom_slices import dicom_files, is_dicom
-from pcdiff.imaging.formats.image import Image
-from pcdiff.imaging.volumes import NotAMask, check_affine, mask_values, open_image
+from pcdiff.imaging.formats.image import Image, check_memory
+from pcdiff.imaging.volumes import NotAMask, check_affine, mask_values, open_image, read_label
 
 MAX_CT_VOXELS = 2**30
-AIR, BONE = -500, 300  # HU; a CT of a head has voxels below the one and above the other
-MIN_SHARE = 1e-3  # of the voxels that are air, and of those that are bone, in HU
-LABELS = 255  # the largest value of a label map
+CT_BYTES = 9  # of memory for a voxel, until the skull is found
 
 
 @dataclass(frozen=True)
@@ -58,43 +57,54 @@ class Scan:
         return float(np.degrees(np.arccos(np.clip(cosine.min(), -1, 1))))
 
 
-def read_scan(path: str | Path, series: str | None = None) -> Scan:
-    """A CT or a mask from a DICOM folder, NRRD, NIfTI-1 or MetaImage; the content decides which, not the name.
+def read_scan(path: str | Path, series: str | None = None, label: str | None = None) -> Scan:
+    """A CT or a mask from a DICOM folder, NRRD, NIfTI or MetaImage; the content decides which, not the name.
 
     An image with the value 0 and one other is a mask, exactly as `read_volume` returns it. series: of a folder with
-    several, see `formats.dicom.open_folder`. Raises InputError for an image that is neither CT nor mask, and as the
-    readers do.
+    several, see `formats.dicom.open_folder`. label: of a file with several, see `labels.find_labels`. Raises
+    InputError for an image that is neither CT nor mask, and as the readers do.
     """
     path = Path(path)
     if path.is_dir():
+        if label is not None:
+            raise InputError(f"{path}: --label chooses in a file with a segmentation, got a folder; leave it out")
         image = dicom.open_folder(path, series)
         check_affine(path, image.affine)
         values = _read_rounded(path, image)
-        if not _is_hounsfield(values):
-            raise _not_hounsfield(path, values)
+        if not is_hounsfield(values):
+            raise not_in_hu(path, values)
+        check_ct(path, values)
         return _scan(values, image, "DICOM")
     if path.is_file() and path.stat().st_size and is_dicom(path):
         raise InputError(f"{path}: one DICOM file is one slice; give the folder that holds all of them")
     if series is not None:
         raise InputError(f"{path}: --series chooses in a DICOM folder, got an image file; leave it out")
-    image = open_image(path)
-    try:
-        values = mask_values(path, image)
-    except NotAMask:
+    if (chosen := read_label(path, label)) is not None:
+        values, image = chosen
+    else:
         image = open_image(path)
-        values = _read_rounded(path, image)
-        if not _is_hounsfield(values):
-            if values.min() >= 0 and values.max() <= LABELS:
-                raise  # a label map: the message for masks is the right one
-            raise _not_hounsfield(path, values) from None
+        try:
+            values = mask_values(path, image)
+        except NotAMask:
+            image = open_image(path)
+            values = _read_rounded(path, image)
+            if not is_hounsfield(values):
+                raise neither_ct_nor_mask(path, open_image(path), open_image(path)) from None
+            check_ct(path, values)
+    if values.dtype == bool:
+        check_bone(path, values, image.affine)
     return _scan(values, image, format_of(path).name)
 
 
 def input_digest(path: Path) -> str:
-    """The SHA-256 of a file; of a DICOM folder that of its files' sorted SHA-256, whatever their names and order."""
-    if not path.is_dir():
+    """The SHA-256 of a file; of several files that of their sorted SHA-256, whatever their names and order.
+
+    Several files are those of a DICOM folder, or a header and its data file.
+    """
+    files = dicom_files(path) if path.is_dir() else list(open_image(path).files)
+    if len(files) == 1 and not path.is_dir():
         return sha256(path)
-    return hashlib.sha256("".join(sorted(sha256(file) for file in dicom_files(path))).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(sha256(file) for file in files)).encode()).hexdigest()
 
 
 def plane_distances(affine: np.ndarray) -> np.ndarray:
@@ -111,6 +121,7 @@ def _scan(values: np.ndarray, image: Image, name: str) -> Scan:
 
 def _read_rounded(path: Path, image: Image) -> np.ndarray:
     """(I, J, K) int16: an image's values, rounded and clipped; NaN is air. Raises InputError for too large a CT."""
+    check_memory(path, image.shape, CT_BYTES)
     if math.prod(image.shape) > MAX_CT_VOXELS:
         raise InputError(f"{path}: {'x'.join(map(str, image.shape))} voxels exceed 2**30; crop the CT to the head")
     flat = np.empty(math.prod(image.shape), np.int16)
@@ -126,18 +137,3 @@ def _read_rounded(path: Path, image: Image) -> np.ndarray:
     if start != flat.size:
         raise InputError(f"{path}: expected {'x'.join(map(str, image.shape))} voxels, got others; export it again")
     return flat.reshape(image.shape, order="F")
-
-
-def _is_hounsfield(values: np.ndarray) -> bool:
-    """Whether air and bone both have a share of the voxels, as in every CT of a head."""
-    air, bone = np.count_nonzero(values < AIR), np.count_nonzero(values >= BONE)
-    return bool(min(air, bone) >= MIN_SHARE * values.size)
-
-
-def _not_hounsfield(path: Path, values: np.ndarray) -> InputError:
-    low, high = int(values.min()), int(values.max())
-    raw = low >= 0 and high <= 4095 + 1024
-    return InputError(
-        f"{path}: expected a CT in HU (air about -1000, bone above {BONE}) or a mask, got values of {low} to {high}; "
-        f"{'subtract 1024 if they are raw CT numbers' if raw else 'export it in HU'}, and give no MR"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +12,50 @@ from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.formats import FORMATS, format_of, suffix_of
-from pcdiff.imaging.formats.image import Image
+from pcdiff.imaging.formats.image import Image, check_memory
+from pcdiff.imaging.labels import MASK_BYTES, choose_label, find_labels, label_values, several_labels
 
 SPACING_RANGE = (0.1, 5.0)  # mm
+FARTHEST_MM = 1e6  # of the origin; farther away positions lose their fractions
 
 
 class NotAMask(InputError):
     """An image with more values than 0 and one other: a CT, or several labels."""
 
 
-def read_volume(path: str | Path) -> Volume:
-    """A mask from NRRD (.nrrd), NIfTI-1 (.nii, .nii.gz) or MetaImage (.mha, .mhd), any numeric type, values {0, x}.
+def read_volume(path: str | Path, label: str | None = None) -> Volume:
+    """A mask from NRRD, NIfTI or MetaImage (see `formats.FORMATS`), any numeric type, values {0, x}.
 
-    The index order is that of the file; the affine maps voxel centres to LPS mm, whatever the patient space of the
-    file. Raises InputError for a missing, empty, damaged or truncated file, an unknown format, an image that is not 3D,
-    an invalid geometry, and values that are not those of a mask or hold no bone.
+    label: number or name of one label of a segmentation, see `labels.find_labels`. The index order is that of the
+    file; the affine maps voxel centres to LPS mm, whatever the patient space of the file. Raises InputError for a
+    missing, empty, damaged or truncated file, an unknown format, an image that is not 3D, an invalid geometry, and
+    values that are not those of a mask or hold no bone.
     """
     path = Path(path)
+    if (chosen := read_label(path, label)) is not None:
+        values, image = chosen
+    else:
+        image = open_image(path)
+        values = mask_values(path, image)
+    return Volume(values, image.affine, image.header)
+
+
+def read_label(path: Path, wanted: str | None) -> tuple[np.ndarray, Image] | None:
+    """The label of that number or name as a mask, and its image with a note on it.
+
+    None where no label is asked for and the file has one layer. Raises InputError for a label that is not there, and
+    for several layers and no label; it lists what is there.
+    """
     image = open_image(path)
-    return Volume(mask_values(path, image), image.affine, image.header)
+    if wanted is None and image.layers == 1:
+        return None
+    labels = find_labels(path, image)
+    if wanted is None:
+        raise several_labels(path, image, labels)
+    label = choose_label(path, labels, wanted)
+    image = open_image(path)
+    note = f"label {label} is used, one of {sum(each.ml > 0 for each in labels)} in the file"
+    return label_values(path, image, label), replace(image, notes=(*image.notes, note))
 
 
 def open_image(path: Path) -> Image:
@@ -66,9 +92,11 @@ def write_map(values: np.ndarray, like: Volume, path: str | Path) -> None:
 def check_affine(path: Path, affine: np.ndarray) -> None:
     """Raises InputError for an impossible grid: NaN, spacing out of range, or axes in one plane."""
     low, high = SPACING_RANGE
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: spacing or origin is missing (not a number); export it with its geometry")
+    if np.abs(affine).max() > FARTHEST_MM:
+        raise InputError(f"{path}: spacing or origin is more than {FARTHEST_MM:g} mm; correct the header")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() < low * (1 - 1e-6) or spacing.max() > high * (1 + 1e-6):
         got = " x ".join(f"{s:.4g}" for s in spacing)
         raise InputError(f"{path}: expected a spacing of {low:g} to {high:g} mm, got {got}; correct the header")
@@ -81,6 +109,7 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
 
     Raises NotAMask for more values, InputError for a mask without bone or without background.
     """
+    check_memory(path, image.shape, MASK_BYTES)
     flat = np.empty(math.prod(image.shape), bool)
     value, start = None, 0
     for run in image.runs:
@@ -94,7 +123,7 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
             other = run[nonzero & (run != value)][0]
             raise NotAMask(
                 f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
-                "threshold the bone first (a CT: about 300 HU), or keep one label"
+                "threshold the bone first (a CT: about 300 HU), or choose one label with --label"
             )
     if value is None:
         raise InputError(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
@@ -104,8 +133,8 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
 
 
 def _write(values: np.ndarray, grid: Volume, path: Path) -> None:
-    suffix = suffix_of(path)
-    if suffix == ".mhd":
-        raise InputError(f"{path}: .mhd splits an image into two files; write .mha instead")
+    write = FORMATS[suffix_of(path)].write
+    if write is None:
+        raise InputError(f"{path}: this format splits an image into two files; write .nrrd, .nii.gz or .mha instead")
     with written_beside(path) as part:
-        FORMATS[suffix].write(values, grid.affine, grid.header, part)
+        write(values, grid.affine, grid.header, part)

@@ -1,5 +1,7 @@
 """File formats of volumes, one module each with two functions: `open_image(path)` and `save_image(...)`.
 
+`image.py` has what they read, `streams.py` how.
+
 DICOM (`dicom.py`) is different: it can only be read, and is a folder.
 """
 
@@ -21,20 +23,29 @@ from pcdiff.imaging.formats.image import Image
 
 @dataclass(frozen=True)
 class Format:
-    """A file format. read: path -> `Image`. write: values (I, J, K), affine, header of the input, path."""
+    """A file format. read: path -> `Image`. write: values (I, J, K), affine, header of the input, path.
+
+    write is None where the image would be split into two files.
+    """
 
     name: str
     read: Callable[[Path], Image]
-    write: Callable[[np.ndarray, np.ndarray, dict[str, Any] | None, Path], None]
+    write: Callable[[np.ndarray, np.ndarray, dict[str, Any] | None, Path], None] | None
 
 
 FORMATS = {
     ".nrrd": Format("NRRD", nrrd.open_image, nrrd.save_image),
+    ".nhdr": Format("NRRD", nrrd.open_image, None),
     ".nii": Format("NIfTI", nifti.open_image, nifti.save_image),
     ".nii.gz": Format("NIfTI", nifti.open_image, nifti.save_image),
+    ".hdr": Format("NIfTI", nifti.open_image, None),
+    ".hdr.gz": Format("NIfTI", nifti.open_image, None),
+    ".img": Format("NIfTI", nifti.open_image, None),
+    ".img.gz": Format("NIfTI", nifti.open_image, None),
     ".mha": Format("MetaImage", metaimage.open_image, metaimage.save_image),
-    ".mhd": Format("MetaImage", metaimage.open_image, metaimage.save_image),
+    ".mhd": Format("MetaImage", metaimage.open_image, None),
 }
+DATA_FILES = {".raw": ".mhd or .nhdr", ".zraw": ".mhd"}  # beside a header of that suffix
 
 
 def suffix_of(path: Path) -> str:
@@ -42,8 +53,8 @@ def suffix_of(path: Path) -> str:
     for suffix in FORMATS:
         if path.name.lower().endswith(suffix):
             return suffix
-    if path.suffix.lower() == ".nhdr":
-        raise InputError(f"{path}: detached NRRD headers are not read; save it as one .nrrd file")
+    if (header := DATA_FILES.get(path.suffix.lower())) is not None:
+        raise InputError(f"{path}: these are the values alone; give the header beside it ({header})")
     raise InputError(f"{path}: expected {', '.join(FORMATS)}, got another format; convert it first")
 
 
@@ -55,13 +66,11 @@ def format_of(path: Path) -> Format:
         return FORMATS[".nrrd"]
     if head.startswith(b"\x1f\x8b"):
         try:
-            unpacked = zlib.decompressobj(31).decompress(head, 352)
+            head = zlib.decompressobj(31).decompress(head, 352)
         except zlib.error:
-            unpacked = b""
-        if unpacked[344:347] == b"n+1":
-            return FORMATS[".nii.gz"]
-    if head[344:347] == b"n+1":
+            head = b""
+    if nifti.is_header(head):
         return FORMATS[".nii"]
-    if re.match(rb"\s*(ObjectType|NDims) *=", head):
-        return FORMATS[".mhd" if path.suffix.lower() == ".mhd" else ".mha"]
+    if re.match(rb"\s*(ObjectType|NDims)\s*=", head, re.IGNORECASE):
+        return FORMATS[".mha"]
     return FORMATS[suffix_of(path)]

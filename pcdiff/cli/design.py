@@ -27,6 +27,7 @@ def design(
     backend: options.Backend = "spectral",
     threshold: options.Threshold = None,
     series: options.Series = None,
+    label: options.Label = None,
     mask_out: options.MaskOut = None,
     clearance: options.Clearance = 0.0,
     thickness: options.Thickness = "bone",
@@ -43,7 +44,7 @@ def design(
 ) -> None:
     """Design implants for skulls with defects.
 
-    A scan is the folder of a CT's DICOM slices, or a CT or mask as .nrrd, .nii, .nii.gz, .mha or .mhd. It gets a folder
+    A scan is the folder of a CT's DICOM slices, or a CT or mask as NRRD, NIfTI or MetaImage. It gets a folder
     OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json (fit and printability),
     surface.npz (thickness and gap at each vertex) and run.json. Results that exist are skipped. A case that fails does
     not stop the others. Checks that fail are reported and do not stop the design. Each of several candidates is
@@ -52,6 +53,7 @@ def design(
         pcdiff design skull.nrrd -o out
         pcdiff design scans/*.nii.gz -o out --device auto
         pcdiff design dicom/ -o out --clearance 0.5 --thickness 3mm --make-insertable
+        pcdiff design segmentation.seg.nrrd -o out --label Skull
         pcdiff design skull.nrrd -o out --ensemble 5 --drain-holes 2@12 --keep-points --mesh 3mf,glb
     """
     from pcdiff.checks.criteria import load_criteria
@@ -68,6 +70,7 @@ def design(
         weights=weights,
         threshold=threshold,
         series=series,
+        label=label,
         fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
         criteria=load_criteria(criteria),
         mesh=mesh,
@@ -131,6 +134,7 @@ def simulate(
             "or irregular."
         ),
     ] = "skullfix",
+    label: options.Label = None,
     defects: Annotated[int, typer.Option(min=1, max=3, help="Number of defects, with bone between them.")] = 1,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
@@ -142,7 +146,7 @@ def simulate(
     """
     from pcdiff.pipeline.simulate import write_simulation
 
-    record = write_simulation(skull, out, kind, defects, seed, overwrite)
+    record = write_simulation(skull, out, kind, defects, seed, overwrite, label)
     if not quiet:
         typer.echo(
             f"{record['implant_ml']:.1f} ml of bone removed -> {out}\n"

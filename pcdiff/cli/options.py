@@ -33,6 +33,12 @@ Series = Annotated[
         rich_help_panel=SCAN, metavar="N|UID", help="DICOM folder with several series: number in the list, or UID."
     ),
 ]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=SCAN, metavar="N|NAME", help="Segmentation with several labels: number in the list, or name."
+    ),
+]
 MaskOut = Annotated[
     Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
 ]

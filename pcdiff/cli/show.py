@@ -21,6 +21,7 @@ def check(
     implant: Annotated[Path, typer.Argument(help="The implant: STL (LPS, mm), or a mask on the skull's grid.")],
     skull: Annotated[Path, typer.Option(metavar="SCAN", help="The defective skull: a CT or a mask, as for `design`.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for checks.json and surface.npz.")] = None,
+    label: options.Label = None,
     clearance: options.Clearance = 0.0,
     criteria: options.Criteria = None,
     quiet: options.Quiet = False,
@@ -38,7 +39,7 @@ def check(
     from pcdiff.checks.files import write_checks, write_surface
     from pcdiff.pipeline.check import check_files
 
-    report = check_files(implant, skull, load_criteria(criteria), clearance)
+    report = check_files(implant, skull, load_criteria(criteria), clearance, label)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_checks(report, out / "checks.json")

@@ -16,9 +16,12 @@ from pcdiff.imaging.labels import find_labels, several_labels
 
 AIR, BONE = -500, 300  # HU; a CT of a head has voxels below the one and above the other
 MIN_SHARE = 1e-3  # of the voxels that are air, and of those that are bone, in HU
-RAW_MAX = 4095 + 1024  # of CT numbers that are HU + 1024
+RAW = 1024  # raw CT numbers are HU + 1024
+RAW_MAX = 4095 + RAW
+TISSUE_RAW = (RAW - 50, RAW + 150)  # of soft tissue; in raw numbers most of what is above 300
+TISSUE_SHARE = 0.4
 ZEROS = 0.15  # of voxels with exactly 0 HU; in a whole CT it is a hundredth
-CLIPPED = 0.01  # of voxels with exactly the largest or smallest value
+CLIPPED_BONE, CLIPPED_AIR = 0.01, 0.1  # of voxels with exactly the largest and the smallest value
 FEW_LABELS, MAX_LABELS = 16, 256  # values; more than a few must form areas, as labels do and grey values do not
 INVERTED = 0.95  # of the voxels at the faces of the grid that a mask of a background holds
 SOLID_MM = 25.0  # radius of a ball in the mask; bone is nowhere half as thick
@@ -135,14 +138,14 @@ def _look_at(runs: Iterable[np.ndarray]) -> _Values:
 
 
 def _remedy(values: _Values) -> str:
-    raw = values.low >= 0 and values.high <= RAW_MAX and values.between(974, 1174) > values.between(1, 100)
-    if raw and values.high > BONE:
-        return "subtract 1024 if they are raw CT numbers"
-    for value, end in ((values.high, "largest"), (values.low, "smallest")):
+    raw = values.low >= 0 and BONE < values.high <= RAW_MAX
+    if raw and values.between(*TISSUE_RAW) > TISSUE_SHARE * values.between(BONE, RAW_MAX):
+        return f"subtract {RAW}: they are raw CT numbers"
+    if values.between(0, 0) > ZEROS * values.voxels and values.low < 0:
+        return f"{values.between(0, 0) / values.voxels:.0%} are 0: the CT was masked with 0; export the original"
+    ends = ((values.high, values.high <= BONE, CLIPPED_BONE), (values.low, values.low >= AIR, CLIPPED_AIR))
+    for value, cut, least in ends:
         share = values.between(value, value) / max(1, values.voxels)
-        if share > CLIPPED and (value <= BONE if end == "largest" else value >= AIR):
-            return (
-                f"{share:.0%} of the voxels have the {end} value: the CT was clipped to a window, or masked with 0; "
-                "export the original"
-            )
-    return "export it in HU"
+        if cut and share > least:
+            return f"{share:.0%} are {value:g}: the CT was clipped to a window, or masked; export the original"
+    return f"subtract {RAW} if they are raw CT numbers" if raw else "export it in HU"

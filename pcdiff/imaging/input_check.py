@@ -47,13 +47,16 @@ class InputCheck:
     warnings: tuple[str, ...]
 
 
-def read_skull(path: str | Path, threshold: int | None = None, series: str | None = None) -> tuple[Volume, InputCheck]:
+def read_skull(
+    path: str | Path, threshold: int | None = None, series: str | None = None, label: str | None = None
+) -> tuple[Volume, InputCheck]:
     """Reads a head scan and segments its skull.
 
     Args:
-        path: A DICOM folder, NRRD, NIfTI-1 or MetaImage with a CT in HU or a mask.
+        path: A DICOM folder, NRRD, NIfTI or MetaImage with a CT in HU or a mask.
         threshold: HU from which a voxel is bone, for a CT only; by default `segment.THRESHOLD`.
         series: Number or UID of the series, for a DICOM folder only.
+        label: Number or name of the label, for a segmentation only.
 
     Returns:
         The skull on the scan's own grid, and the input check.
@@ -61,7 +64,7 @@ def read_skull(path: str | Path, threshold: int | None = None, series: str | Non
     Raises:
         InputError: As `read_scan` and `segment`, a threshold for a mask, and a series for an image file.
     """
-    scan = read_scan(Path(path), series)
+    scan = read_scan(Path(path), series, label)
     if scan.is_ct:
         threshold = THRESHOLD if threshold is None else threshold
         segmentation = segment(scan, threshold)

@@ -46,9 +46,11 @@ def find_labels(path: Path, image: Image) -> list[Label]:
     """The labels of an image, in the order of their numbers; reads all values.
 
     The number is the label's value, or, in a file with several layers, its place in the list. Raises InputError for
-    values that are no labels.
+    values that are no labels, and where memory does not suffice for a mask.
     """
-    counts, several = _count(path, image), image.layers > 1
+    check_memory(path, image.shape, MASK_BYTES)
+    with image:
+        counts, several = _count(path, image), image.layers > 1
     segments = image.segments or (() if several else _dataset_names(path))
     named = {(segment.layer, segment.value): segment.name for segment in segments}
     order = [*named, *sorted(counts.keys() - named.keys())] if several else sorted(named.keys() | counts.keys())
@@ -74,9 +76,8 @@ def choose_label(path: Path, labels: list[Label], wanted: str) -> Label:
     return found[0]
 
 
-def label_values(path: Path, image: Image, label: Label) -> np.ndarray:
-    """(I, J, K) bool: the voxels of a label. Raises InputError where memory does not suffice."""
-    check_memory(path, image.shape, MASK_BYTES)
+def label_values(image: Image, label: Label) -> np.ndarray:
+    """(I, J, K) bool: the voxels of a label."""
     flat = np.zeros(math.prod(image.shape), bool)
     start = 0
     for layer, run in image.runs_by_layer():

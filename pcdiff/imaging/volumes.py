@@ -55,7 +55,7 @@ def read_label(path: Path, wanted: str | None) -> tuple[np.ndarray, Image] | Non
     label = choose_label(path, labels, wanted)
     image = open_image(path)
     note = f"label {label} is used, one of {sum(each.ml > 0 for each in labels)} in the file"
-    return label_values(path, image, label), replace(image, notes=(*image.notes, note))
+    return label_values(image, label), replace(image, notes=(*image.notes, note))
 
 
 def open_image(path: Path) -> Image:
@@ -112,19 +112,20 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
     check_memory(path, image.shape, MASK_BYTES)
     flat = np.empty(math.prod(image.shape), bool)
     value, start = None, 0
-    for run in image.runs:
-        nonzero = flat[start : start + run.size]
-        np.not_equal(run, 0, out=nonzero)
-        start += run.size
-        count = np.count_nonzero(nonzero)
-        if count and value is None:
-            value = run[nonzero.argmax()]
-        if count and np.count_nonzero(run == value) != count:
-            other = run[nonzero & (run != value)][0]
-            raise NotAMask(
-                f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
-                "threshold the bone first (a CT: about 300 HU), or choose one label with --label"
-            )
+    with image:
+        for run in image.runs:
+            nonzero = flat[start : start + run.size]
+            np.not_equal(run, 0, out=nonzero)
+            start += run.size
+            count = np.count_nonzero(nonzero)
+            if count and value is None:
+                value = run[nonzero.argmax()]
+            if count and np.count_nonzero(run == value) != count:
+                other = run[nonzero & (run != value)][0]
+                raise NotAMask(
+                    f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
+                    "threshold the bone first (a CT: about 300 HU), or choose one label with --label"
+                )
     if value is None:
         raise InputError(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
     if flat.all():

@@ -119,9 +119,9 @@ def write_case(
     """Writes all files of a case into the folder `part`, except the record, which is returned. Errors as `design_case`.
 
     Files: implant.nrrd, implant.stl, checks.json and surface.npz (see `checks.files`), and what the settings ask for.
-    Of a CT also defective_skull.nrrd, the mask of its bone. Of several candidates candidates/implant_K.nrrd, .stl and
-    checks_K.json, and uncertainty.nrrd: each voxel's standard deviation over the candidates, 0 where they agree, 0.5
-    where half of them hold the voxel. A failed check stops nothing.
+    Of a CT and of a label also defective_skull.nrrd, the mask of the bone. Of several candidates
+    candidates/implant_K.nrrd, .stl and checks_K.json, and uncertainty.nrrd: each voxel's standard deviation over the
+    candidates, 0 where they agree, 0.5 where half of them hold the voxel. A failed check stops nothing.
     """
     from pcdiff.pipeline.flow import design
     from pcdiff.pipeline.write import write_implant, write_members, write_points
@@ -141,7 +141,7 @@ def write_case(
         watch=watch,
     )
     with watch("write"):
-        if given.check.kind == "ct":
+        if given.check.kind == "ct" or settings.label is not None:
             write_volume(given.skull, part / SKULL)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
         members = write_members(part, result, settings.mesh_space) if len(result.members) > 1 else []
@@ -163,7 +163,7 @@ def write_case(
 
 def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> _Input:
     digest = input_digest(source)
-    skull, check = read_skull(source, settings.threshold, settings.series)
+    skull, check = read_skull(source, settings.threshold, settings.series, settings.label)
     if on_warning is not None:
         for warning in check.warnings:
             on_warning(warning)

@@ -67,17 +67,20 @@ def check(
     return check_implant(skull, implant, mesh, vault, criteria, clearance)
 
 
-def check_files(implant: Path, skull: Path, criteria: Criteria, clearance: float = 0.0) -> Report:
+def check_files(
+    implant: Path, skull: Path, criteria: Criteria, clearance: float = 0.0, label: str | None = None
+) -> Report:
     """Checks an implant's file against a skull's, see `check`.
 
     implant: an STL (LPS, mm), or a mask on the skull's grid. skull: a CT or a mask, as `read_skull` takes them.
+    label: of the skull, if its file holds several.
     Raises InputError for files that cannot be read or do not belong together, and as `check`.
     """
     from pcdiff.geometry.mesh import read_stl
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.imaging.volumes import read_volume
 
-    bone, _ = read_skull(skull)
+    bone, _ = read_skull(skull, label=label)
     if implant.suffix.lower() == ".stl":
         mesh = read_stl(implant)
         solid = _inside(mesh, bone)

@@ -26,10 +26,10 @@ class Settings:
     """Every option that decides the result.
 
     method: a name of `methods.registry`. ensemble: number of candidates. backend: of the reconstruction of oriented
-    points. weights: a file, None for the shipped weights. threshold (HU), series: of a CT and of a DICOM folder, see
-    `input_check.read_skull`. fitting: how the implant is made to fit. criteria: limits of the checks. mesh: kinds of
-    mesh files, separated by commas, see `mesh_files`; an STL is always written. keep_points: write points.npz. report:
-    write report.html and preview.png.
+    points. weights: a file, None for the shipped weights. threshold (HU), series, label: of a CT, of a DICOM folder and
+    of a segmentation, see `input_check.read_skull`. fitting: how the implant is made to fit. criteria: limits of the
+    checks. mesh: kinds of mesh files, separated by commas, see `mesh_files`; an STL is always written. keep_points:
+    write points.npz. report: write report.html and preview.png.
     """
 
     method: str
@@ -40,6 +40,7 @@ class Settings:
     weights: Path | None = None
     threshold: int | None = None
     series: str | None = None
+    label: str | None = None
     fitting: FitOptions = USUAL
     criteria: Criteria = DEFAULT_CRITERIA
     mesh: str = "stl"

@@ -12,7 +12,9 @@ from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, write_record
 
 
-def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: int, overwrite: bool = False) -> dict:
+def write_simulation(
+    source: Path, folder: Path, kind: str, defects: int, seed: int, overwrite: bool = False, label: str | None = None
+) -> dict:
     """Simulates a craniotomy of a healthy skull; writes defective_skull.nrrd, implant.nrrd and run.json.
 
     Returns the record. Raises InputError for a skull that cannot be read, as `simulate_craniotomy`, and as
@@ -21,7 +23,7 @@ def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: 
     from pcdiff.data.craniotomy import simulate_craniotomy
 
     with case_folder(folder, overwrite, source) as part:
-        skull = read_volume(source)
+        skull = read_volume(source, label)
         defective_skull, implant = simulate_craniotomy(skull, kind, np.random.default_rng(seed), defects)
         write_volume(defective_skull, part / SKULL)
         write_volume(implant, part / "implant.nrrd")
@@ -29,7 +31,7 @@ def write_simulation(source: Path, folder: Path, kind: str, defects: int, seed: 
             "pcdiff": __version__,
             "notice": NOTICE,
             "input": {"path": str(source.resolve()), "sha256": sha256(source)},
-            "settings": {"kind": kind, "defects": defects, "seed": seed},
+            "settings": {"kind": kind, "defects": defects, "seed": seed, "label": label},
             "implant_ml": round(implant.ml, 3),
             "pieces_ml": pieces_ml(implant),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Image:
-    """An image file whose header has been read; `runs` reads its values, flat, first index fastest.
+    """An image file whose header has been read; `runs` reads its values, once, flat, first index fastest.
 
     slice_thickness: mm, if the header states it besides the distance between slices. notes: for the user.
     layers: volumes in the file, on one grid. interleaved: whether the layers of a voxel follow each other; otherwise
@@ -44,6 +44,14 @@ class Image:
     interleaved: bool = False
     segments: tuple[Segment, ...] = ()
     files: tuple[Path, ...] = ()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the file, even if not all was read."""
+        if isinstance(self.runs, Generator):
+            self.runs.close()
 
     def runs_by_layer(self) -> Iterator[tuple[int, np.ndarray]]:
         """(layer, values) in runs; those of one layer, put together, are its voxels, first index fastest."""

@@ -95,7 +95,7 @@ def _where(path: Path, fields: dict[str, str], end: int) -> tuple[Path, int, boo
     name, packed = fields["elementdatafile"], _flag(_one(fields, "compresseddata", default="False"))
     skip = _whole(_one(fields, "headersize", default="0"), least=-1)
     if re.fullmatch(r"LIST(\s+\d+D?)?", name, re.IGNORECASE):
-        raise InputError(f"{path}: expected one data file beside the header, got a LIST of files; save it as .mha")
+        raise InputError(f"{path}: a list of data files is not read; save the image as one .mha file")
     local = name.lower() == "local"
     if (skip < 0 and packed) or (skip > 0 and local):
         raise _Invalid(f"HeaderSize {skip}")

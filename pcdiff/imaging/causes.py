@@ -32,7 +32,8 @@ COARSE_MM = 3.0
 class _Values:
     """What the values of an image are. counts: (65536,) voxels by rounded value + 32768, clipped; NaN is left out.
 
-    whole: whether all are whole numbers. areas: share of nonzero voxels that equal their neighbour.
+    whole: whether all are whole numbers. areas: share of voxels, between the extremes, that
+    equal their neighbour.
     """
 
     low: float
@@ -120,7 +121,7 @@ def check_bone(path: Path, mask: np.ndarray, affine: np.ndarray) -> None:
 
 
 def _look_at(runs: Iterable[np.ndarray]) -> _Values:
-    low, high, nan, whole, equal, nonzero = np.inf, -np.inf, 0, True, 0, 0
+    low, high, nan, whole, equal, pairs = np.inf, -np.inf, 0, True, 0, 0
     counts = np.zeros(65536, np.int64)
     for run in runs:
         if run.dtype.kind == "f":
@@ -132,9 +133,10 @@ def _look_at(runs: Iterable[np.ndarray]) -> _Values:
             low, high = min(low, float(run.min())), max(high, float(run.max()))
             rounded = np.clip(np.rint(run), -32768, 32767).astype(np.int64) + 32768
             counts += np.bincount(rounded, minlength=65536)
-            nonzero += int(np.count_nonzero(run[:-1]))
-            equal += int(np.count_nonzero((run[1:] == run[:-1]) & (run[:-1] != 0)))
-    return _Values(low, high, nan, whole, equal / max(1, nonzero), counts)
+            inner = (run != run.min()) & (run != run.max())
+            pairs += int(np.count_nonzero(inner[:-1]))
+            equal += int(np.count_nonzero(inner[:-1] & (run[1:] == run[:-1])))
+    return _Values(low, high, nan, whole, equal / max(1, pairs), counts)
 
 
 def _remedy(values: _Values) -> str:

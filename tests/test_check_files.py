@@ -16,7 +16,7 @@ from pcdiff.checks.recommend import recommend, surface_std
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.imaging.volumes import read_volume, write_map, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.pipeline.case import write_case
@@ -85,6 +85,15 @@ def test_the_skull_may_be_a_ct(run: Run, files: Path) -> None:
     image = sitk.ReadImage(str(files / "skull.nrrd"))
     sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16) * 2000 - 1000, str(files / "ct.nrrd"))
     assert run("check", files / "implant.stl", "--skull", files / "ct.nrrd", "-q")[0] == 0
+
+
+def test_the_skull_may_be_a_label(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
+    write_map(case[0].mask * 2.0 + case[1].mask, case[0], files / "labels.nrrd")
+    given = ("check", files / "implant.nrrd", "--skull", files / "labels.nrrd", "-q")
+    assert run(*given, "--label", "2")[0] == 0
+    code, _, error = run(*given)
+    assert code == 2
+    assert "choose the bone with --label" in error
 
 
 def test_a_bad_implant_gives_exit_code_1_and_the_reason(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:

@@ -28,11 +28,11 @@ from pcdiff.files import sha256
 from pcdiff.geometry.mesh import read_stl, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.imaging.volumes import read_volume, write_map, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.registry import METHODS, MethodEntry, weights_files
-from pcdiff.pipeline.record import case_folder, pieces_ml, read_record
+from pcdiff.pipeline.record import case_folder, case_skull, pieces_ml, read_record
 from pcdiff.pipeline.stages import STAGES
 from pcdiff.pipeline.write import compare_stl
 from pcdiff.prior.fit import PriorFit
@@ -125,6 +125,26 @@ def test_a_single_case_shows_its_stages_on_a_terminal(
     assert [title for title in shown if title in titles] == titles
     _, _, errors = run("design", skull, "-o", tmp_path / "out", "--overwrite", "--no-report")
     assert "left" not in errors  # plain where stderr is no terminal
+
+
+def test_a_label_is_designed_and_its_mask_kept(
+    run: Run, stub: Stub, case: tuple[Volume, Volume], tmp_path: Path
+) -> None:
+    labels = case[0].mask * 2.0
+    labels[:3] = 1  # another label, at the edge of the scan
+    write_map(labels, case[0], tmp_path / "head ct.nrrd")
+    scan, out = tmp_path / "head ct.nrrd", tmp_path / "out"
+    code, _, error = run("design", scan, "-o", out, "-q")
+    assert code == 2
+    assert "got 2 labels; choose the bone with --label N or --label NAME: 1 (" in error
+    assert not (out / "head ct").exists()
+    code, _, error = run("design", scan, "-o", out, "--label", 2, "--no-report")
+    assert code == 0
+    assert "warning: label 2 (" in error
+    record = read_record(out / "head ct")
+    assert record
+    assert record["settings"]["label"] == "2"
+    np.testing.assert_array_equal(case_skull(out / "head ct", record).mask, labels == 2)
 
 
 def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
@@ -357,6 +377,10 @@ def test_a_simulation_is_not_written_into_the_folder_of_its_skull(run: Run, heal
     skull.parent.mkdir()
     write_volume(healthy, skull)
     assert run("simulate", skull, "-o", tmp_path / "other")[0] == 0
+    assert run("simulate", skull, "-o", tmp_path / "label", "--label", 1)[0] == 0
+    for name in ("implant.nrrd", "defective_skull.nrrd"):
+        assert (tmp_path / "label" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert "--label 5 names none" in run("simulate", skull, "-o", tmp_path / "none", "--label", 5)[2]
     (tmp_path / "other" / "run.json").rename(tmp_path / "head" / "run.json")  # an earlier result, as it seems
     before = files(tmp_path / "head")
     code, _, error = run("simulate", skull, "-o", tmp_path / "head", "--overwrite")

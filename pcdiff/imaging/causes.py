@@ -50,7 +50,7 @@ class _Values:
 
     def between(self, low: float, high: float) -> int:
         """Voxels with rounded values of low to high."""
-        first, last = (int(np.clip(round(value) + 32768, 0, 65535)) for value in (low, high))
+        first, last = (int(np.clip(np.rint(value), -32768, 32767)) + 32768 for value in (low, high))
         return int(self.counts[first : last + 1].sum())
 
 

@@ -18,7 +18,7 @@ from pcdiff.imaging.formats.streams import shown
 
 MAX_VALUE = 65535
 MAX_LABELS = 256
-MASK_BYTES = 1.5  # for a voxel: the mask and what is read at a time
+MASK_BYTES = 2  # of memory for a voxel, to read and check a mask
 DATASET, MAX_DATASET = "dataset.json", 2**20  # bytes
 
 
@@ -111,24 +111,24 @@ def _count(path: Path, image: Image) -> Counter[tuple[int, int]]:
             continue
         low, high = run.min(), run.max()
         if not (low >= 0 and high <= MAX_VALUE) or (run.dtype.kind == "f" and not np.array_equal(run, np.rint(run))):
-            raise _no_labels(path, image, f"{low:g} to {high:g}")
+            raise _no_labels(path, image, f"values of {low:g} to {high:g}")
         found = np.bincount(run.astype(np.int64, copy=False))
         for value in np.flatnonzero(found):
             if value:
                 counts[layer, int(value)] += int(found[value])
         if len(counts) > MAX_LABELS + image.layers:
-            raise _no_labels(path, image, f"more than {MAX_LABELS}")
+            raise _no_labels(path, image, f"more than {MAX_LABELS} different values")
     return counts
 
 
 def _no_labels(path: Path, image: Image, values: str) -> InputError:
     if image.layers > 1:
         return InputError(
-            f"{path}: expected a 3D image with one value per voxel, got {image.layers} volumes with values of {values} "
+            f"{path}: expected a 3D image with one value per voxel, got {image.layers} volumes with {values} "
             "(a time series, colours, probabilities?); export one volume"
         )
     return InputError(
-        f"{path}: --label chooses in a segmentation with whole numbers from 0 to {MAX_VALUE}, got values of {values}; "
+        f"{path}: --label chooses in a segmentation with whole numbers from 0 to {MAX_VALUE}, got {values}; "
         "leave it out, or threshold probabilities at 0.5"
     )
 

@@ -20,7 +20,7 @@ from pcdiff.imaging.formats.image import Image, check_memory
 from pcdiff.imaging.volumes import NotAMask, check_affine, mask_values, open_image, read_label
 
 MAX_CT_VOXELS = 2**30
-CT_BYTES = 9  # of memory for a voxel, until the skull is found
+CT_BYTES = 10  # of memory for a voxel, until the skull is found
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from test_formats import AFFINE, DIRECTIONS, metaimage, nifti, nrrd
 
 from pcdiff.errors import InputError
+from pcdiff.imaging.formats import streams
 from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.scan import read_scan
 from pcdiff.imaging.volumes import read_volume
@@ -65,7 +66,11 @@ def test_segments_of_slicer_by_number_and_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_layers_of_a_file_are_numbered_as_listed(tmp_path: Path, first: bool) -> None:
+@pytest.mark.parametrize("run", [37, streams.RUN])
+def test_layers_of_a_file_are_numbered_as_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool, run: int
+) -> None:
+    monkeypatch.setattr(streams, "RUN", run)
     layers = np.stack([LABELS, (LABELS > 1) * np.uint8(7)], axis=0 if first else -1)
     kinds = LAYERED if first else {"kinds": "domain domain domain list", "space_directions": f"{DIRECTIONS} none"}
     lines = segment(0, "Bone", 1, 0) + segment(1, "Head", 7, 1) + segment(2, "Skin", 2, 0)

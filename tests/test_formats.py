@@ -370,6 +370,34 @@ def test_what_does_not_fit_into_memory_is_refused(
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
+def test_damaged_data_is_never_read_as_other_values(tmp_path: Path, suffix: str) -> None:
+    path, draw, same = tmp_path / f"a{suffix}", random.Random(suffix), 0
+    write_volume(Volume(np.asfortranarray(mask()), AFFINE), path)
+    whole = path.read_bytes()
+    for _ in range(150):
+        data = bytearray(whole)
+        data[-draw.randrange(1, 60)] = draw.randrange(256)  # the values and their checksum
+        path.write_bytes(data)
+        try:
+            volume = read_volume(path)
+        except InputError:
+            continue
+        np.testing.assert_array_equal(volume.mask, mask())
+        same += 1
+    assert same < 30
+
+
+def test_a_large_packed_file_may_hold_more_than_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "RUN", 2**10)
+    path = nifti(tmp_path / "a.nii.gz", mask())
+    whole = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(whole + bytes(5000)))
+    plain(path)
+    path.write_bytes(gzip.compress(whole + bytes(50_000)))
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
 def test_values_are_read_as_a_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peak: Callable[[], int], suffix: str
 ) -> None:

@@ -164,7 +164,9 @@ def test_what_holds_no_labels_is_refused(tmp_path: Path) -> None:
     assert "got values of -989 to 3059; leave it out" in listing(path, "1")
     soft = np.random.default_rng(0).random((*SHAPE, 3)).astype("<f4")
     path = nifti(tmp_path / "a.nii", soft)
-    with pytest.raises(InputError, match=r"3 volumes with values of 0\..* to 0\..* \(a time series, colours, prob"):
+    with pytest.raises(
+        InputError, match=r"3 volumes .* with values of 0\..* probabilities\? threshold them at 0.5; export one"
+    ):
         read_scan(path)
     with pytest.raises(InputError, match="got a folder"):
         read_scan(tmp_path, label="1")

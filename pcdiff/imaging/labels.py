@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from pcdiff.errors import InputError
+from pcdiff.imaging.formats.header import shown
 from pcdiff.imaging.formats.image import Image, Segment, by, check_memory
-from pcdiff.imaging.formats.streams import shown
 
 MAX_VALUE = 65535
 MAX_LABELS = 256
@@ -111,7 +111,9 @@ def _count(path: Path, image: Image) -> Counter[tuple[int, int]]:
             continue
         low, high = run.min(), run.max()
         if not (low >= 0 and high <= MAX_VALUE) or (run.dtype.kind == "f" and not np.array_equal(run, np.rint(run))):
-            raise _no_labels(path, image, f"values of {low:g} to {high:g}")
+            soft = low >= 0 and high <= 1
+            hint = "; are these a network's probabilities? threshold them at 0.5" if soft else ""
+            raise _no_labels(path, image, f"values of {low:g} to {high:g}{hint}")
         found = np.bincount(run.astype(np.int64, copy=False))
         for value in np.flatnonzero(found):
             if value:
@@ -124,12 +126,12 @@ def _count(path: Path, image: Image) -> Counter[tuple[int, int]]:
 def _no_labels(path: Path, image: Image, values: str) -> InputError:
     if image.layers > 1:
         return InputError(
-            f"{path}: expected a 3D image with one value per voxel, got {image.layers} volumes with {values} "
-            "(a time series, colours, probabilities?); export one volume"
+            f"{path}: expected a 3D image with one value per voxel, got {image.layers} volumes (a time series?) with "
+            f"{values}; export one volume"
         )
     return InputError(
         f"{path}: --label chooses in a segmentation with whole numbers from 0 to {MAX_VALUE}, got {values}; "
-        "leave it out, or threshold probabilities at 0.5"
+        "leave it out"
     )
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
+from pcdiff.imaging.formats.header import Invalid, file_beside, numbers, shown, whole
 from pcdiff.imaging.formats.image import Image, split_axes
-from pcdiff.imaging.formats.streams import file_beside, read_runs, shown, write_runs, zlib_writer
+from pcdiff.imaging.formats.streams import read_runs, write_runs, zlib_writer
 
 MAX_HEADER = 2**16  # bytes
 MAX_AXES = 6
@@ -29,19 +30,15 @@ BYTE_ORDER = ("binarydatabyteordermsb", "elementbyteordermsb")
 UNITS = {"": 1.0, "?": 1.0, "mm": 1.0, "cm": 10.0, "um": 0.001}
 
 
-class _Invalid(Exception):
-    """A line that the format does not allow; the message says which."""
-
-
 def open_image(path: Path) -> Image:
     """Reads the header. Raises InputError for a file that is not a valid MetaImage with its data in one file."""
     fields, end = _read_header(path)
     try:
-        count = _whole(_one(fields, "ndims"), least=1, most=MAX_AXES)
-        sizes = [_whole(size) for size in _one(fields, "dimsize").split()]
-        channels = _whole(_one(fields, "elementnumberofchannels", default="1"), least=1)
+        count = whole(_one(fields, "ndims"), least=1, most=MAX_AXES)
+        sizes = [whole(size) for size in _one(fields, "dimsize").split()]
+        channels = whole(_one(fields, "elementnumberofchannels", default="1"), least=1)
         if len(sizes) != count:
-            raise _Invalid(f"NDims {count} for {len(sizes)} sizes")
+            raise Invalid(f"NDims {count} for {len(sizes)} sizes")
         kind = _one(fields, "elementtype").lower()
         if kind not in TYPES:
             raise InputError(f"{path}: MetaImage type {shown(kind)} is not read; save it as MET_UCHAR or MET_SHORT")
@@ -50,8 +47,8 @@ def open_image(path: Path) -> Image:
         data, at, packed = _where(path, fields, end)
         order = ">" if _flag(_one(fields, *BYTE_ORDER, default="False")) else "<"
         if not _flag(_one(fields, "binarydata", default="True")):
-            raise _Invalid("values as text")
-    except _Invalid as error:
+            raise Invalid("values as text")
+    except Invalid as error:
         raise InputError(f"{path}: not a valid MetaImage header ({error}); correct it or export it again") from error
     dtype = np.dtype(order + TYPES[kind])
     encoding = ("gzip" if _is_gzip(data, at) else "zlib") if packed else "raw"
@@ -93,12 +90,12 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
 def _where(path: Path, fields: dict[str, str], end: int) -> tuple[Path, int, bool]:
     """(file of the data, byte at which they begin or -1 for those at its end, whether they are packed)."""
     name, packed = fields["elementdatafile"], _flag(_one(fields, "compresseddata", default="False"))
-    skip = _whole(_one(fields, "headersize", default="0"), least=-1)
+    skip = whole(_one(fields, "headersize", default="0"), least=-1)
     if re.fullmatch(r"LIST(\s+\d+D?)?", name, re.IGNORECASE):
         raise InputError(f"{path}: a list of data files is not read; save the image as one .mha file")
     local = name.lower() == "local"
     if (skip < 0 and packed) or (skip > 0 and local):
-        raise _Invalid(f"HeaderSize {skip}")
+        raise Invalid(f"HeaderSize {skip}")
     if local:
         return path, -1 if skip else end, packed
     return file_beside(path, name.removeprefix("./")), skip, packed
@@ -116,16 +113,16 @@ def _geometry(path: Path, fields: dict[str, str], count: int, first: int) -> dic
         raise InputError(f"{path}: spacing is missing (no ElementSpacing); export it with its geometry")
     unit = _one(fields, "distanceunits", default="").lower()
     if unit not in UNITS:
-        raise _Invalid(f"DistanceUnits {shown(unit)}")
-    spacing = _numbers(fields["elementspacing" if "elementspacing" in fields else "elementsize"], count)
+        raise Invalid(f"DistanceUnits {shown(unit)}")
+    spacing = numbers(fields["elementspacing" if "elementspacing" in fields else "elementsize"].split(), count)
     identity = " ".join("1" if i == j else "0" for i in range(count) for j in range(count))
-    matrix = np.reshape(_numbers(_one(fields, *DIRECTIONS, default=identity), count * count), (count, count))
-    origin = _numbers(_one(fields, *ORIGIN, default=" ".join(["0"] * count)), count)
+    matrix = np.reshape(numbers(_one(fields, *DIRECTIONS, default=identity).split(), count * count), (count, count))
+    origin = numbers(_one(fields, *ORIGIN, default=" ".join(["0"] * count)).split(), count)
     space = slice(first, first + 3)
     turned = matrix.copy()
     turned[space, space] = 0
     if np.any(turned[space]):
-        raise _Invalid("axes of space that turn into others")
+        raise Invalid("axes of space that turn into others")
     return {
         "spacing": tuple(float(value) * UNITS[unit] for value in spacing[space]),
         "direction": tuple(matrix[space, space].T.ravel().tolist()),  # the file has a row for each axis
@@ -137,29 +134,13 @@ def _one(fields: dict[str, str], *names: str, default: str | None = None) -> str
     """The value of a field, whichever of its names the file uses."""
     values = {fields[name] for name in names if name in fields} or {default or ""}
     if len(values) > 1 or (values == {""} and default is None):
-        raise _Invalid(f"{names[0]} {'has two values' if len(values) > 1 else 'is missing'}")
+        raise Invalid(f"{names[0]} {'has two values' if len(values) > 1 else 'is missing'}")
     return values.pop()
-
-
-def _whole(text: str, least: int = 0, most: int = 10**12) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,12}", text) or not least <= int(text) <= most:
-        raise _Invalid(f"expected a whole number from {least} to {most}, got {shown(text)}")
-    return int(text)
-
-
-def _numbers(text: str, count: int) -> list[float]:
-    try:
-        numbers = [float(token.replace("_", "?")) for token in text.split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise _Invalid(f"expected {count} numbers, got {shown(text)}")
-    return numbers
 
 
 def _flag(text: str) -> bool:
     if text.lower() not in ("true", "t", "1", "false", "f", "0"):
-        raise _Invalid(f"expected True or False, got {shown(text)}")
+        raise Invalid(f"expected True or False, got {shown(text)}")
     return text.lower() in ("true", "t", "1")
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
+from pcdiff.imaging.formats.header import file_beside, shown
 from pcdiff.imaging.formats.image import Axes, Image, Segment, not_3d, split_axes
-from pcdiff.imaging.formats.streams import file_beside, gzip_writer, read_runs, shown, write_runs
+from pcdiff.imaging.formats.streams import gzip_writer, read_bytes, read_runs, write_runs
 
 TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
 SIZES = {348: b"n+1 ni1", 540: b"n+2 ni2"}  # bytes of the header, and the magic words: one file, a pair
@@ -91,9 +92,9 @@ def _encoding(path: Path) -> str:
 def _begin(path: Path) -> bytes:
     """The header, whose first number is its size, in either order of bytes; of another file the first 348 bytes."""
     encoding = _encoding(path)
-    raw = b"".join(run.tobytes() for run in read_runs(path, encoding, np.dtype("u1"), 348))
+    raw = read_bytes(path, encoding, 348)
     if 540 in struct.unpack("<i", raw[:4]) + struct.unpack(">i", raw[:4]):
-        raw = b"".join(run.tobytes() for run in read_runs(path, encoding, np.dtype("u1"), 540))
+        raw = read_bytes(path, encoding, 540)
     return raw
 
 
@@ -216,8 +217,7 @@ def _segments(path: Path, head: _Header, size: int) -> tuple[Segment, ...]:
     length = head.begin - size
     if head.paired or length < 8:
         return ()
-    runs = read_runs(path, _encoding(path), np.dtype("u1"), min(length, MAX_EXTENSION), skip=size)
-    text = b"".join(run.tobytes() for run in runs).decode("utf8", "replace")
+    text = read_bytes(path, _encoding(path), min(length, MAX_EXTENSION), skip=size).decode("utf8", "replace")
     return tuple(Segment(shown(name), int(key)) for key, name in LABEL.findall(text))
 
 

@@ -1,4 +1,4 @@
-"""Where the values of an image file lie, and streams that unpack them run by run, so that memory stays small."""
+"""The values of an image file as streams that unpack them run by run, so that memory stays small."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import bz2
 import gzip
 import io
 import math
-import os
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,31 +18,12 @@ from pcdiff.errors import InputError
 RUN = 2**22  # values that are read at a time
 CHUNK = 2**16  # packed bytes that are read at a time
 MAX_RATIO = 1100  # deflate packs at most 1032 bytes into one
-MAX_NAME = 255  # bytes of a file's name
-
-
-def shown(text: str) -> str:
-    """Foreign text for a message: at most 60 characters, all of them printable."""
-    return "".join(each if each.isprintable() else "?" for each in text.strip()[:60])
+MAX_REST = 16  # runs of bytes that may follow the values in a packed stream
 
 
 def damaged(path: Path) -> InputError:
     """The error for image data that end early or fail their checksum."""
     return InputError(f"{path}: the image data is truncated or damaged; copy or export the file again")
-
-
-def file_beside(header: Path, name: str) -> Path:
-    """The data file that a header names: a regular file in the header's own folder, no link.
-
-    Raises InputError for anything else: another folder, a link, a pipe, several files, or no file.
-    """
-    inside = not re.search(r"[/\\\0]", name) and name not in ("", ".", "..") and len(os.fsencode(name)) <= MAX_NAME
-    if not inside or (header.parent / name).is_symlink() or not (header.parent / name).is_file():
-        raise InputError(
-            f"{header}: expected one data file beside the header, a file and no link, got '{shown(name)}'; put it "
-            "there, or save the image as one file"
-        )
-    return header.parent / name
 
 
 def read_runs(
@@ -69,20 +48,47 @@ def _runs(path: Path, encoding: str, dtype: np.dtype, count: int, at: int, skip:
         file.seek(at)
         try:
             stream = OPENERS[encoding](file)
-            while skip > 0:
-                passed = len(stream.read(min(skip, RUN)))
-                if not passed:
-                    raise EOFError
-                skip -= passed
+            _skip(stream, skip)
             for start in range(0, count, RUN):
                 data = stream.read(min(RUN, count - start) * dtype.itemsize)
                 run = np.frombuffer(data, dtype, len(data) // dtype.itemsize)
                 if run.size < min(RUN, count - start):
                     raise EOFError
                 yield run
-            stream.read(1)  # makes a compressed stream check its checksum
+            if stream is not file:
+                _check_rest(stream)
         except (EOFError, OSError, zlib.error) as error:
             raise damaged(path) from error
+
+
+def read_bytes(path: Path, encoding: str, count: int, skip: int = 0) -> bytes:
+    """The first bytes of a file, decoded. Raises InputError for a file that ends early or is damaged up to there."""
+    with path.open("rb") as file:
+        try:
+            stream = OPENERS[encoding](file)
+            _skip(stream, skip)
+            data = stream.read(count)
+        except (EOFError, OSError, zlib.error) as error:
+            raise damaged(path) from error
+    if len(data) < count:
+        raise damaged(path)
+    return data
+
+
+def _skip(stream: IO[bytes], count: int) -> None:
+    while count > 0:
+        passed = len(stream.read(min(count, RUN)))
+        if not passed:
+            raise EOFError
+        count -= passed
+
+
+def _check_rest(stream: IO[bytes]) -> None:
+    """Reads a packed stream to its end, where its checksum is. Raises EOFError where much more follows."""
+    for _ in range(MAX_REST):
+        if not stream.read(RUN):
+            return
+    raise EOFError
 
 
 class _Inflated(io.RawIOBase):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.imaging.formats.header import Invalid, file_beside, numbers, shown, whole
+from pcdiff.imaging.formats.header import Invalid, file_beside, shown, whole
 from pcdiff.imaging.formats.image import Image, Segment, split_axes
 from pcdiff.imaging.formats.nrrd_geometry import affine_of, copied, first_axis_of_space, notes_on
 from pcdiff.imaging.formats.streams import gzip_writer, read_runs, write_runs

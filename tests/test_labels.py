@@ -88,6 +88,14 @@ def test_layers_of_a_file_are_numbered_as_listed(
     chosen(path, "Bone", LABELS == 1)
 
 
+def test_segments_of_an_older_slicer_are_layers(tmp_path: Path) -> None:
+    layers = np.stack([LABELS == 1, LABELS > 1]).astype(np.uint8)
+    lines = "Segment1_Name:=Head\nSegment0_Name:=Bone\nSegment2_Name:=\nSegment2_Layer:=-1\n"
+    path = nrrd(tmp_path / "a.seg.nrrd", layers, lines, **LAYERED)
+    chosen(path, "bone", LABELS == 1)
+    chosen(path, "2", LABELS > 1)
+
+
 def test_one_hot_in_every_format(tmp_path: Path) -> None:
     hot = np.stack([value == LABELS for value in range(4)], axis=-1)
     paths = [nifti(tmp_path / "a.nii.gz", hot), nifti(tmp_path / "b.nii", np.moveaxis(hot, -1, 0))]

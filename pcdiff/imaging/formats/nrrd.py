@@ -128,15 +128,16 @@ def _where(path: Path, fields: dict[str, str], end: int) -> tuple[Path, int, int
 
 
 def _segments(pairs: dict[str, str]) -> tuple[Segment, ...]:
-    """The segments that 3D Slicer names, in its order."""
+    """The segments that 3D Slicer names, in its order. Before its version 4.11 each was a layer with the value 1."""
     found = []
     for key, name in pairs.items():
-        if (match := re.fullmatch(r"segment(\d{1,4})_name", key)) is None:
+        if (match := re.fullmatch(r"segment([0-9]{1,4})_name", key)) is None:
             continue
-        value, layer = (pairs.get(f"segment{match[1]}_{field}", "") for field in ("labelvalue", "layer"))
-        digits = all(re.fullmatch(r"\d{0,9}", text) for text in (value, layer))
-        if digits and value:
-            found.append((int(match[1]), Segment(shown(name), int(value), int(layer or 0))))
+        number = int(match[1])
+        value = pairs.get(f"segment{number}_labelvalue", "1")
+        layer = pairs.get(f"segment{number}_layer", "0" if f"segment{number}_labelvalue" in pairs else str(number))
+        if all(re.fullmatch(r"[0-9]{1,9}", text) for text in (value, layer)):
+            found.append((number, Segment(shown(name), int(value), int(layer))))
     return tuple(segment for _, segment in sorted(found))
 
 

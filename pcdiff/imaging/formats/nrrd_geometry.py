@@ -1,4 +1,4 @@
-"""The axes of an NRRD file: which of them are in space, and where, in LPS mm."""
+"""The axes of an NRRD file: which of them are in space, and where, in LPS mm. pynrrd parses the vectors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nrrd
 import numpy as np
 
 from pcdiff.errors import InputError
@@ -107,7 +108,7 @@ def _vectors(text: str, zero: tuple[float, ...] | None = None) -> list[tuple[flo
         raise Invalid(f"expected vectors such as (1,0,0), got {shown(text)}")
     vectors: list[tuple[float, ...] | None] = []
     for token in re.findall(r"none|\([^()]*\)", text.lower()):
-        values = (math.nan,) * 3 if token == "none" else tuple(numbers(token[1:-1].split(",")))
+        values = (math.nan,) * 3 if token == "none" else _vector(token)
         if len(values) not in (3, 4):
             raise Invalid(f"expected vectors of three numbers, got {shown(token)}")
         if not any(values[:3]):
@@ -119,3 +120,10 @@ def _vectors(text: str, zero: tuple[float, ...] | None = None) -> list[tuple[flo
         else:
             raise Invalid(f"expected a direction in space, got {shown(token)}")
     return vectors
+
+
+def _vector(token: str) -> tuple[float, ...]:
+    try:
+        return tuple(nrrd.parse_vector(token, float).tolist())
+    except (nrrd.NRRDError, ValueError) as error:
+        raise Invalid(f"expected a vector such as (1,0,0), got {shown(token)}") from error

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from scipy import ndimage
+from scipy.special import logit
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
@@ -227,11 +229,19 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_log_odds_are_added_outside_bone_and_within_windows() -> None:
-    odds = np.array([4.0, -4.0, 4.0, np.nan, 100.0, 4.0, 4.0], np.float32)
-    bone = np.array([0.0, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0], np.float32)
-    tables = np.array([-5.0, 5.0, 5.0, 5.0, 5.0, 0.0, -2.0], np.float32)
+    odds = np.array([4.0, -4.0, np.nan, 100.0, 4.0, 4.0], np.float32)
+    tables = np.array([-5.0, 5.0, 5.0, 5.0, 0.0, -2.0], np.float32)
     fusion = FusionConfig(near=0.5, near_mm=(0.5, 1.5), slope_mm=0.5)
-    assert fused(odds, bone, tables, fusion) == pytest.approx([4, -4, 0, 0, LIMIT, 2, 3])
+    assert fused(odds, np.zeros(6), tables, fusion) == pytest.approx([4, -4, 0, LIMIT, 2, 3])
+
+
+def test_at_the_rim_missing_and_present_bone_are_one() -> None:
+    share = np.array([0.9, 0.9, 0.6, 0.2, 1e-6, 1e-6])  # of missing bone, along a line that leaves the defect
+    bone = np.array([0.0, 0.0, 0.3, 0.3, 0.6, 0.6])
+    tables = np.full(6, 4.0)
+    odds = tables + fused(logit(share) - tables, bone, tables, FusionConfig())
+    assert odds[:4] == pytest.approx(logit([0.9, 0.9, 0.9, 0.5]), abs=1e-4)
+    assert odds[4:] == pytest.approx(tables[4:])  # present bone away from the rim stays with the tables
 
 
 @pytest.fixture(scope="module")
@@ -249,11 +259,12 @@ def test_log_odds_are_added_where_the_defect_is(fitted, case, prior, same_bone) 
     skull, surface = VolumetricMethod(prior, constant(2.0)).predict_surface(fitted, head_occupancy(case[0]))
     index = np.round((missing_table_points(fitted) - LATTICE.low) / STEP).astype(int)
     values = skull.added[tuple(index.T)]
-    assert values[values != 0] == pytest.approx(2, abs=0.01)
+    away = ndimage.binary_dilation(skull.bone > 0, iterations=1)[tuple(index.T)] == 0  # from bone
+    assert values[away & (values != 0)] == pytest.approx(2, abs=0.01)
     assert (values != 0).mean() > 0.8
     _, still = VolumetricMethod(prior, constant(0.0)).predict_surface(fitted, head_occupancy(case[0]))
-    outer = still.of_defect & ((still.points * still.normals).sum(1) > 0)
-    moved = surface.of_defect & ((surface.points * surface.normals).sum(1) > 0)
+    outer = (still.border > 6) & ((still.points * still.normals).sum(1) > 0)
+    moved = (surface.border > 6) & ((surface.points * surface.normals).sum(1) > 0)
     grown = np.linalg.norm(surface.points[moved], axis=1).mean() - np.linalg.norm(still.points[outer], axis=1).mean()
     assert grown == pytest.approx(2 * FusionConfig().slope_mm, abs=0.3)
 

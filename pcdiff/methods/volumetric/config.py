@@ -43,9 +43,11 @@ class UNetConfig(StrictConfig):
 class FusionConfig(StrictConfig):
     """How the network's output is added to the log-odds of the shape model's completed tables."""
 
-    near: float = Field(default=0.5, ge=0, le=1, description="weight of the output at the tables; it rises to 1")
+    near: float = Field(default=0.3, ge=0, le=1, description="weight of the output at the tables; it rises to 1")
     near_mm: tuple[float, float] = Field(default=(0.5, 1.5), description="distances from them over which it rises")
-    max_bone: float = Field(default=0.25, gt=0, le=1, description="no correction where more bone is present")
+    max_bone: float = Field(
+        default=0.25, gt=0, le=1, description="no correction where more bone is present, off the rim"
+    )
     margin_mm: float = Field(default=22.0, gt=0, description="lattice around the missing tables")
     extension_mm: float = Field(default=4.0, description="the tables go on beyond a defect's border")
     slope_mm: float = Field(default=0.5, gt=0, description="depth between the tables per unit of log-odds")

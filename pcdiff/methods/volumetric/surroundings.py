@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 from scipy.ndimage import map_coordinates
+from scipy.special import expit, logit
 
 from pcdiff.geometry.grid import box_slices
 from pcdiff.methods.occupancy.fused import FusedSurface, OccupancyCorrection, fused_surface
@@ -14,6 +16,9 @@ from pcdiff.methods.occupancy.lattice import Lattice, TableMaps
 from pcdiff.methods.volumetric.config import FusionConfig
 from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, prior_log_odds
 from pcdiff.methods.volumetric.model import VolumetricModel
+
+SMALL = 1e-4  # log-odds of 9: more than the tables can say
+RIM = 1  # lattice points from missing bone within which present bone is completed, too
 
 
 @dataclass(frozen=True)
@@ -69,19 +74,28 @@ class Surroundings:
         part[box_slices(low - first, high - first)] = self.added[box_slices(low, high)]
         i, j, k = part.shape
         lattice = Lattice(LATTICE.low + STEP * first, (i, j, k), STEP)
-        return fused_surface(self.maps, OccupancyCorrection(lattice, part, self.fusion.surface))
+        surface = fused_surface(self.maps, OccupancyCorrection(lattice, part, self.fusion.surface))
+        at = (surface.points - LATTICE.low) / STEP
+        present = map_coordinates(self.bone, at.T, order=1, mode="nearest") >= self.fusion.max_bone
+        return replace(surface, of_defect=surface.of_defect & ((surface.border > 0) | ~present))
 
 
 def fused(odds: np.ndarray, bone: np.ndarray, tables: np.ndarray, fusion: FusionConfig) -> np.ndarray:
-    """(I, J, K) float32 log-odds to add to those of the completed tables, (I, J, K): the network's output outside bone.
+    """(I, J, K) float32 log-odds to add to those of the completed tables, (I, J, K).
 
-    At the tables it counts less, because on vaults the shape model is more accurate; where it finds bone off the tables
-    it counts in full. On present bone the tables go on beyond the defect's border so that the rim fits; the network
-    predicts missing bone alone and would remove that band. odds: NaN outside the windows.
+    The network says which share of a lattice point's surroundings is missing bone. Beside missing bone, what is present
+    is added to that share: the surface is that of the completed bone, also at the rim, where a point has both.
+    Elsewhere present bone stays with the tables, which go on beyond the defect's border.
+
+    At the tables the network counts less, because on vaults the shape model is more accurate; where it finds bone off
+    the tables it counts in full. odds: the network's output, NaN outside the windows.
     """
-    valid = np.isfinite(odds) & (bone < fusion.max_bone)
+    known = np.isfinite(odds)
+    missing = expit(np.where(known, odds, -np.inf) + tables)
+    rim = ndimage.binary_dilation(missing > 0.5, iterations=RIM) & (bone > 0)
+    completed = logit(np.clip(missing + bone, SMALL, 1 - SMALL)) - tables
     near, far = fusion.near_mm
     rise = np.clip((np.abs(tables) * fusion.slope_mm - near) / (far - near), 0, 1)
     limit = 2 * fusion.max_log_odds
-    weight = fusion.near + (1 - fusion.near) * rise
-    return np.where(valid, weight * np.clip(odds, -limit, limit), 0).astype(np.float32)
+    added = (fusion.near + (1 - fusion.near) * rise) * np.clip(np.where(rim, completed, odds), -limit, limit)
+    return np.where(known & (rim | (bone < fusion.max_bone)), added, 0).astype(np.float32)

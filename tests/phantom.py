@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
 from scipy import ndimage
 
 from pcdiff.geometry.volume import Volume
@@ -60,6 +60,12 @@ def head_ct(
     return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), grid
 
 
+def coarse(skull: Volume) -> Volume:
+    """Every second voxel of a mask, thickened so that the bone stays in one piece: for tests that look at files."""
+    thick = ndimage.binary_dilation(skull.mask)
+    return Volume(np.asfortranarray(thick[::2, ::2, ::2]), skull.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
 def write_dicom(folder: Path, hu: np.ndarray, affine: np.ndarray, series: int = 1, **changes: Any) -> list[Path]:
     """Writes a file for each slice (third index), with names in random order. The header names a patient.
 
@@ -100,6 +106,61 @@ def write_dicom(folder: Path, hu: np.ndarray, affine: np.ndarray, series: int = 
         data.save_as(path, enforce_file_format=True)
         paths.append(path)
     return [path for _, path in sorted(zip(np.random.default_rng(series).permutation(hu.shape[2]), paths, strict=True))]
+
+
+def write_enhanced(path: Path, hu: np.ndarray, affine: np.ndarray, **changes: Any) -> Path:
+    """Writes an enhanced CT: all slices (third index) as frames of one file, in random order.
+
+    changes: DICOM attributes, or compressed (RLE).
+    """
+    compressed = changes.pop("compressed", False)
+    order = np.random.default_rng(3).permutation(hu.shape[2])
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = EnhancedCTImageStorage, f"{ROOT}77"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    data.Modality, data.SeriesNumber, data.SeriesInstanceUID = "CT", 5, f"{ROOT}5"
+    data.NumberOfFrames, data.Columns, data.Rows = hu.shape[2], *hu.shape[:2]
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 15, 0, 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    shared = Dataset()
+    shared.PlaneOrientationSequence = [
+        _item(ImageOrientationPatient=[f"{x:.10f}" for x in (affine[:3, :2] / spacing[:2]).T.ravel()])
+    ]
+    shared.PixelMeasuresSequence = [
+        _item(PixelSpacing=[f"{spacing[1]:.8g}", f"{spacing[0]:.8g}"], SliceThickness=f"{spacing[2]:.6g}")
+    ]
+    shared.CTReconstructionSequence = [_item(ConvolutionKernel="H60s")]
+    data.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for k in order:
+        frame = Dataset()
+        frame.PlanePositionSequence = [
+            _item(ImagePositionPatient=[f"{x:.6f}" for x in affine[:3, 2] * k + affine[:3, 3]])
+        ]
+        # Each frame has an intercept of its own, as the standard allows.
+        frame.PixelValueTransformationSequence = [
+            _item(RescaleSlope="1", RescaleIntercept=str(-2000 - int(k)), RescaleType="HU")
+        ]
+        frames.append(frame)
+    data.PerFrameFunctionalGroupsSequence = frames
+    data.PixelData = b"".join((hu[:, :, k].T.astype(int) + 2000 + k).astype("<u2").tobytes() for k in order)
+    for name, value in (SECRETS | changes).items():
+        setattr(data, name, value)
+    if compressed:
+        data.compress(RLELossless)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _item(**values: Any) -> Dataset:
+    item = Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    return item
 
 
 def _filled(bone: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
+from phantom import coarse, head_ct, write_dicom
 from PIL import Image
 
 import pcdiff
@@ -402,6 +403,26 @@ def test_the_simulated_implant_is_the_exact_complement(run: Run, healthy: Volume
     assert implant.mask.any()
     assert not (defective.mask & implant.mask).any()
     np.testing.assert_array_equal(defective.mask | implant.mask, healthy.mask)
+
+
+def test_a_craniotomy_is_simulated_on_a_ct(run: Run, healthy: Volume, tmp_path: Path) -> None:
+    hu, whole = head_ct(coarse(healthy), noise=0, table=False)
+    for series in (3, 4):
+        write_dicom(tmp_path / "dicom", hu, whole.affine, series)
+    image = sitk.GetImageFromArray(hu.T)
+    image.SetSpacing(whole.spacing.tolist())
+    image.SetOrigin(whole.affine[:3, 3].tolist())
+    sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
+    assert run("simulate", tmp_path / "dicom", "-o", tmp_path / "a")[0] == 2
+    for scan, options in (("dicom", ("--series", 1)), ("ct.nii.gz", ("--threshold", 301))):
+        code, _, error = run("simulate", tmp_path / scan, "-o", tmp_path / "out" / scan, *options)
+        assert code == 0
+        assert "warning: slices of 3.2 mm" in error
+    a, b = (read_volume(tmp_path / "out" / scan / "implant.nrrd") for scan in ("dicom", "ct.nii.gz"))
+    np.testing.assert_array_equal(a.mask, b.mask)
+    defective = read_volume(tmp_path / "out" / "dicom" / "defective_skull.nrrd")
+    assert not (defective.mask & a.mask).any()
+    assert np.count_nonzero((defective.mask | a.mask) != whole.mask) < 0.01 * whole.mask.sum()  # pieces at the base
 
 
 @pytest.fixture(scope="module")

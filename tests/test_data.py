@@ -1,9 +1,11 @@
 """Cases of dataset folders, and reduced heads with exact geometry."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from phantom import coarse, head_ct, write_dicom
 
 from pcdiff.data import heads
 from pcdiff.data.cases import Case, find_cases
@@ -181,7 +183,9 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     assert np.allclose(head.affine, expected.affine, atol=1e-12)
 
     written = []
-    monkeypatch.setattr(heads, "read_volume", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE))
+    monkeypatch.setattr(
+        heads, "read_skull", lambda path: (written.append(path.stem) or Volume(COMPLETE, OBLIQUE), None)
+    )
     before = [path.stat().st_mtime_ns for path in paths]
     prepare(folder, cache, "000-003", progress=False)
     assert written == []
@@ -194,6 +198,33 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(heads, "__version__", "another")
     prepare(folder, cache, "010", progress=False)
     assert written == ["000", "003", "010", "010"]
+
+
+def test_prepare_takes_every_format_and_dicom(tmp_path, healthy):
+    hu, whole = head_ct(coarse(healthy), noise=0, table=False)
+    folder = tmp_path / "set" / "complete_skull"
+    names = ("000.nrrd", "001.nii.gz", "002.mha")
+    for name in names:
+        put(folder / name, whole.mask, whole.affine)
+    write_dicom(folder / "003", hu, whole.affine)
+    write_dicom(folder / "004" / "series", hu, whole.affine)
+    with zipfile.ZipFile(folder / "005.zip", "w") as archive:
+        for path in (folder / "003").iterdir():
+            archive.write(path, path.name)
+    (folder / ".hidden").mkdir()
+    paths = prepare(tmp_path / "set", tmp_path / "cache", progress=False)
+    assert [path.name for path in paths] == [f"00{number}.safetensors" for number in range(6)]
+    first, *others = (load_head(path) for path in paths)
+    assert [head.name for head in others] == ["001", "002", "003", "004", "005"]
+    for head in others:
+        assert np.allclose(head.affine, first.affine, atol=1e-3)
+        assert np.abs(head.occupancy.astype(float) - first.occupancy).mean() < 1, head.name
+    before = [path.stat().st_mtime_ns for path in paths]
+    prepare(tmp_path / "set", tmp_path / "cache", progress=False)
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    put(folder / "001.nrrd", whole.mask, whole.affine)
+    with pytest.raises(InputError, match=r"001\.nii\.gz has the same name; keep one of the two"):
+        prepare(tmp_path / "set", tmp_path / "cache", progress=False)
 
 
 def test_prepare_in_processes_makes_each_skullbreak_head_once(tmp_path):

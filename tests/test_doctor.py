@@ -46,7 +46,7 @@ def test_what_it_lists(installed: list[str]) -> None:
 
 def test_every_extra_has_a_purpose(installed: list[str]) -> None:
     assert doctor.requirements().keys() == {"", "dev", *doctor.PURPOSES}
-    assert doctor.requirements()["dicom"] == ["highdicom", "pydicom"]
+    assert doctor.requirements()["dicom"] == ["highdicom"]
 
 
 def test_a_missing_dependency_is_a_problem(installed: list[str], capsys: pytest.CaptureFixture[str]) -> None:

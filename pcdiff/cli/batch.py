@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pcdiff.cli.console import debugging, error_line, exit_code
+from pcdiff.cli.console import debugging, error_line, exit_code, print_message
 from pcdiff.cli.progress import Progress, print_above_bars
 from pcdiff.errors import InputError
+from pcdiff.imaging.scan import scan_source
 from pcdiff.pipeline.case import case_name, design_case, is_done
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ class Batch:
 
     def design(self, skulls: list[Path]) -> None:
         """Designs all cases that are not done yet. Raises typer.Exit with the lowest exit code if any failed."""
-        skulls = list(dict.fromkeys(skulls))
         planned = self._plan(skulls)
         if planned:
             method = self.settings.load()
@@ -105,6 +105,21 @@ class Batch:
     def _note(self, text: str) -> None:
         if not self.quiet:
             print_above_bars(text)
+
+
+def as_scans(paths: list[Path], quiet: bool = False) -> list[Path]:
+    """The scans that paths stand for, each once: DICOM slices (`dicom/*.dcm`) for the CT in their folder."""
+    scans: dict[Path, int] = {}
+    for path in paths:
+        try:
+            scan = scan_source(path)
+        except InputError:
+            scan = path  # its own case says why it cannot be read
+        scans[scan] = scans.get(scan, 0) + (scan != path)
+    for scan, slices in scans.items():
+        if slices and not quiet:
+            print_message(f"{_count(slices, 'DICOM file')} of {scan.resolve()} given: the CT in this folder is read")
+    return list(scans)
 
 
 def failed_checks(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ def design(
     threshold: options.Threshold = None,
     series: options.Series = None,
     label: options.Label = None,
+    acquisition: options.Acquisition = None,
     mask_out: options.MaskOut = None,
     clearance: options.Clearance = 0.0,
     thickness: options.Thickness = "bone",
@@ -44,11 +45,11 @@ def design(
 ) -> None:
     """Design implants for skulls with defects.
 
-    A scan is the folder of a CT's DICOM slices, or a CT or mask as NRRD, NIfTI or MetaImage. It gets a folder
-    OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json (fit and printability),
-    surface.npz (thickness and gap at each vertex) and run.json. Results that exist are skipped. A case that fails does
-    not stop the others. Checks that fail are reported and do not stop the design. Each of several candidates is
-    checked, and one is recommended.
+    A scan is the folder or the zip archive of a CT's DICOM files, or a CT or mask as NRRD, NIfTI or MetaImage. It gets
+    a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json (fit and
+    printability), surface.npz (thickness and gap at each vertex) and run.json. Results that exist are skipped. A case
+    that fails does not stop the others. Checks that fail are reported and do not stop the design. Each of several
+    candidates is checked, and one is recommended.
 
         pcdiff design skull.nrrd -o out
         pcdiff design scans/*.nii.gz -o out --device auto
@@ -57,7 +58,7 @@ def design(
         pcdiff design skull.nrrd -o out --ensemble 5 --drain-holes 2@12 --keep-points --mesh 3mf,glb
     """
     from pcdiff.checks.criteria import load_criteria
-    from pcdiff.cli.batch import Batch
+    from pcdiff.cli.batch import Batch, as_scans
     from pcdiff.pipeline.fitting import FitOptions
     from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE, Settings
 
@@ -71,6 +72,7 @@ def design(
         threshold=threshold,
         series=series,
         label=label,
+        acquisition=acquisition,
         fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
         criteria=load_criteria(criteria),
         mesh=mesh,
@@ -78,10 +80,11 @@ def design(
         keep_points=keep_points,
         report=report,
     )
-    if mask_out is not None and len(skulls) > 1:
-        raise InputError(f"--mask-out writes one mask, got {len(skulls)} scans; give one scan")
+    scans = as_scans(skulls, quiet)
+    if mask_out is not None and len(scans) > 1:
+        raise InputError(f"--mask-out writes one mask, got {len(scans)} scans; give one scan")
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
-    Batch(out, settings, overwrite, mask_out, quiet).design(skulls)
+    Batch(out, settings, overwrite, mask_out, quiet).design(scans)
 
 
 def demo(
@@ -125,7 +128,7 @@ Next, your own scan:  pcdiff design SKULL.nrrd -o out
 
 
 def simulate(
-    skull: Annotated[Path, typer.Argument(help="Mask of a healthy skull.")],
+    skull: Annotated[Path, typer.Argument(metavar="SCAN", help="CT or mask of a healthy skull.")],
     out: options.Out,
     kind: Annotated[
         str,
@@ -137,16 +140,33 @@ def simulate(
     label: options.Label = None,
     defects: Annotated[int, typer.Option(min=1, max=3, help="Number of defects, with bone between them.")] = 1,
     seed: options.Seed = 0,
+    threshold: options.Threshold = None,
+    series: options.Series = None,
+    acquisition: options.Acquisition = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Simulate a craniotomy on a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, the bone removed.
 
+    The scan is a CT or a mask, as for `pcdiff design`.
+
     pcdiff simulate healthy.nrrd -o out/cut --kind irregular --defects 2
     """
     from pcdiff.pipeline.simulate import write_simulation
 
-    record = write_simulation(skull, out, kind, defects, seed, overwrite, label)
+    record = write_simulation(
+        skull,
+        out,
+        kind,
+        defects,
+        seed,
+        overwrite,
+        threshold=threshold,
+        series=series,
+        acquisition=acquisition,
+        label=label,
+        on_warning=None if quiet else lambda text: print_message(f"warning: {text}"),
+    )
     if not quiet:
         typer.echo(
             f"{record['implant_ml']:.1f} ml of bone removed -> {out}\n"

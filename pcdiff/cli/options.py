@@ -39,6 +39,10 @@ Label = Annotated[
         rich_help_panel=SCAN, metavar="N|NAME", help="Segmentation with several labels: number in the list, or name."
     ),
 ]
+Acquisition = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=SCAN, metavar="N", help="DICOM series with several acquisitions: its number."),
+]
 MaskOut = Annotated[
     Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
 ]

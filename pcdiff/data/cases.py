@@ -10,7 +10,11 @@ import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.formats import FORMATS
+from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.volumes import read_volume
+
+SUFFIXES = [suffix for suffix in FORMATS if not suffix.startswith(".img")]  # an .img is named by its header
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Case:
     implant: Path | None
     refusal: bool = False
 
+    @property
+    def head(self) -> str:
+        """The name of the head: `NNN`."""
+        return _head(self.name)
+
     def load(self) -> LoadedCase:
         """Reads the case; of complete skull, defective skull and implant, any two give the third.
 
@@ -60,7 +69,7 @@ class Case:
                 f"case {self.name}: expected two of complete_skull, defective_skull and implant, got one; "
                 "add the missing file"
             )
-        complete_skull, given = read_volume(self.complete_skull), read_volume(part)
+        complete_skull, given = read_skull(self.complete_skull)[0], read_volume(part)
         self._check_grids(complete_skull, given)
         rest = complete_skull.with_mask(complete_skull.mask & ~given.mask)
         return LoadedCase(self.name, rest, given) if self.implant else LoadedCase(self.name, given, rest)
@@ -79,7 +88,8 @@ def find_cases(folder: Path, cases: str | None = None) -> list[Case]:
     Args:
         folder: SkullFix layout, `complete_skull/NNN.nrrd`, `defective_skull/NNN.nrrd`, `implant/NNN.nrrd`, or
             SkullBreak layout, where the last two have a folder per class: `implant/<class>/NNN.nrrd`. One of the three
-            folders may be missing.
+            folders may be missing. Other image formats are as good as NRRD; a complete skull may also be a CT, as a
+            folder `complete_skull/NNN/` of DICOM slices too.
         cases: Numbers, ranges and names, separated by commas, such as "000-059,063" or "bilateral/003"; a number means
             that head in every class. A range may have gaps, but its two ends must exist. None takes all cases.
 
@@ -88,14 +98,9 @@ def find_cases(folder: Path, cases: str | None = None) -> list[Case]:
     """
     folder = Path(folder)
     complete_skulls, defective_skulls, implants = (
-        {
-            path.relative_to(folder / part).with_suffix("").as_posix(): path
-            for pattern in ("*.nrrd", "*/*.nrrd")
-            for path in (folder / part).glob(pattern)
-            if not path.name.startswith(".")
-        }
-        for part in ("complete_skull", "defective_skull", "implant")
+        _images(folder / part) for part in ("complete_skull", "defective_skull", "implant")
     )
+    complete_skulls |= _dicom(folder / "complete_skull", complete_skulls)
     names = defective_skulls.keys() | implants.keys()
     names |= complete_skulls.keys() - {_head(name) for name in names}
     if not names:
@@ -115,6 +120,28 @@ def find_cases(folder: Path, cases: str | None = None) -> list[Case]:
         return all_cases
     chosen = set().union(*(_select(token.strip(), all_cases, folder) for token in cases.split(",")))
     return [case for case in all_cases if case.name in chosen]
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """The images in a folder and in folders in it, by name. Raises InputError for two of one name."""
+    found: dict[str, Path] = {}
+    for path in sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern)):
+        suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+        if suffix is None or path.name.startswith(".") or not path.is_file():
+            continue
+        name = path.relative_to(folder).as_posix()[: -len(suffix)]
+        if name in found:
+            raise InputError(f"{path}: {found[name].name} has the same name; keep one of the two")
+        found[name] = path
+    return found
+
+
+def _dicom(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
+    """The zip archives of DICOM files, and the folders without images, which are those of DICOM slices, by name."""
+    parts = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
+    found = {path.name[: -len(".zip")]: path for path in parts if path.name.lower().endswith(".zip")}
+    with_images = {path.parent for path in images.values()}
+    return found | {path.name: path for path in parts if path.is_dir() and path not in with_images}
 
 
 def _head(name: str) -> str:

@@ -12,9 +12,10 @@ from tqdm import tqdm
 from pcdiff import __version__
 from pcdiff.data.cases import find_cases
 from pcdiff.errors import InputError
-from pcdiff.files import sha256, written_beside
+from pcdiff.files import written_beside
 from pcdiff.geometry.occupancy import Head, head_occupancy
-from pcdiff.imaging.volumes import read_volume
+from pcdiff.imaging.input_check import read_skull
+from pcdiff.imaging.scan import input_digest
 from pcdiff.tensor_files import read_metadata, read_tensors
 
 HEAD_FORMAT = "pcdiff-head-1"
@@ -27,7 +28,7 @@ def load_head(path: Path) -> Head:
 
 
 def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 1, progress: bool = True) -> list[Path]:
-    """Writes `cache/heads/NNN.safetensors` for each *complete skull* of a data set.
+    """Writes `cache/heads/NNN.safetensors` for each *complete skull* of a data set: a mask or a CT, DICOM too.
 
     A head that was made from the same bytes by this version is kept, so an interrupted run continues where it stopped.
 
@@ -44,7 +45,7 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
     Raises:
         InputError: No complete skull, one that cannot be read, or a cache that cannot be written.
     """
-    sources = sorted({case.complete_skull for case in find_cases(folder, cases) if case.complete_skull})
+    sources = {case.head: case.complete_skull for case in find_cases(folder, cases) if case.complete_skull}
     if not sources:
         raise InputError(f"{folder}: expected complete_skull/NNN.nrrd, got none; heads are made from complete skulls")
     heads = Path(cache) / "heads"
@@ -52,8 +53,8 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
         heads.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{heads}: expected a folder to write to, got {error.strerror}; choose another") from error
-    targets = [heads / f"{source.stem}.safetensors" for source in sources]
-    jobs = list(zip(sources, targets, strict=True))
+    targets = [heads / f"{name}.safetensors" for name in sources]
+    jobs = list(zip(sources.values(), targets, strict=True))
     with tqdm(total=len(jobs), desc="heads", unit="head", disable=not progress) as bar:
         if workers <= 1:
             for job in jobs:
@@ -73,9 +74,9 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
 
 
 def _prepare_head(source: Path, target: Path) -> None:
-    origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": sha256(source), "source": source.name}
+    origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": input_digest(source), "source": source.name}
     if target.exists() and origin.items() <= (read_metadata(target) or {}).items():
         return
-    head = head_occupancy(read_volume(source), source.stem)
+    head = head_occupancy(read_skull(source)[0], target.stem)
     with written_beside(target) as beside:
         beside.write_bytes(save({"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name}))

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from pcdiff.data.cases import Case
-from pcdiff.files import sha256
+from pcdiff.imaging.scan import input_digest
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def implant_path(out: Path, method: str, case: str) -> Path:
 
 def _case_digests(case: Case) -> list[str | None]:
     files = (case.complete_skull, case.defective_skull, case.implant)
-    return [sha256(path) if path and path.is_file() else None for path in files]
+    return [input_digest(path) if path and path.exists() else None for path in files]
 
 
 def _fill(part: str, values: Mapping[str, object]) -> str:

@@ -42,7 +42,7 @@ def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:
                 write_volume(truth.defective_skull, skull)
             measured = measure(run.filled(skull, out), timeout_s)
             row |= {"seconds": measured.seconds, "peak_mb": measured.peak_mb}
-            written = out / skull.stem
+            written = out / (case.head if case.defective_skull else skull.stem)
             if case.refusal:
                 row |= _check_refusal(measured, (written / "implant.nrrd").exists())
             else:

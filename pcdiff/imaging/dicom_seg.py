@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,10 @@ from pcdiff import __version__, install_hint
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.formats.dicom_files import DicomFile, dicom_files, inflated
+from pcdiff.imaging.formats.dicom_header import read_slices
+from pcdiff.imaging.formats.dicom_series import find_series
+from pcdiff.imaging.scan import is_dicom_scan
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -98,31 +101,36 @@ def _implant_segment() -> Any:
 
 
 def _series(scan: Path, implant: Volume) -> list[Dataset]:
-    """The slices, in a folder and its subfolders, of the only series or of the one whose size is the implant's."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    from pcdiff.imaging.formats.dicom_slices import dicom_files
-
-    if not scan.is_dir():
+    """The headers of the only CT series, or of the one whose size is the implant's."""
+    if not is_dicom_scan(scan):
         raise InputError(f"{scan}: expected the scan's folder of DICOM slices, found none; check the path")
-    series: dict[str, list[Any]] = defaultdict(list)
-    for path in dicom_files(scan):
-        try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError):
-            continue
-        if "ImagePositionPatient" in dataset:
-            for name in MAY_BE_EMPTY:
-                dataset.setdefault(name, "")
-            series[dataset.SeriesInstanceUID].append(dataset)
+    found = find_series([part for file in dicom_files(scan) for part in read_slices(file)])
+    series = [one for one in found if one.slices[0].problem is None]
     columns, rows, count = implant.mask.shape
-    fit = [s for s in series.values() if (s[0].Columns, s[0].Rows, len(s)) == (columns, rows, count)]
+    fit = [one for one in series if (*one.slices[0].pixels.size, one.places) == (columns, rows, count)]
     if len(series) == 1:
-        fit = list(series.values())
+        fit = series
     if len(fit) != 1:
         raise InputError(
             f"{scan}: expected one series of {count} slices with {columns} x {rows} pixels, found {len(fit)} of "
             f"{len(series)}; give the folder that the implant was designed from"
         )
-    return fit[0]
+    files = {part.position: part.pixels.file for part in fit[0].slices}  # a copy has the position of its slice
+    return [_whole_header(file) for file in dict.fromkeys(files.values())]
+
+
+def _whole_header(file: DicomFile) -> Dataset:
+    """All that the header of a slice says, which the segmentation copies. Raises InputError for what is no DICOM."""
+    import pydicom
+
+    try:
+        with file.open() as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about values that are not used
+            dataset = pydicom.dcmread(inflated(stream), stop_before_pixels=True, force=True)
+    except InputError:
+        raise
+    except Exception as error:  # pydicom has no error of its own for what is no DICOM
+        raise InputError(f"{file}: the DICOM file is truncated or damaged; copy or export it again") from error
+    for name in MAY_BE_EMPTY:
+        dataset.setdefault(name, "")
+    return dataset

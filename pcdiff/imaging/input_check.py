@@ -48,23 +48,28 @@ class InputCheck:
 
 
 def read_skull(
-    path: str | Path, threshold: int | None = None, series: str | None = None, label: str | None = None
+    path: str | Path,
+    threshold: int | None = None,
+    series: str | None = None,
+    label: str | None = None,
+    acquisition: int | None = None,
 ) -> tuple[Volume, InputCheck]:
     """Reads a head scan and segments its skull.
 
     Args:
-        path: A DICOM folder, NRRD, NIfTI or MetaImage with a CT in HU or a mask.
+        path: DICOM, NRRD, NIfTI or MetaImage with a CT in HU or a mask, see `read_scan`.
         threshold: HU from which a voxel is bone, for a CT only; by default `segment.THRESHOLD`.
-        series: Number or UID of the series, for a DICOM folder only.
+        series: Number or UID of the series, for DICOM only.
         label: Number or name of the label, for a segmentation only.
+        acquisition: Number of the acquisition, for a DICOM series with several only.
 
     Returns:
         The skull on the scan's own grid, and the input check.
 
     Raises:
-        InputError: As `read_scan` and `segment`, a threshold for a mask, and a series for an image file.
+        InputError: As `read_scan` and `segment`, a threshold for a mask, and a series or acquisition for an image file.
     """
-    scan = read_scan(Path(path), series, label)
+    scan = read_scan(Path(path), series, label, acquisition)
     if scan.is_ct:
         threshold = THRESHOLD if threshold is None else threshold
         segmentation = segment(scan, threshold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from pcdiff.files import sha256
 from pcdiff.geometry.grid import voxels_per_mm
 from pcdiff.imaging.causes import check_bone, check_ct, is_hounsfield, neither_ct_nor_mask, not_in_hu
 from pcdiff.imaging.formats import dicom, format_of
-from pcdiff.imaging.formats.dicom_slices import dicom_files, is_dicom
+from pcdiff.imaging.formats.dicom_files import DicomFile, dicom_files, is_dicom, is_zip
+from pcdiff.imaging.formats.dicom_header import read_slices
 from pcdiff.imaging.formats.image import Image, check_memory
 from pcdiff.imaging.volumes import NotAMask, check_affine, mask_values, open_image, read_label
 
@@ -57,28 +58,25 @@ class Scan:
         return float(np.degrees(np.arccos(np.clip(cosine.min(), -1, 1))))
 
 
-def read_scan(path: str | Path, series: str | None = None, label: str | None = None) -> Scan:
-    """A CT or a mask from a DICOM folder, NRRD, NIfTI or MetaImage; the content decides which, not the name.
+def read_scan(
+    path: str | Path, series: str | None = None, label: str | None = None, acquisition: int | None = None
+) -> Scan:
+    """A CT or a mask from DICOM, NRRD, NIfTI or MetaImage; the content decides which, not the name.
 
-    An image with the value 0 and one other is a mask, exactly as `read_volume` returns it. series: of a folder with
-    several, see `formats.dicom.open_folder`. label: of a file with several, see `labels.find_labels`. Raises
-    InputError for an image that is neither CT nor mask, and as the readers do.
+    DICOM is a folder, a zip archive, a file with many frames, or any slice in a folder, see `scan_source`. An image
+    with the value 0 and one other is a mask, exactly as `read_volume` returns it. series, acquisition: of DICOM with
+    several, see `formats.dicom.open_scan`. label: of a file with several, see `labels.find_labels`. Raises InputError
+    for an image that is neither CT nor mask, and as the readers do.
     """
-    path = Path(path)
-    if path.is_dir():
+    given, path = Path(path), scan_source(Path(path))
+    if is_dicom_scan(path):
         if label is not None:
-            raise InputError(f"{path}: --label chooses in a file with a segmentation, got a folder; leave it out")
-        image = dicom.open_folder(path, series)
-        check_affine(path, image.affine)
-        values = _read_rounded(path, image)
-        if not is_hounsfield(values):
-            raise not_in_hu(path, values)
-        check_ct(path, values)
-        return _scan(values, image, "DICOM")
-    if path.is_file() and path.stat().st_size and is_dicom(path):
-        raise InputError(f"{path}: one DICOM file is one slice; give the folder that holds all of them")
-    if series is not None:
-        raise InputError(f"{path}: --series chooses in a DICOM folder, got an image file; leave it out")
+            raise InputError(f"{path}: --label chooses in a file with a segmentation, got DICOM; leave it out")
+        notes = () if path == given else ("one DICOM file was given: the CT in its folder is read",)
+        return _read_dicom(path, series, acquisition, notes)
+    for option, value in (("series", series), ("acquisition", acquisition)):
+        if value is not None:
+            raise InputError(f"{path}: --{option} chooses in a DICOM folder, got an image file; leave it out")
     if (chosen := read_label(path, label)) is not None:
         values, image = chosen
     else:
@@ -96,14 +94,48 @@ def read_scan(path: str | Path, series: str | None = None, label: str | None = N
     return _scan(values, image, format_of(path).name)
 
 
+def _read_dicom(path: Path, series: str | None, acquisition: int | None, notes: tuple[str, ...]) -> Scan:
+    """A CT from DICOM. notes: about how it was given."""
+    image = dicom.open_scan(path, series, acquisition)
+    check_affine(path, image.affine)
+    values = _read_rounded(path, image)
+    if not is_hounsfield(values):
+        raise not_in_hu(path, values)
+    check_ct(path, values)
+    return _scan(values, replace(image, notes=(*notes, *image.notes)), "DICOM")
+
+
+def scan_source(path: Path) -> Path:
+    """What a path stands for: a DICOM slice or the index of a disc (DICOMDIR) for its folder, others for themselves."""
+    if path.is_file() and is_dicom_scan(path) and not is_zip(path) and len(read_slices(DicomFile(path))) < 2:
+        return path.parent
+    return path
+
+
+def is_dicom_scan(path: Path) -> bool:
+    """Whether a scan is read as DICOM: a folder, a DICOM file, or a zip archive."""
+    if path.is_dir():
+        return True
+    try:
+        return path.is_file() and path.stat().st_size > 0 and (is_dicom(path) or is_zip(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
 def input_digest(path: Path) -> str:
     """The SHA-256 of a file; of several files that of their sorted SHA-256, whatever their names and order.
 
     Several files are those of a DICOM folder, or a header and its data file.
     """
-    files = dicom_files(path) if path.is_dir() else list(open_image(path).files)
-    if len(files) == 1 and not path.is_dir():
+    path = scan_source(path)
+    if path.is_dir():
+        files = [file.path for file in dicom_files(path)]
+    elif is_dicom_scan(path):
         return sha256(path)
+    else:
+        files = list(open_image(path).files)
+        if len(files) == 1:
+            return sha256(path)
     return hashlib.sha256("".join(sorted(sha256(file) for file in files)).encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.formats import FORMATS, format_of, suffix_of
 from pcdiff.imaging.input_check import InputCheck, read_skull
-from pcdiff.imaging.scan import input_digest
+from pcdiff.imaging.scan import input_digest, is_dicom_scan, scan_source
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, read_record, write_record
 from pcdiff.pipeline.settings import Settings
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
     from pcdiff.pipeline.flow import Design
 
+DICOM_SUFFIXES = (".zip", ".dcm", ".ima")  # of files that hold a whole CT
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
 
@@ -60,10 +61,13 @@ class _Checked:
 
 def case_name(path: Path) -> str:
     """A scan file's name without its image suffix, or a DICOM folder's name. Raises InputError for another file."""
+    path = scan_source(path)
     if path.is_dir():
         return path.resolve().name
-    named = [suffix for suffix in FORMATS if path.name.lower().endswith(suffix)]
+    named = [suffix for suffix in (*FORMATS, *DICOM_SUFFIXES) if path.name.lower().endswith(suffix)]
     if not named and path.is_file():
+        if is_dicom_scan(path):
+            return path.name
         format_of(path)
     elif not named and path.suffix:
         suffix_of(path)
@@ -163,7 +167,7 @@ def write_case(
 
 def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> _Input:
     digest = input_digest(source)
-    skull, check = read_skull(source, settings.threshold, settings.series, settings.label)
+    skull, check = read_skull(source, settings.threshold, settings.series, settings.label, settings.acquisition)
     if on_warning is not None:
         for warning in check.warnings:
             on_warning(warning)

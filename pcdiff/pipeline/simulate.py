@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pcdiff import NOTICE, __version__
-from pcdiff.files import sha256
-from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.imaging.input_check import read_skull
+from pcdiff.imaging.scan import input_digest
+from pcdiff.imaging.volumes import write_volume
 from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, write_record
 
 
 def write_simulation(
-    source: Path, folder: Path, kind: str, defects: int, seed: int, overwrite: bool = False, label: str | None = None
-) -> dict:
+    source: Path,
+    folder: Path,
+    kind: str,
+    defects: int,
+    seed: int,
+    overwrite: bool = False,
+    *,
+    threshold: int | None = None,
+    series: str | None = None,
+    acquisition: int | None = None,
+    label: str | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Simulates a craniotomy of a healthy skull; writes defective_skull.nrrd, implant.nrrd and run.json.
 
-    Returns the record. Raises InputError for a skull that cannot be read, as `simulate_craniotomy`, and as
-    `case_folder`.
+    source, threshold, series, acquisition, label: a CT or a mask, see `input_check.read_skull`. on_warning: gets each
+    warning of the input check. Returns the record. Raises InputError for a skull that cannot be read, as
+    `simulate_craniotomy`, and as `case_folder`.
     """
     from pcdiff.data.craniotomy import simulate_craniotomy
 
     with case_folder(folder, overwrite, source) as part:
-        skull = read_volume(source, label)
+        skull, check = read_skull(source, threshold, series, label, acquisition)
+        if on_warning is not None:
+            for warning in check.warnings:
+                on_warning(warning)
         defective_skull, implant = simulate_craniotomy(skull, kind, np.random.default_rng(seed), defects)
         write_volume(defective_skull, part / SKULL)
         write_volume(implant, part / "implant.nrrd")
         record = {
             "pcdiff": __version__,
             "notice": NOTICE,
-            "input": {"path": str(source.resolve()), "sha256": sha256(source)},
-            "settings": {"kind": kind, "defects": defects, "seed": seed, "label": label},
+            "input": {"path": str(source.resolve()), "sha256": input_digest(source)},
+            "settings": {
+                **{"kind": kind, "defects": defects, "seed": seed},
+                **{"threshold": threshold, "series": series, "acquisition": acquisition, "label": label},
+            },
             "implant_ml": round(implant.ml, 3),
             "pieces_ml": pieces_ml(implant),
         }

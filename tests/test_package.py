@@ -30,7 +30,7 @@ MODULES = {
 }
 # A room imports only rooms that stand before it.
 ROOMS = (
-    *("errors", "environment", "files", "config", "tensor_files"),
+    *("errors", "environment", "foreign", "files", "config", "tensor_files"),
     *("geometry", "imaging", "diffusion", "nets", "reconstruct", "data"),
     *("prior", "methods", "checks", "report", "evaluation", "pipeline", "training", "cli", "__main__"),
 )

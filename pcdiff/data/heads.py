@@ -6,24 +6,36 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-from safetensors.numpy import save
+import numpy as np
+from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from pcdiff import __version__
 from pcdiff.data.cases import find_cases
 from pcdiff.errors import InputError
-from pcdiff.files import sha256, written_beside
+from pcdiff.files import sha256
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.imaging.volumes import read_volume
-from pcdiff.tensor_files import read_metadata, read_tensors
+from pcdiff.tensor_files import read_metadata, read_tensors, write_tensors
 
 HEAD_FORMAT = "pcdiff-head-1"
+REMEDY = "run `pcdiff prepare` again"
+MIN_BLOCK_MM3 = 1e-3  # far below every scan
+
+
+class _Notes(BaseModel):
+    """What the metadata says of a head."""
+
+    name: str = Field(max_length=200)
 
 
 def load_head(path: Path) -> Head:
     """Reads a head that `prepare` wrote. Raises InputError for any other file."""
-    file = read_tensors(path, "a head of the cache", "run `pcdiff prepare` again", HEAD_FORMAT)
-    return Head(file.tensors["occupancy"], file.tensors["affine"], file.metadata["name"])
+    file = read_tensors(path, "a head of the cache", REMEDY, HEAD_FORMAT)
+    occupancy, affine = file.array("occupancy", "uint8", (None, None, None)), file.array("affine", "float", (4, 4))
+    if abs(np.linalg.det(affine[:3, :3])) < MIN_BLOCK_MM3 or not occupancy.size:
+        raise InputError(f"{path}: expected a head with axes in space, got an empty or a flat one; {REMEDY}")
+    return Head(occupancy, affine, file.notes(_Notes).name)
 
 
 def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 1, progress: bool = True) -> list[Path]:
@@ -77,5 +89,4 @@ def _prepare_head(source: Path, target: Path) -> None:
     if target.exists() and origin.items() <= (read_metadata(target) or {}).items():
         return
     head = head_occupancy(read_volume(source), source.stem)
-    with written_beside(target) as beside:
-        beside.write_bytes(save({"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name}))
+    write_tensors(target, {"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name})

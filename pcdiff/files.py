@@ -21,6 +21,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def absolute(path: Path) -> Path:
+    """The path from the root, without `.` and `..`. Unlike `resolve` it keeps links: their names are the user's."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder to write to; it replaces `path` when the block succeeds, else it is removed.

@@ -25,9 +25,9 @@ KINDS = {"float": "f", "integer": "iu", "uint8": "u"}  # of numpy's types
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The content of a safetensors file: tensors by name (numpy arrays or torch tensors), and metadata.
+    """The content of a safetensors file: tensors by name (numpy arrays or torch tensors), and its metadata.
 
-    what, remedy: for messages. sha256: of the file.
+    metadata: without the checksum. what, remedy: for messages. sha256: of the file.
     """
 
     path: Path
@@ -137,11 +137,8 @@ def read_tensors(
     if file_format is not None and found != file_format:
         found = found or "a file without a format"
         raise InputError(f"{path}: expected {what} of format {file_format}, got {found}; {remedy}")
-    if metadata.get(CHECKSUM) not in (None, _checksum(data)):
-        raise InputError(
-            f"{path}: expected {what} as they were written, got other values: the file is damaged; copy it again, or "
-            f"{remedy}"
-        )
+    if metadata.pop(CHECKSUM, None) not in (None, _checksum(data)):
+        raise InputError(f"{path}: expected {what}, got a damaged file (its checksum differs); {remedy}")
     return TensorFile(path, tensors, metadata, what, remedy, digest)
 
 
@@ -152,9 +149,11 @@ def read_metadata(path: Path) -> dict[str, str] | None:
     try:
         check_file(path, "a safetensors file", "check the path", MAX_BYTES)
         with parsing(path, "a safetensors file", "write it again"), safe_open(path, "np") as file:
-            return file.metadata() or {}
+            metadata: dict[str, str] = file.metadata() or {}
     except InputError:
         return None
+    metadata.pop(CHECKSUM, None)
+    return metadata
 
 
 def _library(framework: Literal["np", "pt"]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -38,7 +40,14 @@ def load_head(path: Path) -> Head:
     return Head(occupancy, affine, file.notes(_Notes).name)
 
 
-def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 1, progress: bool = True) -> list[Path]:
+def prepare(
+    folder: Path,
+    cache: Path,
+    cases: str | None = None,
+    workers: int = 1,
+    progress: bool = True,
+    on_failure: Callable[[Path, Exception], None] | None = None,
+) -> list[Path]:
     """Writes `cache/heads/NNN.safetensors` for each *complete skull* of a data set.
 
     A head that was made from the same bytes by this version is kept, so an interrupted run continues where it stopped.
@@ -49,12 +58,13 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
         cases: See `find_cases`.
         workers: Processes at a time.
         progress: Whether to show a progress bar.
+        on_failure: Gets each skull that cannot be made a head, and why; the others go on. None raises at the first.
 
     Returns:
-        The paths of the heads.
+        The paths of the heads that were made.
 
     Raises:
-        InputError: No complete skull, one that cannot be read, or a cache that cannot be written.
+        InputError: No complete skull, or a cache that cannot be written; one that cannot be read, without `on_failure`.
     """
     sources = sorted({case.complete_skull for case in find_cases(folder, cases) if case.complete_skull})
     if not sources:
@@ -64,24 +74,33 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
         heads.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{heads}: expected a folder to write to, got {error.strerror}; choose another") from error
-    targets = [heads / f"{source.stem}.safetensors" for source in sources]
-    jobs = list(zip(sources, targets, strict=True))
+    jobs = {source: heads / f"{source.stem}.safetensors" for source in sources}
+    made = []
+
+    def finish(source: Path, make: Callable[[], None]) -> None:
+        try:
+            make()
+            made.append(jobs[source])
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(source, error)
+        bar.update()
+
     with tqdm(total=len(jobs), desc="heads", unit="head", disable=not progress) as bar:
         if workers <= 1:
-            for job in jobs:
-                _prepare_head(*job)
-                bar.update()
-            return targets
+            for source, target in jobs.items():
+                finish(source, partial(_prepare_head, source, target))
+            return made
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(_prepare_head, *job) for job in jobs]
+            futures = {pool.submit(_prepare_head, *job): job[0] for job in jobs.items()}
             try:
                 for future in as_completed(futures):
-                    future.result()
-                    bar.update()
+                    finish(futures[future], future.result)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    return targets
+    return sorted(made)
 
 
 def _prepare_head(source: Path, target: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from pcdiff import NOTICE, __version__
 from pcdiff.files import sha256
 from pcdiff.imaging.volumes import read_volume, write_volume
-from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, write_record
+from pcdiff.pipeline.names import shown_name
+from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, refuse_other_input, write_record
 
 
 def write_simulation(
@@ -23,14 +24,15 @@ def write_simulation(
     from pcdiff.data.craniotomy import simulate_craniotomy
 
     with case_folder(folder, overwrite, source) as part:
-        skull = read_volume(source, label)
+        skull, digest = read_volume(source, label), sha256(source)
+        refuse_other_input(folder, digest, overwrite)
         defective_skull, implant = simulate_craniotomy(skull, kind, np.random.default_rng(seed), defects)
         write_volume(defective_skull, part / SKULL)
         write_volume(implant, part / "implant.nrrd")
         record = {
             "pcdiff": __version__,
             "notice": NOTICE,
-            "input": {"path": str(source.resolve()), "sha256": sha256(source)},
+            "input": {"path": shown_name(source), "sha256": digest},
             "settings": {"kind": kind, "defects": defects, "seed": seed, "label": label},
             "implant_ml": round(implant.ml, 3),
             "pieces_ml": pieces_ml(implant),

@@ -129,6 +129,24 @@ def test_the_settings_of_a_shape_model_travel_with_it(prior, tmp_path):
     assert prior.settings == PriorSettings()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0.0,8.0,1.5]", "[0.0,8.0,0.0]", "rings lead outward"),
+        ('"lengths":[70.0,20.0]', '"lengths":[70.0,-1.0]', "greater than 0"),
+        ('"lengths":[70.0,20.0]', '"lengths":[70.0]', "an amplitude for each length"),
+        ('"noise":0.15', '"noise":NaN', "finite number"),
+    ],
+)
+def test_settings_that_would_fail_in_use_are_refused_when_read(tmp_path, old, new, message):
+    shipped = read_tensors(WEIGHTS / "prior.safetensors", "a shape model", "")
+    assert old in shipped.metadata["config"]
+    changed = shipped.metadata["config"].replace(old, new)
+    write_tensors(tmp_path / "prior.safetensors", shipped.tensors, shipped.metadata | {"config": changed})
+    with pytest.raises(InputError, match=message):
+        ShapePrior.load(tmp_path / "prior.safetensors")
+
+
 def test_a_denoiser_with_other_inputs_is_refused(tmp_path):
     path = tmp_path / "denoiser.safetensors"
     layout = LAYOUT.model_copy(update={"border_scale_mm": 9.0, "static": LAYOUT.static[:-1]})

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pcdiff import NOTICE, __version__
-from pcdiff.files import sha256
+from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.pipeline.names import shown_name
 from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, refuse_other_input, write_record
@@ -24,7 +24,7 @@ def write_simulation(
     from pcdiff.data.craniotomy import simulate_craniotomy
 
     with case_folder(folder, overwrite, source) as part:
-        skull, digest = read_volume(source, label), sha256(source)
+        skull, digest = read_volume(source, label), input_digest(source)
         refuse_other_input(folder, digest, overwrite)
         defective_skull, implant = simulate_craniotomy(skull, kind, np.random.default_rng(seed), defects)
         write_volume(defective_skull, part / SKULL)

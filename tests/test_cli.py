@@ -148,7 +148,7 @@ def test_a_label_is_designed_and_its_mask_kept(
     record = read_record(out / "head ct")
     assert record
     assert record["settings"]["label"] == "2"
-    np.testing.assert_array_equal(case_skull(out / "head ct", record).mask, labels == 2)
+    np.testing.assert_array_equal(case_skull(out / "head ct").mask, labels == 2)
 
 
 def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:

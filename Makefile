@@ -7,10 +7,10 @@ READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test mutants lint clean
+.PHONY: help demo test mutants lint checksums clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(READY) .venv/.open3d  ## set up, then design an implant for a built-in case into out/demo
 	$(BIN)/pcdiff demo -o out/demo --overwrite
@@ -28,6 +28,9 @@ lint: $(READY_DEV)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/check_examples.py
+
+checksums:  ## list the sha256 of the shipped weights anew, after they were replaced
+	cd pcdiff/weights && sha256sum *.safetensors >SHA256SUMS
 
 clean:  ## remove what was built, the environment included
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,14 +12,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pcdiff.errors import InputError
 from pcdiff.files import shipped_file
+from pcdiff.foreign import cause_of, parsing, read_bytes
 
 Config = TypeVar("Config", bound=BaseModel)
 
+MAX_YAML_BYTES = 2**20
+MAX_INTEGER = 2**63
+
 
 class StrictConfig(BaseModel):
-    """Base of every configuration: frozen, and an unknown key is an error."""
+    """Base of every configuration: frozen; an unknown key and a number that is not finite are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def validate_config(kind: type[Config], values: dict[str, Any], source: str, remedy: str = "") -> Config:
@@ -36,8 +41,7 @@ def validate_config(kind: type[Config], values: dict[str, Any], source: str, rem
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{source}: {wrong}{remedy and f'; {remedy}'}") from error
+        raise InputError(f"{source}: {cause_of(error)}{remedy and f'; {remedy}'}") from error
 
 
 def read_yaml(path: Path, expected: str) -> dict[str, Any]:
@@ -50,19 +54,42 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, is not YAML, or is not a list of names and values.
     """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), YamlLoader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: expected {expected}, got {' '.join(str(error).split())}") from error
+    remedy = "correct the file"
+    values = _parse_yaml(read_bytes(path, expected, "check the path", MAX_YAML_BYTES), path, expected, remedy) or {}
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected {expected}, got a {type(values).__name__}")
+        raise InputError(f"{path}: expected {expected}, got a {type(values).__name__}; {remedy}")
     return values
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Safe YAML in which 052 is a text (the name of a case) and not an octal number."""
+    """Safe YAML in which 052 is a text (the name of a case) and not an octal number.
+
+    Aliases are refused, because a few of them can stand for any number of values; so are a key that stands twice in one
+    section, and integers beyond 64 bits.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """See yaml.composer."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*), which is not read: write the values out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """See yaml.constructor."""
+        values = super().construct_mapping(node, deep)
+        if len(values) < len(node.value):
+            raise yaml.YAMLError(f"a key that stands twice in one section, line {node.start_mark.line + 1}")
+        return values
+
+    def construct_integer(self, node: Any) -> int:
+        """An integer of 64 bits."""
+        value = self.construct_yaml_int(node)
+        if abs(value) >= MAX_INTEGER:
+            raise yaml.YAMLError("an integer beyond 64 bits")
+        return int(value)
 
 
+YamlLoader.add_constructor("tag:yaml.org,2002:int", YamlLoader.construct_integer)
 YamlLoader.yaml_implicit_resolvers = {
     first: [
         (tag, re.compile(r"^[-+]?(0|[1-9][0-9]*)$") if tag == "tag:yaml.org,2002:int" else pattern)
@@ -87,7 +114,12 @@ def override(values: dict[str, Any], name: str, value: Any) -> None:
                 f"{name}: expected section.key, got {parent!r}, which is no section; see "
                 f"{shipped_file('configs/default.yaml')}"
             )
-    try:
-        section[last] = yaml.load(value, YamlLoader) if isinstance(value, str) else value
-    except yaml.YAMLError as error:
-        raise InputError(f"{name}: expected a YAML value, got {value!r}; close its brackets and quotes") from error
+    if isinstance(value, str):
+        value = _parse_yaml(value, name, "a YAML value", f"close the brackets and quotes of {value[:80]!r}")
+    section[last] = value
+
+
+def _parse_yaml(text: str | bytes, source: object, expected: str, remedy: str) -> Any:
+    """The values of a YAML text; bytes are UTF-8 or UTF-16."""
+    with parsing(source, expected, remedy):
+        return yaml.load(text, YamlLoader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -18,6 +19,11 @@ def sha256(path: Path) -> str:
         raise InputError(f"{path}: expected a file, found none; check the path")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root, without `.` and `..`. Unlike `resolve` it keeps links: their names are the user's."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 @contextmanager
@@ -51,3 +57,22 @@ def shipped_file(name: str) -> Path:
     package = Path(str(resources.files("pcdiff")))
     inside = package / name
     return inside if inside.exists() else package.parent / name
+
+
+def shipped_sha256(path: Path) -> str | None:
+    """The SHA-256 that a weights file of this package was shipped with; None for any other file.
+
+    `weights/SHA256SUMS` lists them; `make checksums` writes it. Raises InputError for a file in that folder that it
+    does not list.
+    """
+    folder = Path(str(resources.files("pcdiff"))) / "weights"
+    if os.path.realpath(path.parent) != os.path.realpath(folder):
+        return None
+    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    known = {name: digest for digest, name in map(str.split, lines)}
+    if path.name not in known:
+        raise InputError(
+            f"{path}: expected one of the shipped weights ({', '.join(known)}), got another file; keep your own "
+            "elsewhere (in a clone, for new ones: make checksums)"
+        )
+    return known[path.name]

@@ -1,26 +1,41 @@
-"""Safetensors files that name their format: opened, checked and read in one way."""
+"""Safetensors files that name their format: written with a checksum, opened, checked and read in one way."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
 
 from pcdiff.config import Config
 from pcdiff.errors import InputError
+from pcdiff.files import shipped_sha256, written_beside
+from pcdiff.foreign import check_file, parsing, read_bytes
+
+MAX_BYTES = 4 * 2**30
+CHECKSUM = "checksum"  # in the metadata: of everything else in the file
+KINDS = {"float": "f", "integer": "iu", "uint8": "u"}  # of numpy's types
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The content of a safetensors file: tensors by name (numpy arrays or torch tensors), and metadata."""
+    """The content of a safetensors file: tensors by name (numpy arrays or torch tensors), and its metadata.
+
+    metadata: without the checksum. what, remedy: for messages. sha256: of the file.
+    """
 
     path: Path
     tensors: dict[str, Any]
     metadata: dict[str, str]
+    what: str
+    remedy: str
+    sha256: str
 
     def config(self, kind: type[Config]) -> Config:
         """The JSON under "config" in the metadata; it has to be complete, so that no default of this version applies.
@@ -37,6 +52,38 @@ class TensorFile:
             raise self._other_version(", ".join(missing), "not in the file")
         return config
 
+    def notes(self, schema: type[Config]) -> Config:
+        """The metadata's values, by a schema that ignores the others. Raises InputError for what does not fit."""
+        with parsing(self.path, f"{self.what} with its metadata", self.remedy):
+            return schema.model_validate(self.metadata)
+
+    def array(
+        self,
+        name: str,
+        kind: Literal["float", "integer", "uint8"],
+        shape: Sequence[int | None],
+        finite: bool = True,
+    ) -> np.ndarray:
+        """A tensor as an array, in the type that it is stored in.
+
+        shape: None where any length will do. finite: whether NaN and infinity are refused. Raises InputError for a
+        name that is not there, another kind or shape, and values that are not finite.
+        """
+        if name not in self.tensors:
+            raise InputError(f"{self.path}: expected {self.what}, got one without {name}; {self.remedy}")
+        with parsing(self.path, f"{self.what} with {name} as {kind}", self.remedy):
+            values = np.asarray(self.tensors[name])
+        fits = len(shape) == values.ndim and all(n in (None, m) for n, m in zip(shape, values.shape, strict=True))
+        if not fits or values.dtype.kind not in KINDS[kind] or (kind == "uint8" and values.itemsize > 1):
+            wanted = f"{kind} ({', '.join('any' if n is None else str(n) for n in shape)})"
+            raise self._other(name, f"as {wanted}", f"{values.dtype} {values.shape}")
+        if finite and kind == "float" and not np.isfinite(values).all():
+            raise self._other(name, "of finite numbers", "NaN or infinity")
+        return values
+
+    def _other(self, name: str, wanted: str, got: str) -> InputError:
+        return InputError(f"{self.path}: expected {self.what} with {name} {wanted}, got {got}; {self.remedy}")
+
     def _other_version(self, where: str, problem: str) -> InputError:
         return InputError(
             f"{self.path}: weights of another version of pcdiff: config: {where}: {problem}; "
@@ -44,10 +91,26 @@ class TensorFile:
         )
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Writes tensors, all numpy or all torch, with their metadata and a checksum, whole or not at all."""
+    if all(isinstance(value, np.ndarray) for value in tensors.values()):
+        save = _library("np").save
+        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    else:
+        save = _library("pt").save
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    checksum = _checksum(save(contiguous, dict(metadata)))
+    with written_beside(path) as beside:
+        beside.write_bytes(save(contiguous, {**metadata, CHECKSUM: checksum}))
+
+
 def read_tensors(
     path: Path, what: str, remedy: str, file_format: str | None = None, framework: Literal["np", "pt"] = "np"
 ) -> TensorFile:
     """Reads a safetensors file whole.
+
+    A file with a checksum has to have the values that it was written with. One that the package ships has to be as it
+    was shipped.
 
     Args:
         path: the file.
@@ -57,27 +120,60 @@ def read_tensors(
         framework: numpy arrays or torch tensors.
 
     Raises:
-        InputError: no such file, no safetensors, or another format.
+        InputError: no such file, no safetensors, another format, or a file that has changed since it was written.
     """
-    try:
-        with safe_open(path, framework) as file:
-            metadata = file.metadata() or {}
-            found = metadata.get("format")
-            if file_format is not None and found != file_format:
-                found = found or "a file without a format"
-                raise InputError(f"{path}: expected {what} of format {file_format}, got {found}; {remedy}")
-            return TensorFile(Path(path), {name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: expected {what}, got: {error}; {remedy}") from error
+    path = Path(path)
+    data = read_bytes(path, what, remedy, MAX_BYTES)
+    digest = hashlib.sha256(data).hexdigest()
+    if (known := shipped_sha256(path)) not in (None, digest):
+        raise InputError(
+            f"{path}: expected the file as it was shipped, with sha256 {str(known)[:16]}, got {digest[:16]}: it has "
+            "changed; install pcdiff again (in a clone, for new weights: make checksums)"
+        )
+    with parsing(path, what, remedy):
+        tensors = _library(framework).load(data)
+        metadata = _header(data).get("__metadata__", {})
+    found = metadata.get("format")
+    if file_format is not None and found != file_format:
+        found = found or "a file without a format"
+        raise InputError(f"{path}: expected {what} of format {file_format}, got {found}; {remedy}")
+    if metadata.pop(CHECKSUM, None) not in (None, _checksum(data)):
+        raise InputError(f"{path}: expected {what}, got a damaged file (its checksum differs); {remedy}")
+    return TensorFile(path, tensors, metadata, what, remedy, digest)
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:
     """The metadata of a safetensors file, None where the file cannot be read."""
+    from safetensors import safe_open
+
     try:
-        with safe_open(path, "np") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError):
+        check_file(path, "a safetensors file", "check the path", MAX_BYTES)
+        with parsing(path, "a safetensors file", "write it again"), safe_open(path, "np") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except InputError:
         return None
+    metadata.pop(CHECKSUM, None)
+    return metadata
+
+
+def _library(framework: Literal["np", "pt"]) -> Any:
+    """The part of safetensors for a framework; only networks need torch."""
+    return import_module("safetensors.numpy" if framework == "np" else "safetensors.torch")
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """The header of a safetensors file that the library has accepted."""
+    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header
+
+
+def _checksum(data: bytes) -> str:
+    """The SHA-256 of a safetensors file's names, types, places, metadata and values, but not of a checksum in it."""
+    header = _header(data)
+    header.get("__metadata__", {}).pop(CHECKSUM, None)
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(memoryview(data)[8 + int.from_bytes(data[:8], "little") :])
+    return digest.hexdigest()
 
 
 def _missing(stored: dict[str, Any], complete: dict[str, Any], prefix: str = "") -> list[str]:

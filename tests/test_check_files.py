@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from fuzzing import fuzz
 
 from pcdiff import __version__
 from pcdiff.checks import Check, Figure, Report
 from pcdiff.checks.recommend import recommend, surface_std
+from pcdiff.errors import InputError
+from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
+from pcdiff.geometry.mesh_files import MESH_KINDS, write_mesh
+from pcdiff.geometry.mesh_reading import read_mesh
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_map, write_volume
@@ -121,7 +127,9 @@ def test_a_bad_implant_gives_exit_code_1_and_the_reason(run: Run, files: Path, c
 
 def test_files_that_do_not_match_give_exit_code_2(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
     implant = case[1]
-    write_volume(implant.crop(np.zeros(3), np.array(implant.mask.shape) - 1), files / "other.nrrd")
+    moved = implant.affine.copy()
+    moved[:3, 3] += 0.5 * implant.spacing
+    write_volume(Volume(implant.mask, moved), files / "other.nrrd")
     code, _, printed = run("check", files / "other.nrrd", "--skull", files / "skull.nrrd")
     assert code == 2
     assert "expected a mask on the skull's own grid" in printed
@@ -130,6 +138,109 @@ def test_files_that_do_not_match_give_exit_code_2(run: Run, files: Path, case: t
     code, _, printed = run("check", files / "far.stl", "--skull", files / "skull.nrrd")
     assert code == 2
     assert "lies outside" in printed
+
+
+@pytest.mark.parametrize("kind", MESH_KINDS)
+@pytest.mark.parametrize("space", ["lps", "ras"])
+def test_every_mesh_that_a_design_writes_is_checked(
+    run: Run, files: Path, case: tuple[Volume, Volume], kind: str, space: str
+) -> None:
+    write_mesh(volume_to_mesh(case[1]), files / f"other.{kind}", space)
+    mesh = read_mesh(files / f"other.{kind}")
+    assert mesh.is_watertight
+    assert mesh.volume_ml == pytest.approx(case[1].ml, rel=0.03)
+    np.testing.assert_allclose(mesh.vertices.max(0), read_stl(files / "implant.stl").vertices.max(0), atol=1e-3)
+    if space == "lps":
+        assert run("check", files / f"other.{kind}", "--skull", files / "skull.nrrd", "-q")[0] == 0
+
+
+def test_a_mesh_in_ras_is_named_as_such(run: Run, files: Path) -> None:
+    mesh = read_stl(files / "implant.stl")
+    write_mesh(Mesh(mesh.vertices * (-1, -1, 1), mesh.faces), files / "flipped.ply")
+    command = ("check", files / "flipped.ply", "--skull", files / "skull.nrrd", "-q")
+    code, _, printed = run(*command)
+    assert code == 2
+    assert "with x and y negated it fits" in printed
+    assert "--mesh-space ras" in printed
+    assert run(*command, "--mesh-space", "ras")[0] == 0
+    code, _, printed = run(*command, "--mesh-space", "las")
+    assert code == 2
+    assert "expected lps or ras" in printed
+
+
+def test_a_mesh_that_fits_neither_way_is_not_called_ras(run: Run, files: Path) -> None:
+    mesh = read_stl(files / "implant.stl")
+    write_stl(Mesh(mesh.vertices + np.array([0, 0, 900]), mesh.faces), files / "far.stl")
+    code, _, printed = run("check", files / "far.stl", "--skull", files / "skull.nrrd")
+    assert code == 2
+    assert "lies outside" in printed
+    assert "negated" not in printed
+
+
+def test_a_mask_on_a_part_of_the_grid_is_accepted(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:
+    skull, implant = case
+    low, high = bounding_box(implant.mask)
+    part = implant.crop(low - 2, high + 1)
+    write_volume(part, files / "part.nrrd")
+    assert run("check", files / "part.nrrd", "--skull", files / "skull.nrrd", "-q")[0] == 0
+    np.testing.assert_array_equal(part.on_grid_of(skull).mask, implant.mask)
+    turned = part.affine @ np.array([[0, 0, 1, 0], [-1, 0, 0, part.mask.shape[1] - 1], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    swapped = Volume(np.transpose(part.mask[:, ::-1], (1, 2, 0)), turned)
+    np.testing.assert_array_equal(swapped.on_grid_of(skull).mask, implant.mask)
+    finer = Volume(implant.mask, implant.affine @ np.diag([0.5, 1, 1, 1]))
+    assert finer.on_grid_of(skull) is None
+    with pytest.raises(InputError, match="reaches beyond"):
+        implant.on_grid_of(skull.crop(low + 1, high))
+
+
+def test_bytes_after_an_stl_are_left_out(files: Path) -> None:
+    path, mesh = files / "implant.stl", read_stl(files / "implant.stl")
+    whole = path.read_bytes()
+    for more in (b"\0" * 512, b"<?xml version='1.0'?>", b"\n"):
+        path.write_bytes(whole + more)
+        assert np.array_equal(read_stl(path).vertices, mesh.vertices)
+    path.write_bytes(b"solid " + whole[6:] + b"\0")  # a binary file that begins as a text
+    assert np.array_equal(read_stl(path).vertices, mesh.vertices)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        read_stl(path)
+
+
+@pytest.mark.parametrize("kind", MESH_KINDS)
+def test_mutated_meshes_are_read_or_refused(files: Path, kind: str) -> None:
+    corners = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9.0]])
+    mesh = Mesh(corners, np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]))
+    path = files / f"small.{kind}"
+    write_mesh(mesh, path)
+    assert read_mesh(path).volume_ml == pytest.approx(mesh.volume_ml)
+    assert fuzz(path, read_mesh, 150) > 30
+
+
+def test_a_3mf_says_its_unit_and_place(files: Path) -> None:
+    path = files / "tetra.3mf"
+    write_mesh(read_stl(files / "implant.stl"), path)
+    with ZipFile(path) as archive:
+        text = archive.read("3D/3dmodel.model").decode()
+    for old, new in (
+        ('unit="millimeter"', 'unit="inch"'),
+        ('<item objectid="1"/>', '<item objectid="1" transform="1 0 0 0 1 0 0 0 1 10 0 0"/>'),
+    ):
+        text = text.replace(old, new)
+    with ZipFile(path, "w") as archive:
+        archive.writestr("3D/3dmodel.model", text)
+    expected = 25.4 * (read_stl(files / "implant.stl").vertices.max(0) + np.array([10, 0, 0]))
+    np.testing.assert_allclose(read_mesh(path).vertices.max(0), expected, atol=1e-2)
+    many = text.replace("</build>", '<item objectid="1"/>' * 20_000 + "</build>")
+    for content, message in (
+        ('<!DOCTYPE a [<!ENTITY b "c">]>' + text.partition("?>")[2], "document type"),
+        (" " * (2**27 + 1), "more than 134 MB"),
+        (many, "more than 10,000,000 vertices"),
+        ("<a/>" * 2**20, "3MF file with a mesh"),
+    ):
+        with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+            archive.writestr("3D/3dmodel.model", content)
+        with pytest.raises(InputError, match=message):
+            read_mesh(path)
 
 
 def member(fitted: PriorFit) -> Callable[..., Proposal]:

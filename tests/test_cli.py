@@ -89,6 +89,7 @@ def test_what_a_case_folder_holds(
     assert "head: 1 defect" in printed
     folder = tmp_path / "out" / "head"
     written = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "report.html", "preview.png", "run.json"}
+    written |= {"defective_skull.nrrd"}
     assert files(folder).keys() == written
     implant, defective = read_volume(folder / "implant.nrrd"), read_volume(skull)
     assert sitk.ReadImage(str(folder / "implant.nrrd")).GetPixelID() == sitk.sitkUInt8
@@ -105,7 +106,10 @@ def test_what_a_case_folder_holds(
     assert record["settings"]["seed"] == 3
     assert record["settings"]["method"] == "diffusion"
     assert record["weights"].keys() == {path.name for path in weights_files("diffusion")}
-    assert Path(record["input"]["path"]) == skull
+    assert record["input"]["path"] == skull.name
+    for name in ("run.json", "report.html", "checks.json"):  # whoever gets the folder learns nothing of the others
+        assert str(tmp_path).encode() not in (folder / name).read_bytes()
+    assert np.array_equal(read_volume(folder / "defective_skull.nrrd").mask, defective.mask)
     assert len(record["input"]["sha256"]) == 64
     assert record["defects"] == 1
     assert record["pieces_ml"] == [record["implant_ml"]]
@@ -145,7 +149,7 @@ def test_a_label_is_designed_and_its_mask_kept(
     record = read_record(out / "head ct")
     assert record
     assert record["settings"]["label"] == "2"
-    np.testing.assert_array_equal(case_skull(out / "head ct", record).mask, labels == 2)
+    np.testing.assert_array_equal(case_skull(out / "head ct").mask, labels == 2)
 
 
 def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stu
     np.testing.assert_allclose(spread, np.std(np.stack(members).astype(float), axis=0), atol=1e-6)
     assert spread.max() == pytest.approx(np.sqrt(2) / 3)  # one of three against two
     assert run("design", skull, "-o", tmp_path / "out", "--no-report", "-q")[0] == 0
-    expected = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "run.json"}
+    expected = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "run.json", "defective_skull.nrrd"}
     assert files(folder).keys() == expected  # of the earlier run nothing is left
 
 
@@ -189,12 +193,14 @@ def test_a_result_is_skipped_until_something_changes(run: Run, stub: Stub, skull
     changed = whole.mask.copy()
     changed[tuple(np.argwhere(changed)[0])] = False
     write_volume(whole.with_mask(changed), skull)
-    run(*command, "--seed", 1)
+    code, _, printed = run(*command, "--seed", 1)  # another input now, so the earlier result stays
+    assert code == 0
     assert len(stub.calls) == 5
+    assert f"{out / 'head'} holds the result of another input; this one goes to {out / 'in_head'}" in printed
 
 
 def test_a_case_that_fails_is_one_line_and_the_others_go_on(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
-    bad, twin = tmp_path / "in" / "bad.nrrd", tmp_path / "head.nii.gz"
+    bad, twin = tmp_path / "in" / "bad.nrrd", tmp_path / "in" / "head.nii"
     bad.write_bytes(b"no image")
     twin.write_bytes(skull.read_bytes())
     out = tmp_path / "out"
@@ -214,6 +220,7 @@ def test_a_case_that_fails_is_one_line_and_the_others_go_on(run: Run, stub: Stub
     [
         (InputError("no defect found: expected one"), 2, "pcdiff: head.nii.gz: no defect found: expected one"),
         (OSError(28, "No space left on device", "x"), 1, "pcdiff: head.nii.gz: x: No space left on device"),
+        (OSError(36, "File name too long", "x"), 2, "pcdiff: head.nii.gz: x: File name too long"),
         (MemoryError(), 1, "pcdiff: head.nii.gz: out of memory"),
         (KeyError("why"), 1, "pcdiff: head.nii.gz: unexpected KeyError: 'why'; run again with PCDIFF_DEBUG=1"),
     ],
@@ -263,6 +270,13 @@ def test_errors_are_one_line_and_a_code(
         (("design", "a.nrrd", "-o", "out", "--thickness", "thin"), "--thickness: expected bone"),
         (("design", "a.nrrd", "-o", "out", "--drain-holes", "2"), "--drain-holes: expected DIAMETER@SPACING"),
         (("view", "none"), "none: expected a case folder"),
+        (("view", "/"), "/: expected a case folder"),
+        (("report", "/proc"), "/proc: expected a case folder"),
+        (("design", "a.nrrd", "-o", "out", "--weights", "/"), "/: expected a file, found none"),
+        (("design", "a.nrrd", "-o", "out", "--criteria", "/"), "/: expected a YAML file with lines such as"),
+        (("train", "/"), "/: expected a YAML recipe"),
+        (("import-checkpoint", "/", "-o", "w.safetensors"), "/: expected a checkpoint"),
+        (("prepare", "/proc", "-o", "cache"), "/proc: expected complete_skull/"),
     ],
 )
 def test_an_input_error_is_code_2_and_one_line(

@@ -247,6 +247,19 @@ def test_prepare_names_what_is_wrong(tmp_path):
         prepare(tmp_path / "only", tmp_path / "cache", progress=False)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_prepare_goes_on_after_a_broken_head_and_reports_it(run, tmp_path, workers):
+    folder = skullfix(tmp_path / "set", "000", "002")
+    (folder / "complete_skull" / "001.nrrd").write_bytes(b"NRRD0004 broken")
+    code, printed, errors = run("prepare", folder, "-o", tmp_path / "cache", "--workers", workers)
+    assert code == 2
+    assert "2 heads -> " in printed
+    assert "001.nrrd" in errors
+    assert errors.splitlines()[-1].endswith("1 of 3 skulls failed")
+    made = sorted(path.name for path in (tmp_path / "cache" / "heads").iterdir())
+    assert made == ["000.safetensors", "002.safetensors"]
+
+
 def test_other_files_are_refused_as_heads(tmp_path):
     from safetensors.numpy import save_file
 

@@ -15,7 +15,7 @@ from pcdiff.cli import doctor
 from pcdiff.cli.console import available_device
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
-from pcdiff.methods.registry import METHODS, weights_files
+from pcdiff.methods.registry import METHODS, load_method, weights_files
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -42,6 +42,23 @@ def test_what_it_lists(installed: list[str]) -> None:
     assert {"cuda", "display", "extra open3d"} <= found.keys()
     assert found["method paper"].good is None
     assert METHODS["paper"].required in found["method paper"].words
+
+
+def test_changed_weights_are_a_problem(installed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    damaged = bytearray((Path(pcdiff.__file__).parent / "weights" / "denoiser.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "denoiser.safetensors").write_bytes(damaged)
+    for name in ("SHA256SUMS", "prior.safetensors", "unet.safetensors", "occupancy.safetensors"):
+        (tmp_path / "weights" / name).symlink_to(Path(pcdiff.__file__).parent / "weights" / name)
+    monkeypatch.setattr("pcdiff.files.resources.files", lambda name: tmp_path)
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert found["denoiser.safetensors"].good is False
+    assert "changed: sha256" in found["denoiser.safetensors"].words
+    assert [name for name, finding in found.items() if finding.good is False] == ["denoiser.safetensors"]
+    assert "as shipped" in found["unet.safetensors"].words
+    with pytest.raises(InputError, match="expected the file as it was shipped"):
+        load_method()
 
 
 def test_every_extra_has_a_purpose(installed: list[str]) -> None:

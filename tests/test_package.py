@@ -30,7 +30,7 @@ MODULES = {
 }
 # A room imports only rooms that stand before it.
 ROOMS = (
-    *("errors", "environment", "files", "config", "tensor_files"),
+    *("errors", "environment", "foreign", "files", "config", "tensor_files", "array_files"),
     *("geometry", "imaging", "diffusion", "nets", "reconstruct", "data"),
     *("prior", "methods", "checks", "report", "evaluation", "pipeline", "training", "cli", "__main__"),
 )
@@ -238,6 +238,10 @@ def test_the_wheel_holds_code_weights_recipes_and_documents(tmp_path: Path) -> N
         archive.extractall(tmp_path / "site")
     assert {path.relative_to(ROOT).as_posix() for path in MODULES.values()} <= names
     expected = {"py.typed", "weights/LICENSE", "report/web/viewer.js", "configs/default.yaml", "docs/checks.md"}
+    expected |= {
+        "weights/SHA256SUMS",
+        *(f"report/web/{path.name}" for path in (PACKAGE / "report" / "web").glob("*.html")),
+    }
     expected |= {f"weights/{path.name}" for path in (PACKAGE / "weights").glob("*.safetensors")}
     assert {f"pcdiff/{name}" for name in expected} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)

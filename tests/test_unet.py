@@ -219,7 +219,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         VolumetricModel.load(path)
     config = VolumetricConfig(network=TINY)
     other = config.model_copy(update={"layout": LAYOUT.model_copy(update={"step_mm": 3.0})})
-    for wrong, message in ((other, "step_mm is 3.0, expected 2.0"), (config, "expected a mean head")):
+    for wrong, message in ((other, "step_mm is 3.0, expected 2.0"), (config, "got one without mean")):
         save_file({"x": np.zeros(1)}, path, {"format": UNET_FORMAT, "config": wrong.model_dump_json()})
         with pytest.raises(InputError, match=message):
             VolumetricModel.load(path)

@@ -23,7 +23,7 @@ from pcdiff.environment import machine
 from pcdiff.evaluation.measure import PCDIFF, measure
 from pcdiff.evaluation.tables import markdown, markdown_row
 from pcdiff.methods.registry import METHODS
-from pcdiff.pipeline.case import case_name
+from pcdiff.pipeline.names import case_name
 from pcdiff.pipeline.stages import STAGES
 
 SHIPPED = [name for name, entry in METHODS.items() if not entry.required]

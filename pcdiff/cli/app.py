@@ -6,6 +6,8 @@ stdout, progress and errors to stderr. Exit codes: 2 for input that the user can
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 import threading
@@ -35,6 +37,8 @@ volume on the scan's own grid and as an STL in patient millimetres (LPS).
 
 Manual: {shipped_file("docs")} (tutorial.md, commands.md, errors.md, api.md)"""
 
+PRIVATE = 0o077  # permissions that new files do not get: results are a patient's
+
 DESIGN, RESULTS, MODELS, SETUP = "Design", "Results", "Models and evaluation", "Installation"  # panels of the help
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -60,8 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error is one line on stderr; PCDIFF_DEBUG=1 shows the traceback instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with _exit_on_sigterm():
+        with _exit_on_sigterm(), _umask_restored():
             app(args=arguments, prog_name="pcdiff")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -85,6 +92,17 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _umask_restored() -> Iterator[None]:
+    """On leaving, new files get the permissions that they got before."""
+    before = os.umask(PRIVATE)
+    os.umask(before)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def _print_version(requested: bool) -> None:
     if requested:
         typer.echo(f"pcdiff {__version__}")
@@ -96,5 +114,10 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="Let other users read what is written, as your umask says; else only you can."),
+    ] = False,
 ) -> None:
-    pass
+    if not shared:
+        os.umask(os.umask(PRIVATE) | PRIVATE)

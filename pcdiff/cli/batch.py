@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,10 @@ import typer
 from pcdiff.cli.console import debugging, error_line, exit_code, print_message
 from pcdiff.cli.progress import Progress, print_above_bars
 from pcdiff.errors import InputError
+from pcdiff.files import absolute
 from pcdiff.imaging.scan import scan_source
-from pcdiff.pipeline.case import case_name, design_case, is_done
+from pcdiff.pipeline.case import design_case, is_done
+from pcdiff.pipeline.names import case_folder_for, case_name, distinct_names
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
@@ -36,44 +40,56 @@ class Batch:
 
     def design(self, skulls: list[Path]) -> None:
         """Designs all cases that are not done yet. Raises typer.Exit with the lowest exit code if any failed."""
+        skulls = list({absolute(skull): skull for skull in reversed(skulls)}.values())[::-1]
         planned = self._plan(skulls)
         if planned:
             method = self.settings.load()
             if len(planned) == 1:
-                self._note(f"{next(iter(planned))}: designing the implant ...")
+                self._note(f"{next(iter(planned)).name}: designing the implant ...")
             with Progress(len(planned), self.quiet) as progress:
-                for name, skull in planned.items():
-                    self._run(name, skull, method, progress)
+                for folder, skull in planned.items():
+                    self._run(folder, skull, method, progress)
         if self.failed:
             if len(skulls) > 1:
                 print_above_bars(f"{len(self.failed)} of {len(skulls)} cases failed")
             raise typer.Exit(min(exit_code(error) for error in self.failed.values()))
 
-    def _plan(self, skulls: list[Path]) -> dict[str, Path]:
-        """The cases to design, by the name of their folder: each name once, without those that are done."""
-        planned: dict[str, Path] = {}
-        owner: dict[str, Path] = {}
-        for skull in skulls:
-            try:
-                name = case_name(skull)
-                folder = self.out / name
-                if owner.setdefault(name, skull) != skull:
-                    raise InputError(
-                        f"{skull}: {owner[name]} also goes to {folder}; give them different output folders"
-                    )
-                if self.overwrite or self.mask_out or not is_done(folder, skull, self.settings):
-                    planned[name] = skull
-                else:
-                    self._note(f"{name}: already designed in {folder}; --overwrite designs it again")
-            except Exception as error:
-                if debugging():
-                    raise
-                self._fail(skull, error)
+    def _plan(self, skulls: list[Path]) -> dict[Path, Path]:
+        """The folder of each case to design -> its scan: each folder once, without those that are done."""
+        named = [skull for skull in skulls if self._try(skull, partial(case_name, skull))]
+        names = distinct_names(named)
+        planned: dict[Path, Path] = {}
+        owner: dict[Path, Path] = {}
+        for skull in named:
+            self._try(skull, partial(self._plan_case, skull, names[skull], planned, owner))
         return planned
 
-    def _run(self, name: str, skull: Path, method: Method | PriorBasedMethod, progress: Progress) -> None:
+    def _plan_case(self, skull: Path, name: str, planned: dict[Path, Path], owner: dict[Path, Path]) -> None:
+        """Adds one case to those planned, unless it is done. owner: of each folder, also of those done."""
+        folder = case_folder_for(skull, name, self.out, self.overwrite)
+        if owner.setdefault(folder, skull) != skull:
+            raise InputError(f"{skull}: {owner[folder]} also goes to {folder}; give them different output folders")
+        if not self.overwrite and not self.mask_out and is_done(folder, skull, self.settings):
+            self._note(f"{folder.name}: already designed in {folder}; --overwrite designs it again")
+            return
+        if folder.name not in (name, case_name(skull)):
+            self._note(f"{skull}: {self.out / name} holds the result of another input; this one goes to {folder}")
+        planned[folder] = skull
+
+    def _try(self, skull: Path, act: Callable[[], object]) -> bool:
+        """Whether nothing failed; a failure is the case's alone."""
+        try:
+            act()
+        except Exception as error:
+            if debugging():
+                raise
+            self._fail(skull, error)
+            return False
+        return True
+
+    def _run(self, folder: Path, skull: Path, method: Method | PriorBasedMethod, progress: Progress) -> None:
         """Designs one case and prints its result, or the reason why it failed."""
-        folder = self.out / name
+        name = folder.name
         progress.start_case(name)
         try:
             record = design_case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
@@ -39,18 +40,19 @@ def available_device(name: str) -> str:
 
 def print_message(text: str) -> None:
     """Prints a line on stderr."""
-    typer.echo(f"pcdiff: {text}", err=True)
+    typer.echo(f"pcdiff: {one_line(text)}", err=True)
 
 
 def exit_code(error: Exception) -> int:
-    """2 for input that the user can correct, 1 for a failure."""
-    return 2 if isinstance(error, InputError) else 1
+    """2 for input that the user can correct, such as a path that no system can open; 1 for a failure."""
+    no_path = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+    return 2 if no_path or isinstance(error, InputError) else 1
 
 
 def error_line(error: Exception) -> str:
     """The error in one line for the user."""
     if isinstance(error, InputError | MethodError | OutputError):
-        return first_line(error)
+        return str(error) or type(error).__name__
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}"
     if isinstance(error, MemoryError):
@@ -59,6 +61,11 @@ def error_line(error: Exception) -> str:
         f"unexpected {type(error).__name__}: {first_line(error)}; run again with PCDIFF_DEBUG=1 to see where, and "
         "please report it"
     )
+
+
+def one_line(text: str) -> str:
+    """The text with its control characters written out: file names may hold line ends, and what a terminal obeys."""
+    return "".join(each if ord(each) >= 32 and each != "\x7f" else f"\\x{ord(each):02x}" for each in text)
 
 
 def first_line(error: Exception) -> str:

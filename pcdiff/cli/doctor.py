@@ -18,7 +18,7 @@ import typer
 from pcdiff import DISTRIBUTION, __version__, install_hint
 from pcdiff.cli.console import first_line, print_message
 from pcdiff.errors import MethodError
-from pcdiff.files import sha256
+from pcdiff.files import sha256, shipped_sha256
 from pcdiff.methods.registry import DEFAULT, METHODS, installed_methods, weights_files
 
 PURPOSES = {  # of the extras that a user may want
@@ -124,10 +124,19 @@ def _methods() -> Iterator[Finding]:
                 good, words = False, first_line(error).removeprefix(f"method {name} ")
         yield Finding(f"method {name}", words, good)
         weights += [path for path in files if path not in weights]
-    for path in weights:
-        there = path.is_file()
-        words = f"sha256 {sha256(path)[:16]}" if there else f"missing; run {install_hint()} again"
-        yield Finding(path.name, words, there)
+    yield from map(_weights_file, weights)
+
+
+def _weights_file(path: Path) -> Finding:
+    """Whether a weights file is there, and is as it was shipped."""
+    if not path.is_file():
+        return Finding(path.name, f"missing; run {install_hint()} again", False)
+    digest, known = sha256(path), shipped_sha256(path)
+    if known not in (None, digest):
+        return Finding(
+            path.name, f"changed: sha256 {digest[:16]}, shipped {str(known)[:16]}; run {install_hint()} again", False
+        )
+    return Finding(path.name, f"sha256 {digest[:16]}{'' if known is None else ', as shipped'}")
 
 
 def _devices() -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from pcdiff.cli.console import one_line
 from pcdiff.pipeline.stages import STAGES
 
 
@@ -58,4 +59,4 @@ class Progress:
 
 def print_above_bars(text: str, stderr: bool = True) -> None:
     """Prints a line on stderr, or on stdout, without breaking a bar that is shown."""
-    tqdm.write(f"pcdiff: {text}" if stderr else text, file=sys.stderr if stderr else sys.stdout)
+    tqdm.write(f"pcdiff: {one_line(text)}" if stderr else one_line(text), file=sys.stderr if stderr else sys.stdout)

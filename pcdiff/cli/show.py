@@ -18,15 +18,21 @@ MARKS = {True: "pass", False: "FAIL", None: "  - "}
 
 
 def check(
-    implant: Annotated[Path, typer.Argument(help="The implant: STL (LPS, mm), or a mask on the skull's grid.")],
+    implant: Annotated[
+        Path,
+        typer.Argument(help="The implant: a mesh (.stl, .ply, .obj, .3mf, .glb), or a mask on the skull's grid."),
+    ],
     skull: Annotated[Path, typer.Option(metavar="SCAN", help="The defective skull: a CT or a mask, as for `design`.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for checks.json and surface.npz.")] = None,
     label: options.Label = None,
     clearance: options.Clearance = 0.0,
     criteria: options.Criteria = None,
+    mesh_space: Annotated[
+        str | None, typer.Option(help="Axes of the mesh file, lps or ras, if it does not name them.")
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Check any implant (STL or mask) for fit and printability. Every value is printed with its limit.
+    """Check any implant (mesh or mask) for fit and printability. Every value is printed with its limit.
 
     The checks are the six criteria of Ellis et al. (coverage of the defect, no implant over bone, insertion, shape,
     transition to the bone, thickness), the gap to the bone, and the printability of the mesh. The exit code is 1 if a
@@ -39,7 +45,7 @@ def check(
     from pcdiff.checks.files import write_checks, write_surface
     from pcdiff.pipeline.check import check_files
 
-    report = check_files(implant, skull, load_criteria(criteria), clearance, label)
+    report = check_files(implant, skull, load_criteria(criteria), clearance, label, mesh_space)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_checks(report, out / "checks.json")

@@ -11,6 +11,7 @@ import typer
 
 from pcdiff import install_hint
 from pcdiff.cli import options
+from pcdiff.cli.console import debugging, error_line, exit_code
 from pcdiff.errors import InputError
 
 # of a recipe's method; torch is loaded with them
@@ -30,13 +31,28 @@ def prepare(
 ) -> None:
     """Make the training cache from the complete skulls of a data set. An interrupted run continues.
 
+    A skull that cannot be read is reported, and does not stop the others; the exit code is then 2.
+
     pcdiff prepare data/skullfix -o cache/skullfix --workers 8
     """
+    from pcdiff.cli.progress import print_above_bars
     from pcdiff.data.heads import prepare as run
 
-    written = run(dataset, out, cases, workers, progress=not quiet)
+    failed: list[Exception] = []
+
+    def report(source: Path, error: Exception) -> None:
+        if debugging():
+            raise error
+        failed.append(error)
+        line = error_line(error)
+        print_above_bars(line if source.name in line else f"{source}: {line}")
+
+    written = run(dataset, out, cases, workers, progress=not quiet, on_failure=report)
     if not quiet:
         typer.echo(f"{len(written)} heads -> {out}")
+    if failed:
+        print_above_bars(f"{len(failed)} of {len(written) + len(failed)} skulls failed")
+        raise typer.Exit(min(exit_code(error) for error in failed))
 
 
 def train(

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from safetensors.numpy import save
+import numpy as np
+from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from pcdiff import __version__
 from pcdiff.data.cases import find_cases
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.scan import input_digest
-from pcdiff.tensor_files import read_metadata, read_tensors
+from pcdiff.tensor_files import read_metadata, read_tensors, write_tensors
 
 HEAD_FORMAT = "pcdiff-head-1"
+REMEDY = "run `pcdiff prepare` again"
+MIN_BLOCK_MM3 = 1e-3  # far below every scan
+
+
+class _Notes(BaseModel):
+    """What the metadata says of a head."""
+
+    name: str = Field(max_length=200)
 
 
 def load_head(path: Path) -> Head:
     """Reads a head that `prepare` wrote. Raises InputError for any other file."""
-    file = read_tensors(path, "a head of the cache", "run `pcdiff prepare` again", HEAD_FORMAT)
-    return Head(file.tensors["occupancy"], file.tensors["affine"], file.metadata["name"])
+    file = read_tensors(path, "a head of the cache", REMEDY, HEAD_FORMAT)
+    occupancy, affine = file.array("occupancy", "uint8", (None, None, None)), file.array("affine", "float", (4, 4))
+    if abs(np.linalg.det(affine[:3, :3])) < MIN_BLOCK_MM3 or not occupancy.size:
+        raise InputError(f"{path}: expected a head with axes in space, got an empty or a flat one; {REMEDY}")
+    return Head(occupancy, affine, file.notes(_Notes).name)
 
 
-def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 1, progress: bool = True) -> list[Path]:
+def prepare(
+    folder: Path,
+    cache: Path,
+    cases: str | None = None,
+    workers: int = 1,
+    progress: bool = True,
+    on_failure: Callable[[Path, Exception], None] | None = None,
+) -> list[Path]:
     """Writes `cache/heads/NNN.safetensors` for each *complete skull* of a data set: a mask or a CT, DICOM too.
 
     A head that was made from the same bytes by this version is kept, so an interrupted run continues where it stopped.
@@ -38,12 +58,13 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
         cases: See `find_cases`.
         workers: Processes at a time.
         progress: Whether to show a progress bar.
+        on_failure: Gets each skull that cannot be made a head, and why; the others go on. None raises at the first.
 
     Returns:
-        The paths of the heads.
+        The paths of the heads that were made.
 
     Raises:
-        InputError: No complete skull, one that cannot be read, or a cache that cannot be written.
+        InputError: No complete skull, or a cache that cannot be written; one that cannot be read, without `on_failure`.
     """
     sources = {case.head: case.complete_skull for case in find_cases(folder, cases) if case.complete_skull}
     if not sources:
@@ -53,24 +74,33 @@ def prepare(folder: Path, cache: Path, cases: str | None = None, workers: int = 
         heads.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{heads}: expected a folder to write to, got {error.strerror}; choose another") from error
-    targets = [heads / f"{name}.safetensors" for name in sources]
-    jobs = list(zip(sources.values(), targets, strict=True))
+    jobs = {source: heads / f"{name}.safetensors" for name, source in sources.items()}
+    made = []
+
+    def finish(source: Path, make: Callable[[], None]) -> None:
+        try:
+            make()
+            made.append(jobs[source])
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(source, error)
+        bar.update()
+
     with tqdm(total=len(jobs), desc="heads", unit="head", disable=not progress) as bar:
         if workers <= 1:
-            for job in jobs:
-                _prepare_head(*job)
-                bar.update()
-            return targets
+            for source, target in jobs.items():
+                finish(source, partial(_prepare_head, source, target))
+            return made
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(_prepare_head, *job) for job in jobs]
+            futures = {pool.submit(_prepare_head, *job): job[0] for job in jobs.items()}
             try:
                 for future in as_completed(futures):
-                    future.result()
-                    bar.update()
+                    finish(futures[future], future.result)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    return targets
+    return sorted(made)
 
 
 def _prepare_head(source: Path, target: Path) -> None:
@@ -78,5 +108,4 @@ def _prepare_head(source: Path, target: Path) -> None:
     if target.exists() and origin.items() <= (read_metadata(target) or {}).items():
         return
     head = head_occupancy(read_skull(source)[0], target.stem)
-    with written_beside(target) as beside:
-        beside.write_bytes(save({"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name}))
+    write_tensors(target, {"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name})

@@ -6,10 +6,16 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import FiniteFloat, TypeAdapter
+
+from pcdiff.foreign import read_bytes
+
+MAX_BYTES = 256 * 2**20  # of a journal
 Key = tuple[str, str, int, str]
 
 
@@ -66,13 +72,19 @@ class Row:
         return values
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Row:
-        """The row that `to_json` wrote. Raises TypeError or KeyError for other values."""
+    def from_json(cls, values: Any) -> Row:
+        """The row that `to_json` wrote. Raises ValueError for any other value."""
+        if not isinstance(values, Mapping) or not values.keys() <= {item.name for item in fields(cls)}:
+            raise ValueError(f"expected a row, got {str(values)[:80]}")
         numbers = [item.name for item in fields(cls) if item.type == "float"]
         missing = {name: math.nan for name in numbers if values.get(name) is None}
-        if "hd95" in missing and not values["refusal"]:  # a refusal has no scores; a failure's HD95 is infinite
+        if "hd95" in missing and not values.get("refusal"):  # a refusal has no scores; a failure's HD95 is infinite
             missing["hd95"] = math.inf
-        return cls(**{**values, **missing})
+        return _ROW.validate_python({**values, **missing})
+
+
+_ROW = TypeAdapter(Row)
+_LINE = TypeAdapter(dict[str, str | bool | int | FiniteFloat | None])
 
 
 class Journal:
@@ -110,17 +122,19 @@ def finite(value: Any) -> Any:
 
 
 def _read_rows(path: Path) -> dict[Key, Row]:
-    """The rows of a journal. A line that a crash cut short is skipped, and ended so that the next row stands alone."""
+    """The rows of a journal.
+
+    A line that a crash cut short, or that is no row, is skipped: its case is run again. The last line is ended so that
+    the next row stands alone. Raises InputError for anything but a file.
+    """
     if not path.exists():
         return {}
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")
+    data = read_bytes(path, "the rows of an evaluation", "choose another output folder", MAX_BYTES)
+    if data and not data.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
     rows = []
-    for line in text.splitlines():
-        try:
-            rows.append(Row.from_json(json.loads(line)))
-        except (ValueError, TypeError, KeyError):
-            continue
+    for line in data.splitlines():
+        with suppress(ValueError):
+            rows.append(Row.from_json(_LINE.validate_json(line)))
     return {row.key: row for row in rows}

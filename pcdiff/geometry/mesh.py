@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
+from pcdiff.foreign import parsing, read_bytes
 from pcdiff.geometry.volume import Volume
 
+MAX_MESH_BYTES = 512 * 2**20
+FAR_MM = 1e5  # no place in a scan is so far from its origin
+EXPORT_AGAIN = "export it again"
 STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 SPACES = ("lps", "ras")
 SNAP = 2**17  # steps per voxel in `mesh_to_mask`: finer than float32 millimetres, coarse enough for int64 products
@@ -90,30 +95,41 @@ def write_stl(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
         file.write(triangles.tobytes())
 
 
-def read_stl(path: str | Path) -> Mesh:
-    """Reads a binary or text STL file; equal corners become one vertex.
+def read_stl(path: str | Path, space: str | None = None) -> Mesh:
+    """Reads a binary or text STL file; equal corners become one vertex. Bytes after the triangles are left out.
 
-    Its coordinates are mm, in LPS unless the header holds SPACE=RAS; the mesh is in LPS. Raises InputError for a file
-    that is missing, damaged or without triangles.
+    Its coordinates are mm; the mesh is in LPS. space: of the file, `lps` or `ras`; None takes RAS if the header holds
+    SPACE=RAS, else LPS. Raises InputError for a file that is missing, damaged or without triangles, and for coordinates
+    that are no place in a scan.
     """
     import trimesh
 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected an STL file, found none; check the path")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(84)
-    if size != 84 + 50 * int.from_bytes(head[80:84], "little") and not head.lstrip().startswith(b"solid"):
-        raise InputError(f"{path}: not an STL file, or a truncated one; export it again")
-    try:
-        loaded = trimesh.load_mesh(str(path), file_type="stl", process=True)
-    except (ValueError, IndexError) as error:
-        raise InputError(f"{path}: the text of the STL file is damaged; export it again") from error
-    if len(loaded.faces) == 0:
-        raise InputError(f"{path}: the STL file holds no triangles; export it again")
-    space = "ras" if b"SPACE=RAS" in head[:80] else "lps"
+    data = read_bytes(path, "an STL file", EXPORT_AGAIN, MAX_MESH_BYTES)
+    end = 84 + 50 * int.from_bytes(data[80:84], "little")
+    text = data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:1000] and len(data) != end
+    if not text and not 84 <= end <= len(data):
+        raise InputError(f"{path}: not an STL file, or a truncated one; {EXPORT_AGAIN}")
+    with parsing(path, "an STL file, but its text is damaged", EXPORT_AGAIN):
+        loaded = trimesh.load_mesh(BytesIO(data if text else data[:end]), file_type="stl", process=False)
+        mesh = Mesh(np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces))
+    check_mesh(mesh, path)
+    loaded.merge_vertices()
+    if space is None:
+        space = "ras" if b"SPACE=RAS" in data[:80] else "lps"
     return Mesh(in_space(np.asarray(loaded.vertices, np.float64), space), np.asarray(loaded.faces))
+
+
+def check_mesh(mesh: Mesh, path: Path) -> None:
+    """Raises InputError for a mesh from a file without triangles, and one whose vertices are missing, or no places."""
+    if len(mesh.faces) == 0:
+        raise InputError(f"{path}: the {path.suffix.lstrip('.').upper()} file holds no triangles; {EXPORT_AGAIN}")
+    if not 0 <= mesh.faces.min() <= mesh.faces.max() < len(mesh.vertices):
+        raise InputError(f"{path}: expected triangles of its own vertices, got others; {EXPORT_AGAIN}")
+    if not np.abs(mesh.vertices).max() < FAR_MM:
+        raise InputError(f"{path}: expected coordinates in millimetres, got NaN or some beyond 100 m; {EXPORT_AGAIN}")
 
 
 def mesh_to_mask(mesh: Mesh, volume: Volume) -> np.ndarray:

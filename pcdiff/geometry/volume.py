@@ -10,6 +10,8 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import box_slices, voxels_per_mm
 
+MAX_OFF_LATTICE = 0.02  # voxels, between places that are meant to be the same: headers round
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -84,6 +86,27 @@ class Volume:
         affine = self.affine.copy()
         affine[:3, 3] = self.to_mm(low.astype(float))
         return Volume(self.mask[box_slices(low, high)], affine)
+
+    def on_grid_of(self, other: Volume) -> Volume | None:
+        """The mask on another grid whose voxel centres lie on the same lattice; None where they do not.
+
+        One of the grids may be a part of the other, and their axes may be swapped or reversed. Raises InputError if the
+        mask holds voxels beyond the other grid.
+        """
+        steps = np.linalg.inv(other.affine[:3, :3]) @ self.affine[:3, :3]
+        turn, first = np.rint(steps).astype(int), np.rint(other.to_index(self.affine[:3, 3]))
+        if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
+            return None
+        ends = np.array([[0, 0, 0], *np.diag(np.array(self.mask.shape) - 1)])
+        places = first + ends @ turn.T  # of the first voxel, and of the last one along each axis
+        if np.abs(other.to_index(self.to_mm(ends)) - places).max() > MAX_OFF_LATTICE:
+            return None
+        index = first.astype(int) + np.argwhere(self.mask) @ turn.T
+        if ((index < 0) | (index >= other.mask.shape)).any():
+            raise InputError("expected a mask inside the scan, got one that reaches beyond it; use the scan's own grid")
+        mask = np.zeros_like(other.mask)
+        mask[tuple(index.T)] = True
+        return other.with_mask(mask)
 
     def with_crop(self, crop: np.ndarray, low: np.ndarray) -> Volume:
         """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on, and nothing elsewhere."""

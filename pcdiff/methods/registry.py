@@ -159,8 +159,8 @@ def weights_of(name: str, weights: Path | None = None) -> WeightsFiles:
             return WeightsFiles(None, shipped / PRIOR)
         if entry.own == PRIOR:
             return WeightsFiles(own, own)
-        beside = own.with_name(PRIOR)
-        companions = [own.with_name(companion) for companion in entry.companions]
+        beside = own.parent / PRIOR
+        companions = [own.parent / companion for companion in entry.companions]
         return WeightsFiles(
             own,
             beside if beside.is_file() else shipped / PRIOR,

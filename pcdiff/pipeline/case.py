@@ -18,11 +18,19 @@ from pcdiff.environment import machine, peak_memory_mb
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.formats import FORMATS, format_of, suffix_of
 from pcdiff.imaging.input_check import InputCheck, read_skull
-from pcdiff.imaging.scan import input_digest, is_dicom_scan, scan_source
+from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
-from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, read_record, write_record
+from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
+from pcdiff.pipeline.record import (
+    SKULL,
+    case_folder,
+    pieces_ml,
+    read_record,
+    recorded_digest,
+    refuse_other_input,
+    write_record,
+)
 from pcdiff.pipeline.settings import Settings
 from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.regions import defects_of
@@ -32,7 +40,6 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
     from pcdiff.pipeline.flow import Design
 
-DICOM_SUFFIXES = (".zip", ".dcm", ".ima")  # of files that hold a whole CT
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
 
@@ -59,21 +66,6 @@ class _Checked:
     uncertainty_mm: np.ndarray | None
 
 
-def case_name(path: Path) -> str:
-    """A scan file's name without its image suffix, or a DICOM folder's name. Raises InputError for another file."""
-    path = scan_source(path)
-    if path.is_dir():
-        return path.resolve().name
-    named = [suffix for suffix in (*FORMATS, *DICOM_SUFFIXES) if path.name.lower().endswith(suffix)]
-    if not named and path.is_file():
-        if is_dicom_scan(path):
-            return path.name
-        format_of(path)
-    elif not named and path.suffix:
-        suffix_of(path)
-    return path.name[: -len(named[-1])] if named else path.stem
-
-
 def is_done(folder: Path, source: Path, settings: Settings) -> bool:
     """Whether the folder holds this very result: the same input, settings, weights and version, every file intact."""
     record = read_record(folder)
@@ -81,7 +73,7 @@ def is_done(folder: Path, source: Path, settings: Settings) -> bool:
         return False
     return (
         settings.record().items() <= record.items()
-        and record.get("input", {}).get("sha256") == input_digest(source)
+        and recorded_digest(record) == input_digest(source)
         and all((folder / name).is_file() and sha256(folder / name) == was for name, was in record["files"].items())
     )
 
@@ -102,9 +94,12 @@ def design_case(
     before the design, so that it can be looked at if the design fails. on_warning: gets each warning of the input
     check. on_stage: gets the name of each stage as it begins, see `stages.STAGES`.
 
-    Raises InputError for a skull that cannot be used and for a folder that cannot be written or holds other files,
-    OutputError for a result that does not pass its own check. Then the folder stays as it was.
+    Raises InputError for a skull that cannot be used, and for a folder that cannot be written, holds other files, or,
+    without `overwrite`, the result of another input; OutputError for a result that does not pass its own check. Then
+    the folder stays as it was.
     """
+    if not overwrite and read_record(folder) is not None:
+        refuse_other_input(folder, input_digest(source), overwrite)
     with case_folder(folder, overwrite, source) as part:
         record = write_case(part, source, method, settings, mask_out, on_warning, on_stage)
         write_record(part, record)
@@ -122,10 +117,10 @@ def write_case(
 ) -> dict[str, Any]:
     """Writes all files of a case into the folder `part`, except the record, which is returned. Errors as `design_case`.
 
-    Files: implant.nrrd, implant.stl, checks.json and surface.npz (see `checks.files`), and what the settings ask for.
-    Of a CT and of a label also defective_skull.nrrd, the mask of the bone. Of several candidates
-    candidates/implant_K.nrrd, .stl and checks_K.json, and uncertainty.nrrd: each voxel's standard deviation over the
-    candidates, 0 where they agree, 0.5 where half of them hold the voxel. A failed check stops nothing.
+    Files: defective_skull.nrrd (the mask of the scan's bone), implant.nrrd, implant.stl, checks.json and surface.npz
+    (see `checks.files`), and what the settings ask for. Of several candidates candidates/implant_K.nrrd, .stl and
+    checks_K.json, and uncertainty.nrrd: each voxel's standard deviation over the candidates, 0 where they agree, 0.5
+    where half of them hold the voxel. A failed check stops nothing.
     """
     from pcdiff.pipeline.flow import design
     from pcdiff.pipeline.write import write_implant, write_members, write_points
@@ -145,7 +140,7 @@ def write_case(
         watch=watch,
     )
     with watch("write"):
-        if given.check.kind == "ct" or settings.label is not None:
+        if source != part / SKULL:
             write_volume(given.skull, part / SKULL)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
         members = write_members(part, result, settings.mesh_space) if len(result.members) > 1 else []
@@ -159,7 +154,7 @@ def write_case(
 
         with watch("report"):
             reports = [checked.report, *checked.candidates]
-            title, implant, spread_mm = case_name(source), result.implant, checked.uncertainty_mm
+            title, implant, spread_mm = as_text(case_name(source)), result.implant, checked.uncertainty_mm
             contents = designed_contents(title, record, given.skull, implant, mesh, reports, members, spread_mm, points)
             write_report(part, contents)
     return record
@@ -208,12 +203,16 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
         **settings.record(),
         "notice": NOTICE,
         "input": {
-            "path": given.path.name if given.path.parent == part else str(given.path.resolve()),
+            "path": shown_name(given.path),
             "sha256": given.digest,
             "shape": list(given.skull.mask.shape),
             "spacing_mm": [round(float(s), 6) for s in given.skull.spacing],
         },
-        "input_check": asdict(given.check) | {"defects": [asdict(defect) for defect in defects_of(result.fit)]},
+        "input_check": asdict(given.check)
+        | {
+            "warnings": [without_folders(warning, given.path) for warning in given.check.warnings],
+            "defects": [asdict(defect) for defect in defects_of(result.fit)],
+        },
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
         "pieces_ml": pieces_ml(result.implant),

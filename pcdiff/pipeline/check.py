@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.mesh import in_space
 
 if TYPE_CHECKING:
     from pcdiff.checks.criteria import Criteria
     from pcdiff.checks.report import Report
     from pcdiff.geometry.mesh import Mesh
     from pcdiff.geometry.volume import Volume
+    from pcdiff.prior.fit import PriorFit
+
+MAX_INDEX = 2**12  # see `mesh_to_mask`
+NEAR_MM = 8.0  # from a place of the completed surface to the implant's mesh
+MIN_FITTING = 0.8  # of a defect's surface near its implant
+MAX_ELSEWHERE = 0.6  # of that share near an implant in another place: about the vertex both overlap
 
 
 def check(
@@ -42,7 +50,8 @@ def check(
         The checks; the report's per-vertex values follow the order of the mesh's vertices.
 
     Raises:
-        InputError: Another grid, an empty implant, no head, or a skull without a defect.
+        InputError: Another lattice, an empty implant, no head, a skull without a defect, or a mesh that lies elsewhere
+            and would fit with x and y negated.
     """
     from pcdiff.checks import CompletedVault, Report, check_implant
     from pcdiff.checks.criteria import Criteria
@@ -52,10 +61,13 @@ def check(
     from pcdiff.prior.model import ShapePrior
 
     criteria = criteria or Criteria()
-    _check_grid(name, implant, skull)
+    implant = _on_grid(name, implant, skull)
+    fitted = fit(ShapePrior.shipped(), skull)
     if mesh is None:
         mesh = volume_to_mesh(implant)
-    vault = CompletedVault.of(fit(ShapePrior.shipped(), skull))
+    else:
+        _check_axes(name, mesh, fitted)
+    vault = CompletedVault.of(fitted)
     if not mesh.is_watertight:
         unknown = np.full(len(mesh.vertices), np.nan, np.float32)
         return Report((printable(mesh, vault.defects, float("nan"), criteria),), None, unknown, unknown)
@@ -68,21 +80,28 @@ def check(
 
 
 def check_files(
-    implant: Path, skull: Path, criteria: Criteria, clearance: float = 0.0, label: str | None = None
+    implant: Path,
+    skull: Path,
+    criteria: Criteria,
+    clearance: float = 0.0,
+    label: str | None = None,
+    space: str | None = None,
 ) -> Report:
     """Checks an implant's file against a skull's, see `check`.
 
-    implant: an STL (LPS, mm), or a mask on the skull's grid. skull: a CT or a mask, as `read_skull` takes them.
-    label: of the skull, if its file holds several.
+    implant: a mesh, see `read_mesh`, or a mask on the skull's lattice. skull: a CT or a mask, see `read_skull`.
+    label: of the skull, if its file holds several. space: of the mesh, `lps` or `ras`; None takes what the file says,
+    else LPS.
+
     Raises InputError for files that cannot be read or do not belong together, and as `check`.
     """
-    from pcdiff.geometry.mesh import read_stl
+    from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.imaging.volumes import read_volume
 
     bone, _ = read_skull(skull, label=label)
-    if implant.suffix.lower() == ".stl":
-        mesh = read_stl(implant)
+    if is_mesh(implant):
+        mesh = read_mesh(implant, space)
         solid = _inside(mesh, bone)
     else:
         mesh, solid = None, read_volume(implant)
@@ -97,16 +116,38 @@ def _inside(mesh: Mesh, skull: Volume) -> Volume:
     index = skull.to_index(mesh.vertices)
     low, high = np.floor(index.min(0)).astype(int), np.ceil(index.max(0)).astype(int) + 1
     mask = np.zeros_like(skull.mask)
-    if mesh.is_watertight and (low < skull.mask.shape).all() and (high > 0).all():
+    far = np.abs(index).max() >= MAX_INDEX
+    if mesh.is_watertight and not far and (low < skull.mask.shape).all() and (high > 0).all():
         low, high = np.clip(low, 0, skull.mask.shape), np.clip(high, 0, skull.mask.shape)
         mask[box_slices(low, high)] = mesh_to_mask(mesh, skull.crop(low, high))
     return skull.with_mask(mask)
 
 
-def _check_grid(name: str, implant: Volume, skull: Volume) -> None:
-    same = implant.mask.shape == skull.mask.shape and np.allclose(implant.affine, skull.affine, rtol=0, atol=1e-3)
-    if not same:
+def _on_grid(name: str, implant: Volume, skull: Volume) -> Volume:
+    """The implant on the skull's own grid. Raises InputError for a mask on another lattice."""
+    try:
+        placed = implant.on_grid_of(skull)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    if placed is None:
         raise InputError(
-            f"{name}: expected a mask on the skull's own grid, got shape {implant.mask.shape} beside "
-            f"{skull.mask.shape}, or other directions or origin; resample it to that grid, or give its STL"
+            f"{name}: expected a mask on the skull's own grid or a part of it, got shape {implant.mask.shape} "
+            f"beside {skull.mask.shape}, or other directions or origin; resample it to that grid, or give its STL"
+        )
+    return placed
+
+
+def _check_axes(name: str, mesh: Mesh, fitted: PriorFit) -> None:
+    """Raises InputError for a mesh beside the defects that would lie in them with x and y negated: it is in RAS."""
+    missing = fitted.completed_surface()
+    missing = missing[np.asarray(missing.defect) > 0]
+
+    def share_near(vertices: np.ndarray) -> float:
+        return float((cKDTree(vertices).query(missing.points, distance_upper_bound=NEAR_MM)[0] < NEAR_MM).mean())
+
+    fits = share_near(in_space(mesh.vertices, "ras"))
+    if fits > MIN_FITTING and share_near(mesh.vertices) < MAX_ELSEWHERE * fits:
+        raise InputError(
+            f"{name}: expected an implant in a defect, got one elsewhere; with x and y negated it fits, so its "
+            "coordinates are RAS: pass --mesh-space ras, or export it in LPS"
         )

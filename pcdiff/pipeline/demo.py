@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from pcdiff.data.craniotomy import simulate_craniotomy
+from pcdiff.files import sha256
 from pcdiff.geometry.metrics import scores
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.pipeline.case import write_case
-from pcdiff.pipeline.record import case_folder, write_record
+from pcdiff.pipeline.record import SKULL, case_folder, refuse_other_input, write_record
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.model import ShapePrior
 
@@ -32,7 +33,8 @@ def demo(folder: Path, settings: Settings, overwrite: bool = False) -> dict[str,
         defective_skull, truth = simulate_craniotomy(skull, KIND, rng)
         for name, volume in (("skull", skull), ("defective_skull", defective_skull), ("implant_true", truth)):
             write_volume(volume, part / f"{name}.nrrd")
-        record = write_case(part, part / "defective_skull.nrrd", method, settings)
+        refuse_other_input(folder, sha256(part / SKULL), overwrite)
+        record = write_case(part, part / SKULL, method, settings)
         implant = read_volume(part / "implant.nrrd")
         result = asdict(scores(implant, truth, defective_skull))
         record["scores"] = {name: round(float(value), 4) for name, value in result.items()}

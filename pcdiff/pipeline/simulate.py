@@ -12,7 +12,8 @@ from pcdiff import NOTICE, __version__
 from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
-from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, write_record
+from pcdiff.pipeline.names import shown_name
+from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, refuse_other_input, write_record
 
 
 def write_simulation(
@@ -38,6 +39,8 @@ def write_simulation(
     from pcdiff.data.craniotomy import simulate_craniotomy
 
     with case_folder(folder, overwrite, source) as part:
+        digest = input_digest(source)
+        refuse_other_input(folder, digest, overwrite)
         skull, check = read_skull(source, threshold, series, label, acquisition)
         if on_warning is not None:
             for warning in check.warnings:
@@ -48,7 +51,7 @@ def write_simulation(
         record = {
             "pcdiff": __version__,
             "notice": NOTICE,
-            "input": {"path": str(source.resolve()), "sha256": input_digest(source)},
+            "input": {"path": shown_name(source), "sha256": digest},
             "settings": {
                 **{"kind": kind, "defects": defects, "seed": seed},
                 **{"threshold": threshold, "series": series, "acquisition": acquisition, "label": label},

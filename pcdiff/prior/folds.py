@@ -11,15 +11,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from pcdiff.data.heads import load_head
 from pcdiff.errors import InputError
-from pcdiff.files import sha256, written_beside
+from pcdiff.files import sha256
 from pcdiff.prior.build import TableRadii, average, build, measure_tables, population_mean
-from pcdiff.prior.direction_map import Pose
+from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.model import PRIOR_FORMAT, ShapePrior
-from pcdiff.tensor_files import read_tensors
+from pcdiff.tensor_files import read_tensors, write_tensors
 
 TABLES_FORMAT = "pcdiff-tables-1"
 
@@ -65,11 +64,14 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
             mean, std = population_mean(heads, pool) if prior is None else (prior.mean, prior.std)
             table_radii = list(pool.map(partial(measure_tables, mean=mean, std=std), heads))
         fields = {name: np.stack([getattr(w, name) for w in table_radii]) for name in ("outer", "thickness", "present")}
-        with written_beside(stored) as beside:
-            tensors = {name: value.astype(np.float32) for name, value in fields.items()}
-            beside.write_bytes(save(tensors, {"format": TABLES_FORMAT}))
+        arrays = {name: value.astype(np.float32) for name, value in fields.items()}
+        write_tensors(stored, arrays, {"format": TABLES_FORMAT})
     tables = read_tensors(stored, "tables of the heads of a cache", "remove it and run again", TABLES_FORMAT)
-    return Population(tuple(names), **tables.tensors)
+    shape = (len(names), len(MAP.directions))
+    outer, thickness, present = (
+        tables.array(name, "float", shape, finite=False) for name in ("outer", "thickness", "present")
+    )
+    return Population(tuple(names), outer, thickness, present)
 
 
 def cached_heads(cache: Path, cases: str, skip: Sequence[str] = ()) -> list[str]:

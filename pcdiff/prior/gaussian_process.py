@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from pcdiff.config import StrictConfig
@@ -28,11 +29,17 @@ class Kernel(StrictConfig):
     """
 
     amplitudes: tuple[float, ...] = Field(description="mm")
-    lengths: tuple[float, ...] = Field(description="mm, at the reference radius")
+    lengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="mm, at the reference radius")
     noise: float = Field(gt=0, description="standard deviation of one measured ray, mm")
     mirrored: float = Field(default=0.4, description="correlation with the mirrored direction")
     learned: float = Field(default=0.0, ge=0, le=1, description="share of the modes' covariance")
     taper: float = Field(default=60.0, gt=0, description="mm")
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if len(self.amplitudes) != len(self.lengths):
+            raise ValueError(f"expected an amplitude for each length, got {self.amplitudes} and {self.lengths}")
+        return self
 
     def __call__(self, a: np.ndarray, b: np.ndarray, modes_a: np.ndarray, modes_b: np.ndarray) -> np.ndarray:
         """A (A, 3), b (B, 3) unit vectors; modes_a (M, A), modes_b (M, B) mm -> (A, B) mm^2."""

@@ -7,18 +7,22 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+from pydantic import BaseModel, Field
 
-from pcdiff.errors import InputError
-from pcdiff.files import sha256, written_beside
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.settings import SETTINGS, MapLayout, PriorSettings
-from pcdiff.tensor_files import check_layout, read_tensors
+from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
 
 PRIOR_FORMAT = "pcdiff-prior-2"
 REMEDY = "use the shipped one; in a clone of pcdiff tools/build_prior.py builds one"
 LICENCE = "CC-BY-NC-SA-4.0"
+
+
+class _Notes(BaseModel):
+    """What the metadata says beside the settings."""
+
+    heads: int = Field(ge=1, le=10**6)
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,20 @@ class ShapePrior:
 
     @classmethod
     def load(cls, path: Path) -> ShapePrior:
-        """Reads what `save` wrote. Raises InputError for another file, format, map layout or version of settings."""
+        """Reads what `save` wrote.
+
+        Raises InputError for another file, format, map layout or version of settings, a damaged file, and values that
+        are not finite.
+        """
         file = read_tensors(path, "a statistical shape model", REMEDY, PRIOR_FORMAT)
         settings = file.config(PriorSettings)
         check_layout(file.path, "direction map", settings.layout, MapLayout())
-        if missing := {"mean", "std", "modes", "present"} - file.tensors.keys():
-            raise InputError(
-                f"{path}: expected a statistical shape model, got one without {', '.join(missing)}; {REMEDY}"
-            )
-        values = {name: file.tensors[name].astype(np.float32) for name in ("mean", "std", "modes")}
-        present = file.tensors["present"].astype(np.float32) / 255
-        heads = int(file.metadata["heads"])
-        return cls(**values, present=present, heads=heads, settings=settings, digest=sha256(file.path))
+        rays = len(MAP.directions)
+        shapes: dict[str, tuple[int | None, ...]] = {"mean": (2, rays), "std": (2, rays), "modes": (None, 2, rays)}
+        values = {name: file.array(name, "float", shape).astype(np.float32) for name, shape in shapes.items()}
+        present = file.array("present", "uint8", (rays,)).astype(np.float32) / 255
+        heads = file.notes(_Notes).heads
+        return cls(**values, present=present, heads=heads, settings=settings, digest=file.sha256)
 
     def save(self, path: Path) -> None:
         """Writes the mean in single and the deviations in half precision, and the settings as JSON."""
@@ -68,8 +74,7 @@ class ShapePrior:
             "present": np.round(self.present * 255).astype(np.uint8),
         }
         metadata = {"format": PRIOR_FORMAT, "heads": str(self.heads), "license": LICENCE}
-        with written_beside(path) as beside:
-            beside.write_bytes(save(tensors, metadata | {"config": self.settings.model_dump_json()}))
+        write_tensors(path, tensors, metadata | {"config": self.settings.model_dump_json()})
 
     def draw(self, rng: np.random.Generator, spacing: float = 0.8, scale: float = 0.8) -> Volume:
         """Samples the vault of a synthetic healthy head, in voxels of `spacing` mm; scale: of the modes' weights."""

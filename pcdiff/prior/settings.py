@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pcdiff.config import StrictConfig
 from pcdiff.prior.direction_map import MAX_ANGLE_DEG, PIXEL, RADIUS, SIZE, TILT_DEG
 from pcdiff.prior.gaussian_process import Kernel
+
+MIN_RING_SPACING_MM = 0.5  # below it the regression of a large defect would take hours
 
 
 class MapLayout(StrictConfig):
@@ -82,6 +84,13 @@ class CompletionSettings(StrictConfig):
         default=((0.0, 8.0, 1.5), (8.0, 10.0, 3.0), (10.0, 25.0, 6.0), (25.0, 60.0, 12.0), (60.0, 400.0, 24.0)),
         description="spacing of the observed rays by distance from the defect: from, to, spacing in mm",
     )
+
+    @field_validator("rings")
+    @classmethod
+    def _outward(cls, rings: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float, float], ...]:
+        if not all(0 <= first < last and spacing >= MIN_RING_SPACING_MM for first, last, spacing in rings):
+            raise ValueError(f"rings lead outward, with rays {MIN_RING_SPACING_MM:g} mm apart at least, got {rings}")
+        return rings
 
     @property
     def kernels(self) -> tuple[Kernel, Kernel]:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from html import escape
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
+from pcdiff.report.templates import fill
 
 MAX_PAGE_BYTES = 15_000_000
 
 
-def write_page(path: Path, title: str, body: str) -> None:
+def write_page(path: Path, title: str, body: Markup) -> None:
     """Writes a page whose content security policy forbids every request and every script but its own two.
 
     Args:
         path: the file.
         title: title of the page, plain text.
-        body: HTML in which all foreign text is escaped.
+        body: what `templates.fill` made.
 
     Raises:
         InputError: the page is larger than MAX_PAGE_BYTES, or the file cannot be written.
@@ -32,24 +33,8 @@ def write_page(path: Path, title: str, body: str) -> None:
     scripts = [plotly, _asset("viewer.js")] if 'class="scene"' in body else []
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
-    text = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>{_asset("style.css")}</style>
-</head>
-<body>
-{body}
-{"".join(f"<script>{script}</script>" for script in scripts)}
-</body>
-</html>
-"""
-    data = text.encode("utf-8")
+    ours = {"policy": Markup(policy), "style": Markup(_asset("style.css")), "scripts": list(map(Markup, scripts))}
+    data = fill("page.html", title=title, body=body, **ours).encode("utf-8")
     if len(data) > MAX_PAGE_BYTES:
         raise InputError(
             f"{path}: expected a page of at most {MAX_PAGE_BYTES / 1e6:.0f} MB, got {len(data) / 1e6:.1f} MB; "
@@ -59,19 +44,15 @@ def write_page(path: Path, title: str, body: str) -> None:
         part.write_bytes(data)
 
 
-def picture_html(picture: np.ndarray, caption: str, kind: str = "") -> str:
+def picture_html(picture: np.ndarray, caption: str, kind: str = "") -> Markup:
     """(H, W, 3) uint8 as a figure with a caption, the PNG embedded. kind: CSS class."""
     from PIL import Image
 
     file = BytesIO()
     Image.fromarray(picture).save(file, format="PNG", compress_level=4)
+    height, width, _ = picture.shape
     data = base64.b64encode(file.getvalue()).decode()
-    alt = escape(caption, quote=True)
-    size = f'width="{picture.shape[1]}" height="{picture.shape[0]}"'
-    return (
-        f'<figure class="{escape(kind, quote=True)}"><img alt="{alt}" {size} src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return fill("figure.html", caption=caption, kind=kind, width=width, height=height, data=data)
 
 
 def _asset(name: str) -> str:

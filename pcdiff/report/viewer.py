@@ -3,95 +3,33 @@
 from __future__ import annotations
 
 import base64
-import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from pcdiff import NOTICE
 from pcdiff.report.colours import srgb
 from pcdiff.report.page import write_page
 from pcdiff.report.scene import Cloud, Scene, Surface
 from pcdiff.report.surfaces import bounds, oblique_view, outward_direction
+from pcdiff.report.templates import fill
 
 VIEW_BUTTONS = ("front", "back", "left", "right", "top", "oblique", "inside")
-HINT = (
-    "Drag to rotate, scroll to zoom, drag with the right button to move. "
-    "R, L, A, P, S, I: right, left, anterior, posterior, superior, inferior."
-)
-SLICE_GROUP = (
-    '<fieldset><legend>Slice</legend><select data-control="slice" aria-label="slice"><option>off</option>'
-    "<option>axial</option><option>coronal</option><option>sagittal</option></select>"
-    '<div class="slicing" hidden><input type="range" data-control="at" step="0.5" aria-label="position of the slice">'
-    '<label><input type="checkbox" data-control="other"> other half</label></div></fieldset>'
-)
 
 
 def write_scene(scene: Scene, path: Path) -> None:
     """Writes a page that shows only a scene. Raises InputError as `write_page` does."""
-    heading = f'<header class="bare"><h1>{escape(scene.title)}</h1></header>'
-    write_page(
-        path,
-        f"{scene.title} - pcdiff",
-        f'<p class="notice">{escape(NOTICE)}</p><main class="wide">{heading}{scene_html(scene)}</main>',
-    )
+    body = fill("scene_page.html", notice=NOTICE, title=scene.title, scene=scene_html(scene))
+    write_page(path, f"{scene.title} - pcdiff", body)
 
 
-def scene_html(scene: Scene) -> str:
+def scene_html(scene: Scene) -> Markup:
     """A 3D view of a scene with its controls; `web/viewer.js` draws it."""
-    groups = [_show_group(scene), _colour_group(scene), SLICE_GROUP, _step_group(scene), _view_group()]
-    data = json.dumps(_scene_data(scene), allow_nan=False).replace("<", "\\u003c")
-    return (
-        f'<div class="scene"><div class="plot" role="img" aria-label="3D view"></div>'
-        f'<div class="controls">{"".join(groups)}</div><p class="hint">{HINT}</p>'
-        f'<script type="application/json">{data}</script></div>'
-    )
-
-
-def _show_group(scene: Scene) -> str:
-    shows = [_checkbox("surface", n, s.name, s.shown, _hex(s.shape.colour)) for n, s in enumerate(scene.surfaces)]
-    shows += [_checkbox("cloud", n, c.name, c.shown, _hex(c.colour)) for n, c in enumerate(scene.clouds)]
-    return f'<fieldset><legend>Show</legend><div class="row">{"".join(shows)}</div></fieldset>'
-
-
-def _colour_group(scene: Scene) -> str:
-    """The distance to the true implant, where there is one, is selected at the start."""
-    fields = scene.implant.fields
-    if not fields:
-        return ""
-    options = "".join(
-        f'<option value="{escape(f.name)}"{" selected" if f.name == "error" else ""}>{escape(f.title)}</option>'
-        for f in fields
-    )
-    return (
-        '<fieldset><legend>Colour the implant by</legend><select data-control="field" aria-label="colour by">'
-        f'<option value="">nothing</option>{options}</select></fieldset>'
-    )
-
-
-def _step_group(scene: Scene) -> str:
-    moving = next((cloud for cloud in scene.clouds if len(cloud.frames) > 1), None)
-    if moving is None:
-        return ""
-    return (
-        f'<fieldset><legend>Sampling step</legend><input type="range" data-control="frame" min="0" '
-        f'max="{len(moving.frames) - 1}" value="0" step="1" aria-label="sampling step">'
-        f'<output class="caption">{escape(moving.captions[0])}</output></fieldset>'
-    )
-
-
-def _view_group() -> str:
-    views = "".join(f'<button type="button" data-view="{name}">{name}</button>' for name in VIEW_BUTTONS)
-    return f'<fieldset><legend>View from</legend><div class="row">{views}</div></fieldset>'
-
-
-def _checkbox(control: str, number: int, name: str, shown: bool, colour: str) -> str:
-    checked = " checked" if shown else ""
-    return (
-        f'<label><input type="checkbox" data-control="{control}" value="{number}"{checked}>'
-        f'<span class="swatch" style="background:{colour}"></span>{escape(name)}</label>'
+    captions = next((cloud.captions for cloud in scene.clouds if len(cloud.frames) > 1), ())
+    return fill(
+        "scene.html", data=_scene_data(scene), fields=scene.implant.fields, captions=captions, views=VIEW_BUTTONS
     )
 
 

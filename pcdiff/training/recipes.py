@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
-from pcdiff.config import StrictConfig, YamlLoader, override, validate_config
+from pcdiff.config import StrictConfig, override, read_yaml, validate_config
 from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
 from pcdiff.methods.friedrich2023.config import PaperConfig
@@ -161,20 +160,15 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
 
     Its `method` decides which class of `RECIPES` it is. Raises InputError that names every wrong key.
     """
-    try:
-        values = yaml.load(Path(path).read_text(), YamlLoader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: expected a YAML recipe, got {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a YAML recipe with sections, got a {type(values).__name__}")
+    values = read_yaml(Path(path), "a YAML recipe with sections")
     for name, value in (overrides or {}).items():
         override(values, name, value)
     log.info("recipe %s", path)
-    method = str(values.get("method", "none"))
-    if method not in RECIPES:
+    method = values.get("method", "none")
+    if not isinstance(method, str) or method not in RECIPES:
         names = ", ".join(RECIPES)
         raise InputError(
-            f"{path}: expected a recipe with method: one of {names}, got {method}; add a line `method: NAME`"
+            f"{path}: expected a recipe with method: one of {names}, got {str(method)[:80]}; add a line `method: NAME`"
         )
     return validate_config(RECIPES[method], values, str(path))
 

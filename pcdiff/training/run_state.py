@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
-from safetensors.torch import save
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
-from pcdiff.tensor_files import read_tensors
+from pcdiff.foreign import read_bytes
+from pcdiff.nets.states import check_state
+from pcdiff.tensor_files import TensorFile, read_tensors, write_tensors
 from pcdiff.training.recipes import RunConfig
 
 # Sections of `run` that may change when a run goes on: they do not change what is trained.
 FREE = {"data", "cache", "out", "workers", "checkpoint_minutes", "tensorboard", "validate_every", "validate_cases"}
+
+
+ANOTHER = "checkpoint of another network; choose another `run.out`"
+REMEDY = "remove it, or choose another `run.out`"
+
+
+class _Progress(BaseModel):
+    """What a checkpoint's metadata says of the run."""
+
+    step: int = Field(ge=0)
+    validated: int = Field(ge=0)
+    best: float = Field(gt=-math.inf, description="infinite before the first validation, never NaN")
 
 
 @dataclass
@@ -52,25 +66,42 @@ class State:
             "config": config.model_dump_json(),
             "pcdiff": __version__,
         }
-        with written_beside(path) as beside:
-            beside.write_bytes(save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
+        write_tensors(path, tensors, metadata)
 
     def load(self, path: Path) -> None:
-        """Restores what `save` wrote. Raises InputError if the file holds another network."""
-        file = read_tensors(path, "a checkpoint of a run", "remove it, or choose another `run.out`", framework="pt")
-        tensors, self.step, self.best = file.tensors, int(file.metadata["step"]), float(file.metadata["best"])
-        self.validated = int(file.metadata.get("validated", self.step))
-        try:
-            self.model.load_state_dict(_part(tensors, "model."))
-            if self.ema is not None:
-                self.ema.load_state_dict(_part(tensors, "ema."))
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"{path}: checkpoint of another network; choose another `run.out` ({error})") from error
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "optimiser.").items():
-            number, field = name.split(".", 1)
-            moments.setdefault(int(number), {})[field] = value
+        """Restores what `save` wrote; a file that does not fit changes nothing.
+
+        Raises InputError if the file holds another network, or is damaged.
+        """
+        file = read_tensors(path, "a checkpoint of a run", REMEDY, framework="pt")
+        progress = file.notes(_Progress)
+        weights, averages = _part(file.tensors, "model."), _part(file.tensors, "ema.")
+        check_state(weights, self.model.state_dict(), path, ANOTHER)
+        check_state(averages, {} if self.ema is None else self.ema.state_dict(), path, ANOTHER)
+        if averages and not 0 <= int(averages["step"]) <= progress.step:
+            raise InputError(
+                f"{path}: expected averages of step {progress.step}, got {int(averages['step'])}; {REMEDY}"
+            )
+        moments = self._moments(file)
+        self.step, self.validated, self.best = progress.step, progress.validated, progress.best
+        self.model.load_state_dict(weights)
+        if self.ema is not None:
+            self.ema.load_state_dict(averages)
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
+
+    def _moments(self, file: TensorFile) -> dict[int, dict[str, Tensor]]:
+        """The moments of Adam by the number of their parameter."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(file.tensors, "optimiser.").items():
+            digits, _, part = name.partition(".")
+            moments.setdefault(int(digits) if re.fullmatch(r"\d{1,6}", digits) else -1, {})[part] = value
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        for number, found in moments.items():
+            if not 0 <= number < len(parameters):
+                raise InputError(f"{file.path}: {ANOTHER} (moments of more parameters than it has)")
+            like = parameters[number]
+            check_state(found, {"step": torch.tensor(0.0), "exp_avg": like, "exp_avg_sq": like}, file.path, ANOTHER)
+        return moments
 
 
 def same_recipe(path: Path, config: BaseModel) -> None:
@@ -83,10 +114,10 @@ def same_recipe(path: Path, config: BaseModel) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(path) as beside:
-                beside.write_text(resolved)
+                beside.write_bytes(resolved.encode())
         except OSError as error:
             raise InputError(f"{path.parent}: expected a folder to write to, got {error.strerror}") from error
-    elif path.read_text() != resolved:
+    elif read_bytes(path, "the recipe of a run", "choose another `run.out`") != resolved.encode():
         raise InputError(f"{path}: the folder holds a run of another recipe; choose another `run.out` or remove it")
 
 

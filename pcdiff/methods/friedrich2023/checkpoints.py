@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from pcdiff import __version__
+from pcdiff.config import validate_config
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
+from pcdiff.foreign import check_file, parsing
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
 from pcdiff.methods.friedrich2023.denoiser_weights import denoiser_state_from, denoiser_state_to
 from pcdiff.methods.friedrich2023.voxelisation import VoxelisationNetwork
 from pcdiff.methods.friedrich2023.voxelisation_weights import voxelisation_state_from, voxelisation_state_to
-from pcdiff.tensor_files import read_tensors
+from pcdiff.nets.states import load_network
+from pcdiff.tensor_files import read_tensors, write_tensors
 
 FORMAT = "pcdiff-paper-1"
 MAX_BYTES = 4 * 2**30  # a larger file is refused
+MAX_DEPTH = 4  # of mappings around the weights
+ANOTHER = "weights of another network; import the checkpoint anew, or train one"
+CHECKPOINT = "a checkpoint of tensors and plain values"
+SAVE_AGAIN = "save its state_dict alone with torch.save"
 # Keys under which training scripts store weights; averaged weights are preferred to the last step's.
 AVERAGED_KEYS = ("ema_state_dict", "ema_state", "model_ema", "ema")
 WEIGHTS_KEYS = (*AVERAGED_KEYS, "model_state", "model_state_dict", "state_dict", "model")
@@ -42,13 +49,12 @@ class PaperModel:
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
         """Writes one safetensors file, float32; `notes` go into its metadata."""
         tensors = {
-            f"{name}.{key}": value.detach().cpu().float().contiguous()
+            f"{name}.{key}": value.float()
             for name, network in self._networks().items()
             for key, value in network.state_dict().items()
         }
         metadata = {"format": FORMAT, "config": self.config.model_dump_json(), "pcdiff": __version__, **(notes or {})}
-        with written_beside(path) as beside:
-            beside.write_bytes(save(tensors, metadata))
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path) -> PaperModel:
@@ -59,6 +65,8 @@ class PaperModel:
         for name, value in file.tensors.items():
             network, _, key = name.partition(".")
             states.setdefault(network, {})[key] = value
+        if unknown := states.keys() - {"denoiser", "voxelisation"}:
+            raise InputError(f"{path}: expected the paper's weights, got an unknown {min(unknown)[:80]}; {file.remedy}")
         return cls.of(config, states.get("denoiser"), states.get("voxelisation"), str(path))
 
     @classmethod
@@ -71,9 +79,9 @@ class PaperModel:
         """
         networks: dict[str, Any] = {}
         if denoiser is not None:
-            networks["denoiser"] = _loaded(PaperDenoiser(config.network), denoiser, where)
+            networks["denoiser"] = load_network(partial(PaperDenoiser, config.network), denoiser, where, ANOTHER)
         if voxelisation is not None:
-            networks["voxelisation"] = _loaded(VoxelisationNetwork(), voxelisation, where)
+            networks["voxelisation"] = load_network(VoxelisationNetwork, voxelisation, where, ANOTHER)
         return cls(config, **networks)
 
     def _networks(self) -> dict[str, nn.Module]:
@@ -129,20 +137,13 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     Raises InputError for a file that holds anything but tensors and plain values, or no weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint, found none; check the path")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path}: expected a checkpoint of 4 GiB at most, got {path.stat().st_size / 2**30:.1f} GiB")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = read_tensors(path, "a checkpoint", "save it again", framework="pt").tensors
-        else:
+    check_file(path, CHECKPOINT, SAVE_AGAIN, MAX_BYTES)
+    if path.suffix == ".safetensors":
+        content: Any = read_tensors(path, CHECKPOINT, SAVE_AGAIN, framework="pt").tensors
+    else:
+        with parsing(path, CHECKPOINT, SAVE_AGAIN):
+            _check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path}: expected a checkpoint of tensors and plain values, got another file ({_line(error)}); "
-            "save its state_dict alone with torch.save"
-        ) from error
     weights = _find_weights(content)
     if not weights:
         raise InputError(
@@ -152,12 +153,12 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     return {_without_wrappers(name): value for name, value in weights.items()}
 
 
-def _loaded(network: nn.Module, state: dict[str, Tensor], where: str) -> nn.Module:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{where}: weights of another network: {_line(error)}") from error
-    return network.eval()
+def _check_archive(path: Path) -> None:
+    """Raises ValueError for a ZIP archive that unpacks to more than it holds; torch.save never compresses."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("a compressed archive, which torch.save does not write")
 
 
 def _at_width(config: PaperConfig, foreign: Mapping[str, Tensor]) -> PaperConfig:
@@ -165,22 +166,26 @@ def _at_width(config: PaperConfig, foreign: Mapping[str, Tensor]) -> PaperConfig
     tensor = foreign.get(WIDTH_TENSOR, foreign.get(WIDTH_TENSOR.removeprefix("model.")))
     if tensor is None or tensor.ndim != 5 or tensor.shape[0] % 8:
         return config  # the later check of names and shapes reports what is wrong
-    return config.model_copy(update={"network": config.network.model_copy(update={"width": tensor.shape[0] / 32})})
+    network = config.network.model_dump() | {"width": tensor.shape[0] / 32}
+    return config.model_copy(update={"network": validate_config(type(config.network), network, WIDTH_TENSOR)})
 
 
-def _find_weights(content: Any) -> dict[str, Tensor]:
-    """The tensors under the first of `WEIGHTS_KEYS` that has any, however deep, else those at the top; {} for none."""
-    if not isinstance(content, Mapping):
+def _find_weights(content: Any, depth: int = 0) -> dict[str, Tensor]:
+    """The tensors under the first of `WEIGHTS_KEYS` that has any, else those at the top; {} for none."""
+    if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return {}
     for key in WEIGHTS_KEYS:
-        if weights := _find_weights(content.get(key)):
+        if weights := _find_weights(content.get(key), depth + 1):
             return weights
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor) and value.ndim > 0}
+    return {str(name): value for name, value in content.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that holds all its values; a few bytes can stand for a sparse or repeated one."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or value.layout != torch.strided or value.is_quantized:
+        return False
+    return value.device.type == "cpu" and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
 
 
 def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPER_NAMES)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -13,12 +13,12 @@ from pcdiff.config import StrictConfig, override, validate_config
 class PaperNetworkConfig(StrictConfig):
     """The noise network of Friedrich et al. (2023); defaults are the paper's."""
 
-    width: float = Field(default=1.0, gt=0, description="multiplies all channels; a multiple of 1 / 4")
-    skull_points: int = Field(default=27_648, gt=0)
-    implant_points: int = Field(default=3_072, gt=0)
+    width: float = Field(default=1.0, gt=0, le=8, description="multiplies all channels; a multiple of 1 / 4")
+    skull_points: int = Field(default=27_648, gt=0, le=10**6)
+    implant_points: int = Field(default=3_072, gt=0, le=10**6)
     centres: tuple[int, int, int, int] = Field(default=(10_240, 2_560, 640, 160), description="of each stage")
     radii: tuple[float, float, float, float] = Field(default=(0.1, 0.2, 0.4, 0.8), description="network units")
-    neighbours: int = Field(default=128, gt=0)
+    neighbours: int = Field(default=128, gt=0, le=4096)
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @property
@@ -47,9 +47,9 @@ class PaperConfig(StrictConfig):
         default="ancestral", description="ancestral is DDPM, euler DDIM"
     )
     spacing_mm: float = Field(
-        default=0.45, gt=0, description="voxel size of the cube in which the solid is made; SkullBreak: 0.4"
+        default=0.45, gt=0.01, description="voxel size of the cube in which the solid is made; SkullBreak: 0.4"
     )
-    resolution: int = Field(default=512, ge=16, multiple_of=4, description="voxels along its sides")
+    resolution: int = Field(default=512, ge=16, le=1024, multiple_of=4, description="voxels along its sides")
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="of the noise network; bf16 changes the predicted noise by 1.4 % on average"
     )

@@ -50,6 +50,8 @@ def denoiser_state_from(foreign: Mapping[str, Tensor], config: PaperNetworkConfi
         value, shape = foreign[theirs], shapes[ours]
         if tuple(value.shape) != tuple(_as_convolution(theirs, torch.empty(shape, device="meta")).shape):
             raise InputError(f"{theirs}: expected the values of {tuple(shape)}, got shape {tuple(value.shape)}")
+        if not value.is_floating_point():
+            raise InputError(f"{theirs}: expected floats, got {value.dtype}; is this another network's file?")
         state[ours] = value.float().reshape(shape)
     return state
 

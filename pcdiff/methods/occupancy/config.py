@@ -51,7 +51,9 @@ class OccupancySettings(StrictConfig):
         ),
         description="cubes around a query point: map, points along a side, lattice steps from point to point",
     )
-    width: int = Field(default=384, gt=1, description="units of the first hidden layer; the second has half of them")
+    width: int = Field(
+        default=384, gt=1, le=65_536, description="units of the first hidden layer; the second has half of them"
+    )
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     # A DSC of D is maximised by all points with a probability above D / 2 (Lipton et al. 2014): here 0.38,
@@ -75,6 +77,8 @@ class OccupancySettings(StrictConfig):
     def _known_maps(cls, patches: tuple[tuple[str, int, int], ...]) -> tuple[tuple[str, int, int], ...]:
         if unknown := {name for name, _, _ in patches} - set(MAPS):
             raise ValueError(f"this version computes patches of {'; '.join(MAPS)}; got {'; '.join(sorted(unknown))}")
+        if any(not (0 < side <= 9 and 0 < step <= 16) for _, side, step in patches):
+            raise ValueError("patches have 1 to 9 points along a side, 1 to 16 lattice steps apart")
         return patches
 
     @property

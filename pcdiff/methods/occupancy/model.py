@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from scipy import ndimage
 from torch import Tensor
 
-from pcdiff.errors import InputError
-from pcdiff.files import written_beside
 from pcdiff.geometry.occupancy import Head
 from pcdiff.methods.occupancy.config import OccupancySettings
 from pcdiff.methods.occupancy.features import OccupancyQueries, build_occupancy_features
 from pcdiff.methods.occupancy.fused import OccupancyCorrection
 from pcdiff.methods.occupancy.network import OccupancyNetwork
 from pcdiff.nets.devices import on_device
+from pcdiff.nets.states import load_network
 from pcdiff.prior.fit import PriorFit
-from pcdiff.tensor_files import read_tensors
+from pcdiff.tensor_files import read_tensors, write_tensors
 
 __all__ = ["OccupancyCorrection", "OccupancyModel"]
 
@@ -43,33 +42,32 @@ class OccupancyModel:
 
     @classmethod
     def load(cls, path: Path) -> OccupancyModel:
-        """Reads what `save` wrote. Raises InputError for another file or format, or other settings."""
+        """Reads what `save` wrote.
+
+        Raises InputError for another file or format, other settings, a damaged file, and weights that are not finite.
+        """
         file = read_tensors(path, "weights of an occupancy network", REMEDY, OCCUPANCY_FORMAT, "pt")
         settings = file.config(OccupancySettings)
-        mean = file.tensors.pop("mean").numpy()
+        mean = file.array("mean", "uint8", settings.mean_shape)
         states: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, value in file.tensors.items():
             member, _, parameter = name.partition(".")
-            states[member][parameter] = value.float()
-        try:
-            networks = tuple(_network(settings, states[member]) for member in sorted(states))
-        except RuntimeError as error:
-            raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
-        if mean.shape != settings.mean_shape:
-            raise InputError(f"{path}: expected a mean head of {settings.mean_shape}, got {mean.shape}; train anew")
-        return cls(networks, mean, settings)
+            if parameter:
+                states[member][parameter] = value
+        make = partial(OccupancyNetwork, settings)
+        networks = [load_network(make, states[member], path) for member in sorted(states)]
+        return cls(tuple(networks), mean, settings)
 
     def save(self, path: Path, notes: dict[str, str] | None = None) -> None:
         """Writes the networks in half precision, the mean head, and the settings as JSON."""
         tensors = {
-            f"{member}.{name}": value.to(torch.float16).contiguous()
+            f"{member}.{name}": value.to(torch.float16)
             for member, network in enumerate(self.networks)
             for name, value in network.state_dict().items()
         }
         tensors["mean"] = torch.from_numpy(self.mean)
         metadata = {"format": OCCUPANCY_FORMAT, "config": self.settings.model_dump_json(), "license": "CC-BY-NC-SA-4.0"}
-        with written_beside(path) as beside:
-            beside.write_bytes(save(tensors, metadata | (notes or {})))
+        write_tensors(path, tensors, metadata | (notes or {}))
 
     def build_queries(self, fit: PriorFit, head: Head) -> OccupancyQueries:
         """The query points around the defects of a fitted skull."""
@@ -103,12 +101,6 @@ class OccupancyModel:
                 for network in networks:
                     total[some] += network(features, tables).cpu().numpy()
         return total / (2 * len(networks))
-
-
-def _network(settings: OccupancySettings, state: dict[str, Tensor]) -> OccupancyNetwork:
-    network = OccupancyNetwork(settings)
-    network.load_state_dict(state)
-    return network.eval()
 
 
 def _large_regions(changed: np.ndarray, counted: np.ndarray, min_points: int) -> np.ndarray:

@@ -41,9 +41,9 @@ LAYOUT = SurfaceLayout()  # that this version computes
 class SurfaceNetworkConfig(StrictConfig):
     """Size of the point network."""
 
-    width: int = Field(default=96, gt=0, multiple_of=16, description="channels of each point")
-    blocks: int = Field(default=4, gt=0, description="blocks of attention and perceptron")
-    heads: int = Field(default=4, gt=0, description="attention heads; each learns how far it looks")
+    width: int = Field(default=96, gt=0, le=4096, multiple_of=16, description="channels of each point")
+    blocks: int = Field(default=4, gt=0, le=64, description="blocks of attention and perceptron")
+    heads: int = Field(default=4, gt=0, le=64, description="attention heads; each learns how far it looks")
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -69,15 +69,23 @@ class SurfaceDiffusionConfig(StrictConfig):
         description="noise at the start over sigma_max: widens the samples to the errors on held-out heads",
     )
     draws: int = Field(
-        default=8, gt=0, multiple_of=2, description="samples whose mean is the answer where one candidate is asked for"
+        default=8,
+        gt=0,
+        le=1024,
+        multiple_of=2,
+        description="samples whose mean is the answer where one candidate is asked for",
     )
-    steps: int = Field(default=6, gt=0)
+    steps: int = Field(default=6, gt=0, le=1000)
     sampler: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "heun"
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
         if not self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min must be less than sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if min(self.lengths_mm, default=0.0) <= 0 or min(self.shares, default=0.0) < 0:
+            raise ValueError(
+                f"lengths_mm must be positive and shares not negative, got {self.lengths_mm}, {self.shares}"
+            )
         if len(self.lengths_mm) != len(self.shares) or abs(sum(self.shares) - 1) > 1e-6:
             raise ValueError(f"shares must be one for each length and add up to 1, got {self.shares}")
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from pcdiff.config import StrictConfig
@@ -31,8 +33,10 @@ LAYOUT = VolumetricLayout()
 class UNetConfig(StrictConfig):
     """The size of the network."""
 
-    widths: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1, max_length=3, description="channels")
-    blocks: int = Field(default=1, gt=0, description="residual blocks of each level")
+    widths: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = Field(
+        default=(32, 64, 128), min_length=1, max_length=3, description="channels"
+    )
+    blocks: int = Field(default=1, gt=0, le=64, description="residual blocks of each level")
 
     def make(self) -> UNet3d:
         """An untrained network for `LAYOUT`."""

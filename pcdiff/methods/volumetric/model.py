@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from pcdiff.errors import InputError
-from pcdiff.files import written_beside
 from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.volumetric.config import LAYOUT, VolumetricConfig
 from pcdiff.methods.volumetric.features import LATTICE, Window, halved, mirrored, network_inputs
 from pcdiff.nets.devices import on_device
+from pcdiff.nets.states import load_network
 from pcdiff.nets.unet3d import UNet3d
-from pcdiff.tensor_files import check_layout, read_tensors
+from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
 
 HALF_SHAPE = tuple(n // 2 for n in LATTICE.shape)
 UNET_FORMAT = "pcdiff-unet-2"
@@ -37,30 +35,22 @@ class VolumetricModel:
     def load(cls, path: Path) -> VolumetricModel:
         """Reads what `save` wrote; the network is in evaluation mode.
 
-        Raises InputError for another file, format or layout, a config of another version, or another mean head.
+        Raises InputError for another file, format or layout, a config of another version, another mean head, a damaged
+        file, and weights that are not finite.
         """
         file = read_tensors(path, "weights of a volumetric U-Net", REMEDY, UNET_FORMAT, "pt")
         config = file.config(VolumetricConfig)
         check_layout(file.path, "lattice or other channels", config.layout, LAYOUT)
-        mean = file.tensors.pop("mean", torch.zeros(0)).numpy()
-        if mean.shape != LAYOUT.shape or mean.dtype != np.uint8:
-            raise InputError(
-                f"{path}: expected a mean head of uint8 {LAYOUT.shape}, got {mean.dtype} {mean.shape}; train anew"
-            )
-        network = config.network.make()
-        try:
-            network.load_state_dict({name: value.float() for name, value in file.tensors.items()})
-        except RuntimeError as error:
-            raise InputError(f"{path}: weights of another version's network; train anew, or use its version") from error
-        return cls(network.eval(), mean, config)
+        mean = file.array("mean", "uint8", LAYOUT.shape)
+        state = {name: value for name, value in file.tensors.items() if name != "mean"}
+        return cls(load_network(config.network.make, state, path), mean, config)
 
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
         """Writes the weights in half precision, the mean head, and the config as JSON; notes go into the metadata."""
-        tensors = {name: value.half().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        tensors = {name: value.half() for name, value in self.network.state_dict().items()}
         tensors["mean"] = torch.from_numpy(self.mean)
         metadata = {"format": UNET_FORMAT, "config": self.config.model_dump_json(), "license": "CC-BY-NC-SA-4.0"}
-        with written_beside(path) as beside:
-            beside.write_bytes(save(tensors, metadata | dict(notes or {})))
+        write_tensors(path, tensors, metadata | dict(notes or {}))
 
     @torch.inference_mode()
     def predict(

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 from tqdm import tqdm
 
 from pcdiff.data.cases import Case
-from pcdiff.files import written_beside
 from pcdiff.geometry.surface import sample_surface
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.friedrich2023.points import PaperFrame, outer_mesh
-from pcdiff.tensor_files import read_tensors
+from pcdiff.tensor_files import read_tensors, write_tensors
 
 FORMAT = "pcdiff-surfaces-2"
 
@@ -57,8 +55,7 @@ def store_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool
                 "shape": np.array(loaded.implant.mask.shape),
             }
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_beside(path) as beside:
-                beside.write_bytes(save(tensors, {"format": FORMAT}))
+            write_tensors(path, tensors, {"format": FORMAT})
         paths.append(path)
     return paths
 
@@ -66,7 +63,11 @@ def store_surfaces(cases: Sequence[Case], cache: Path, pool: int, progress: bool
 def load_surfaces(path: Path) -> Surfaces:
     """Reads what `store_surfaces` wrote. Raises InputError for any other file."""
     file = read_tensors(path, "surfaces of a case", "remove the file, and they are made anew", FORMAT)
-    return Surfaces(*(file.tensors[name] for name in ("skull", "implant", "normals", "affine", "shape")))
+    skull, implant = (file.array(name, "float", (None, 3)) for name in ("skull", "implant"))
+    normals = file.array("normals", "float", implant.shape)
+    return Surfaces(
+        skull, implant, normals, file.array("affine", "float", (4, 4)), file.array("shape", "integer", (3,))
+    )
 
 
 def denoiser_sample(surfaces: Surfaces, config: PaperConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from pcdiff.files import sha256, written_beside
+from pcdiff.files import sha256
 from pcdiff.methods.registry import weights_files, weights_of
 from pcdiff.methods.surface.config import LAYOUT
 from pcdiff.methods.volumetric.method import VolumetricMethod, load_from
+from pcdiff.tensor_files import read_tensors, write_tensors
 from pcdiff.training.surface.pairs import make_pair, mirrored
 from pcdiff.training.volumetric.fitted import FittedCase
 
@@ -46,10 +45,21 @@ class Pairs(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         """Points drawn at random."""
-        pair = load_file(self.files[item % len(self.files)])
+        pair = _load_pair(self.files[item % len(self.files)])
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, item]).generate_state(1)[0]))
         some = torch.randperm(len(pair["target"]), generator=generator)[: self.anchors]
         return {name: values[some] for name, values in pair.items()}
+
+
+def _load_pair(path: Path) -> dict[str, Tensor]:
+    """Reads what `store_pairs` wrote. Raises InputError for another file."""
+    file = read_tensors(path, "a training pair", "remove it and run again", framework="pt")
+    count = len(file.array("target", "float", (None,)))
+    profile = (count, len(LAYOUT.offsets_mm), LAYOUT.channels)
+    shapes = {"valid": (count,), "positions": (count, 3), "normals": (count, 3), "static": (count, len(LAYOUT.static))}
+    for name, shape in (shapes | {"profile": profile}).items():
+        file.array(name, "float", shape)
+    return {name: file.tensors[name] for name in ("target", "profile", *shapes)}
 
 
 def store_pairs(
@@ -91,6 +101,5 @@ def _store(job: tuple[Path, bool], folder: Path, unet: Path, count: int) -> Path
         return None
     arrays = {name: value.astype(np.float16) for name, value in vars(pair.anchors).items()}
     arrays |= {"target": pair.target.astype(np.float16), "valid": pair.valid.astype(np.float16)}
-    with written_beside(path) as beside:
-        beside.write_bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
+    write_tensors(path, arrays, {})
     return path

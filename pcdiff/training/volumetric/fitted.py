@@ -10,26 +10,24 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 from scipy import ndimage
 from tqdm import tqdm
 
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
 from pcdiff.geometry.occupancy import Head
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.volumetric.features import LATTICE, Window, defect_windows
 from pcdiff.prior.defects import open_rays
-from pcdiff.prior.direction_map import MAP, Pose
+from pcdiff.prior.direction_map import MAP, SIZE, Pose
 from pcdiff.prior.fit import PriorFit, fit_head
 from pcdiff.prior.model import ShapePrior
-from pcdiff.tensor_files import read_tensors
+from pcdiff.tensor_files import read_tensors, write_tensors
 from pcdiff.training.recipes import VolumetricSamplesConfig
 from pcdiff.training.volumetric.cut import cut_region
 from pcdiff.training.volumetric.heads import Heads
@@ -95,16 +93,19 @@ class FittedCase:
         arrays = {"bone": self.bone, "missing": self.missing, "used": np.array(self.used, np.int64)}
         arrays |= {f"maps.{name}": values.astype(np.float32) for name, values in vars(self.maps).items()}
         arrays["windows"] = np.array([[[s.start, s.stop] for s in window] for window in self.windows])
-        with written_beside(path) as beside:
-            beside.write_bytes(save(arrays, {"format": FITTED_FORMAT}))
+        write_tensors(path, arrays, {"format": FITTED_FORMAT})
 
     @classmethod
     def load(cls, path: Path) -> FittedCase:
         """Reads what `save` wrote. Raises InputError for another file."""
-        arrays = read_tensors(path, "a fitted case", "remove it and run again", FITTED_FORMAT).tensors
-        maps = TableMaps(**{key[5:]: values for key, values in arrays.items() if key.startswith("maps.")})
-        windows = tuple((slice(*a), slice(*b), slice(*c)) for a, b, c in arrays["windows"].tolist())
-        return cls(arrays["bone"], arrays["missing"], maps, windows, tuple(arrays["used"].tolist()))
+        file = read_tensors(path, "a fitted case", "remove it and run again", FITTED_FORMAT)
+        bone, missing = (file.array(name, "uint8", LATTICE.shape) for name in ("bone", "missing"))
+        maps = TableMaps(*(file.array(f"maps.{each.name}", "float", (SIZE, SIZE)) for each in fields(TableMaps)))
+        ends = file.array("windows", "integer", (None, 3, 2))
+        if ((ends[..., 0] < 0) | (ends[..., 1] <= ends[..., 0]) | (ends[..., 1] > np.array(LATTICE.shape))).any():
+            raise InputError(f"{path}: expected windows inside the lattice, got others; {file.remedy}")
+        windows = tuple((slice(*a), slice(*b), slice(*c)) for a, b, c in ends.tolist())
+        return cls(bone, missing, maps, windows, tuple(file.array("used", "integer", (None,)).tolist()))
 
 
 @dataclass(frozen=True)

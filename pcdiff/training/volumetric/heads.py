@@ -12,19 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save
 from torch import Tensor
 from tqdm import tqdm
 
 from pcdiff.data.augmentation.registration import register, signed_distance
 from pcdiff.data.heads import load_head
-from pcdiff.files import sha256, written_beside
+from pcdiff.files import sha256
 from pcdiff.geometry.occupancy import Head
 from pcdiff.methods.occupancy.lattice import Lattice
 from pcdiff.methods.volumetric.features import LATTICE, Window, soft_occupancy
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
-from pcdiff.tensor_files import read_tensors
+from pcdiff.tensor_files import read_tensors, write_tensors
 from pcdiff.training.volumetric.warps import BOX, HEAD_LOW, HEAD_SHAPE, HEAD_STEP
 
 log = logging.getLogger(__name__)
@@ -99,13 +98,14 @@ def load_heads(
     if not stored.exists():
         log.info("posing and registering %d heads, about four seconds each; they are stored in %s", len(names), stored)
         occupancy, velocity = _register(files, prior, pool, progress)
-        with written_beside(stored) as beside:
-            tensors = {"occupancy": occupancy, "velocity": velocity}
-            beside.write_bytes(save(tensors, {"format": REGISTERED_FORMAT}))
-    file = read_tensors(stored, "registered heads", "remove it and run again", REGISTERED_FORMAT, "pt")
+        write_tensors(stored, {"occupancy": occupancy, "velocity": velocity}, {"format": REGISTERED_FORMAT})
+    file = read_tensors(stored, "registered heads", "remove it and run again", REGISTERED_FORMAT)
+    occupancy = file.array("occupancy", "uint8", (len(names), *HEAD_SHAPE))
+    velocity = file.array("velocity", "float", (len(names), 3, *BOX.knots))
     alias = {name: group[0] for group in same for name in group}
     persons = [alias.get(name, name) for name in names]
-    return Heads(file.tensors["occupancy"], file.tensors["velocity"], tuple(persons.index(p) for p in persons))
+    numbers = tuple(persons.index(person) for person in persons)
+    return Heads(torch.from_numpy(occupancy), torch.from_numpy(velocity), numbers)
 
 
 def _register(

@@ -26,6 +26,8 @@ BODY = -300  # HU, half way from air to fat; denser voxels are patient or table
 COARSE_MM = 2.0  # the grid on which the head is found
 OPENING_MM = 8.0  # radius: the head is thicker than twice this, table and holder are shells and thinner
 NEAR_HEAD_MM = 8.0  # around the opened head, where bone counts: nose and ears
+REACH_MM = 25.0  # around the opened head, where bone under the skin counts if it hangs together with the skull
+ROOM_MM = 8.0  # radius of a ball of air that fits into the room, and neither into nose nor sinuses
 MIN_HEAD_ML = 300.0  # a smaller opened body is bone without soft tissue
 MAX_SAMPLES, MIN_SAMPLES = 100_000, 500  # voxels of soft tissue in which noise and streaks are measured
 MIN_ISLAND_ML = 1.0  # loose pieces of bone that are smaller are removed
@@ -63,7 +65,7 @@ def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
     if not (last > first).all():
         raise InputError(f"no bone: expected voxels of {threshold} HU or more, got none; lower --threshold")
     box = box_slices(first, last)
-    near = dense[box] if head is None else dense[box] & head.near(first, last)
+    near = dense[box] if head is None else dense[box] & head.holds(ct.values[box], first)
     if not near.any():
         raise InputError(f"no bone: expected {threshold} HU or more within the head, got none; lower --threshold")
 
@@ -80,16 +82,26 @@ def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
 
 @dataclass(frozen=True)
 class _Head:
-    """The patient's head on a coarse grid, every `step` voxels. outside: mm to it; depth: mm below the skin."""
+    """The patient's head on a coarse grid, every `step` voxels.
+
+    outside: mm to it; depth: mm below its surface; cover: mm below the room's air, which ends at the nostrils.
+    """
 
     outside: np.ndarray
     depth: np.ndarray
+    cover: np.ndarray
     step: np.ndarray
 
-    def near(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Bool on the CT's voxels first <= index < last: in the head or near it."""
-        at = [np.arange(a, b) // step for a, b, step in zip(first, last, self.step, strict=True)]
-        return (self.outside <= NEAR_HEAD_MM)[np.ix_(*at)]
+    def holds(self, values: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Where bone counts among voxels (i, j, k) in HU that begin at index `first`: in the head and near it.
+
+        Farther out it counts under the skin. Metal there is a pin of the holder.
+        """
+        at = np.ix_(
+            *(np.arange(a, a + n) // step for a, n, step in zip(first, values.shape, self.step, strict=True))
+        )
+        under_skin = (self.outside <= REACH_MM) & (self.cover >= SCALP_MM)
+        return (self.outside <= NEAR_HEAD_MM)[at] | (under_skin[at] & (values < METAL))
 
     def is_island(self, index: np.ndarray) -> bool:
         """Whether voxels (N, 3) lie under the scalp and not deeper than the vault."""
@@ -101,11 +113,15 @@ def _find_head(ct: Scan) -> _Head | None:
     """The patient's head, None for bone without soft tissue.
 
     All that is denser than air is opened by a ball. This removes table and holder, which are shells, even where they
-    touch the head.
+    touch the head. Air inside is filled before. A sinus opens into the nose and so into the room, but in axial slices
+    its wall is a closed ring: without the filling of slices too, the front wall of the sinus would be a shell.
     """
     step = np.maximum(1, np.round(COARSE_MM / ct.distances)).astype(int)
     # Sampled, not averaged: the mean of shell and air would be neither.
-    solid = ndimage.binary_fill_holes(ct.values[tuple(slice(None, None, s) for s in step)] > BODY)
+    body = ct.values[tuple(slice(None, None, s) for s in step)] > BODY
+    upright = int(np.abs(ct.affine[2, :3] / np.linalg.norm(ct.affine[:3, :3], axis=0)).argmax())
+    slices = np.moveaxis(ndimage.binary_fill_holes(body), upright, 0)
+    solid = np.moveaxis(np.stack([ndimage.binary_fill_holes(image) for image in slices]), 0, upright)
     spacing = plane_distances(ct.affine @ np.diag([*step, 1.0]))
     core = largest_components(ndimage.distance_transform_edt(solid, spacing) > OPENING_MM)
     if not core.any():
@@ -115,9 +131,13 @@ def _find_head(ct: Scan) -> _Head | None:
     voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000
     if np.count_nonzero(head) * voxel_ml < MIN_HEAD_ML:
         return None
-    # The skin lies half way to the first voxel outside.
-    depth = np.maximum(ndimage.distance_transform_edt(head, spacing) - spacing.min() / 2, 0)
-    return _Head(outside, depth, step)
+    room = ndimage.distance_transform_edt(~body, spacing) > ROOM_MM
+    room = ndimage.distance_transform_edt(~room, spacing) <= ROOM_MM
+    # A surface lies half way to the first voxel beyond it.
+    depth, cover = (
+        np.maximum(ndimage.distance_transform_edt(inside, spacing) - spacing.min() / 2, 0) for inside in (head, ~room)
+    )
+    return _Head(outside, depth, cover, step)
 
 
 def _skull_components(near: np.ndarray, head: _Head | None, first: np.ndarray, voxel_ml: float) -> np.ndarray:

@@ -24,8 +24,11 @@ LOW, HIGH = np.array([-100.0, -125, -112]), np.array([100.0, 150, 112])  # mm ar
 
 @dataclass(frozen=True)
 class SinusHead:
-    """What varies, in mm and HU: half width, height over the nasion and depth of the sinus, thickness of its walls and
-    of the nasal bones, bulge of its front wall beyond the forehead; noise, blur and spacing of the scan."""
+    """What varies in a phantom, in mm and HU.
+
+    width (half of it), height over the nasion and depth: of the sinus. wall: thickness of its walls. nasal: that of the
+    nasal bones. bulge: of its front wall beyond the forehead. noise, blur, spacing: of the scan.
+    """
 
     width: float = 34.0
     height: float = 34.0

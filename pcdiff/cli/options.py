@@ -39,6 +39,15 @@ Label = Annotated[
         rich_help_panel=SCAN, metavar="N|NAME", help="Segmentation with several labels: number in the list, or name."
     ),
 ]
+IgnoreMetal = Annotated[bool, typer.Option("--ignore-metal", rich_help_panel=SCAN, help="CT only: metal is no bone.")]
+AssumeOrientation = Annotated[
+    bool,
+    typer.Option(
+        "--assume-orientation",
+        rich_help_panel=SCAN,
+        help="Go on with a head that is not upright in the file's axes, or of unusual size.",
+    ),
+]
 MaskOut = Annotated[
     Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
 ]

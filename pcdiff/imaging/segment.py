@@ -22,6 +22,7 @@ from pcdiff.imaging.scan import Scan, plane_distances
 THRESHOLD = 300
 THRESHOLD_RANGE = (100, 1500)  # HU
 METAL = 3000  # HU; 12-bit scanners end at 3071, enamel hardly reaches it
+METAL_RIM_MM = 1.0  # around metal, voxels that it fills in part are left out with it
 BODY = -300  # HU, half way from air to fat; denser voxels are patient or table
 COARSE_MM = 2.0  # the grid on which the head is found
 OPENING_MM = 8.0  # radius: the head is thicker than twice this, table and holder are shells and thinner
@@ -39,7 +40,8 @@ DEEP_MM = 25.0  # below the skin; a loose piece deeper than this is contrast med
 class Segmentation:
     """A skull and the quality of the CT that it was segmented from.
 
-    skull: on the CT's grid. removed_ml: as dense as bone, but removed. metal_ml: in the skull and near it.
+    skull: on the CT's grid; what else is dense in the CT is its `loose`. removed_ml: as dense as bone, but removed.
+    metal_ml: in the head and near it. metal_ignored: whether it was left out of the skull.
     noise: HU, standard deviation in the soft tissue of the head; None without soft tissue.
     streaks: HU by which soft tissue varies more in slices (third index) with metal; None without metal.
     """
@@ -49,12 +51,14 @@ class Segmentation:
     metal_ml: float
     noise: float | None
     streaks: float | None
+    metal_ignored: bool = False
 
 
-def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
+def segment(ct: Scan, threshold: int = THRESHOLD, ignore_metal: bool = False) -> Segmentation:
     """The skull in a CT: the largest component of bone, and islands of 1 ml or more near the head's surface.
 
-    threshold: HU from which a voxel is bone. Raises InputError for a CT without bone and a threshold out of range.
+    threshold: HU from which a voxel is bone. ignore_metal: metal, and the millimetre around it, is no bone. Raises
+    InputError for a CT without bone and a threshold out of range.
     """
     low, high = THRESHOLD_RANGE
     if not low <= threshold <= high:
@@ -69,15 +73,20 @@ def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
     if not near.any():
         raise InputError(f"no bone: expected {threshold} HU or more within the head, got none; lower --threshold")
 
-    skull = Volume(np.zeros(dense.shape, bool, order="F"), ct.affine, ct.header)
-    skull.mask[box] = _skull_components(near, head, first, skull.voxel_ml)
     metal = near & (ct.values[box] >= METAL)
+    if ignore_metal:
+        radius = np.maximum(1, np.round(METAL_RIM_MM / ct.distances)).astype(int)
+        rim = ndimage.maximum_filter(metal, 2 * radius + 1)
+        near, dense[box] = near & ~rim, dense[box] & ~rim
+    mask = np.zeros(dense.shape, bool, order="F")
+    mask[box] = _skull_components(near, head, first, abs(np.linalg.det(ct.affine[:3, :3])) / 1000)
+    skull = Volume(mask, ct.affine, ct.header, dense & ~mask)
     slices = np.zeros(dense.shape[2], bool)
     slices[box[2]] = metal.any((0, 1))
     noise, streaks = (None, None) if head is None else _noise_and_streaks(ct, head, threshold, slices)
-    removed = np.count_nonzero(dense) - np.count_nonzero(skull.mask)
+    removed = np.count_nonzero(ct.values >= threshold) - np.count_nonzero(skull.mask)
     metal_ml = float(np.count_nonzero(metal) * skull.voxel_ml)
-    return Segmentation(skull, float(removed * skull.voxel_ml), metal_ml, noise, streaks)
+    return Segmentation(skull, float(removed * skull.voxel_ml), metal_ml, noise, streaks, ignore_metal)
 
 
 @dataclass(frozen=True)
@@ -97,9 +106,7 @@ class _Head:
 
         Farther out it counts under the skin. Metal there is a pin of the holder.
         """
-        at = np.ix_(
-            *(np.arange(a, a + n) // step for a, n, step in zip(first, values.shape, self.step, strict=True))
-        )
+        at = np.ix_(*(np.arange(a, a + n) // step for a, n, step in zip(first, values.shape, self.step, strict=True)))
         under_skin = (self.outside <= REACH_MM) & (self.cover >= SCALP_MM)
         return (self.outside <= NEAR_HEAD_MM)[at] | (under_skin[at] & (values < METAL))
 

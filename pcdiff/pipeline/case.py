@@ -96,7 +96,7 @@ def design_case(
 
     source: a CT or a mask, see `input_check.read_skull`. mask_out: a file for the mask of the skull; it is written
     before the design, so that it can be looked at if the design fails. on_warning: gets each warning of the input
-    check. on_stage: gets the name of each stage as it begins, see `stages.STAGES`.
+    check and of the fit. on_stage: gets the name of each stage as it begins, see `stages.STAGES`.
 
     Raises InputError for a skull that cannot be used and for a folder that cannot be written or holds other files,
     OutputError for a result that does not pass its own check. Then the folder stays as it was.
@@ -138,8 +138,12 @@ def write_case(
         device=settings.device,
         keep_members=settings.ensemble > 1,
         options=settings.fitting,
+        axes="assumed" if settings.assume_orientation else "stated" if given.check.axes_stated else "unstated",
         watch=watch,
     )
+    if on_warning is not None:
+        for warning in result.fit.notes:
+            on_warning(warning)
     with watch("write"):
         if given.check.kind == "ct" or settings.label is not None:
             write_volume(given.skull, part / SKULL)
@@ -163,7 +167,9 @@ def write_case(
 
 def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> _Input:
     digest = input_digest(source)
-    skull, check = read_skull(source, settings.threshold, settings.series, settings.label)
+    skull, check = read_skull(
+        source, settings.threshold, settings.series, settings.label, ignore_metal=settings.ignore_metal
+    )
     if on_warning is not None:
         for warning in check.warnings:
             on_warning(warning)
@@ -209,7 +215,9 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
             "shape": list(given.skull.mask.shape),
             "spacing_mm": [round(float(s), 6) for s in given.skull.spacing],
         },
-        "input_check": asdict(given.check) | {"defects": [asdict(defect) for defect in defects_of(result.fit)]},
+        "input_check": asdict(given.check)
+        | {"warnings": [*given.check.warnings, *result.fit.notes]}
+        | {"defects": [asdict(defect) for defect in defects_of(result.fit)]},
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
         "pieces_ml": pieces_ml(result.implant),

@@ -55,7 +55,7 @@ def check(
     _check_grid(name, implant, skull)
     if mesh is None:
         mesh = volume_to_mesh(implant)
-    vault = CompletedVault.of(fit(ShapePrior.shipped(), skull))
+    vault = CompletedVault.of(fit(ShapePrior.shipped(), skull, axes="assumed"))  # what was designed is checked
     if not mesh.is_watertight:
         unknown = np.full(len(mesh.vertices), np.nan, np.float32)
         return Report((printable(mesh, vault.defects, float("nan"), criteria),), None, unknown, unknown)

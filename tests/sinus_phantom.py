@@ -19,7 +19,7 @@ from pcdiff.prior.model import ShapePrior
 
 AIR, SKIN, BRAIN, CORTEX, DIPLOE, PLASTIC, FABRIC, STEEL = -1000, 50, 35, 1300, 650, 420, -60, 3071  # HU
 SCALP = 5.0  # mm
-LOW, HIGH = np.array([-100.0, -125, -112]), np.array([100.0, 150, 112])  # mm around the cranial centre
+LOW, HIGH = np.array([-95.0, -118, -84]), np.array([95.0, 130, 106])  # mm around the cranial centre
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pcdiff.prior.settings import DefectSettings
 VAULT = MAP.directions[:, 2] > np.cos(np.deg2rad(55.0))  # (R,) the cone around the vertex that a scan has to cover
 MAX_CUT, WARN_CUT = 0.10, 0.01  # share of its rays along which bone reaches the edge of the scan
 MAX_UNSEEN = 0.02  # share of its rays without bone that leave the scan before bone can be expected
+WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of the scan
 MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
 
 
@@ -99,20 +100,25 @@ def check_view(cut: np.ndarray, unseen: np.ndarray) -> None:
         )
 
 
-def check_cut(cut: np.ndarray, defect: np.ndarray) -> str | None:
-    """A warning where the scan cuts a little of the vault, (R,) bool; else None.
+def check_cut(cut: np.ndarray, beyond: np.ndarray, defect: np.ndarray) -> tuple[str, ...]:
+    """Warnings where the scan cuts a little of the vault.
 
-    Raises InputError where it cuts the bone beside a defect too.
+    cut: (R,) bool as in `check_view`. beyond: (R,) bool, the outer table is expected outside of the scan. defect: (R,)
+    int labels. Raises InputError where the scan cuts the bone beside a defect.
     """
-    share = cut[VAULT].mean()
-    border = ndimage.binary_dilation(MAP.to_image(defect > 0, False), iterations=2)[MAP.inside] & cut & VAULT
-    if share <= WARN_CUT:
-        return None
-    if np.count_nonzero(border) * PIXEL > MAX_CUT_BORDER_MM:
+    border = ndimage.binary_dilation(MAP.to_image(defect > 0, False), iterations=2)[MAP.inside] & cut
+    share, lost = cut[VAULT].mean(), np.count_nonzero(beyond & (defect > 0)) * PIXEL**2 / 100
+    if share > WARN_CUT and np.count_nonzero(border) * PIXEL > MAX_CUT_BORDER_MM:
         raise InputError(
             "the defect reaches the edge of the scan: expected bone around it, got a scan that ends there; use a scan "
             "that covers the whole vault"
         )
-    return (
-        f"the scan cuts {share:.0%} of the vault off, away from the defect: the implant is designed without that part"
-    )
+    notes = []
+    if share > WARN_CUT:
+        notes.append(f"the scan cuts {share:.0%} of the vault off, away from the defect: the design goes on without it")
+    if lost > WARN_LOST_CM2:
+        notes.append(
+            f"over {lost:.0f} cm2 of the defect the missing bone is expected to reach beyond the scan, and the implant "
+            "ends there; use a scan that covers the whole vault"
+        )
+    return tuple(notes)

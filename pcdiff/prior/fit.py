@@ -98,14 +98,18 @@ def fit_head(prior: ShapePrior, head: Head, field: Volume, axes: Axes = "assumed
         raise observed.closed.no_defect(settings.defects)
     around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
     first = complete(prior, pose, observation, residual, around, settings.completion.initial_border_mm)
-    return replace(complete(prior, pose, with_bevel(observation, first), residual), notes=notes + observed.notes)
+    return replace(
+        complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual),
+        notes=notes + observed.notes,
+    )
 
 
-def with_bevel(observation: Observation, first: PriorFit) -> Observation:
+def with_bevel(observation: Observation, first: PriorFit, held: np.ndarray | None = None) -> Observation:
     """The defects grown by neighbouring rays that the craniotomy cut in part: there the tables are those of the cut.
 
     first: a completion from bone far enough from the defect to be whole. A ray counts as cut where the bone lacks
     `bevel_loss_mm` of the predicted table, outside or inside; it joins the defect when such rays connect them.
+    held: (R,) bool, rays over bone that is no part of the skull's largest piece; they have no tables and do not join.
     """
     settings = first.prior.settings.completion
     with np.errstate(invalid="ignore"):
@@ -113,6 +117,8 @@ def with_bevel(observation: Observation, first: PriorFit) -> Observation:
         inner = observation.outer - observation.thickness
         inner_lost = ~(inner < first.outer - first.thickness + settings.bevel_loss_mm)
     lost = (outer_lost | inner_lost) & (observation.distance <= settings.band_mm)
+    if held is not None:
+        lost &= ~held
     defect = MAP.to_image(observation.defect)
     grown = ndimage.binary_propagation(defect > 0, mask=(defect > 0) | MAP.to_image(lost, False))
     nearest = tuple(ndimage.distance_transform_edt(defect == 0, return_distances=False, return_indices=True))

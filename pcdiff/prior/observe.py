@@ -14,7 +14,7 @@ from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, inner_table, 
 from pcdiff.prior.model import ShapePrior
 
 EVERY = 7  # the robust fit of the modes uses one ray in seven
-EDGE_MM = 0.6  # bone so near to the edge of the scan reaches it
+EDGE_MM = 1.5  # below the expected outer table, from which bone is cut where the scan ends
 
 STEP = float(RADII[1] - RADII[0])  # mm between the samples along a ray
 
@@ -52,7 +52,7 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, fi
     # On the vault half the bone's thickness is enough to see whether there is bone: heads end close under the scan's
     # top. Farther down the outer table has to be in view, because the face often is not.
     in_view = _in_view(pose, field, expected[0] - np.where(VAULT, expected[1] / 2, 0))
-    cut = _cut(pose, field, bone)
+    cut = _cut(head, pose, bone, expected[0])
     check_view(cut, ~in_view & ~bone.any(1))
     absent = ~bone.any(1) & in_view
     usually_bone = prior.present >= rules.min_presence
@@ -60,8 +60,8 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, fi
     bone_mm = (profile * near_tables).sum(1) * STEP + loose
     closed = find_closed(absent, loose, bone_mm, expected[1], usually_bone, rules.opening_mm)
     defect = find_defects(absent & ~closed.held, in_view, usually_bone, rules)
-    cut_note = check_cut(cut, defect)
-    notes = (*([] if cut_note is None else [cut_note]), *closed.notes(defect, rules))
+    beyond = ~_in_view(pose, field, expected[0] - EDGE_MM)
+    notes = check_cut(cut, beyond & VAULT, defect) + closed.notes(defect, rules)
     return Observed(open_rays(outer, thickness, defect), closed, notes)
 
 
@@ -71,14 +71,18 @@ def _in_view(pose: Pose, field: Volume, radius: np.ndarray) -> np.ndarray:
     return np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
 
 
-def _cut(pose: Pose, field: Volume, bone: np.ndarray) -> np.ndarray:
-    """(R,) bool: rays of the vault on which bone, (R, S) bool along the rays, reaches the edge of the field of view."""
-    rays = np.flatnonzero(VAULT)
+def _cut(head: Head, pose: Pose, bone: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """(R,) bool: rays of the vault on which bone ends with the scan, and not with an outer table near the expected one.
+
+    bone: (R, S) bool along the rays. outer: (R,) mm, expected.
+    """
+    rays = np.flatnonzero(VAULT & bone.any(1))
     outermost = RADII[bone.shape[1] - 1 - bone[rays, ::-1].argmax(1)]
-    index = field.to_index(pose.to_patient(MAP.directions[rays] * (outermost + EDGE_MM)[:, None]))
-    beyond = ~((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1)
+    points = pose.to_patient(MAP.directions[rays] * (outermost + STEP)[:, None])
+    index = (points - head.affine[:3, 3]) @ np.linalg.inv(head.affine[:3, :3]).T
+    beyond = ~((index >= 0) & (index <= np.array(head.occupancy.shape) - 1)).all(1)  # around bone in view there is air
     cut = np.zeros(len(VAULT), bool)
-    cut[rays] = beyond & bone[rays].any(1)
+    cut[rays] = beyond & (outer[rays] - outermost > EDGE_MM)
     return cut
 
 

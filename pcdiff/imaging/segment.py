@@ -29,7 +29,7 @@ OPENING_MM = 8.0  # radius: the head is thicker than twice this, table and holde
 NEAR_HEAD_MM = 8.0  # around the opened head, where bone counts: nose and ears
 REACH_MM = 25.0  # around the opened head, where bone under the skin counts if it hangs together with the skull
 ROOM_MM = 8.0  # radius of a ball of air that fits into the room, and neither into nose nor sinuses
-MIN_HEAD_ML = 300.0  # a smaller opened body is bone without soft tissue
+MIN_HEAD_ML = 300.0  # less soft tissue, or a smaller opened body: bone alone
 MAX_SAMPLES, MIN_SAMPLES = 100_000, 500  # voxels of soft tissue in which noise and streaks are measured
 MIN_ISLAND_ML = 1.0  # loose pieces of bone that are smaller are removed
 SCALP_MM = 2.0  # over 95 % of a loose piece; with less it is a holder, flush with the skin
@@ -125,7 +125,11 @@ def _find_head(ct: Scan) -> _Head | None:
     """
     step = np.maximum(1, np.round(COARSE_MM / ct.distances)).astype(int)
     # Sampled, not averaged: the mean of shell and air would be neither.
-    body = ct.values[tuple(slice(None, None, s) for s in step)] > BODY
+    values = ct.values[tuple(slice(None, None, s) for s in step)]
+    voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000
+    if np.count_nonzero((values > BODY) & (values < THRESHOLD)) * voxel_ml < MIN_HEAD_ML:
+        return None
+    body = values > BODY
     upright = int(np.abs(ct.affine[2, :3] / np.linalg.norm(ct.affine[:3, :3], axis=0)).argmax())
     slices = np.moveaxis(ndimage.binary_fill_holes(body), upright, 0)
     solid = np.moveaxis(np.stack([ndimage.binary_fill_holes(image) for image in slices]), 0, upright)
@@ -135,7 +139,6 @@ def _find_head(ct: Scan) -> _Head | None:
         return None
     outside = np.maximum(ndimage.distance_transform_edt(~core, spacing) - OPENING_MM, 0)
     head = outside == 0
-    voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000
     if np.count_nonzero(head) * voxel_ml < MIN_HEAD_ML:
         return None
     room = ndimage.distance_transform_edt(~body, spacing) > ROOM_MM

@@ -65,7 +65,7 @@ class Stub:
 def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
     method = Stub(fitted)
     monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: method)
-    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull: fitted)
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, axes: fitted)
     return method
 
 

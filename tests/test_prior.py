@@ -565,6 +565,40 @@ def test_a_scan_that_ends_below_the_vertex_is_refused(prior, case):
         fit(prior, skull.crop(np.zeros(3), [*skull.mask.shape[:2], top - 10]))
 
 
+@pytest.fixture(scope="module")
+def top(healthy) -> int:
+    """The first empty slice above the head."""
+    return int(np.nonzero(healthy.mask.any((0, 1)))[0][-1]) + 1
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_defect_of_the_vertex_close_under_the_end_of_the_scan_is_found(prior, healthy, top, room):
+    """Of 0 to 3 mm of room: the expected surface may lie beyond, the bone does not."""
+    skull, implant = simulate_craniotomy(healthy, "bilateral", np.random.default_rng(2))
+    end = [*skull.mask.shape[:2], top + room]
+    found = fit(prior, skull.crop(np.zeros(3), end))
+    assert found.defects == 1
+    assert (found.defect_at(implant.to_mm(np.argwhere(implant.mask))) > 0).mean() > 0.97
+    assert np.array_equal(found.defect, fit(prior, skull).defect)
+    assert found.notes == ()
+
+
+def test_a_vault_cut_a_little_away_from_the_defect_is_warned_of(prior, healthy, top):
+    skull, implant = simulate_craniotomy(healthy, "parietotemporal", np.random.default_rng(1))
+    cut = skull.crop(np.zeros(3), [*skull.mask.shape[:2], top - 1])
+    found = fit(prior, cut)
+    assert found.defects == 1
+    (note,) = found.notes
+    assert "of the vault off, away from the defect" in note
+    assert (found.defect_at(implant.to_mm(np.argwhere(implant.mask))) > 0).mean() > 0.97
+
+
+def test_a_defect_that_the_scan_cuts_is_refused(prior, healthy, top):
+    skull, _ = simulate_craniotomy(healthy, "bilateral", np.random.default_rng(2))
+    with pytest.raises(InputError, match=r"cut off|reaches the edge of the scan"):
+        fit(prior, skull.crop(np.zeros(3), [*skull.mask.shape[:2], top - 6]))
+
+
 def shape(kind: str) -> Volume:
     """Bodies other than heads, in voxels of 1 mm."""
     offset = np.indices((120, 120, 120)) - 59.5

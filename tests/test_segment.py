@@ -157,6 +157,29 @@ def test_metal_counts_as_bone_and_is_reported(phantom: Phantom) -> None:
     assert any("varies" in line for line in describe(scan_of(phantom), found, THRESHOLD).warnings)
 
 
+def test_metal_is_left_out_if_asked(phantom: Phantom, truth: Volume, tmp_path: Path) -> None:
+    """A mesh over half of the defect: neither bone nor what the scan holds in place of it."""
+    hu, grid = phantom
+    y = grid.to_mm(np.argwhere(truth.mask))[:, 1]
+    mesh = np.zeros_like(truth.mask)
+    mesh[tuple(np.argwhere(truth.mask)[y < np.median(y)].T)] = True
+    ct = scan_of(phantom, np.where(mesh, 3071, hu).astype(np.int16))
+    kept, left_out = segment(ct), segment(ct, ignore_metal=True)
+    assert kept.skull.mask[mesh].all()
+    assert not left_out.skull.mask[mesh].any()
+    assert left_out.skull.loose is not None
+    assert not left_out.skull.loose[mesh].any()
+    far = ndimage.distance_transform_edt(~mesh, grid.spacing) > 2 * SPACING
+    np.testing.assert_array_equal(left_out.skull.mask[far], segment(scan_of(phantom)).skull.mask[far])
+    assert left_out.metal_ml == kept.metal_ml
+    assert left_out.removed_ml > kept.removed_ml
+    assert any("counts as bone (--ignore-metal" in line for line in describe(ct, kept, THRESHOLD).warnings)
+    assert any("it is left out" in line for line in describe(ct, left_out, THRESHOLD).warnings)
+    write_volume(grid, tmp_path / "mask.nrrd")
+    with pytest.raises(InputError, match="--ignore-metal is for a CT"):
+        read_skull(tmp_path / "mask.nrrd", ignore_metal=True)
+
+
 def test_bone_without_soft_tissue(phantom: Phantom) -> None:
     values = np.where(phantom[1].mask, BONE, AIR).astype(np.int16)
     found = segment(scan_of(phantom, values))

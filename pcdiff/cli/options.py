@@ -43,6 +43,15 @@ Acquisition = Annotated[
     int | None,
     typer.Option(rich_help_panel=SCAN, metavar="N", help="DICOM series with several acquisitions: its number."),
 ]
+IgnoreMetal = Annotated[bool, typer.Option("--ignore-metal", rich_help_panel=SCAN, help="CT only: metal is no bone.")]
+AssumeOrientation = Annotated[
+    bool,
+    typer.Option(
+        "--assume-orientation",
+        rich_help_panel=SCAN,
+        help="Go on with a head that is not upright in the file's axes, or of unusual size.",
+    ),
+]
 MaskOut = Annotated[
     Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
 ]

@@ -20,6 +20,7 @@ class Volume:
     mask:   (I, J, K) bool, in the index order of the file; nothing is flipped.
     affine: (4, 4) float64, index (i, j, k) of a voxel's *centre* -> patient millimetres, LPS.
     header: the geometry as the file stores it, so that results are written onto exactly the same grid.
+    loose:  (I, J, K) bool, what a CT shows as dense as bone beside the skull that is the mask; None for none.
 
     Raises InputError for another shape or type, and an affine that cannot be inverted.
     """
@@ -27,6 +28,7 @@ class Volume:
     mask: np.ndarray
     affine: np.ndarray
     header: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    loose: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in (("mask", self.mask), ("affine", self.affine)):
@@ -74,10 +76,10 @@ class Volume:
         return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
     def with_mask(self, mask: np.ndarray) -> Volume:
-        """Another mask on the same grid. Raises ValueError for another shape."""
+        """Another mask on the same grid, without what is loose. Raises ValueError for another shape."""
         if mask.shape != self.mask.shape:
             raise ValueError(f"mask must have the grid's shape {self.mask.shape}, got {mask.shape}")
-        return replace(self, mask=mask)
+        return replace(self, mask=mask, loose=None)
 
     def crop(self, low: np.ndarray, high: np.ndarray) -> Volume:
         """The sub-grid low <= index < high, clipped to the grid. Its mask is a view, and it has no header."""

@@ -20,6 +20,7 @@ WARN_STREAKS_HU = 40.0
 WARN_NOISE_HU = 80.0  # a third of the way from brain to the threshold
 WARN_BONE_ML = 100.0  # or less; a vault alone has three times as much
 WARN_VIEW_MM = 120.0  # or less; no head is narrower
+UNSTATED = "does not state the patient's orientation"  # in the notes of a reader, where the file leaves the axes open
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class InputCheck:
     """A description of the input, written to `run.json`.
 
     kind: ct or mask. format: DICOM, NRRD, NIfTI or MetaImage. spacing_mm, field_of_view_mm: along the index axes.
-    slice_thickness_mm: see `Scan`. tilt_deg: gantry tilt. threshold_hu: HU from which a voxel is bone. removed_ml,
+    slice_thickness_mm: see `Scan`. tilt_deg: gantry tilt. axes_stated: whether the file states the patient's axes.
+    threshold_hu: HU from which a voxel is bone. removed_ml,
     metal_ml, noise_hu, streaks_hu: see `Segmentation`. From threshold_hu on all are None for a mask.
     warnings: one line each.
     """
@@ -39,6 +41,7 @@ class InputCheck:
     field_of_view_mm: tuple[float, float, float]
     slice_thickness_mm: float
     tilt_deg: float
+    axes_stated: bool
     threshold_hu: int | None
     metal_ml: float | None
     noise_hu: float | None
@@ -53,6 +56,8 @@ def read_skull(
     series: str | None = None,
     label: str | None = None,
     acquisition: int | None = None,
+    *,
+    ignore_metal: bool = False,
 ) -> tuple[Volume, InputCheck]:
     """Reads a head scan and segments its skull.
 
@@ -62,20 +67,24 @@ def read_skull(
         series: Number or UID of the series, for DICOM only.
         label: Number or name of the label, for a segmentation only.
         acquisition: Number of the acquisition, for a DICOM series with several only.
+        ignore_metal: Whether metal is left out of the skull, for a CT only.
 
     Returns:
         The skull on the scan's own grid, and the input check.
 
     Raises:
-        InputError: As `read_scan` and `segment`, a threshold for a mask, and a series or acquisition for an image file.
+        InputError: As `read_scan` and `segment`, a threshold or metal for a mask, and a series or acquisition for an
+            image file.
     """
     scan = read_scan(Path(path), series, label, acquisition)
     if scan.is_ct:
         threshold = THRESHOLD if threshold is None else threshold
-        segmentation = segment(scan, threshold)
+        segmentation = segment(scan, threshold, ignore_metal)
         return segmentation.skull, describe(scan, segmentation, threshold)
     if threshold is not None:
         raise InputError(f"{path}: --threshold is for a CT in HU, got a mask; leave it out")
+    if ignore_metal:
+        raise InputError(f"{path}: --ignore-metal is for a CT in HU, got a mask; remove the metal from the mask")
     return Volume(scan.values, scan.affine, scan.header), describe(scan)
 
 
@@ -93,6 +102,7 @@ def describe(scan: Scan, segmentation: Segmentation | None = None, threshold: in
         field_of_view_mm=_rounded(view, 1),
         slice_thickness_mm=round(scan.slice_thickness, 3),
         tilt_deg=round(scan.tilt, 2),
+        axes_stated=not any(UNSTATED in note for note in scan.notes),
         threshold_hu=threshold,
         metal_ml=None if ct is None else round(ct.metal_ml, 3),
         noise_hu=None if ct is None or ct.noise is None else round(ct.noise, 1),
@@ -122,9 +132,10 @@ def _grid_warnings(scan: Scan, view: np.ndarray) -> list[str]:
 def _ct_warnings(ct: Segmentation) -> list[str]:
     warnings = []
     if ct.metal_ml >= WARN_METAL_ML:
+        counts = "it is left out" if ct.metal_ignored else "it counts as bone (--ignore-metal leaves it out)"
         warnings.append(
-            f"{ct.metal_ml:.1f} ml of metal ({METAL} HU or more): it counts as bone, and its streaks can hide bone or "
-            "look like it"
+            f"{ct.metal_ml:.1f} ml of metal ({METAL} HU or more): {counts}, and its streaks can hide bone or look like "
+            "it"
         )
     if ct.streaks is not None and ct.streaks > WARN_STREAKS_HU:
         warnings.append(

@@ -22,11 +22,14 @@ from pcdiff.imaging.scan import Scan, plane_distances
 THRESHOLD = 300
 THRESHOLD_RANGE = (100, 1500)  # HU
 METAL = 3000  # HU; 12-bit scanners end at 3071, enamel hardly reaches it
+METAL_RIM_MM = 1.0  # around metal, voxels that it fills in part are left out with it
 BODY = -300  # HU, half way from air to fat; denser voxels are patient or table
 COARSE_MM = 2.0  # the grid on which the head is found
 OPENING_MM = 8.0  # radius: the head is thicker than twice this, table and holder are shells and thinner
 NEAR_HEAD_MM = 8.0  # around the opened head, where bone counts: nose and ears
-MIN_HEAD_ML = 300.0  # a smaller opened body is bone without soft tissue
+REACH_MM = 25.0  # around the opened head, where bone under the skin counts if it hangs together with the skull
+ROOM_MM = 8.0  # radius of a ball of air that fits into the room, and neither into nose nor sinuses
+MIN_HEAD_ML = 300.0  # less soft tissue, or a smaller opened body: bone alone
 MAX_SAMPLES, MIN_SAMPLES = 100_000, 500  # voxels of soft tissue in which noise and streaks are measured
 MIN_ISLAND_ML = 1.0  # loose pieces of bone that are smaller are removed
 SCALP_MM = 2.0  # over 95 % of a loose piece; with less it is a holder, flush with the skin
@@ -37,7 +40,8 @@ DEEP_MM = 25.0  # below the skin; a loose piece deeper than this is contrast med
 class Segmentation:
     """A skull and the quality of the CT that it was segmented from.
 
-    skull: on the CT's grid. removed_ml: as dense as bone, but removed. metal_ml: in the skull and near it.
+    skull: on the CT's grid; what else is dense in the CT is its `loose`. removed_ml: as dense as bone, but removed.
+    metal_ml: in the head and near it. metal_ignored: whether it was left out of the skull.
     noise: HU, standard deviation in the soft tissue of the head; None without soft tissue.
     streaks: HU by which soft tissue varies more in slices (third index) with metal; None without metal.
     """
@@ -47,12 +51,14 @@ class Segmentation:
     metal_ml: float
     noise: float | None
     streaks: float | None
+    metal_ignored: bool = False
 
 
-def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
+def segment(ct: Scan, threshold: int = THRESHOLD, ignore_metal: bool = False) -> Segmentation:
     """The skull in a CT: the largest component of bone, and islands of 1 ml or more near the head's surface.
 
-    threshold: HU from which a voxel is bone. Raises InputError for a CT without bone and a threshold out of range.
+    threshold: HU from which a voxel is bone. ignore_metal: metal, and the millimetre around it, is no bone. Raises
+    InputError for a CT without bone and a threshold out of range.
     """
     low, high = THRESHOLD_RANGE
     if not low <= threshold <= high:
@@ -63,33 +69,46 @@ def segment(ct: Scan, threshold: int = THRESHOLD) -> Segmentation:
     if not (last > first).all():
         raise InputError(f"no bone: expected voxels of {threshold} HU or more, got none; lower --threshold")
     box = box_slices(first, last)
-    near = dense[box] if head is None else dense[box] & head.near(first, last)
+    near = dense[box] if head is None else dense[box] & head.holds(ct.values[box], first)
     if not near.any():
         raise InputError(f"no bone: expected {threshold} HU or more within the head, got none; lower --threshold")
 
-    skull = Volume(np.zeros(dense.shape, bool, order="F"), ct.affine, ct.header)
-    skull.mask[box] = _skull_components(near, head, first, skull.voxel_ml)
     metal = near & (ct.values[box] >= METAL)
+    if ignore_metal:
+        radius = np.maximum(1, np.round(METAL_RIM_MM / ct.distances)).astype(int)
+        rim = ndimage.maximum_filter(metal, 2 * radius + 1)
+        near, dense[box] = near & ~rim, dense[box] & ~rim
+    mask = np.zeros(dense.shape, bool, order="F")
+    mask[box] = _skull_components(near, head, first, abs(np.linalg.det(ct.affine[:3, :3])) / 1000)
+    skull = Volume(mask, ct.affine, ct.header, dense & ~mask)
     slices = np.zeros(dense.shape[2], bool)
     slices[box[2]] = metal.any((0, 1))
     noise, streaks = (None, None) if head is None else _noise_and_streaks(ct, head, threshold, slices)
-    removed = np.count_nonzero(dense) - np.count_nonzero(skull.mask)
+    removed = np.count_nonzero(ct.values >= threshold) - np.count_nonzero(skull.mask)
     metal_ml = float(np.count_nonzero(metal) * skull.voxel_ml)
-    return Segmentation(skull, float(removed * skull.voxel_ml), metal_ml, noise, streaks)
+    return Segmentation(skull, float(removed * skull.voxel_ml), metal_ml, noise, streaks, ignore_metal)
 
 
 @dataclass(frozen=True)
 class _Head:
-    """The patient's head on a coarse grid, every `step` voxels. outside: mm to it; depth: mm below the skin."""
+    """The patient's head on a coarse grid, every `step` voxels.
+
+    outside: mm to it; depth: mm below its surface; cover: mm below the room's air, which ends at the nostrils.
+    """
 
     outside: np.ndarray
     depth: np.ndarray
+    cover: np.ndarray
     step: np.ndarray
 
-    def near(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Bool on the CT's voxels first <= index < last: in the head or near it."""
-        at = [np.arange(a, b) // step for a, b, step in zip(first, last, self.step, strict=True)]
-        return (self.outside <= NEAR_HEAD_MM)[np.ix_(*at)]
+    def holds(self, values: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Where bone counts among voxels (i, j, k) in HU that begin at index `first`: in the head and near it.
+
+        Farther out it counts under the skin. Metal there is a pin of the holder.
+        """
+        at = np.ix_(*(np.arange(a, a + n) // step for a, n, step in zip(first, values.shape, self.step, strict=True)))
+        under_skin = (self.outside <= REACH_MM) & (self.cover >= SCALP_MM)
+        return (self.outside <= NEAR_HEAD_MM)[at] | (under_skin[at] & (values < METAL))
 
     def is_island(self, index: np.ndarray) -> bool:
         """Whether voxels (N, 3) lie under the scalp and not deeper than the vault."""
@@ -101,23 +120,34 @@ def _find_head(ct: Scan) -> _Head | None:
     """The patient's head, None for bone without soft tissue.
 
     All that is denser than air is opened by a ball. This removes table and holder, which are shells, even where they
-    touch the head.
+    touch the head. Air inside is filled before. A sinus opens into the nose and so into the room, but in axial slices
+    its wall is a closed ring: without the filling of slices too, the front wall of the sinus would be a shell.
     """
     step = np.maximum(1, np.round(COARSE_MM / ct.distances)).astype(int)
     # Sampled, not averaged: the mean of shell and air would be neither.
-    solid = ndimage.binary_fill_holes(ct.values[tuple(slice(None, None, s) for s in step)] > BODY)
+    values = ct.values[tuple(slice(None, None, s) for s in step)]
+    voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000
+    if np.count_nonzero((values > BODY) & (values < THRESHOLD)) * voxel_ml < MIN_HEAD_ML:
+        return None
+    body = values > BODY
+    upright = int(np.abs(ct.affine[2, :3] / np.linalg.norm(ct.affine[:3, :3], axis=0)).argmax())
+    slices = np.moveaxis(ndimage.binary_fill_holes(body), upright, 0)
+    solid = np.moveaxis(np.stack([ndimage.binary_fill_holes(image) for image in slices]), 0, upright)
     spacing = plane_distances(ct.affine @ np.diag([*step, 1.0]))
     core = largest_components(ndimage.distance_transform_edt(solid, spacing) > OPENING_MM)
     if not core.any():
         return None
     outside = np.maximum(ndimage.distance_transform_edt(~core, spacing) - OPENING_MM, 0)
     head = outside == 0
-    voxel_ml = abs(np.linalg.det(ct.affine[:3, :3])) * step.prod() / 1000
     if np.count_nonzero(head) * voxel_ml < MIN_HEAD_ML:
         return None
-    # The skin lies half way to the first voxel outside.
-    depth = np.maximum(ndimage.distance_transform_edt(head, spacing) - spacing.min() / 2, 0)
-    return _Head(outside, depth, step)
+    room = ndimage.distance_transform_edt(~body, spacing) > ROOM_MM
+    room = ndimage.distance_transform_edt(~room, spacing) <= ROOM_MM
+    # A surface lies half way to the first voxel beyond it.
+    depth, cover = (
+        np.maximum(ndimage.distance_transform_edt(inside, spacing) - spacing.min() / 2, 0) for inside in (head, ~room)
+    )
+    return _Head(outside, depth, cover, step)
 
 
 def _skull_components(near: np.ndarray, head: _Head | None, first: np.ndarray, voxel_ml: float) -> np.ndarray:

@@ -92,7 +92,7 @@ def design_case(
 
     source: a CT or a mask, see `input_check.read_skull`. mask_out: a file for the mask of the skull; it is written
     before the design, so that it can be looked at if the design fails. on_warning: gets each warning of the input
-    check. on_stage: gets the name of each stage as it begins, see `stages.STAGES`.
+    check and of the fit. on_stage: gets the name of each stage as it begins, see `stages.STAGES`.
 
     Raises InputError for a skull that cannot be used, and for a folder that cannot be written, holds other files, or,
     without `overwrite`, the result of another input; OutputError for a result that does not pass its own check. Then
@@ -137,8 +137,12 @@ def write_case(
         device=settings.device,
         keep_members=settings.ensemble > 1,
         options=settings.fitting,
+        axes="assumed" if settings.assume_orientation else "stated" if given.check.axes_stated else "unstated",
         watch=watch,
     )
+    if on_warning is not None:
+        for warning in result.fit.notes:
+            on_warning(warning)
     with watch("write"):
         if source != part / SKULL:
             write_volume(given.skull, part / SKULL)
@@ -162,7 +166,14 @@ def write_case(
 
 def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> _Input:
     digest = input_digest(source)
-    skull, check = read_skull(source, settings.threshold, settings.series, settings.label, settings.acquisition)
+    skull, check = read_skull(
+        source,
+        settings.threshold,
+        settings.series,
+        settings.label,
+        settings.acquisition,
+        ignore_metal=settings.ignore_metal,
+    )
     if on_warning is not None:
         for warning in check.warnings:
             on_warning(warning)
@@ -210,7 +221,10 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
         },
         "input_check": asdict(given.check)
         | {
-            "warnings": [without_folders(warning, given.path) for warning in given.check.warnings],
+            "warnings": [
+                *(without_folders(warning, given.path) for warning in given.check.warnings),
+                *result.fit.notes,
+            ],
             "defects": [asdict(defect) for defect in defects_of(result.fit)],
         },
         "defects": result.fit.defects,

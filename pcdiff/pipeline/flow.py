@@ -18,6 +18,7 @@ from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.fit import fit as fit_prior
 from pcdiff.prior.model import ShapePrior
+from pcdiff.prior.orientation import Axes
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,17 @@ def design(
     device: str = "cpu",
     keep_members: bool = False,
     options: FitOptions = USUAL,
+    axes: Axes = "stated",
     watch: Stopwatch | None = None,
 ) -> Design:
     """Designs the implant that closes every defect of a skull, and makes it fit as the options say.
 
     The shape model that locates the defects is the method's own, or the shipped one for a method without. backend: of
-    the reconstruction of oriented points. keep_members: also every candidate as an implant. watch: times the stages.
+    the reconstruction of oriented points. keep_members: also every candidate as an implant. axes: what is known of the
+    patient axes, see `prior.fit`. watch: times the stages.
 
-    Raises InputError when the skull has no defect, is no head, or has voxels too coarse for the options, and for an
+    Raises InputError when the skull has no defect, is no head or no upright one, or has voxels too coarse for the
+    options, and for an
     ensemble or a seed out of range; MethodError when the method breaks its contract.
     """
     watch = watch or Stopwatch()
@@ -80,7 +84,7 @@ def design(
     options.check_resolution(skull.spacing)  # before the work, not after it
     with watch("fit"):
         prior = method.prior if isinstance(method, PriorBasedMethod) else ShapePrior.shipped()
-        fit = fit_prior(prior, skull)
+        fit = fit_prior(prior, skull, axes)
     with watch("points"):
         if isinstance(method, PriorBasedMethod):
             proposal = method(skull, fit, ensemble=ensemble, seed=seed, device=device)

@@ -27,9 +27,10 @@ class Settings:
 
     method: a name of `methods.registry`. ensemble: number of candidates. backend: of the reconstruction of oriented
     points. weights: a file, None for the shipped weights. threshold (HU), series, acquisition, label: of a CT, of DICOM
-    and of a segmentation, see `input_check.read_skull`. fitting: how the implant is made to fit. criteria: limits of
-    the checks. mesh: kinds of mesh files, separated by commas, see `mesh_files`; an STL is always written. keep_points:
-    write points.npz. report: write report.html and preview.png.
+    and of a segmentation, see `input_check.read_skull`. ignore_metal: of a CT. assume_orientation: go on with a head
+    that is not upright in patient axes, or of unusual size. fitting: how the implant is made to fit. criteria: limits
+    of the checks. mesh: kinds of mesh files, separated by commas, see `mesh_files`; an STL is always written.
+    keep_points: write points.npz. report: write report.html and preview.png.
     """
 
     method: str
@@ -42,6 +43,8 @@ class Settings:
     series: str | None = None
     label: str | None = None
     acquisition: int | None = None
+    ignore_metal: bool = False
+    assume_orientation: bool = False
     fitting: FitOptions = USUAL
     criteria: Criteria = DEFAULT_CRITERIA
     mesh: str = "stl"

@@ -11,7 +11,11 @@ from pcdiff.errors import InputError
 from pcdiff.prior.direction_map import MAP, PIXEL
 from pcdiff.prior.settings import DefectSettings
 
-VAULT_DEG, MAX_UNSEEN = 55.0, 0.02  # cone around the vertex that a scan has to cover, but for this share
+VAULT = MAP.directions[:, 2] > np.cos(np.deg2rad(55.0))  # (R,) the cone around the vertex that a scan has to cover
+MAX_CUT, WARN_CUT = 0.10, 0.01  # share of its rays along which bone reaches the edge of the scan
+MAX_UNSEEN = 0.02  # share of its rays without bone that leave the scan before bone can be expected
+WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of the scan
+MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
 
 
 @dataclass(frozen=True)
@@ -64,21 +68,57 @@ def find_defects(
 
 def _smooth_regions(absent: np.ndarray, opening_mm: float) -> np.ndarray:
     """(SIZE, SIZE) bool: absent bone without narrow gaps, closed and filled."""
-    radius = int(np.ceil(opening_mm / PIXEL))
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    disc = np.hypot(x, y) <= opening_mm / PIXEL
-    core = ndimage.binary_opening(absent, disc)
+    radius, around = int(np.ceil(opening_mm / PIXEL)), disc(opening_mm)
+    core = ndimage.binary_opening(absent, around)
     grown = ndimage.binary_dilation(core, iterations=radius, mask=absent)  # restores corners that the opening removed
-    closed = ndimage.binary_closing(np.pad(grown, radius), disc)[radius:-radius, radius:-radius]
+    closed = ndimage.binary_closing(np.pad(grown, radius), around)[radius:-radius, radius:-radius]
     return ndimage.binary_fill_holes(closed)
 
 
-def check_view(in_view: np.ndarray) -> None:
-    """Raises InputError where the scan ends below the top of the head; in_view: (R,) bool."""
-    vault = MAP.directions[:, 2] > np.cos(np.deg2rad(VAULT_DEG))
-    unseen = 1 - in_view[vault].mean()
-    if unseen > MAX_UNSEEN:
+def disc(radius_mm: float) -> np.ndarray:
+    """Pixels of the map within a radius, as a structuring element."""
+    radius = int(np.ceil(radius_mm / PIXEL))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(np.hypot(x, y) <= radius_mm / PIXEL)
+
+
+def check_view(cut: np.ndarray, unseen: np.ndarray) -> None:
+    """Raises InputError where the scan ends below the top of the head.
+
+    cut: (R,) bool, bone reaches the edge of the scan. unseen: (R,) bool, no bone up to there, and none expected before.
+    """
+    cut_share, unseen_share = cut[VAULT].mean(), unseen[VAULT].mean()
+    if cut_share > MAX_CUT:
         raise InputError(
-            f"head cut off at the vault: expected the scan to cover the top of the head, got {unseen:.0%} of it "
-            "outside the field of view; use a scan that covers the whole vault"
+            f"head cut off at the vault: expected the scan to cover the top of the head, got bone at the scan's edge "
+            f"over {cut_share:.0%} of it; use a scan that covers the whole vault"
         )
+    if unseen_share > MAX_UNSEEN:
+        raise InputError(
+            f"head cut off at the vault: expected the scan to cover the missing bone, got {unseen_share:.0%} of the "
+            "vault outside of it; use a scan that covers the whole vault"
+        )
+
+
+def check_cut(cut: np.ndarray, beyond: np.ndarray, defect: np.ndarray) -> tuple[str, ...]:
+    """Warnings where the scan cuts a little of the vault.
+
+    cut: (R,) bool as in `check_view`. beyond: (R,) bool, the outer table is expected outside of the scan. defect: (R,)
+    int labels. Raises InputError where the scan cuts the bone beside a defect.
+    """
+    border = ndimage.binary_dilation(MAP.to_image(defect > 0, False), iterations=2)[MAP.inside] & cut
+    share, lost = cut[VAULT].mean(), np.count_nonzero(beyond & (defect > 0)) * PIXEL**2 / 100
+    if share > WARN_CUT and np.count_nonzero(border) * PIXEL > MAX_CUT_BORDER_MM:
+        raise InputError(
+            "the defect reaches the edge of the scan: expected bone around it, got a scan that ends there; use a scan "
+            "that covers the whole vault"
+        )
+    notes = []
+    if share > WARN_CUT:
+        notes.append(f"the scan cuts {share:.0%} of the vault off, away from the defect: the design goes on without it")
+    if lost > WARN_LOST_CM2:
+        notes.append(
+            f"over {lost:.0f} cm2 of the defect the missing bone is expected to reach beyond the scan, and the implant "
+            "ends there; use a scan that covers the whole vault"
+        )
+    return tuple(notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -17,7 +17,8 @@ from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.gaussian_process import Posterior, regress
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.observe import observe
-from pcdiff.prior.pose import fit_pose, largest_piece
+from pcdiff.prior.orientation import Axes, place_head
+from pcdiff.prior.pose import largest_piece
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PriorFit:
     outer, thickness: (R,) mm, posterior mean over defects and band, the measured values elsewhere (NaN without).
     std: (2, R) mm of outer and thickness over defects and band, else 0.
     residual: mm, median distance of the posed outer table from the mean; large for a skull unlike those of the model.
-    targets: (T,) rays over defects and band, ascending.
+    targets: (T,) rays over defects and band, ascending. notes: what the user should know, one line each.
     """
 
     prior: ShapePrior
@@ -38,6 +39,7 @@ class PriorFit:
     std: np.ndarray
     residual: float
     targets: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @property
     def defect(self) -> np.ndarray:
@@ -68,41 +70,46 @@ class PriorFit:
         return completed_surface(self.pose, table_radii, covered, self.defect, self.std)
 
 
-def fit(prior: ShapePrior, skull: Volume) -> PriorFit:
+def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated") -> PriorFit:
     """Fits the shape model to a defective skull; absent bone does not influence the pose.
 
-    Raises InputError when the skull is cut off at the vault, is not a head, or has no defect.
+    axes: what is known of the patient axes; `assumed` goes on with a head that is not upright, or of unusual size.
+
+    Raises InputError when the skull is cut off at the vault, is not a head or not an upright one, or has no defect.
     """
-    return fit_head(prior, head_occupancy(skull), skull)
+    return fit_head(prior, head_occupancy(skull), skull, axes)
 
 
-def fit_head(prior: ShapePrior, head: Head, field: Volume) -> PriorFit:
-    """The same for a head at about 0.9 mm. field: a volume on the scan's grid, for its field of view alone."""
+def fit_head(prior: ShapePrior, head: Head, field: Volume, axes: Axes = "assumed") -> PriorFit:
+    """The same for a head at about 0.9 mm. field: a volume on the scan's grid, for its extent and what is loose."""
     settings = prior.settings
     occupancy = largest_piece(head.occupancy)
-    pose, residual = fit_pose(occupancy, head.affine, prior.mean[0], prior.std[0], settings.pose)
+    placed = place_head(prior, occupancy, head.affine)
+    pose, residual = placed.pose, placed.residual
     if residual > settings.pose.max_residual_mm:
         raise InputError(
             f"not a head that the shape model can describe: expected a vault within {settings.pose.max_residual_mm} mm "
             f"of the mean skull, got a median distance of {residual:.1f} mm; check that this is a head in patient axes"
         )
-    observation = observe(prior, occupancy, head.affine, pose, field)
+    notes = placed.check(axes)
+    observed = observe(prior, occupancy, head, pose, field)
+    observation = observed.observation
     if observation.defect.max(initial=0) == 0:
-        raise InputError(
-            "no defect found: expected bone to be absent over at least "
-            f"{settings.defects.min_area_cm2:g} cm2 of the vault, got none; "
-            "is this the defective skull, not the complete one?"
-        )
+        raise observed.closed.no_defect(settings.defects)
     around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
     first = complete(prior, pose, observation, residual, around, settings.completion.initial_border_mm)
-    return complete(prior, pose, with_bevel(observation, first), residual)
+    return replace(
+        complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual),
+        notes=notes + observed.notes,
+    )
 
 
-def with_bevel(observation: Observation, first: PriorFit) -> Observation:
+def with_bevel(observation: Observation, first: PriorFit, held: np.ndarray | None = None) -> Observation:
     """The defects grown by neighbouring rays that the craniotomy cut in part: there the tables are those of the cut.
 
     first: a completion from bone far enough from the defect to be whole. A ray counts as cut where the bone lacks
     `bevel_loss_mm` of the predicted table, outside or inside; it joins the defect when such rays connect them.
+    held: (R,) bool, rays over bone that is no part of the skull's largest piece; they have no tables and do not join.
     """
     settings = first.prior.settings.completion
     with np.errstate(invalid="ignore"):
@@ -110,6 +117,8 @@ def with_bevel(observation: Observation, first: PriorFit) -> Observation:
         inner = observation.outer - observation.thickness
         inner_lost = ~(inner < first.outer - first.thickness + settings.bevel_loss_mm)
     lost = (outer_lost | inner_lost) & (observation.distance <= settings.band_mm)
+    if held is not None:
+        lost &= ~held
     defect = MAP.to_image(observation.defect)
     grown = ndimage.binary_propagation(defect > 0, mask=(defect > 0) | MAP.to_image(lost, False))
     nearest = tuple(ndimage.distance_transform_edt(defect == 0, return_distances=False, return_indices=True))

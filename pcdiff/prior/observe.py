@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.volume import Volume
-from pcdiff.prior.defects import Observation, check_view, find_defects, open_rays
+from pcdiff.prior.closed import Closed, find_closed
+from pcdiff.prior.defects import VAULT, Observation, check_cut, check_view, find_defects, open_rays
 from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, inner_table, profiles
 from pcdiff.prior.model import ShapePrior
 
 EVERY = 7  # the robust fit of the modes uses one ray in seven
+EDGE_MM = 1.5  # below the expected outer table, from which bone is cut where the scan ends
+
+STEP = float(RADII[1] - RADII[0])  # mm between the samples along a ray
 
 
-def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: Pose, field: Volume) -> Observation:
+@dataclass(frozen=True)
+class Observed:
+    """Both tables and the defects, what closes a defect, and warnings."""
+
+    observation: Observation
+    closed: Closed
+    notes: tuple[str, ...]
+
+
+def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, field: Volume) -> Observed:
     """Reads both tables along every ray, and finds the defects within the field of view.
 
-    occupancy: (I, J, K) uint8, 255 = bone; affine: (4, 4) index -> mm. field: a volume on the scan's grid; only its
-    extent is used. Raises InputError where the scan ends below the top of the head.
+    occupancy: (I, J, K) uint8, 255 = bone, the largest piece of `head`. field: a volume on the scan's grid; its extent
+    is used, and what is loose in it. Raises InputError where the scan ends below the top of the head or in a defect.
     """
-    settings = prior.settings.tables
-    profile, _ = profiles(occupancy, affine, pose, MAP.directions)
+    settings, rules = prior.settings.tables, prior.settings.defects
+    profile, _ = profiles(occupancy, head.affine, pose, MAP.directions)
     outer = crossing(profile, prior.mean[0], outward=True)
     expected = _expected_tables(prior, outer, inner_table(profile, outer - prior.mean[1], settings.inner_reach_mm))
     for _ in range(2):
@@ -32,12 +48,56 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray, pose: 
 
     near_tables = (expected[0] - expected[1] - settings.absent_slack_mm)[:, None] <= RADII
     near_tables &= (expected[0] + settings.absent_slack_mm)[:, None] >= RADII
-    index = field.to_index(pose.to_patient(MAP.directions * expected[0][:, None]))
-    in_view = np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
-    check_view(in_view)
-    absent = ~((profile >= 0.5) & near_tables).any(1) & in_view
-    usually_bone = prior.present >= prior.settings.defects.min_presence
-    return open_rays(outer, thickness, find_defects(absent, in_view, usually_bone, prior.settings.defects))
+    bone = (profile >= 0.5) & near_tables
+    # On the vault half the bone's thickness is enough to see whether there is bone: heads end close under the scan's
+    # top. Farther down the outer table has to be in view, because the face often is not.
+    in_view = _in_view(pose, field, expected[0] - np.where(VAULT, expected[1] / 2, 0))
+    cut = _cut(head, pose, bone, expected[0])
+    check_view(cut, ~in_view & ~bone.any(1))
+    absent = ~bone.any(1) & in_view
+    usually_bone = prior.present >= rules.min_presence
+    loose = _loose_mm(head, occupancy, pose, field, absent, near_tables)
+    bone_mm = (profile * near_tables).sum(1) * STEP + loose
+    closed = find_closed(absent, loose, bone_mm, expected[1], usually_bone, rules.opening_mm)
+    defect = find_defects(absent & ~closed.held, in_view, usually_bone, rules)
+    beyond = ~_in_view(pose, field, expected[0] - EDGE_MM)
+    notes = check_cut(cut, beyond & VAULT, defect) + closed.notes(defect, rules)
+    return Observed(open_rays(outer, thickness, defect), closed, notes)
+
+
+def _in_view(pose: Pose, field: Volume, radius: np.ndarray) -> np.ndarray:
+    """(R,) bool: whether the field of view holds the point of each ray at a radius, (R,) mm."""
+    index = field.to_index(pose.to_patient(MAP.directions * radius[:, None]))
+    return np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))
+
+
+def _cut(head: Head, pose: Pose, bone: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """(R,) bool: rays of the vault on which bone ends with the scan, and not with an outer table near the expected one.
+
+    bone: (R, S) bool along the rays. outer: (R,) mm, expected.
+    """
+    rays = np.flatnonzero(VAULT & bone.any(1))
+    outermost = RADII[bone.shape[1] - 1 - bone[rays, ::-1].argmax(1)]
+    points = pose.to_patient(MAP.directions[rays] * (outermost + STEP)[:, None])
+    index = (points - head.affine[:3, 3]) @ np.linalg.inv(head.affine[:3, :3]).T
+    beyond = ~((index >= 0) & (index <= np.array(head.occupancy.shape) - 1)).all(1)  # around bone in view there is air
+    cut = np.zeros(len(VAULT), bool)
+    cut[rays] = beyond & (outer[rays] - outermost > EDGE_MM)
+    return cut
+
+
+def _loose_mm(
+    head: Head, occupancy: np.ndarray, pose: Pose, field: Volume, rays: np.ndarray, near_tables: np.ndarray
+) -> np.ndarray:
+    """(R,) mm along some rays, (R,) bool, of bone near the tables that is no part of the largest piece; else 0."""
+    loose_mm = np.zeros(len(rays))
+    pieces = [Head(head.occupancy - occupancy, head.affine, head.name)]
+    if field.loose is not None and field.loose.any():
+        pieces.append(head_occupancy(Volume(field.loose, field.affine)))
+    for piece in pieces:
+        profile, _ = profiles(piece.occupancy, piece.affine, pose, MAP.directions[rays])
+        loose_mm[rays] += (profile * near_tables[rays]).sum(1) * STEP
+    return loose_mm
 
 
 def _expected_tables(prior: ShapePrior, outer: np.ndarray, inner: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pcdiff.geometry.grid import largest_components
 from pcdiff.prior.direction_map import MAP, RADIUS, Pose, crossing, outward_normals, profiles
 from pcdiff.prior.settings import PoseSettings
 
-EVERY = 3  # registration uses one ray in three
+EVERY = 3  # registration uses one ray in so many
 
 
 def largest_piece(occupancy: np.ndarray) -> np.ndarray:
@@ -37,22 +37,24 @@ def fit_pose(
     std: np.ndarray,
     settings: PoseSettings,
     rounds: int = 4,
+    every: int = EVERY,
 ) -> tuple[Pose, float]:
     """Iteratively reweighted point-to-plane registration of the outer table to the mean outer surface.
 
     occupancy: (I, J, K) uint8, 255 = bone. affine: (4, 4) index -> mm. mean, std: (R,) mm over the rays of the map.
-    Returns the pose and the median absolute distance over the vault in mm, which is large for a skull unlike those of
-    the model. A ray over a defect gives no point, or a distant one, which trimming and robust weights suppress.
+    every: it uses one ray in so many. Returns the pose and the median absolute distance over the vault in mm, which is
+    large for a skull unlike those of the model. A ray over a defect gives no point, or a distant one, which trimming
+    and robust weights suppress.
 
     Raises:
         InputError: fewer than `settings.min_points` points of a vault.
     """
     pose = initial_pose(occupancy, affine, settings.vault_mm)
-    directions = MAP.directions[::EVERY]
+    directions = MAP.directions[::every]
     residual = np.inf
     for round_ in range(rounds):
         profile, _ = profiles(occupancy, affine, pose, directions)
-        target = None if round_ == 0 else mean[::EVERY]
+        target = None if round_ == 0 else mean[::every]
         radius = crossing(profile, target, outward=True)
         points = pose.to_patient(directions * radius[:, None])[np.isfinite(radius)]
         pose, residual = register(points, mean, std, pose, settings)

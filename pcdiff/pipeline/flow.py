@@ -71,8 +71,7 @@ def design(
     patient axes, see `prior.fit`. watch: times the stages.
 
     Raises InputError when the skull has no defect, is no head or no upright one, or has voxels too coarse for the
-    options, and for an
-    ensemble or a seed out of range; MethodError when the method breaks its contract.
+    options, and for an ensemble or a seed out of range; MethodError when the method breaks its contract.
     """
     watch = watch or Stopwatch()
     if ensemble < 1 or seed < 0:

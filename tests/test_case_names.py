@@ -30,7 +30,7 @@ DESIGN = ("design", "--no-report", "-o")
 def method(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Method:
     stub = Stub(fitted)
     monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: stub)
-    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, axes: fitted)
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, *_, **__: fitted)
     return stub
 
 

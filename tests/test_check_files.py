@@ -47,8 +47,8 @@ Run = Callable[..., tuple[int, str, str]]
 def files(tmp_path: Path, case: tuple[Volume, Volume], fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Path:
     """skull.nrrd, implant.nrrd, implant.stl; the shape model is fitted once for all tests."""
     # the flow first: patching it imports it, and it must import the original function
-    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, axes: fitted)
-    monkeypatch.setattr("pcdiff.prior.fit.fit", lambda prior, skull, axes: fitted)
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, *_, **__: fitted)
+    monkeypatch.setattr("pcdiff.prior.fit.fit", lambda prior, skull, *_, **__: fitted)
     for name, volume in zip(("skull", "implant"), case, strict=True):
         write_volume(volume, tmp_path / f"{name}.nrrd")
     write_stl(volume_to_mesh(case[1]), tmp_path / "implant.stl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ class Stub:
 def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
     method = Stub(fitted)
     monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: method)
-    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, axes: fitted)
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, *_, **__: fitted)
     return method
 
 
@@ -150,6 +151,23 @@ def test_a_label_is_designed_and_its_mask_kept(
     assert record
     assert record["settings"]["label"] == "2"
     np.testing.assert_array_equal(case_skull(out / "head ct").mask, labels == 2)
+
+
+def test_info_lists_the_defects_and_draws_them(
+    run: Run, skull: Path, healthy: Volume, case: tuple[Volume, Volume], tmp_path: Path
+) -> None:
+    code, printed, _ = run("info", skull, "--png", tmp_path / "defects.png")
+    assert code == 0
+    assert printed.startswith(f"mask, NIfTI: {case[0].mask.shape[0]} x ")
+    assert re.search(r"^defect 1: .*(frontal|parietal|temporal|occipital).*, \d+ cm2$", printed, re.M)
+    picture = np.asarray(Image.open(tmp_path / "defects.png"))
+    assert (picture != 255).any(-1).mean() > 0.1
+    write_volume(healthy, tmp_path / "whole.nrrd")
+    code, printed, error = run("info", tmp_path / "whole.nrrd", "--png", tmp_path / "none.png")
+    assert code == 2
+    assert printed.startswith("mask, NRRD")
+    assert "no defect found" in error
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
@@ -522,7 +540,7 @@ def test_help_names_every_choice(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert code == 0
     assert "Not a medical device" in printed
     assert " sample " not in printed  # the earlier name of design still works, but is not listed
-    for command in ("design", "check", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
+    for command in ("design", "info", "check", "demo", "simulate", "prepare", "train", "evaluate", "view", "report"):
         assert f" {command} " in printed
     assert run("sample", "--help")[1] == run("design", "--help")[1].replace("pcdiff design [", "pcdiff sample [")
     assert run("--version") == (0, f"pcdiff {__version__}\n", "")

@@ -50,7 +50,7 @@ def whole(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pytes
 
     folder = tmp_path_factory.mktemp("out") / "head"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, axes: fitted)
+        patch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, *_, **__: fitted)
         design_case(skull, folder, method, Settings("prior", 2, keep_points=True, report=False))
     return folder
 

@@ -489,6 +489,21 @@ def test_the_defect_is_found_and_closed(prior, case, fitted):
     assert implant.mask[tuple(index.T)].mean() > 0.9
 
 
+def test_one_of_two_defects_is_completed_if_asked(prior, healthy):
+    skull, implant = simulate_craniotomy(healthy, "random_1", np.random.default_rng(5), defects=2)
+    both = fit(prior, skull)
+    second = fit(prior, skull, defects=(2,))
+    assert (both.defects, second.defects) == (2, 1)
+    assert np.mean((second.defect == 1) == (both.defect == 2)) > 0.999
+    built = design(skull, PriorMethod(prior), defects=(2,)).implant.mask
+    (first_piece, second_piece) = (both.defect_at(implant.to_mm(np.argwhere(implant.mask))) == k for k in (1, 2))
+    filled = built[implant.mask]
+    assert filled[second_piece].mean() > 0.8
+    assert filled[first_piece].mean() < 0.02
+    with pytest.raises(InputError, match="--defect: expected a number from 1 to 2, got 3"):
+        fit(prior, skull, defects=(1, 3))
+
+
 def test_two_defects_are_two_pieces(prior, healthy):
     skull, implant = simulate_craniotomy(healthy, "random_1", np.random.default_rng(5), defects=2)
     made = design(skull, PriorMethod(prior))

@@ -190,7 +190,7 @@ def test_a_candidate_on_another_grid_and_an_empty_proposal_are_refused(skull: Vo
 @pytest.fixture
 def quick_fit(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shape model's fit, made once for all tests."""
-    monkeypatch.setattr(flow, "fit_prior", lambda prior, skull, axes: fitted)
+    monkeypatch.setattr(flow, "fit_prior", lambda prior, skull, *_, **__: fitted)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
 
     folder = tmp_path_factory.mktemp("out") / "head"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, axes: fitted)  # that of this very skull
+        patch.setattr(
+            "pcdiff.pipeline.flow.fit_prior", lambda prior, skull, *_, **__: fitted
+        )  # that of this very skull
         record = design_case(skull, folder, method, Settings("prior", 3, keep_points=True, report=False))
     vertices = read_stl(folder / "implant.stl").vertices
     across = vertices[:, 0] - vertices[:, 0].min()

@@ -46,6 +46,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 app.command("demo", rich_help_panel=DESIGN, cls=MethodCommand)(design.demo)
 app.command("design", rich_help_panel=DESIGN, cls=MethodCommand)(design.design)
 app.command("sample", hidden=True, cls=MethodCommand)(design.design)  # the earlier name of `design`
+app.command("info", rich_help_panel=DESIGN)(design.info)
 app.command("simulate", rich_help_panel=DESIGN)(design.simulate)
 app.command("check", rich_help_panel=RESULTS)(show.check)
 app.command("view", rich_help_panel=RESULTS)(show.view)

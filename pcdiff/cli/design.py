@@ -31,6 +31,7 @@ def design(
     acquisition: options.Acquisition = None,
     ignore_metal: options.IgnoreMetal = False,
     assume_orientation: options.AssumeOrientation = False,
+    defect: options.Defects = None,
     mask_out: options.MaskOut = None,
     clearance: options.Clearance = 0.0,
     thickness: options.Thickness = "bone",
@@ -77,6 +78,7 @@ def design(
         acquisition=acquisition,
         ignore_metal=ignore_metal,
         assume_orientation=assume_orientation,
+        defects=tuple(defect or ()),
         fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
         criteria=load_criteria(criteria),
         mesh=mesh,
@@ -89,6 +91,46 @@ def design(
         raise InputError(f"--mask-out writes one mask, got {len(scans)} scans; give one scan")
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
     Batch(out, settings, overwrite, mask_out, quiet).design(scans)
+
+
+def info(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect.")],
+    threshold: options.Threshold = None,
+    series: options.Series = None,
+    label: options.Label = None,
+    acquisition: options.Acquisition = None,
+    ignore_metal: options.IgnoreMetal = False,
+    assume_orientation: options.AssumeOrientation = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture of each defect to this file.")
+    ] = None,
+) -> None:
+    """List what a scan is and which defects it has, without a design. `pcdiff design --defect N` closes one of them.
+
+    pcdiff info dicom/ --png defects.png
+    """
+    from pcdiff.pipeline.info import scan_info
+    from pcdiff.pipeline.settings import Settings
+
+    settings = Settings(
+        DEFAULT,
+        threshold=threshold,
+        series=series,
+        label=label,
+        acquisition=acquisition,
+        ignore_metal=ignore_metal,
+        assume_orientation=assume_orientation,
+    )
+    found = scan_info(scan, settings, png)
+    check = found.check
+    size, spacing = (" x ".join(f"{value:g}" for value in values) for values in (check.shape, check.spacing_mm))
+    typer.echo(f"{'CT' if check.kind == 'ct' else 'mask'}, {check.format}: {size} voxels of {spacing} mm")
+    for warning in (*check.warnings, *found.notes):
+        typer.echo(f"warning: {warning}")
+    for defect in found.defects:
+        typer.echo(f"defect {defect.label}: {defect.place}, {defect.area_cm2:.0f} cm2")
+    if found.why_none:
+        raise InputError(f"{scan}: {found.why_none}")
 
 
 def demo(

@@ -52,6 +52,10 @@ AssumeOrientation = Annotated[
         help="Go on with a head that is not upright in the file's axes, or of unusual size.",
     ),
 ]
+Defects = Annotated[
+    list[int] | None,
+    typer.Option("--defect", rich_help_panel=SCAN, metavar="N", help="Close this defect of `pcdiff info`; repeatable."),
+]
 MaskOut = Annotated[
     Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
 ]

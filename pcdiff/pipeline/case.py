@@ -137,6 +137,7 @@ def write_case(
         device=settings.device,
         keep_members=settings.ensemble > 1,
         options=settings.fitting,
+        defects=settings.defects,
         axes="assumed" if settings.assume_orientation else "stated" if given.check.axes_stated else "unstated",
         watch=watch,
     )

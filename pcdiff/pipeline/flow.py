@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,13 +63,14 @@ def design(
     keep_members: bool = False,
     options: FitOptions = USUAL,
     axes: Axes = "stated",
+    defects: Sequence[int] = (),
     watch: Stopwatch | None = None,
 ) -> Design:
-    """Designs the implant that closes every defect of a skull, and makes it fit as the options say.
+    """Designs the implant that closes the defects of a skull, and makes it fit as the options say.
 
     The shape model that locates the defects is the method's own, or the shipped one for a method without. backend: of
     the reconstruction of oriented points. keep_members: also every candidate as an implant. axes: what is known of the
-    patient axes, see `prior.fit`. watch: times the stages.
+    patient axes, see `prior.fit`. defects: numbers of those to close, by default all. watch: times the stages.
 
     Raises InputError when the skull has no defect, is no head or no upright one, or has voxels too coarse for the
     options, and for an ensemble or a seed out of range; MethodError when the method breaks its contract.
@@ -83,7 +85,7 @@ def design(
     options.check_resolution(skull.spacing)  # before the work, not after it
     with watch("fit"):
         prior = method.prior if isinstance(method, PriorBasedMethod) else ShapePrior.shipped()
-        fit = fit_prior(prior, skull, axes)
+        fit = fit_prior(prior, skull, axes, defects)
     with watch("points"):
         if isinstance(method, PriorBasedMethod):
             proposal = method(skull, fit, ensemble=ensemble, seed=seed, device=device)

@@ -28,7 +28,8 @@ class Settings:
     method: a name of `methods.registry`. ensemble: number of candidates. backend: of the reconstruction of oriented
     points. weights: a file, None for the shipped weights. threshold (HU), series, acquisition, label: of a CT, of DICOM
     and of a segmentation, see `input_check.read_skull`. ignore_metal: of a CT. assume_orientation: go on with a head
-    that is not upright in patient axes, or of unusual size. fitting: how the implant is made to fit. criteria: limits
+    that is not upright in patient axes, or of unusual size. defects: numbers of those to close, all by default.
+    fitting: how the implant is made to fit. criteria: limits
     of the checks. mesh: kinds of mesh files, separated by commas, see `mesh_files`; an STL is always written.
     keep_points: write points.npz. report: write report.html and preview.png.
     """
@@ -45,6 +46,7 @@ class Settings:
     acquisition: int | None = None
     ignore_metal: bool = False
     assume_orientation: bool = False
+    defects: tuple[int, ...] = ()
     fitting: FitOptions = USUAL
     criteria: Criteria = DEFAULT_CRITERIA
     mesh: str = "stl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,19 @@ def find_defects(
             number += 1
             defects[region] = number
     return defects[MAP.inside]
+
+
+def chosen_defects(observation: Observation, numbers: Sequence[int]) -> Observation:
+    """The observation with some of its defects, numbered anew. Raises InputError for a number that it does not have."""
+    count = int(observation.defect.max(initial=0))
+    if unknown := [number for number in numbers if not 1 <= number <= count]:
+        raise InputError(
+            f"--defect: expected a number from 1 to {count}, got {unknown[0]}; pcdiff info SCAN lists the defects"
+        )
+    labels = np.zeros_like(observation.defect)
+    for new, old in enumerate(sorted(set(numbers)), 1):
+        labels[observation.defect == old] = new
+    return open_rays(observation.outer, observation.thickness, labels)
 
 
 def _smooth_regions(absent: np.ndarray, opening_mm: float) -> np.ndarray:

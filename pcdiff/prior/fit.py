@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.completed_surface import completed_surface
-from pcdiff.prior.defects import Observation, open_rays
+from pcdiff.prior.defects import Observation, chosen_defects, open_rays
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.gaussian_process import Posterior, regress
 from pcdiff.prior.model import ShapePrior
@@ -70,17 +71,20 @@ class PriorFit:
         return completed_surface(self.pose, table_radii, covered, self.defect, self.std)
 
 
-def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated") -> PriorFit:
+def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated", defects: Sequence[int] = ()) -> PriorFit:
     """Fits the shape model to a defective skull; absent bone does not influence the pose.
 
     axes: what is known of the patient axes; `assumed` goes on with a head that is not upright, or of unusual size.
+    defects: numbers of those to complete, by default all.
 
     Raises InputError when the skull is cut off at the vault, is not a head or not an upright one, or has no defect.
     """
-    return fit_head(prior, head_occupancy(skull), skull, axes)
+    return fit_head(prior, head_occupancy(skull), skull, axes, defects)
 
 
-def fit_head(prior: ShapePrior, head: Head, field: Volume, axes: Axes = "assumed") -> PriorFit:
+def fit_head(
+    prior: ShapePrior, head: Head, field: Volume, axes: Axes = "assumed", defects: Sequence[int] = ()
+) -> PriorFit:
     """The same for a head at about 0.9 mm. field: a volume on the scan's grid, for its extent and what is loose."""
     settings = prior.settings
     occupancy = largest_piece(head.occupancy)
@@ -96,6 +100,8 @@ def fit_head(prior: ShapePrior, head: Head, field: Volume, axes: Axes = "assumed
     observation = observed.observation
     if observation.defect.max(initial=0) == 0:
         raise observed.closed.no_defect(settings.defects)
+    if defects:
+        observation = chosen_defects(observation, defects)
     around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
     first = complete(prior, pose, observation, residual, around, settings.completion.initial_border_mm)
     return replace(

@@ -1,0 +1,78 @@
+"""What a scan is and which defects it has, without a design."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcdiff.errors import InputError
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.input_check import InputCheck, read_skull
+from pcdiff.pipeline.settings import Settings
+from pcdiff.prior.fit import PriorFit, fit
+from pcdiff.prior.model import ShapePrior
+from pcdiff.prior.orientation import Axes
+from pcdiff.prior.regions import Defect, defects_of
+
+
+@dataclass(frozen=True)
+class ScanInfo:
+    """What was found in a scan.
+
+    check: of the input. defects: in the order of their numbers. notes: of the fit. why_none: why no defect is listed,
+    empty otherwise.
+    """
+
+    check: InputCheck
+    defects: tuple[Defect, ...] = ()
+    notes: tuple[str, ...] = ()
+    why_none: str = ""
+
+
+def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> ScanInfo:
+    """Reads a scan and fits the shape model. picture: a PNG with a view of each defect, written if there is one.
+
+    Raises InputError for a scan that cannot be read.
+    """
+    skull, check = read_skull(
+        source,
+        settings.threshold,
+        settings.series,
+        settings.label,
+        settings.acquisition,
+        ignore_metal=settings.ignore_metal,
+    )
+    axes: Axes = "assumed" if settings.assume_orientation else "stated" if check.axes_stated else "unstated"
+    try:
+        found = fit(ShapePrior.shipped(), skull, axes)
+    except InputError as error:
+        return ScanInfo(check, why_none=str(error))
+    if picture is not None:
+        from pcdiff.report.render import write_png
+
+        write_png(defects_picture(skull, found), picture)
+    return ScanInfo(check, tuple(defects_of(found)), found.notes)
+
+
+def defects_picture(skull: Volume, fit: PriorFit) -> np.ndarray:
+    """(H, W, 3) uint8: for each defect a view of the skull with the missing outer surface as points."""
+    from pcdiff.report.colours import BONE, IMPLANT
+    from pcdiff.report.gallery import PIXEL_MM, beads
+    from pcdiff.report.render import render, sheet
+    from pcdiff.report.surfaces import oblique_view, shape_of
+
+    bone, centre = shape_of(skull, BONE), fit.pose.shift
+    surface = fit.completed_surface()
+    assert surface.defect is not None
+    assert surface.normals is not None
+    outer = ((surface.points - centre) * surface.normals).sum(1) > 0
+    views = []
+    for label in range(1, fit.defects + 1):
+        points = surface.points[(surface.defect == label) & outer]
+        outward = points.mean(0) - centre
+        views.append(
+            render([bone, beads(points[::2], IMPLANT)], oblique_view(outward / np.linalg.norm(outward)), PIXEL_MM)
+        )
+    return sheet(views)

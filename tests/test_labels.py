@@ -176,7 +176,7 @@ def test_what_holds_no_labels_is_refused(tmp_path: Path) -> None:
         InputError, match=r"3 volumes .* with values of 0\..* probabilities\? threshold them at 0.5; export one"
     ):
         read_scan(path)
-    with pytest.raises(InputError, match="got a folder"):
+    with pytest.raises(InputError, match="got DICOM; leave it out"):
         read_scan(tmp_path, label="1")
 
 

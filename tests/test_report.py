@@ -143,7 +143,7 @@ def test_the_page_is_one_small_file_without_requests(folder: Path, text: str) ->
 
 
 def test_sections_without_contents_are_left_out(folder: Path, tmp_path: Path) -> None:
-    for name in ("implant.nrrd", "implant.stl", RECORD):
+    for name in ("implant.nrrd", "implant.stl", "defective_skull.nrrd", RECORD):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     contents = read_contents(tmp_path)
     assert contents.checks is None
@@ -157,7 +157,7 @@ def test_sections_without_contents_are_left_out(folder: Path, tmp_path: Path) ->
 
 
 def test_unusable_files_of_a_case_are_refused(folder: Path, tmp_path: Path) -> None:
-    for name in ("implant.nrrd", "implant.stl", RECORD):
+    for name in ("implant.nrrd", "implant.stl", "defective_skull.nrrd", RECORD):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     for content in ("[]", "{"):
         (tmp_path / "checks.json").write_text(content)

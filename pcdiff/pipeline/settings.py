@@ -71,6 +71,6 @@ class Settings:
         """For `run.json`: version, settings, and the sha256 of each weights file."""
         settings = asdict(self)
         del settings["weights"]
-        settings["criteria"] = self.criteria.model_dump()
+        settings |= {"criteria": self.criteria.model_dump(), "defects": list(self.defects)}
         weights = {path.name: sha256(path) for path in weights_files(self.method, self.weights)}
         return {"pcdiff": __version__, "settings": settings, "weights": weights}

@@ -9,13 +9,13 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
+from pcdiff.checks.criteria import MIN_WALL_MM
 from pcdiff.checks.distances import OUTER_COSINE, outward_cosine, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
-from pcdiff.pipeline.fit_options import MIN_WALL_MM
 from pcdiff.pipeline.fitting import HOLE_MARGIN, SMOOTHING_RIM, FitOptions, apply_fit_options, make_printable
 from pcdiff.pipeline.flow import design
 

@@ -15,6 +15,8 @@ from pydantic import Field
 from pcdiff.config import StrictConfig, read_yaml, validate_config
 from pcdiff.files import shipped_file
 
+MIN_WALL_MM = 0.8  # the thinnest that usual printers build; the implant's edge ends there, too
+
 
 class Criteria(StrictConfig):
     """Thresholds: a figure must be at least `min_*` and at most `max_*`."""
@@ -43,7 +45,7 @@ class Criteria(StrictConfig):
     )
     max_overlap_mm: float = Field(default=0.75, ge=0, description="depth of the mesh in bone")
     min_wall_mm: float = Field(
-        default=0.8, ge=0, description="thinnest printable wall; 99 % of the surface must reach it"
+        default=MIN_WALL_MM, ge=0, description="thinnest printable wall; 99 % of the surface must reach it"
     )
     max_size_mm: float = Field(default=250.0, gt=0, description="build length of a usual printer")
 

@@ -15,13 +15,14 @@ from pcdiff.evaluation.measure import NO_MESSAGE, Measurement, measure
 from pcdiff.evaluation.plan import Run
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.spread import compare_spread
+from pcdiff.evaluation.statistics import SCORES
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import read_stl
 from pcdiff.geometry.metrics import scores
 from pcdiff.imaging.volumes import read_volume, write_volume
 
 REFUSED = 2  # exit code of a command that refuses its input
-NO_SCORES = dict.fromkeys(("dsc", "bdsc", "hd95"), math.nan)
+NO_SCORES = dict.fromkeys(SCORES, math.nan)
 
 
 def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:

@@ -18,7 +18,7 @@ from pcdiff.environment import machine, peak_memory_mb
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.input_check import InputCheck, read_skull
+from pcdiff.imaging.input_check import InputCheck
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
@@ -138,7 +138,7 @@ def write_case(
         keep_members=settings.ensemble > 1,
         options=settings.fitting,
         defects=settings.defects,
-        axes="assumed" if settings.assume_orientation else "stated" if given.check.axes_stated else "unstated",
+        axes=settings.axes_of(given.check),
         watch=watch,
     )
     if on_warning is not None:
@@ -167,14 +167,7 @@ def write_case(
 
 def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> _Input:
     digest = input_digest(source)
-    skull, check = read_skull(
-        source,
-        settings.threshold,
-        settings.series,
-        settings.label,
-        settings.acquisition,
-        ignore_metal=settings.ignore_metal,
-    )
+    skull, check = settings.read_skull(source)
     if on_warning is not None:
         for warning in check.warnings:
             on_warning(warning)

@@ -16,7 +16,6 @@ SMOOTHING_RANGE = (0.2, 2.0)  # mm; more would consume thin bone
 DRAIN_HOLE_RANGE = (2.0, 10.0)  # mm, diameter; smaller ones vanish when the mesh is made
 MIN_HOLE_WALL = 2.0  # mm of implant between two drain holes
 MIN_HOLE_VOXELS = 3  # across a drain hole
-MIN_WALL_MM = 0.8  # the thinnest that usual printers build
 SMALL_TRIM = 0.01  # of the implant's volume
 
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from pcdiff.checks import removal_paths, surroundings
+from pcdiff.checks.criteria import MIN_WALL_MM
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
@@ -21,7 +22,7 @@ from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import vertex_normals, volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.pipeline.fit_options import AS_DESIGNED, MIN_WALL_MM, SMALL_TRIM, THICKNESS_RANGE, FitOptions
+from pcdiff.pipeline.fit_options import AS_DESIGNED, SMALL_TRIM, THICKNESS_RANGE, FitOptions
 from pcdiff.reconstruct.finish import without_slivers
 
 SMOOTHING_RIM = 1.0  # mm from bone where smoothing begins

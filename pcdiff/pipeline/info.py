@@ -9,11 +9,10 @@ import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.input_check import InputCheck, read_skull
+from pcdiff.imaging.input_check import InputCheck
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.orientation import Axes
 from pcdiff.prior.regions import Defect, defects_of
 
 
@@ -36,17 +35,9 @@ def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> 
 
     Raises InputError for a scan that cannot be read.
     """
-    skull, check = read_skull(
-        source,
-        settings.threshold,
-        settings.series,
-        settings.label,
-        settings.acquisition,
-        ignore_metal=settings.ignore_metal,
-    )
-    axes: Axes = "assumed" if settings.assume_orientation else "stated" if check.axes_stated else "unstated"
+    skull, check = settings.read_skull(source)
     try:
-        found = fit(ShapePrior.shipped(), skull, axes)
+        found = fit(ShapePrior.shipped(), skull, settings.axes_of(check))
     except InputError as error:
         return ScanInfo(check, why_none=str(error))
     if picture is not None:

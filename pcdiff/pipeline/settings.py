@@ -11,11 +11,14 @@ from pcdiff.checks.criteria import Criteria
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import check_space
 from pcdiff.geometry.mesh_files import mesh_kinds
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.input_check import InputCheck, read_skull
 from pcdiff.methods.registry import weights_files
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
+    from pcdiff.prior.orientation import Axes
 
 DEFAULT_ENSEMBLE = 1
 DEFAULT_CRITERIA = Criteria()
@@ -53,6 +56,16 @@ class Settings:
     mesh_space: str = "lps"
     keep_points: bool = False
     report: bool = True
+
+    def read_skull(self, source: Path) -> tuple[Volume, InputCheck]:
+        """The skull of a scan as the options say, see `input_check.read_skull`."""
+        return read_skull(
+            source, self.threshold, self.series, self.label, self.acquisition, ignore_metal=self.ignore_metal
+        )
+
+    def axes_of(self, check: InputCheck) -> Axes:
+        """What is known of the patient axes of a scan, see `prior.fit`."""
+        return "assumed" if self.assume_orientation else "stated" if check.axes_stated else "unstated"
 
     def load(self) -> Method | PriorBasedMethod:
         """Checks the options and loads the method; one load serves many cases.

@@ -49,7 +49,7 @@ def test_changed_weights_are_a_problem(installed: list[str], monkeypatch: pytest
     damaged[-1] ^= 1
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "denoiser.safetensors").write_bytes(damaged)
-    for name in ("SHA256SUMS", "prior.safetensors", "unet.safetensors", "occupancy.safetensors"):
+    for name in ("SHA256SUMS", "prior.safetensors", "unet.safetensors"):
         (tmp_path / "weights" / name).symlink_to(Path(pcdiff.__file__).parent / "weights" / name)
     monkeypatch.setattr("pcdiff.files.resources.files", lambda name: tmp_path)
     found = {finding.name: finding for finding in doctor.examine()}

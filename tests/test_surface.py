@@ -20,8 +20,6 @@ from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.surface import vertex_normals
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.occupancy.fused import FusedSurface
-from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.registry import load_method
 from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices, stacked
 from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig, SurfaceDiffusionConfig
@@ -32,6 +30,8 @@ from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.surface.sampling import sample_displacements
 from pcdiff.methods.surface.weights import load_denoiser, save_denoiser
 from pcdiff.methods.volumetric.features import LATTICE, soft_occupancy
+from pcdiff.methods.volumetric.fused import FusedSurface
+from pcdiff.methods.volumetric.lattice import TableMaps
 from pcdiff.methods.volumetric.method import VolumetricMethod
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.methods.volumetric.surroundings import Surroundings

@@ -16,7 +16,6 @@ import pcdiff
 from pcdiff.config import StrictConfig
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, shipped_sha256
-from pcdiff.methods.occupancy.model import OccupancyModel
 from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig
 from pcdiff.methods.surface.weights import load_denoiser, save_denoiser
 from pcdiff.methods.volumetric.model import VolumetricModel
@@ -28,7 +27,6 @@ WEIGHTS = Path(pcdiff.__file__).parent / "weights"
 LOADERS = {
     "denoiser": load_denoiser,
     "unet": VolumetricModel.load,
-    "occupancy": OccupancyModel.load,
     "prior": ShapePrior.load,
 }
 
@@ -228,7 +226,7 @@ def test_shipped_weights_are_those_listed():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["denoiser", "unet", "occupancy", "prior"])
+@pytest.mark.parametrize("name", ["denoiser", "unet", "prior"])
 def test_weights_that_are_not_finite_are_refused(tmp_path, name, value):
     copyfile(WEIGHTS / f"{name}.safetensors", tmp_path / f"{name}.safetensors")
     LOADERS[name](tmp_path / f"{name}.safetensors")  # a copy elsewhere is a user's own file

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from pcdiff.evaluation.rows import Row, finite
 from pcdiff.evaluation.statistics import kinds_of, paired_differences, summarise
-from pcdiff.methods.registry import DEFAULT, OCCUPANCY, weights_of
+from pcdiff.methods.registry import DEFAULT, weights_of
 from pcdiff.methods.volumetric.config import LAYOUT
 from pcdiff.tensor_files import read_tensors
 
@@ -85,14 +85,12 @@ def variants(folder: Path) -> dict[str, list[str]]:
     found["without diffusion"] = ["--method", "unet"]
     for name, file, change in (
         ("without the U-Net's correction", UNET, unet_says_nothing),
-        ("without the occupancy network", OCCUPANCY, None),
         ("two draws", own, of_diffusion(draws=2)),
         ("one step", own, of_diffusion(steps=1)),
     ):
         found[name] = ["--method", DEFAULT, "--weights", str(weights(name, file, change) / own)]
     name = "U-Net alone, without the shape model's tables"
     alone = weights(name, UNET, tables_hidden)
-    (alone / OCCUPANCY).unlink()  # it corrects the tables
     found[name] = ["--method", "unet", "--weights", str(alone / UNET)]
     return found
 

@@ -28,13 +28,13 @@ from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
-from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.registry import weights_of
 from pcdiff.methods.surface.anchors import Anchors, make_anchors, stacked
 from pcdiff.methods.surface.config import LAYOUT
 from pcdiff.methods.surface.method import SurfaceMethod
 from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.volumetric.features import defect_windows, soft_occupancy
+from pcdiff.methods.volumetric.lattice import TableMaps
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.pipeline.case import design_case
 from pcdiff.pipeline.demo import demo

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
 
 PRIOR = "prior.safetensors"
-OCCUPANCY = "occupancy.safetensors"
 GROUP = "pcdiff.methods"  # entry points of other packages
 WEIGHTS_LICENCE = "CC BY-NC-SA 4.0"
 
@@ -91,7 +90,7 @@ METHODS = {
             "a diffusion of surface points, on a U-Net and the statistical shape model",
             "pcdiff.methods.surface.method:load",
             own="denoiser.safetensors",
-            companions=("unet.safetensors", OCCUPANCY),
+            companions=("unet.safetensors",),
         ),
         MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
         MethodEntry(
@@ -107,7 +106,6 @@ METHODS = {
             "a volumetric U-Net on the statistical shape model: the surface without the diffusion",
             "pcdiff.methods.volumetric.method:load",
             own="unet.safetensors",
-            companions=(OCCUPANCY,),
         ),
     )
 }

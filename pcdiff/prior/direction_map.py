@@ -70,11 +70,11 @@ class DirectionMap:
         theta = 2 * np.arcsin(np.clip(np.hypot(u, v) * PIXEL / (2 * RADIUS), 0, 1))
         phi = np.arctan2(v, u)
         local = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
-        return local @ _tilt().T
+        return local @ map_axes().T
 
     def to_pixel(self, directions: np.ndarray) -> np.ndarray:
         """(..., 3) unit vectors -> (..., 2) continuous pixel coordinates, also for directions beyond the map's edge."""
-        local = directions @ _tilt()
+        local = directions @ map_axes()
         # rho = 2 R sin(theta / 2) = R sqrt(2 (1 - cos theta)); at the antipole the azimuth is undefined
         scale = np.sqrt(2 / np.maximum(1 + local[..., 2], 1e-9)) * RADIUS / PIXEL
         return local[..., :2] * scale[..., None] + (SIZE - 1) / 2
@@ -90,7 +90,7 @@ class DirectionMap:
         return (total / np.maximum(gaussian_filter(weight, sigma), 1e-6))[self.inside]
 
 
-def _tilt() -> np.ndarray:
+def map_axes() -> np.ndarray:
     """(3, 3) rotation about x: the map's own axes -> model axes; its pole becomes (0, sin, cos) of the tilt."""
     c, s = np.cos(TILT), np.sin(TILT)
     return np.array([[1, 0, 0], [0, c, s], [0, -s, c]])

@@ -18,8 +18,20 @@ from pcdiff.methods.volumetric.config import UNetConfig
 log = logging.getLogger(__name__)
 
 
+class WindowsConfig(StrictConfig):
+    """Windows of fitted cuts, as the volumetric U-Net sees them in training. Probabilities are per window."""
+
+    margin: int = Field(default=6, ge=0, le=20, description="lattice points around the missing bone, at least")
+    hidden: float = Field(default=0.12, ge=0, le=1, description="the shape model is hidden")
+    deformed: float = Field(default=0.5, ge=0, le=1, description="the whole cut is deformed once more")
+    deform_mm: float = Field(default=1.6, ge=0, description="largest standard deviation of that deformation's knots")
+    shift_mm: float = Field(default=1.0, ge=0, description="standard deviation of a further shift of the pose")
+    turn_degrees: float = Field(default=1.0, ge=0, description="and rotation")
+    scale: float = Field(default=0.01, ge=0, description="and scale")
+
+
 class VolumetricSamplesConfig(StrictConfig):
-    """The samples that the volumetric U-Net is trained on. Probabilities are per sample."""
+    """The virtual craniotomies that the networks are trained on. Probabilities are per cut."""
 
     kinds: dict[str, float] = Field(
         default={
@@ -37,14 +49,9 @@ class VolumetricSamplesConfig(StrictConfig):
     own_shape: float = Field(default=0.2, ge=0, le=1, description="the head keeps its own shape")
     other_shape: float = Field(default=0.35, ge=0, le=1, description="it takes another head's; else a mixture")
     deform_mm: float = Field(default=1.5, ge=0, description="largest standard deviation of a random deformation")
-    shift_mm: float = Field(default=1.5, ge=0, description="standard deviation of the pose error added: shift")
-    turn_degrees: float = Field(default=1.2, ge=0, description="and rotation")
-    scale: float = Field(default=0.012, ge=0, description="and scale")
-    margin: tuple[int, int] = Field(default=(6, 15), description="lattice points around a defect in the window")
     short_scan: float = Field(default=0.15, ge=0, le=1, description="the scan ends below the vault")
-    fitted: int = Field(default=1200, ge=0, description="cuts to which the shape model is fitted, made once")
-    fitted_share: float = Field(default=0.7, ge=0, le=1, description="share of samples drawn from them")
-    hidden: float = Field(default=0.1, ge=0, le=1, description="the shape model is hidden in so many of those")
+    fitted: int = Field(default=1700, gt=0, description="cuts to which the shape model is fitted, made once")
+    windows: WindowsConfig = WindowsConfig()
     folds: int = Field(default=5, ge=2, description="of heads; a shape model never saw those of the cut's fold")
 
     @field_validator("kinds")
@@ -65,11 +72,11 @@ class PaperOptimiserConfig(StrictConfig):
 class VolumetricOptimiserConfig(StrictConfig):
     """AdamW with a linear warm-up, a constant rate, and a linear cool-down to 0."""
 
-    steps: int = Field(default=20_000, gt=0)
-    batch: int = Field(default=2, gt=0, description="samples a step of one process")
+    steps: int = Field(default=17_000, gt=0)
+    batch: int = Field(default=16, gt=0, description="windows a step of one process; fewer where they are large")
     rate: float = Field(default=8e-4, gt=0)
-    warmup: int = Field(default=500, ge=0, description="steps")
-    cooldown: int = Field(default=5_000, ge=0, description="last steps, over which the rate falls")
+    warmup: int = Field(default=300, ge=0, description="steps")
+    cooldown: int = Field(default=8_500, ge=0, description="last steps, over which the rate falls")
     decay: float = Field(default=0.02, ge=0, description="weight decay")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(default=9.0, gt=0, description="power of the averaged weights' profile")

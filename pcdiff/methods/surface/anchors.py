@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from pcdiff.methods.occupancy.fused import FusedSurface
-from pcdiff.methods.occupancy.lattice import map_position, table_log_odds
 from pcdiff.methods.surface.config import LAYOUT
 from pcdiff.methods.volumetric.features import LATTICE, STEP
+from pcdiff.methods.volumetric.fused import FusedSurface
+from pcdiff.methods.volumetric.lattice import map_position, table_log_odds
 from pcdiff.methods.volumetric.surroundings import Surroundings
 
 
@@ -20,7 +20,7 @@ def read(skull: Surroundings, points: np.ndarray) -> np.ndarray:
     fine = np.moveaxis((points - LATTICE.low) / STEP, -1, 0)
     pixels, radius = map_position(points)
     outer, inner, border = skull.maps.sample(pixels, "outer", "inner", "border")
-    tables = table_log_odds(outer - radius, radius - inner, border, skull.fusion.surface)
+    tables = table_log_odds(outer - radius, radius - inner, border, skull.fusion)
     added, bone, mirrored, mean = (
         map_coordinates(field, fine, order=1, mode="nearest")
         for field in (skull.added, skull.bone, skull.bone[::-1], skull.mean)

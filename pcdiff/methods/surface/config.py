@@ -20,7 +20,7 @@ class SurfaceLayout(StrictConfig):
     fields: tuple[str, ...] = Field(
         default=("log_odds", "table_log_odds", "bone", "mirrored", "mean", "border"), description="read there"
     )
-    context: int = Field(default=32, description="channels of the U-Net, read there, too")
+    context: int = Field(default=64, description="channels of the U-Net, read there, too")
     static: tuple[str, ...] = Field(
         default=("x", "y", "z", "normal_x", "normal_y", "normal_z", "outer_std", "thickness_std", "border_distance"),
         description="of each anchor",

@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import vertex_normals
-from pcdiff.methods.occupancy.fused import FusedSurface
 from pcdiff.methods.surface.anchors import Anchors
+from pcdiff.methods.volumetric.fused import FusedSurface
 
 NEIGHBOURS = 8  # anchors that a vertex follows
 SAME_SIDE = 0.3  # least cosine between the normals of a vertex and of an anchor that it follows

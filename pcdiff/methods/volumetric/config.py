@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import Field
 
 from pcdiff.config import StrictConfig
-from pcdiff.methods.occupancy.config import OccupancySettings
 from pcdiff.nets.unet3d import UNet3d
 
 
@@ -34,7 +33,7 @@ class UNetConfig(StrictConfig):
     """The size of the network."""
 
     widths: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = Field(
-        default=(32, 64, 128), min_length=1, max_length=3, description="channels"
+        default=(64, 128, 256), min_length=1, max_length=3, description="channels"
     )
     blocks: int = Field(default=1, gt=0, le=64, description="residual blocks of each level")
 
@@ -56,17 +55,6 @@ class FusionConfig(StrictConfig):
     extension_mm: float = Field(default=4.0, description="the tables go on beyond a defect's border")
     slope_mm: float = Field(default=0.5, gt=0, description="depth between the tables per unit of log-odds")
     max_log_odds: float = Field(default=5.0, gt=0, description="of the tables; twice as many of the output")
-
-    @property
-    def surface(self) -> OccupancySettings:
-        """The same for the functions that the occupancy network uses, too."""
-        return OccupancySettings(
-            step_mm=LAYOUT.step_mm,
-            margin_mm=self.margin_mm,
-            extension_mm=self.extension_mm,
-            slope_mm=self.slope_mm,
-            max_log_odds=self.max_log_odds,
-        )
 
 
 class VolumetricConfig(StrictConfig):

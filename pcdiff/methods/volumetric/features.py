@@ -10,13 +10,12 @@ from functools import cache
 
 import numpy as np
 import torch
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from pcdiff.geometry.occupancy import Head
-from pcdiff.methods.occupancy.config import OccupancySettings
-from pcdiff.methods.occupancy.features import occupancy_at
-from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, map_position, missing_table_points, table_log_odds
-from pcdiff.methods.volumetric.config import LAYOUT
+from pcdiff.methods.volumetric.config import LAYOUT, FusionConfig
+from pcdiff.methods.volumetric.lattice import Lattice, TableMaps, map_position, missing_table_points, table_log_odds
 from pcdiff.prior.direction_map import Pose
 from pcdiff.prior.fit import PriorFit
 
@@ -25,6 +24,14 @@ LATTICE = Lattice(np.array(LAYOUT.low_mm), LAYOUT.shape, STEP)
 MARGIN = round(LAYOUT.window_margin_mm / STEP)
 
 Window = tuple[slice, slice, slice]  # a part of the lattice
+
+
+def occupancy_at(head: Head, pose: Pose, points: np.ndarray) -> np.ndarray:
+    """Share of bone (...) float32 at points (..., 3) model mm of a posed head; 0 outside its grid."""
+    to_index = np.linalg.inv(head.affine)
+    index = pose.to_patient(points) @ to_index[:3, :3].T + to_index[:3, 3]
+    values = map_coordinates(head.occupancy, index.reshape(-1, 3).T, order=1, output=np.float32)
+    return values.reshape(points.shape[:-1]) / 255
 
 
 def soft_occupancy(head: Head, pose: Pose, lattice: Lattice = LATTICE) -> np.ndarray:
@@ -130,13 +137,13 @@ def prior_tables(maps: TableMaps, window: Window) -> np.ndarray:
     return np.stack(channels).astype(np.float32)
 
 
-def prior_log_odds(maps: TableMaps, window: Window, settings: OccupancySettings) -> np.ndarray:
+def prior_log_odds(maps: TableMaps, window: Window, fusion: FusionConfig) -> np.ndarray:
     """(I, J, K) float32: log-odds of bone by the completed tables."""
     pixels, radius = _map_positions(1)
     a, b, c = window
     radius = radius[a, b, c]
     outer, inner, border = maps.sample(pixels[:, a, b, c], "outer", "inner", "border")
-    return table_log_odds(outer - radius, radius - inner, border, settings).astype(np.float32)
+    return table_log_odds(outer - radius, radius - inner, border, fusion).astype(np.float32)
 
 
 def network_inputs(

@@ -11,11 +11,10 @@ from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
-from pcdiff.methods.occupancy.fused import FusedSurface
-from pcdiff.methods.occupancy.lattice import TableMaps, lattice_around
-from pcdiff.methods.occupancy.model import OccupancyModel
-from pcdiff.methods.registry import OCCUPANCY, WeightsFiles
+from pcdiff.methods.registry import WeightsFiles
 from pcdiff.methods.volumetric.features import LATTICE, STEP, defect_windows, windows_occupancy
+from pcdiff.methods.volumetric.fused import FusedSurface
+from pcdiff.methods.volumetric.lattice import TableMaps, lattice_around
 from pcdiff.methods.volumetric.model import VolumetricModel
 from pcdiff.methods.volumetric.surroundings import Surroundings
 from pcdiff.prior.fit import PriorFit
@@ -24,14 +23,13 @@ from pcdiff.prior.model import ShapePrior
 
 @dataclass(frozen=True)
 class VolumetricMethod:
-    """The shape model, corrected by the U-Net and, at the forehead above all, by an occupancy network, if there is one.
+    """The shape model, corrected by the U-Net.
 
     Nothing is drawn at random, so there is one candidate.
     """
 
     prior: ShapePrior
     model: VolumetricModel
-    occupancy: OccupancyModel | None = None
 
     def __call__(
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
@@ -41,13 +39,11 @@ class VolumetricMethod:
         return Proposal([OrientedPoints(surface.in_patient(fit))])
 
     def predict_surface(self, fit: PriorFit, head: Head, device: str = "cpu") -> tuple[Surroundings, FusedSurface]:
-        """What the networks say, and the surface. A defect beyond the U-Net's lattice is the shape model's alone."""
+        """What the U-Net says, and the surface. A defect beyond the U-Net's lattice is the shape model's alone."""
         windows = defect_windows(fit)
         bone = windows_occupancy(head, fit.pose, windows)
         skull = Surroundings.predict(self.model, bone, windows, TableMaps.of(fit), device)
-        if self.occupancy is not None:
-            skull = skull.plus(self.occupancy.predict_correction(fit, head, device))
-        box = lattice_around(fit, skull.fusion.surface)
+        box = lattice_around(fit, skull.fusion)
         first = np.floor((box.low - LATTICE.low) / STEP).astype(int)
         return skull, skull.surface(first, first + np.array(box.shape) + 1)
 
@@ -60,9 +56,4 @@ def load(files: WeightsFiles) -> VolumetricMethod:
 
 def load_from(files: WeightsFiles, unet: Path) -> VolumetricMethod:
     """The same with the U-Net of another file."""
-    occupancy = files.companion(OCCUPANCY)
-    return VolumetricMethod(
-        ShapePrior.load(files.prior),
-        VolumetricModel.load(unet),
-        None if occupancy is None else OccupancyModel.load(occupancy),
-    )
+    return VolumetricMethod(ShapePrior.load(files.prior), VolumetricModel.load(unet))

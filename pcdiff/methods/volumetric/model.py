@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.volumetric.config import LAYOUT, VolumetricConfig
 from pcdiff.methods.volumetric.features import LATTICE, Window, halved, mirrored, network_inputs
+from pcdiff.methods.volumetric.lattice import TableMaps
 from pcdiff.nets.devices import on_device
 from pcdiff.nets.states import load_network
 from pcdiff.nets.unet3d import UNet3d

@@ -11,10 +11,10 @@ from scipy.ndimage import map_coordinates
 from scipy.special import expit, logit
 
 from pcdiff.geometry.grid import box_slices
-from pcdiff.methods.occupancy.fused import FusedSurface, OccupancyCorrection, fused_surface
-from pcdiff.methods.occupancy.lattice import Lattice, TableMaps
 from pcdiff.methods.volumetric.config import FusionConfig
 from pcdiff.methods.volumetric.features import LATTICE, STEP, Window, prior_log_odds
+from pcdiff.methods.volumetric.fused import FusedSurface, fused_surface
+from pcdiff.methods.volumetric.lattice import Lattice, TableMaps
 from pcdiff.methods.volumetric.model import VolumetricModel
 
 SMALL = 1e-4  # log-odds of 9: more than the tables can say
@@ -52,17 +52,9 @@ class Surroundings:
         found = model.predict(bone, windows, maps, device, mirror)
         added = np.zeros(LATTICE.shape, np.float32)
         for window in windows:
-            tables = prior_log_odds(maps, window, fusion.surface)
+            tables = prior_log_odds(maps, window, fusion)
             added[window] = fused(found.log_odds[window], bone[window], tables, fusion)
         return cls(bone, model.mean / np.float32(255), added, found.features, maps, fusion)
-
-    def plus(self, correction: OccupancyCorrection | None) -> Surroundings:
-        """The same with the log-odds of the occupancy network added, if it made a correction."""
-        if correction is None:
-            return self
-        index = np.moveaxis((LATTICE.points - correction.lattice.low) / correction.lattice.step, -1, 0)
-        more = map_coordinates(correction.log_odds, index, order=1, output=np.float32)
-        return replace(self, added=self.added + more)
 
     def surface(self, first: np.ndarray, last: np.ndarray) -> FusedSurface:
         """Where the log-odds of the completed tables and those added are 0 together, in a box of lattice points.
@@ -74,7 +66,7 @@ class Surroundings:
         part[box_slices(low - first, high - first)] = self.added[box_slices(low, high)]
         i, j, k = part.shape
         lattice = Lattice(LATTICE.low + STEP * first, (i, j, k), STEP)
-        surface = fused_surface(self.maps, OccupancyCorrection(lattice, part, self.fusion.surface))
+        surface = fused_surface(self.maps, lattice, part, self.fusion)
         at = (surface.points - LATTICE.low) / STEP
         present = map_coordinates(self.bone, at.T, order=1, mode="nearest") >= self.fusion.max_bone
         return replace(surface, of_defect=surface.of_defect & ((surface.border > 0) | ~present))

@@ -37,8 +37,6 @@ def make_pair(case: FittedCase, base: VolumetricMethod, count: int) -> Pair:
     """Pair with `count` anchors. Raises ValueError for a case whose fused surface has none."""
     bone = case.bone / np.float32(255)
     skull = Surroundings.predict(base.model, bone, case.windows, case.maps, mirror=False)
-    if base.occupancy is not None:
-        skull = skull.plus(base.occupancy.predict_correction(case.fit(base.prior), case.head()))
     sides = np.array([[[side.start, side.stop] for side in window] for window in case.windows])
     surface = skull.surface(sides[..., 0].min(0), sides[..., 1].max(0))
     anchors = make_anchors(surface, skull, spread_vertices(surface, count))

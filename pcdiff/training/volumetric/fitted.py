@@ -21,31 +21,24 @@ from tqdm import tqdm
 from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.occupancy.lattice import TableMaps
 from pcdiff.methods.volumetric.features import LATTICE, Window, defect_windows
-from pcdiff.prior.defects import open_rays
-from pcdiff.prior.direction_map import MAP, SIZE, Pose
+from pcdiff.methods.volumetric.lattice import TableMaps
+from pcdiff.prior.direction_map import SIZE
 from pcdiff.prior.fit import PriorFit, fit_head
 from pcdiff.prior.model import ShapePrior
 from pcdiff.tensor_files import read_tensors, write_tensors
 from pcdiff.training.recipes import VolumetricSamplesConfig
 from pcdiff.training.volumetric.cut import cut_region
+from pcdiff.training.volumetric.draws import COARSE_AXES, draw_cut, draw_shape, find_cranium, near_bone
 from pcdiff.training.volumetric.heads import Heads
-from pcdiff.training.volumetric.samples import (
-    COARSE_AXES,
-    MAX_DRAWS,
-    MIN_POINTS,
-    SCAN_END_MM,
-    draw_cut,
-    draw_shape,
-    find_cranium,
-    near_bone,
-)
 from pcdiff.training.volumetric.warps import HEAD_LOW, HEAD_SHAPE, HEAD_STEP, knots_in_head, warped
 
 log = logging.getLogger(__name__)
 
-STREAM = 7  # of random numbers, apart from that of the samples made on the fly
+STREAM = 7  # of random numbers, apart from that of the windows
+MIN_POINTS = 600  # lattice points of a cut, 5 ml; a smaller one is drawn again
+MAX_DRAWS = 30
+SCAN_END_MM = (-95.0, -38.0)  # height at which a short scan ends
 FITTED_FORMAT = "pcdiff-fitted-case-1"
 HEAD_AXES = tuple(low + HEAD_STEP * np.arange(n) for low, n in zip(HEAD_LOW, HEAD_SHAPE, strict=True))
 LATTICE_AXES = tuple(low + LATTICE.step * np.arange(n) for low, n in zip(LATTICE.low, LATTICE.shape, strict=True))
@@ -70,23 +63,6 @@ class FittedCase:
         """bone, missing: `LAYOUT.shape` float, in the pose of the fit."""
         here, gone = (np.round(255 * share).astype(np.uint8) for share in (bone, missing))
         return cls(here, gone, TableMaps.of(fit), tuple(defect_windows(fit)), tuple(used))
-
-    def fit(self, prior: ShapePrior) -> PriorFit:
-        """The fit that the case was made of, in the shape model's own space; prior: for its settings alone."""
-        outer, inner, *stds = (
-            getattr(self.maps, name)[MAP.inside].astype(float)
-            for name in ("outer", "inner", "outer_std", "thickness_std")
-        )
-        labels = ndimage.label(self.maps.border > 0)[0][MAP.inside]
-        seen = open_rays(outer, outer - inner, labels)
-        pose = Pose(np.eye(3), np.zeros(3))
-        return PriorFit(prior, pose, seen, outer, outer - inner, np.stack(stds), 0.0, np.arange(len(outer)))
-
-    def head(self) -> Head:
-        """The remaining bone, in the shape model's own space."""
-        affine = np.diag([LATTICE.step] * 3 + [1.0])
-        affine[:3, 3] = LATTICE.low
-        return Head(self.bone, affine, "")
 
     def save(self, path: Path) -> None:
         """Writes everything into one file."""
@@ -129,7 +105,7 @@ def store_fitted_cases(
     progress: bool = True,
 ) -> list[Path]:
     """Files of `config.fitted` cases, made where they are not in the cache yet; few cuts may fail and are left out."""
-    made_of = [heads.digest, config.model_dump_json(exclude={"fitted", "fitted_share", "hidden", "margin"})]
+    made_of = [heads.digest, config.model_dump_json(exclude={"fitted", "windows"})]
     made_of += [*map(str, folds.fold), *(prior.digest for prior in folds.priors)]
     folder = cache / "fitted" / hashlib.sha256(",".join(made_of).encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,8 @@ from pcdiff.data.augmentation.registration import register, signed_distance
 from pcdiff.data.heads import load_head
 from pcdiff.files import sha256
 from pcdiff.geometry.occupancy import Head
-from pcdiff.methods.occupancy.lattice import Lattice
-from pcdiff.methods.volumetric.features import LATTICE, Window, soft_occupancy
+from pcdiff.methods.volumetric.features import LATTICE, soft_occupancy
+from pcdiff.methods.volumetric.lattice import Lattice
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, largest_piece
 from pcdiff.tensor_files import read_tensors, write_tensors
@@ -54,19 +54,18 @@ class Heads:
         """(1, 1, *HEAD_SHAPE) float32 in [0, 1]."""
         return self.occupancy[number][None, None].float() / 255
 
-    def mean_without(self, window: Window, used: Sequence[int]) -> np.ndarray:
-        """(I, J, K) float32: the mean of heads and mirror images in a window, without the persons of heads `used`."""
-        excluded = {self.person[k] for k in used}
-        total, count = self._sum[window].clone(), len(self.person)
+    def mean(self, without: Sequence[int] = ()) -> np.ndarray:
+        """(*LATTICE.shape) uint8: the mean of heads and mirror images, as `VolumetricModel.mean`.
+
+        without: numbers of heads; all scans of their persons are left out.
+        """
+        excluded = {self.person[k] for k in without}
+        total, count = self._sum.clone(), len(self.person)
         for number, person in enumerate(self.person):
             if person in excluded:
-                total -= self._with_mirror_image(number)[window]
+                total -= self._with_mirror_image(number)
                 count -= 1
-        return (total / (2 * 255 * max(count, 1))).numpy()
-
-    def mean(self) -> np.ndarray:
-        """(*LATTICE.shape) uint8: the mean of all heads and mirror images, as `VolumetricModel.mean`."""
-        return np.round((self._sum / (2 * len(self.person))).numpy()).astype(np.uint8)
+        return np.round((total / (2 * max(count, 1))).numpy()).astype(np.uint8)
 
     def _with_mirror_image(self, number: int) -> Tensor:
         """(*LATTICE.shape) float32, 0 to 510: head plus mirror image at the lattice's points, between those stored."""

@@ -27,8 +27,6 @@ def load_sources(
     if not names:
         raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
     heads = load_heads(run.cache, names, run.same, prior, pool, progress)
-    if not samples.fitted:
-        return heads, []
     log.info("building %d shape models, each without the heads of a fold", samples.folds)
     people = load_population(run.cache, names, max(run.workers, 1))
     fold = assign_folds(names, samples.folds, run.same)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
@@ -23,8 +25,7 @@ from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.recipes import VolumetricTrainConfig
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
-from pcdiff.training.volumetric.items import Items
-from pcdiff.training.volumetric.samples import Samples
+from pcdiff.training.volumetric.cuts import Cuts
 from pcdiff.training.volumetric.sources import load_sources
 from pcdiff.training.volumetric.validation import store_cases, validate
 
@@ -49,10 +50,18 @@ def train(config: VolumetricTrainConfig, progress: bool = True) -> Path:
             heads, fitted = load_sources(run, config.samples, prior, pool, progress)
             cases = store_cases(run, prior, pool, progress)
         same_recipe(run.out / "config.json", config)
-    items = Items(Samples(heads, config.samples, run.seed), fitted, config.optimiser.batch)
-    task = VolumetricTask(config, items, cases, accelerator.device)
+    cuts = Cuts(fitted, heads, config.samples.windows, accelerator.device)
+    task = VolumetricTask(config, cuts, heads.mean(), cases, accelerator.device)
     state = Loop(task, accelerator, progress).run()
     return task.weights if math.isfinite(state.best) else task.checkpoint
+
+
+class Steps(Dataset[int]):
+    """Item k is k itself: the windows of step k are drawn on the device."""
+
+    def __getitem__(self, item: int) -> int:
+        """The number of the step."""
+        return item
 
 
 class VolumetricTask:
@@ -62,15 +71,20 @@ class VolumetricTask:
     """
 
     def __init__(
-        self, config: VolumetricTrainConfig, items: Items, cases: dict[str, list[Path]], device: torch.device
+        self,
+        config: VolumetricTrainConfig,
+        cuts: Cuts,
+        mean: np.ndarray,
+        cases: dict[str, list[Path]],
+        device: torch.device,
     ) -> None:
         options = config.optimiser
-        self.config, self.cases, self.device = config, cases, device
-        self.dataset = items
-        self.mean = items.samples.heads.mean()
+        self.config, self.cuts, self.mean, self.cases, self.device = config, cuts, mean, cases, device
+        self.dataset = Steps()
         self.steps, self.clip = options.steps, options.clip
         self.checkpoint = config.run.out / "checkpoint.safetensors"
         self.weights = config.run.out / "unet.safetensors"
+        torch.backends.cudnn.benchmark = True  # windows have few shapes
         torch.manual_seed(config.run.seed)
         self.model: nn.Module = config.network.make()
         if config.weights is not None:
@@ -87,7 +101,7 @@ class VolumetricTask:
         self.ema: Ema | None = Ema(self.network, options.ema)
 
     def batches(self, start: int, rank: int, world: int) -> Iterator[list[int]]:
-        """See `Task`. An item holds all samples of a step, because their windows differ in size."""
+        """See `Task`."""
         for step in range(start, self.steps):
             yield [step * world + rank]
 
@@ -97,15 +111,12 @@ class VolumetricTask:
         rise, fall = (step + 1) / max(options.warmup, 1), (options.steps - step) / max(options.cooldown, 1)
         return options.rate * min(1.0, rise, fall)
 
-    def losses(
-        self, model: nn.Module, batch: Sequence[Sequence[Tensor]], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Task`."""
-        found = []
-        for arrays in batch:
-            fine, coarse, missing, tables = (array.to(self.device, non_blocking=True).float() for array in arrays)
-            found.append(missing_loss(model(fine, coarse).float() + tables, missing))
-        loss = torch.stack(found).mean()
+    def losses(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Task`. batch: (1,) the number that the windows are drawn by."""
+        rng = np.random.default_rng([self.config.run.seed, int(batch)])
+        windows = self.cuts.draw(self.config.optimiser.batch, rng)
+        odds = model(windows.fine, windows.coarse).float() + windows.tables
+        loss = missing_loss(odds, windows.missing)
         return loss, {"loss": loss}
 
     def validate(self) -> dict[str, float]:
@@ -120,7 +131,7 @@ class VolumetricTask:
         state.best = error
         notes = {
             "step": str(state.step),
-            "samples": str(state.step * self.config.optimiser.batch),
+            "step_windows": str(self.config.optimiser.batch),
             "pcdiff": __version__,
             "cases": self.config.run.cases,
             "recipe": self.config.model_dump_json(exclude={"run": {"data", "cache", "out"}, "weights": True}),

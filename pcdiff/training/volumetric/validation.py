@@ -76,7 +76,7 @@ def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, floa
     """DSC of the completed tables, of the network from which they are hidden, and of both."""
     case = FittedCase.load(path)
     bone = case.bone.astype(np.float32) / 255
-    tables = prior_log_odds(case.maps, EVERYWHERE, FUSION.surface)
+    tables = prior_log_odds(case.maps, EVERYWHERE, FUSION)
     alone = model.predict(bone, case.windows, None, device, mirror=False).log_odds
     both = tables + Surroundings.predict(model, bone, case.windows, case.maps, device, mirror=False).added
     sides = np.array([[[side.start, side.stop] for side in window] for window in case.windows])

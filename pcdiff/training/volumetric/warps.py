@@ -11,11 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pcdiff.data.augmentation.registration import Box, displaced
-from pcdiff.methods.occupancy.config import SETTINGS
-from pcdiff.training.recipes import VolumetricSamplesConfig
 
-HEAD_STEP = SETTINGS.step_mm  # of the lattice that heads are stored on, that of the mean head
-HEAD_LOW, HEAD_SHAPE = np.array(SETTINGS.mean_low_mm), SETTINGS.mean_shape
+HEAD_STEP = 2.0  # mm, of the lattice that heads are stored on
+HEAD_LOW, HEAD_SHAPE = np.array([-100.0, -120.0, -110.0]), (101, 116, 106)  # model space
 BOX = Box(tuple(HEAD_LOW), tuple(HEAD_LOW + HEAD_STEP * (np.array(HEAD_SHAPE) - 1)))
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
 
@@ -31,15 +29,6 @@ def random_velocity(rng: np.random.Generator, mm: float, shape: Sequence[int]) -
     fields = np.stack([ndimage.gaussian_filter(rng.standard_normal(shape), sigma) for _ in range(3)])
     fields *= rng.uniform(0, mm) / fields.std()
     return torch.from_numpy(fields).float()[None]
-
-
-def random_pose(rng: np.random.Generator, config: VolumetricSamplesConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(3, 3), (3,) mm: from the lattice to the head: turned, scaled and shifted a little, half of them mirrored."""
-    x, y, z = np.radians(rng.normal(0, config.turn_degrees, 3))
-    linear = (np.eye(3) + np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])) * rng.normal(1, config.scale, 3)
-    if rng.random() < 0.5:
-        linear[0] *= -1
-    return linear, rng.normal(0, config.shift_mm, 3)
 
 
 def knots_in_head(field: Tensor, pose: tuple[np.ndarray, np.ndarray]) -> Tensor:

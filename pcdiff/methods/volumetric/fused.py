@@ -1,4 +1,4 @@
-"""Completed tables and the correction of the occupancy network, fused into one closed surface."""
+"""Completed tables and the correction of the U-Net, fused into one closed surface."""
 
 from __future__ import annotations
 
@@ -11,22 +11,13 @@ from skimage.measure import marching_cubes
 
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.points import PointCloud
-from pcdiff.methods.occupancy.config import OccupancySettings
-from pcdiff.methods.occupancy.lattice import Lattice, TableMaps, map_position, table_log_odds
+from pcdiff.methods.volumetric.config import FusionConfig
+from pcdiff.methods.volumetric.lattice import Lattice, TableMaps, map_position, table_log_odds
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 
 FINER = 2  # steps of the surface's lattice per step of the correction's
 SMOOTH = 0.7  # steps of the finer lattice, for the normals
-
-
-@dataclass(frozen=True)
-class OccupancyCorrection:
-    """Log-odds (I, J, K) to add to those of the completed tables, 0 where the network agrees with them."""
-
-    lattice: Lattice
-    log_odds: np.ndarray
-    settings: OccupancySettings
 
 
 @dataclass(frozen=True)
@@ -51,15 +42,18 @@ class FusedSurface:
         return PointCloud(fit.pose.to_patient(self.points), normals, np.where(self.of_defect, labels, 0))
 
 
-def fused_surface(maps: TableMaps, correction: OccupancyCorrection) -> FusedSurface:
-    """The surface where the corrected log-odds of the completed tables are 0."""
-    lattice, settings = correction.lattice.finer(FINER), correction.settings
+def fused_surface(maps: TableMaps, coarse: Lattice, correction: np.ndarray, fusion: FusionConfig) -> FusedSurface:
+    """The surface where the log-odds of the completed tables and their correction are 0 together.
+
+    correction: (I, J, K) log-odds on the lattice `coarse`.
+    """
+    lattice = coarse.finer(FINER)
     pixels, radius = map_position(lattice.points)
     index = np.argwhere(np.ones(lattice.shape, bool)).T / FINER
-    added = map_coordinates(correction.log_odds, index, order=1).reshape(lattice.shape)
+    added = map_coordinates(correction, index, order=1).reshape(lattice.shape)
     top, bottom, border = maps.sample(pixels, "outer", "inner", "border")
-    odds = table_log_odds(top - radius, radius - bottom, border, settings) + added
-    at, normals, faces = _zero_surface(odds, outside=-settings.max_log_odds)
+    odds = table_log_odds(top - radius, radius - bottom, border, fusion) + added
+    at, normals, faces = _zero_surface(odds, outside=-fusion.max_log_odds)
     inside = map_coordinates(border, at.T, order=1, mode="nearest")
     of_defect = (inside > 0) | (np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0)
     return FusedSurface(lattice.low + lattice.step * at, unit(normals), faces, inside, of_defect)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.ndimage import map_coordinates
 
-from pcdiff.methods.occupancy.config import OccupancySettings
+from pcdiff.methods.volumetric.config import LAYOUT, FusionConfig
 from pcdiff.prior.direction_map import MAP, PIXEL
 from pcdiff.prior.fit import PriorFit
 
@@ -65,12 +65,13 @@ class TableMaps:
         return [map_coordinates(getattr(self, name), pixels, order=1, mode="nearest") for name in names]
 
 
-def lattice_around(fit: PriorFit, settings: OccupancySettings, shift: np.ndarray | float = 0.0) -> Lattice:
-    """The lattice over the missing tables and a margin; shift: (3,) mm."""
+def lattice_around(fit: PriorFit, fusion: FusionConfig) -> Lattice:
+    """The lattice over the missing tables and a margin."""
     points = missing_table_points(fit)
-    low = np.floor((points.min(0) - settings.margin_mm) / settings.step_mm) * settings.step_mm + shift
-    i, j, k = np.ceil((points.max(0) + settings.margin_mm - low) / settings.step_mm).astype(int).tolist()
-    return Lattice(low, (i, j, k), settings.step_mm)
+    step = LAYOUT.step_mm
+    low = np.floor((points.min(0) - fusion.margin_mm) / step) * step
+    i, j, k = np.ceil((points.max(0) + fusion.margin_mm - low) / step).astype(int).tolist()
+    return Lattice(low, (i, j, k), step)
 
 
 def missing_table_points(fit: PriorFit) -> np.ndarray:
@@ -87,14 +88,14 @@ def map_position(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def table_log_odds(
-    below_outer: np.ndarray, above_inner: np.ndarray, border: np.ndarray, settings: OccupancySettings
+    below_outer: np.ndarray, above_inner: np.ndarray, border: np.ndarray, fusion: FusionConfig
 ) -> np.ndarray:
     """Log-odds of bone between the completed tables: depth below the nearest of their surfaces, scaled and clipped.
 
     below_outer, above_inner: mm from the tables. border: mm from the defect's border along the map.
     """
-    depth = np.minimum(np.minimum(below_outer, above_inner), border + settings.extension_mm)
-    return np.clip(depth / settings.slope_mm, -settings.max_log_odds, settings.max_log_odds)
+    depth = np.minimum(np.minimum(below_outer, above_inner), border + fusion.extension_mm)
+    return np.clip(depth / fusion.slope_mm, -fusion.max_log_odds, fusion.max_log_odds)
 
 
 def _extended(fit: PriorFit, values: np.ndarray) -> np.ndarray:

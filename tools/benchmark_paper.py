@@ -1,6 +1,7 @@
 """Time and memory of the published networks at full size, on random weights and a synthetic head.
 
     python tools/benchmark_paper.py               # add --steps 50 to measure another number of steps
+    python tools/benchmark_paper.py --device cuda # the noise network's steps alone, on a GPU
 
 Each row comes from a process of its own: CPU-seconds of all threads, wall time, and the peak resident set, 10^6 bytes;
 `before` is the peak when networks and points were ready. Prints a Markdown table.
@@ -44,13 +45,15 @@ def denoiser(config: PaperConfig) -> tuple[PaperDenoiser, torch.Tensor]:
     return PaperDenoiser(config.network).eval(), torch.from_numpy(seen).float()[None]
 
 
-def a_step(batch: int) -> Callable[[], object]:
-    """One call of the noise network, at the noisiest level."""
+def a_step(batch: int, device: str = "cpu") -> Callable[[], object]:
+    """One call of the noise network, at the noisiest level; it waits for the result."""
     config = PaperConfig()
     network, skull = denoiser(config)
     noisy = torch.randn(1, config.network.implant_points, 3, generator=torch.Generator().manual_seed(0))
-    points = torch.cat([skull, noisy], 1).expand(batch, -1, -1).contiguous()
-    return lambda: network(points, torch.full((batch,), 999))
+    points = torch.cat([skull, noisy], 1).expand(batch, -1, -1).contiguous().to(device)
+    times = torch.full((batch,), 999, device=device)
+    network.to(device)
+    return lambda: network(points, times).cpu()
 
 
 def geometry() -> Callable[[], object]:
@@ -133,9 +136,14 @@ TASKS: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
 }
 
 
-def measure(name: str, steps: int) -> dict[str, float]:
+ON_DEVICES = {"noise network, one step": 1, "noise network, one step, batch 5": 5}  # name -> batch
+
+
+def measure(name: str, steps: int, device: str) -> dict[str, float]:
     """Measures a task in this process: medians over the repeats, after a first call, and the peak memory."""
-    if name.startswith("implant"):
+    if device != "cpu":
+        make, repeats, warm_up = (lambda: a_step(ON_DEVICES[name], device)), 5, True
+    elif name.startswith("implant"):
         make, repeats, warm_up = (lambda: implant_points(steps, "euler")), 1, False
     else:
         (make, repeats), warm_up = TASKS[name], True
@@ -158,15 +166,17 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        print(json.dumps(measure(options.only, options.steps)))
+        print(json.dumps(measure(options.only, options.steps, options.device)))
         return
     print(", ".join(f"{name} {value}" for name, value in machine().items()) + f", threads {torch.get_num_threads()}")
     print(f"\n{markdown(['what', 'CPU-s', 's', 'peak MB', 'before'], [])}")
-    for name in (*TASKS, f"implant's points, {options.steps} steps"):
-        command = [sys.executable, __file__, "--only", name, "--steps", str(options.steps)]
+    names = [*TASKS, f"implant's points, {options.steps} steps"] if options.device == "cpu" else list(ON_DEVICES)
+    for name in names:
+        command = [sys.executable, __file__, "--only", name, "--steps", str(options.steps), "--device", options.device]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(
             f"| {name} | {row['cpu']:.2f} | {row['wall']:.2f} | {row['peak']:.0f} | {row['before']:.0f} |", flush=True

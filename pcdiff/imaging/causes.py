@@ -104,7 +104,7 @@ def check_ct(path: Path, values: np.ndarray) -> None:
 
 def check_bone(path: Path, mask: np.ndarray, affine: np.ndarray) -> None:
     """Raises InputError for a mask of the background, and for one of the whole head or of the brain."""
-    faces = np.concatenate([np.ravel(mask.take([0, -1], axis)) for axis in range(3)])
+    faces = np.concatenate([np.ravel(np.moveaxis(mask, axis, 0)[[0, -1]]) for axis in range(3)])
     if np.count_nonzero(mask) > mask.size / 2 and faces.mean() > INVERTED:
         raise InputError(
             f"{path}: expected a mask of the bone, but it holds {np.count_nonzero(mask) / mask.size:.0%} of all voxels "

@@ -18,7 +18,7 @@ from pcdiff.checks.criteria import MIN_WALL_MM
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
-from pcdiff.geometry.grid import largest_components
+from pcdiff.geometry.grid import count_components, largest_components
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import vertex_normals, volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -66,7 +66,7 @@ def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, option
     if options == AS_DESIGNED:
         return FittedImplant(implant)
     bone, solid = surroundings(skull, implant)
-    pieces = _count_pieces(solid.mask)
+    pieces = count_components(solid.mask)
     trimmed_ml, drain_holes = 0.0, 0
     thickness, holes = options.parse_thickness(), options.parse_drain_holes()
     if options.smooth:
@@ -97,7 +97,7 @@ def make_printable(implant: Volume, skull: Volume, centre: np.ndarray, bodies: i
     A voxel or two on a thin neck belong to the mask's piece, but the smooth surface makes a body of their own of them.
     centre: (3,) mm, the cranial centre. bodies: that may stay, one per defect.
     """
-    allowed = min(bodies, _count_pieces(implant.mask))
+    allowed = min(bodies, count_components(implant.mask))
     for _ in range(PRINTABLE_ROUNDS):
         mesh = volume_to_mesh(implant)
         faulty = _crumbs(mesh, allowed)
@@ -245,7 +245,3 @@ def _without(implant: Volume, voxels: np.ndarray) -> Volume:
     mask = implant.mask.copy()
     mask[tuple(voxels.T)] = False
     return implant.with_mask(mask)
-
-
-def _count_pieces(mask: np.ndarray) -> int:
-    return int(ndimage.label(mask, np.ones((3, 3, 3)))[1])

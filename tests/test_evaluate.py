@@ -68,6 +68,11 @@ for k in range(2, 6):
             mask[i + size[0] * (j + size[1] * k)] = 1
 (out / skull.stem).mkdir(parents=True)
 (out / skull.stem / "implant.nrrd").write_bytes(header + b"\n\n" + gzip.compress(bytes(mask), mtime=0))
+if method == "checked":
+    import json
+    passed = {{"complete": True, "thickness": skull.stem.endswith("000"), "fits": skull.stem.endswith("000")}}
+    checks = [{{"name": name, "passed": value}} for name, value in passed.items()]
+    (out / skull.stem / "checks.json").write_text(json.dumps({{"checks": checks}}))
 if method == "ensemble":
     import shutil
     shutil.copytree({members!r}, out / skull.stem / "candidates")
@@ -246,6 +251,17 @@ def test_each_kind_of_case_has_its_own_summary(tmp_path, cases, program):
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["kinds"]["a"]["fails"]["mean"]["dsc"] == 0.5
     assert not evaluate(["exact"], cases, tmp_path / "plain", command=program, progress=False).kinds
+
+
+def test_implants_that_pass_every_check_are_counted(tmp_path, cases, program):
+    results = evaluate(["checked", "exact"], cases, tmp_path / "out", command=program, progress=False)
+    assert [row.failed_checks for row in results.rows] == ["", *2 * ["thickness fits"], None, None, None]
+    summary = results.record()["summary"]
+    assert [(summary[name]["passed"], summary[name]["checked"]) for name in ("checked", "exact")] == [(1, 3), (0, 0)]
+    table = results.table().splitlines()
+    assert "pass every check: checked on all cases: 1 of 3" in table
+    assert "checks failed: checked on 001: thickness fits" in table
+    assert not any("check: exact" in line for line in table)
 
 
 def test_a_skull_with_several_defects_counts_once_in_a_difference() -> None:

@@ -28,6 +28,7 @@ class Row:
     ml_true, ml_predicted: volume of the true and of the designed implant.
     refusal: the skull has no defect, so an implant must be refused. Such a row has no scores; `reason` is the message
     of the refusal, and an implant is an error.
+    failed_checks: names of the checks that the implant did not pass, with spaces between; None if it was not checked.
     implant: sha256 of the implant's file. fingerprint: see `plan.Run`.
     """
 
@@ -48,6 +49,7 @@ class Row:
     workers: int = 1
     refusal: bool = False
     reason: str | None = None
+    failed_checks: str | None = None
     implant: str = field(default="", repr=False)
     fingerprint: str = field(default="", repr=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.spread import compare_spread
 from pcdiff.evaluation.statistics import SCORES
 from pcdiff.files import sha256
+from pcdiff.foreign import parsing, read_bytes
 from pcdiff.geometry.mesh import read_stl
 from pcdiff.geometry.metrics import scores
 from pcdiff.imaging.volumes import read_volume, write_volume
@@ -50,6 +52,7 @@ def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:
                 row |= {"ml_true": truth.implant.ml, "error": measured.error}
                 if measured.error is None:
                     row |= score_files(written, truth)
+                    row["failed_checks"] = failed_checks(written / "checks.json")
                     row["implant"] = _keep(written / "implant.nrrd", run.implant)
         except InputError as error:
             row["error"] = str(error)
@@ -67,6 +70,15 @@ def score_files(folder: Path, truth: LoadedCase) -> dict[str, float]:
         **asdict(scores(implant, truth.implant, truth.defective_skull)),
         **asdict(compare_spread(implant, members, truth.implant, truth.defective_skull)),
     }
+
+
+def failed_checks(path: Path) -> str | None:
+    """Names of the failed checks, with spaces between; None without the file. Raises InputError for another file."""
+    if not path.exists():
+        return None
+    data = read_bytes(path, "the checks of a design", "design the case again")
+    with parsing(path, "the checks of a design", "design the case again"):
+        return " ".join(check["name"] for check in json.loads(data)["checks"] if not check["passed"])
 
 
 def _check_refusal(measured: Measurement, designed: bool) -> dict[str, str | None]:

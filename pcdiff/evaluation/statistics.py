@@ -24,7 +24,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
 
     A failure counts: its DSC and bDSC are 0 and its HD95 is infinite. Seconds and memory are those of the commands that
     started. Skulls without a defect are not among the cases: `refusals` is their number, `refused` how many of them
-    were refused.
+    were refused. Of the implants that were `checked`, `passed` passed every check.
     """
     return {method: _summarise([row for row in rows if row.method == method]) for method in _in_order(rows, "method")}
 
@@ -102,6 +102,8 @@ def _summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "failed": [row.case for row in cases if row.error is not None],
         "refusals": len(refusals),
         "refused": sum(row.error is None for row in refusals),
+        "checked": sum(row.failed_checks is not None for row in cases),
+        "passed": sum(row.failed_checks == "" for row in cases),
         "mean": {name: mean(values) for name, values in figures.items()},
         "median": {name: median(values) for name, values in figures.items()},
         "worst": {name: worst(values, name in HIGHER_IS_BETTER) for name, values in figures.items()},

@@ -45,7 +45,8 @@ MethodSummary = Mapping[str, Any]  # see `statistics.summarise`
 def results_table(rows: Sequence[Row]) -> str:
     """Every row, the mean of each kind, and mean, median and worst of each method.
 
-    Then each method minus the first one with standard errors, refusals and failures.
+    Then each method minus the first one with standard errors, how many implants pass every check, refusals and
+    failures.
     """
     head = ["method", "case", "DSC", "bDSC", "HD95 mm", "spread rho", "in 1 sd", "in 2 sd"]
     head += ["seconds", "peak MB", "true ml", "implant ml"]
@@ -67,8 +68,15 @@ def results_table(rows: Sequence[Row]) -> str:
         for method, found in summary.items()
         if found["refusals"]
     ]
+    checks = [
+        f"pass every check: {method} on {kind or 'all cases'}: {found['passed']} of {found['checked']}"
+        for kind, summary in (kinds or {"": summarise(rows)}).items()
+        for method, found in summary.items()
+        if found["checked"]
+    ]
+    checks += [f"checks failed: {row.method} on {row.case}: {row.failed_checks}" for row in rows if row.failed_checks]
     failures = [f"failed: {row.method} on {row.case}: {row.error}" for row in rows if row.error]
-    return "\n".join([markdown(head, cells), "", *_differences(rows), *refusals, *failures]).rstrip() + "\n"
+    return "\n".join([markdown(head, cells), "", *_differences(rows), *checks, *refusals, *failures]).rstrip() + "\n"
 
 
 def own_defects_table(records: Sequence[Record]) -> str:

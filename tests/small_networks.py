@@ -16,9 +16,9 @@ SMALL = SurfaceNetworkConfig(width=32, blocks=1, heads=2)
 
 
 def small_unet() -> VolumetricModel:
-    """With features that depend on the skull, and log-odds of zero."""
+    """With log-odds of zero."""
     torch.manual_seed(0)
-    config = UNetConfig(widths=(32, 32))
+    config = UNetConfig(widths=(8, 8))
     network = config.make().eval()
     torch.nn.init.zeros_(network.leave.bias)
     return VolumetricModel(network, np.zeros(LATTICE.shape, np.uint8), VolumetricConfig(network=config))

@@ -178,7 +178,7 @@ def test_every_part_of_the_input_changes_the_output(anchors: Anchors, part: str)
             x = x + 1
         elif part == "sigma":
             sigma = sigma * 4
-            network.blocks[0].modulate.weight.normal_(std=0.1)
+            network.blocks[0].modulate.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
             before = network.raw(
                 x,
                 torch.ones(1, 1),

@@ -198,10 +198,10 @@ def test_weights_come_back_and_mirrored_heads_give_mirrored_log_odds(tmp_path: P
     uneven().save(path, {"step": "1"})
     model = VolumetricModel.load(path)
     bone = np.random.default_rng(1).random(LATTICE.shape, np.float32)
-    odds = model.predict(bone, [WINDOW]).log_odds
+    odds = model.predict(bone, [WINDOW])
     assert odds[WINDOW].std() > 0.1
     assert np.isnan(odds[:, -1]).all()
-    other = model.predict(bone[::-1].copy(), [opposite()]).log_odds
+    other = model.predict(bone[::-1].copy(), [opposite()])
     assert np.allclose(odds[::-1], other, atol=1e-5, equal_nan=True)
 
 
@@ -285,7 +285,7 @@ def test_the_seed_and_the_call_change_nothing(fitted, case, prior, same_bone) ->
 
 def test_beyond_the_lattice_the_tables_stand_alone(fitted) -> None:
     added = np.ones(LATTICE.shape, np.float32)
-    skull = Surroundings(added, added, added, added[None, ::2, ::2, ::2], TableMaps.of(fitted), FusionConfig())
+    skull = Surroundings(added, added, added, TableMaps.of(fitted), FusionConfig())
     first, last = np.array([-4, 10, 60]), np.array([30, 60, 106 + 3])
     inside = skull.surface(np.maximum(first, 0), np.minimum(last, LATTICE.shape))
     assert len(skull.surface(first, last).points) >= len(inside.points)

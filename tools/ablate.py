@@ -45,7 +45,7 @@ def rewritten(path: Path, change: Callable[[Tensors, Config], None]) -> None:
 
 
 def unet_says_nothing(tensors: Tensors, config: Config) -> None:
-    """The U-Net adds 0 to the log-odds of the tables; the denoiser still reads its features."""
+    """The U-Net adds 0 to the log-odds of the tables."""
     tensors["leave.weight"].zero_()
     tensors["leave.bias"].zero_()
 

@@ -16,7 +16,7 @@ from pcdiff.methods.volumetric.surroundings import Surroundings
 
 
 def read(skull: Surroundings, points: np.ndarray) -> np.ndarray:
-    """(..., 3) model mm -> (..., LAYOUT.channels) float32, as `LAYOUT.fields` and then the U-Net's channels."""
+    """(..., 3) model mm -> (..., LAYOUT.channels) float32, as `LAYOUT.fields`."""
     fine = np.moveaxis((points - LATTICE.low) / STEP, -1, 0)
     pixels, radius = map_position(points)
     outer, inner, border = skull.maps.sample(pixels, "outer", "inner", "border")
@@ -28,9 +28,7 @@ def read(skull: Surroundings, points: np.ndarray) -> np.ndarray:
     scale = LAYOUT.log_odds_scale
     near = np.clip(border / LAYOUT.border_scale_mm, -2, 2)
     fields = [np.clip(tables + added, -2 * scale, 2 * scale) / scale, tables / scale, bone, mirrored, mean, near]
-    coarse = np.moveaxis((points - LATTICE.low - STEP / 2) / (2 * STEP), -1, 0)
-    context = [map_coordinates(channel, coarse, order=1, mode="nearest") for channel in skull.features]
-    return np.stack([*fields, *context], -1).astype(np.float32)
+    return np.stack(fields, -1).astype(np.float32)
 
 
 @dataclass(frozen=True)

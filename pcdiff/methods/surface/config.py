@@ -20,7 +20,6 @@ class SurfaceLayout(StrictConfig):
     fields: tuple[str, ...] = Field(
         default=("log_odds", "table_log_odds", "bone", "mirrored", "mean", "border"), description="read there"
     )
-    context: int = Field(default=64, description="channels of the U-Net, read there, too")
     static: tuple[str, ...] = Field(
         default=("x", "y", "z", "normal_x", "normal_y", "normal_z", "outer_std", "thickness_std", "border_distance"),
         description="of each anchor",
@@ -32,7 +31,7 @@ class SurfaceLayout(StrictConfig):
     @property
     def channels(self) -> int:
         """Values read at each place."""
-        return len(self.fields) + self.context
+        return len(self.fields)
 
 
 LAYOUT = SurfaceLayout()  # that this version computes

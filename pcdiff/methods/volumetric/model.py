@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from pcdiff.methods.volumetric.config import LAYOUT, VolumetricConfig
-from pcdiff.methods.volumetric.features import LATTICE, Window, halved, mirrored, network_inputs
+from pcdiff.methods.volumetric.features import LATTICE, Window, mirrored, network_inputs
 from pcdiff.methods.volumetric.lattice import TableMaps
 from pcdiff.nets.devices import on_device
 from pcdiff.nets.states import load_network
 from pcdiff.nets.unet3d import UNet3d
 from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
 
-HALF_SHAPE = tuple(n // 2 for n in LATTICE.shape)
 UNET_FORMAT = "pcdiff-unet-2"
 REMEDY = "choose other weights, or train a network with `pcdiff train unet`"
 
@@ -60,8 +59,10 @@ class VolumetricModel:
         maps: TableMaps | None = None,
         device: str = "cpu",
         mirror: bool = True,
-    ) -> Prediction:
-        """Log-odds of missing bone; with `maps`, what is to be added to those of the completed tables.
+    ) -> np.ndarray:
+        """`LAYOUT.shape` float32: log-odds of missing bone; with `maps`, what is to be added to those of the tables.
+
+        NaN outside all windows; where windows overlap, the mean.
 
         Args:
             bone: `LAYOUT.shape` float32, share of bone.
@@ -71,47 +72,19 @@ class VolumetricModel:
             mirror: average the log-odds of the head and of its mirror image.
         """
         network = on_device(self.network, device)
-        odds, features = _Windows(1, LATTICE.shape), _Windows(self.config.network.widths[0], HALF_SHAPE)
+        total, count = np.zeros(LATTICE.shape, np.float32), np.zeros(LATTICE.shape, np.float32)
         mean = self.mean.astype(np.float32) / 255
         for window, (fine, coarse) in zip(windows, network_inputs(bone, mean, windows, maps), strict=True):
-            found, seen = _run(network, fine, coarse, device)
+            found = _run(network, fine, coarse, device)
             if mirror:
-                found = (found + _run(network, *mirrored(fine, coarse), device)[0].flip(0)) / 2
-            odds.add(window, found[None].numpy())
-            features.add(halved(window), seen.numpy())
-        return Prediction(odds.mean(np.nan)[0], features.mean(0.0))
+                found = (found + _run(network, *mirrored(fine, coarse), device).flip(0)) / 2
+            total[window] += found.numpy()
+            count[window] += 1
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """log_odds: `LAYOUT.shape` float32, NaN outside all windows. features: (C, I/2, J/2, K/2) float32, 0 outside.
-
-    Where windows overlap, the mean.
-    """
-
-    log_odds: np.ndarray
-    features: np.ndarray
-
-
-class _Windows:
-    """The mean of what windows hold, over the lattice."""
-
-    def __init__(self, channels: int, shape: tuple[int, ...]) -> None:
-        self.total, self.count = np.zeros((channels, *shape), np.float32), np.zeros(shape, np.float32)
-
-    def add(self, window: Window, values: np.ndarray) -> None:
-        """values: (C, ...) of the window's shape."""
-        self.total[(slice(None), *window)] += values
-        self.count[window] += 1
-
-    def mean(self, outside: float) -> np.ndarray:
-        """(C, ...) float32."""
-        return np.where(self.count > 0, self.total / np.maximum(self.count, 1), outside).astype(np.float32)
-
-
-def _run(network: UNet3d, fine: Tensor, coarse: Tensor, device: str) -> tuple[Tensor, Tensor]:
-    """(I, J, K) log-odds and (C, I/2, J/2, K/2) features, float32 on the CPU, computed in bfloat16 as in training."""
+def _run(network: UNet3d, fine: Tensor, coarse: Tensor, device: str) -> Tensor:
+    """(I, J, K) log-odds, float32 on the CPU, computed in bfloat16 as in training."""
     with torch.autocast(torch.device(device).type, torch.bfloat16):
-        features = network.features(fine.to(device), coarse.to(device))
-        odds = network.log_odds(features)
-    return odds[0].float().cpu(), features[0].float().cpu()
+        odds = network(fine.to(device), coarse.to(device))
+    return odds[0].float().cpu()

@@ -26,14 +26,12 @@ class Surroundings:
     """Fields of a skull in the shape model's space.
 
     bone, mean: `LAYOUT.shape` float32 share of bone, of the skull and of the mean head. added: the same shape, log-odds
-    to add to those of the tables. features: (C, I/2, J/2, K/2) float32 of the U-Net, 0 outside its windows. maps: the
-    completed tables.
+    to add to those of the tables. maps: the completed tables.
     """
 
     bone: np.ndarray
     mean: np.ndarray
     added: np.ndarray
-    features: np.ndarray
     maps: TableMaps
     fusion: FusionConfig
 
@@ -53,8 +51,8 @@ class Surroundings:
         added = np.zeros(LATTICE.shape, np.float32)
         for window in windows:
             tables = prior_log_odds(maps, window, fusion)
-            added[window] = fused(found.log_odds[window], bone[window], tables, fusion)
-        return cls(bone, model.mean / np.float32(255), added, found.features, maps, fusion)
+            added[window] = fused(found[window], bone[window], tables, fusion)
+        return cls(bone, model.mean / np.float32(255), added, maps, fusion)
 
     def surface(self, first: np.ndarray, last: np.ndarray) -> FusedSurface:
         """Where the log-odds of the completed tables and those added are 0 together, in a box of lattice points.

@@ -77,7 +77,7 @@ def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, floa
     case = FittedCase.load(path)
     bone = case.bone.astype(np.float32) / 255
     tables = prior_log_odds(case.maps, EVERYWHERE, FUSION)
-    alone = model.predict(bone, case.windows, None, device, mirror=False).log_odds
+    alone = model.predict(bone, case.windows, None, device, mirror=False)
     both = tables + Surroundings.predict(model, bone, case.windows, case.maps, device, mirror=False).added
     sides = np.array([[[side.start, side.stop] for side in window] for window in case.windows])
     box = box_slices(sides[..., 0].min(0), sides[..., 1].max(0))

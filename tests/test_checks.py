@@ -268,7 +268,7 @@ def test_a_limit_decides(shell: Shell, flush: Report) -> None:
 def test_one_sided_bone_is_not_compared(shell: Shell) -> None:
     alone = Shell.__new__(Shell)
     alone.__dict__.update(shell.__dict__)
-    alone.vault = replace(shell.vault, mirrored=np.full_like(shell.vault.mirrored, np.nan))
+    alone.vault = replace(shell.vault, measured=np.where(shell.vault.defect > 0, np.nan, OUTER))
     check = alone.check(shell.wall & shell.defect)["restores_shape"]
     assert check.passed
     assert "no intact other side" in check.words
@@ -283,7 +283,7 @@ def test_an_unknown_key_is_an_error(flush: Report) -> None:
 def test_keys_are_unique_and_the_recommendation_finds_its_own(flush: Report) -> None:
     keys = [figure.key for check in flush.checks for figure in check.figures]
     assert len(keys) == len(set(keys))
-    expected = flush["smooth_transition"].figure("step_mean") + flush["restores_shape"].figure("surface_distance_mean")
+    expected = flush["smooth_transition"].figure("step_mean") + flush["restores_shape"].figure("continuation_mean")
     assert disagreement(flush) == pytest.approx(expected)
     assert disagreement(flush) > 0
 
@@ -322,3 +322,29 @@ def test_rays_cover_the_defect_and_a_centimetre_around_it(shell: Shell) -> None:
     view = RayView.of(shell.vault, shell.skull, shell.empty.with_mask(shell.wall & shell.defect))
     across = 2 * (RADIUS * 2 * np.sin(HOLE / 2) + 10)  # mm on the map
     assert np.array(view.mm.shape) * PIXEL / 2 == pytest.approx(across, rel=0.08)
+
+
+@pytest.mark.parametrize("spacing", [(0.45, 0.45, 0.45), (0.8, 0.8, 0.8), (0.5, 0.5, 2.0), (1.6, 1.6, 1.6)])
+def test_an_undercut_counts_on_every_grid(spacing: tuple[float, float, float]) -> None:
+    """A wall without an undercut, aslant to the grid; and one in which bone overhangs by 2 mm, 0.5 mm of it play."""
+    grid = Shell(spacing, turn=10.0)
+    axis = np.array(Rotation.from_euler("xyz", [10, -10, 20], degrees=True).as_matrix()[:, 2])
+    for wider, least, most in ((0.0, 0.0, 0.001), (2.0, 0.1, 0.75)):
+        radius = np.where(grid.z < 74.5, 18.0 + wider, 18.0)
+        implant, bone = (grid.empty.with_mask(grid.wall & part) for part in (grid.rho < radius, grid.rho >= radius))
+        path = best_removal_path(implant, bone, axis, exact=True)
+        assert least <= path.collision_ml <= most
+        if wider and max(spacing) < 1:
+            assert path.collision_ml == pytest.approx(0.56, abs=0.06)
+
+
+@pytest.mark.parametrize(("too_wide", "passed"), [(0.0, True), (0.75, False)])
+def test_a_mesh_in_bone_by_three_quarters_of_a_millimetre_does_not_fit(
+    shell: Shell, too_wide: float, passed: bool
+) -> None:
+    plug = shell.wall & shell.defect
+    mesh = volume_to_mesh(shell.empty.with_mask(plug))
+    across = np.linalg.norm(mesh.vertices[:, :2], axis=1, keepdims=True)
+    wider = mesh.vertices[:, :2] * (1 + too_wide / np.maximum(across, 1))
+    check = shell.check(plug, mesh=Mesh(np.c_[wider, mesh.vertices[:, 2]], mesh.faces))["clearance"]
+    assert check.passed is passed

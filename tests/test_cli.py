@@ -350,6 +350,25 @@ def test_an_evaluation_succeeds_if_all_negative_controls_are_refused(
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_strict_exits_1_where_a_check_fails_after_writing(
+    run: Run, stub: Stub, skull: Path, tmp_path: Path, quiet: tuple[str, ...]
+) -> None:
+    severe = tmp_path / "severe.yaml"
+    severe.write_text("min_thickness_mm: 99\n")
+    out = tmp_path / "out"
+    command = ("design", skull, "-o", out, "--criteria", severe, *quiet)
+    assert run(*command)[0] == 0
+    code, _, said = run(*command, "--strict")  # the result exists
+    assert code == 1
+    assert "checks that failed: " in said
+    assert "Thickness" in said
+    code, _, said = run(*command, "--strict", "--overwrite")
+    assert code == 1
+    assert "Thickness" in said
+    assert {"implant.stl", "checks.json", "report.html", "run.json"} <= files(out / "head").keys()
+
+
 def fail_half_way(folder: Path) -> None:
     with case_folder(folder, overwrite=True) as part:
         (part / "implant.nrrd").write_text("half")

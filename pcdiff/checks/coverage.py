@@ -7,13 +7,14 @@ from scipy import ndimage
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.ray_view import HEIGHTS, RayView
-from pcdiff.checks.report import STEP_MEAN, SURFACE_DISTANCE_MEAN, Check, Figure
+from pcdiff.checks.report import CONTINUATION_MEAN, STEP_MEAN, Check, Figure
 
 HEIGHT_STEP = HEIGHTS[1] - HEIGHTS[0]
 RIM_SMOOTHING_MM = 1.5  # width of the Gaussian along the rim: the stairs of voxels are no steps
 RIM_REACH_MM = 2.5  # a step is measured this near to the outer surfaces of implant and of bone
 STEEP_MM = 1.0  # difference in height of neighbouring rays from which they meet the side of a rim, no outer surface
 RIM_WIDTH_MM = 3.0  # nearer to the rim the surface belongs to the transition; its shape is not compared
+MIN_CONTINUED_MM2 = 100.0  # area near the rim from which the distance to the continued bone is measured
 MIN_MIRRORED = 0.2  # share of the surface with bone on the other side from which symmetry is measured
 BEVEL_MM = 0.5  # bone is intact where it lacks no more than this of its expected surface
 
@@ -80,21 +81,36 @@ def no_false_positive_area(view: RayView, criteria: Criteria) -> Check:
 
 
 def restores_shape(view: RayView, criteria: Criteria) -> Check:
-    """Height of the outer surface above the expected one, and above the mirrored other side."""
+    """Height of the outer surface above the continued bone, the expected surface, and the mirrored other side."""
     inside = ndimage.distance_transform_edt(np.pad(_is_implant(view), 1))[1:-1, 1:-1] * view.pitch > RIM_WIDTH_MM
     off = np.abs(view.top[1] * view.mm)[inside & (view.defect > 0)]
     asymmetry = ((view.top[1] - view.mirrored) * view.mm)[inside & (view.defect > 0) & np.isfinite(view.mirrored)]
     figures: list[Figure] = []
     words = []
+    above = ((view.top[1] - view.continued) * view.mm)[inside & (view.defect > 0) & np.isfinite(view.continued)]
+    if above.size * view.pitch**2 >= MIN_CONTINUED_MM2:
+        mean = float(np.abs(above).mean())
+        name = "Distance to the continued bone"
+        figures += [
+            Figure(CONTINUATION_MEAN, f"{name}, mean", mean, "mm", maximum=criteria.max_continuation_mm),
+            Figure("continuation_height", "Height above the continued bone, mean", float(above.mean()), "mm"),
+        ]
+        side = "above" if above.mean() > 0 else "below"
+        words.append(
+            f"Near its rim the outer surface lies {mean:.1f} mm on average from the bone around continued over it "
+            f"({abs(above.mean()):.1f} mm {side} it)"
+        )
+    else:
+        words.append("The bone around cannot be continued here: the rim lies below the vault")
     if off.size:
         name, mean, p95 = "Distance to the expected surface", float(off.mean()), float(np.percentile(off, 95))
         figures += [
-            Figure(SURFACE_DISTANCE_MEAN, f"{name}, mean", mean, "mm"),
+            Figure("surface_distance_mean", f"{name}, mean", mean, "mm"),
             Figure(
                 "surface_distance_p95", f"{name}, 95th percentile", p95, "mm", maximum=criteria.max_surface_distance_mm
             ),
         ]
-        words.append(f"Mean distance of the outer surface to the one expected of this head: {mean:.1f} mm")
+        words.append(f"Mean distance to the surface that the shape model expects of this head: {mean:.1f} mm")
     share = asymmetry.size / max(off.size, 1)
     if share >= MIN_MIRRORED:
         name, mean = "Difference to the mirrored side, mean", float(np.abs(asymmetry).mean())
@@ -104,7 +120,7 @@ def restores_shape(view: RayView, criteria: Criteria) -> Check:
         ]
         words.append(f"Mean difference to the mirrored side: {mean:.1f} mm")
     else:
-        words.append("There is no intact other side to compare with")
+        words.append("There is no intact other side to compare with, as where a defect crosses the midline")
     figures.append(Figure("mirrored_share", "Share of the surface with an intact other side", share))
     return Check("restores_shape", "Restores the skull's shape", f"{'. '.join(words)}.", tuple(figures))
 

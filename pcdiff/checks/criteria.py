@@ -27,12 +27,17 @@ class Criteria(StrictConfig):
     max_overhang_cm2: float = Field(default=1.0, ge=0, description="a larger overlap lifts the implant off its seat")
     max_overhang_ml: float = Field(default=0.2, ge=0, description="volume of the same overlap")
     max_collision_ml: float = Field(default=0.1, ge=0, description="a surgeon can file off this much in theatre")
-    max_collision_mm: float = Field(default=1.0, ge=0, description="depth of an undercut, one voxel of play left out")
+    max_collision_mm: float = Field(default=1.0, ge=0, description="depth of an undercut, beyond 0.5 mm of play")
     min_body_ml: float = Field(default=0.02, ge=0, description="smaller amounts do not count for the undercut's depth")
     max_surface_distance_mm: float = Field(
         default=2.0,
         ge=0,
         description="95th percentile of the distance to the expected surface; a larger one is visible",
+    )
+    max_continuation_mm: float = Field(
+        default=0.75,
+        ge=0,
+        description="mean, near the rim; true implants reach 0.5 mm, 1.5 mm too far in gives 0.8 mm or more",
     )
     max_asymmetry_mm: float = Field(default=4.0, ge=0, description="mean; healthy heads reach 3 mm")
     max_step_mean_mm: float = Field(default=0.5, ge=0, description="a step of half a millimetre is not palpable")
@@ -43,7 +48,9 @@ class Criteria(StrictConfig):
     max_thickness_share: float = Field(
         default=1.15, gt=0, description="of the adjacent bone's thickness; a thicker implant presses on the brain"
     )
-    max_overlap_mm: float = Field(default=0.75, ge=0, description="depth of the mesh in bone")
+    max_overlap_mm: float = Field(
+        default=0.5, ge=0, description="depth of the mesh in bone; good designs reach 0.4 mm, at corners of voxels"
+    )
     min_wall_mm: float = Field(
         default=MIN_WALL_MM, ge=0, description="thinnest printable wall; 99 % of the surface must reach it"
     )

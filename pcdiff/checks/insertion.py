@@ -17,13 +17,14 @@ from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.direction_words import describe_vector
 from pcdiff.checks.report import Check, Figure
 from pcdiff.geometry.directions import orthonormal_pair
-from pcdiff.geometry.grid import voxel_border
 from pcdiff.geometry.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; at 90 degrees the implant slides along bone
 TRAVEL_MM = 40.0  # length of the path that is tested
 FIRST_VOXELS, NEXT_VOXELS = 2_000, 8_000  # of the implant's rim: for the first directions, and for finer ones
 FINAL_VOXELS = 60_000  # of the whole implant, for the best direction
+PLAY_MM = 0.5  # depth of bone that does not count: masks that touch interlock by their stairs, and bone is filed so far
+MAX_STEP_MM = 1.0  # twice the play; wider voxels are divided, so that their stairs do not count either
 NEAR_BONE_MM = 6.0  # only these voxels choose the direction: a voxel farther in collides only if the rim does
 DISTANCE_STEP = 3  # voxels; that distance is measured on a coarser grid
 
@@ -66,8 +67,8 @@ def best_removal_path(
 ) -> RemovalPath:
     """The direction around the defect's normal along which the least volume of the implant meets bone.
 
-    The outermost voxel of bone does not count: two masks that touch interlock by their stairs. The colliding volume is
-    what must be removed before the piece can slide out. Its depth is the largest distance, across the direction,
+    The outermost `PLAY_MM` of bone do not count, whatever the size of the voxels. The colliding volume is what must be
+    removed before the piece can slide out. Its depth is the largest distance, across the direction,
     from the part that is free.
 
     Args:
@@ -77,15 +78,13 @@ def best_removal_path(
         min_body_ml: the deepest part of this volume is left out of the depth.
         exact: test every voxel along the best direction, and return which of them collide.
     """
-    solid = np.zeros_like(bone.mask, order="C")
-    within = (slice(1, -1),) * 3  # air beyond the crop, and in its outermost layer
-    solid[within] = (bone.mask & ~voxel_border(bone.mask, "edge"))[within]
+    solid, parts = _without_play(bone)
     body = np.argwhere(implant.mask)
     # random order, because the storage order would sample in stripes
     sample = np.random.default_rng(0).permutation(body)[:FINAL_VOXELS]
-    best = _best_direction(sample, solid, bone, normal / np.linalg.norm(normal))
+    best = _best_direction(sample, parts, solid, bone, normal / np.linalg.norm(normal))
     points = body if exact else sample
-    hit = _collides(points, solid, bone, best, 1.0)
+    hit = _collides(points * parts, solid, best, 1.0)
     share = float(hit.mean()) if len(points) else 0.0
     depth = _undercut_mm(implant, points, hit, best, min_body_ml)
     return RemovalPath(best, share * implant.ml, depth, hit if exact else np.zeros(0, bool))
@@ -121,15 +120,53 @@ def implantable(paths: Sequence[RemovalPath], criteria: Criteria) -> Check:
     return Check("implantable", "Can be inserted without collision", words, tuple(figures))
 
 
-def _best_direction(sample: np.ndarray, solid: np.ndarray, grid: Volume, normal: np.ndarray) -> np.ndarray:
-    """(N, 3) index of voxels, in random order -> (3,) unit: the direction in which the fewest of them meet bone.
+def _without_play(bone: Volume) -> tuple[Volume, np.ndarray]:
+    """Bone without its outermost `PLAY_MM`, and (3,) int: the parts into which its grid divides each voxel.
+
+    There is air in the outermost layer of the crop, and bone goes on beyond it. Voxels wider than `MAX_STEP_MM` are
+    divided, and the bone between them is smooth.
+    """
+    parts = np.ceil(bone.spacing / MAX_STEP_MM - 1e-6).astype(int)
+    mask, affine = bone.mask, bone.affine
+    if (parts > 1).any():
+        smooth = ndimage.gaussian_filter(mask.astype(np.float32), bone.spacing.max() / 2 / bone.spacing, mode="nearest")
+        shape = (np.array(mask.shape) - 1) * parts + 1
+        mask = ndimage.zoom(smooth, shape / mask.shape, order=1) > 0.5
+        affine = affine @ np.diag([*1 / parts, 1.0])
+    fine = Volume(mask, affine)
+    deep = mask.copy()
+    for step in _steps_to_air(fine.spacing):
+        # views of the mask and of its neighbours that lie one such step away
+        here, there = (
+            tuple(slice(max(s, 0), n + min(s, 0)) for s, n in zip(sign * step, mask.shape, strict=True))
+            for sign in (1, -1)
+        )
+        deep[here] &= mask[there]
+    solid = np.zeros_like(deep, order="C")
+    within = (slice(1, -1),) * 3
+    solid[within] = deep[within]
+    return fine.with_mask(solid), parts
+
+
+def _steps_to_air(spacing: np.ndarray) -> np.ndarray:
+    """(N, 3) steps on a grid from the centre of a voxel to those whose box lies within `PLAY_MM`."""
+    reach = np.floor(PLAY_MM / spacing + 0.5).astype(int)
+    steps = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), -1).reshape(-1, 3)
+    distance = np.linalg.norm(np.maximum(np.abs(steps) - 0.5, 0) * spacing, axis=1)
+    return steps[(distance <= PLAY_MM + 1e-9) & steps.any(1)]
+
+
+def _best_direction(
+    sample: np.ndarray, parts: np.ndarray, solid: Volume, bone: Volume, normal: np.ndarray
+) -> np.ndarray:
+    """(N, 3) index of voxels, in random order -> (3,) unit: the direction in which the fewest of them meet `solid`.
 
     Of several free directions, the one nearest to the normal.
     """
-    rim = sample[_near(grid, sample)]
+    rim = sample[_near(bone, sample)] * parts
 
     def cost(points: np.ndarray, pace: float, direction: np.ndarray) -> tuple[float, float]:
-        return float(np.count_nonzero(_collides(points, solid, grid, direction, pace))), -float(direction @ normal)
+        return float(np.count_nonzero(_collides(points, solid, direction, pace))), -float(direction @ normal)
 
     best = min(_cap(normal, TILTS), key=partial(cost, rim[:FIRST_VOXELS], 2.0))
     for degrees, count, pace in ((8.0, FIRST_VOXELS, 2.0), (4.0, NEXT_VOXELS, 2.0), (2.0, NEXT_VOXELS, 1.0)):
@@ -166,11 +203,11 @@ def _near(bone: Volume, voxels: np.ndarray) -> np.ndarray:
     return distance[tuple((voxels // DISTANCE_STEP).T)] < NEAR_BONE_MM
 
 
-def _collides(points: np.ndarray, solid: np.ndarray, grid: Volume, direction: np.ndarray, pace: float) -> np.ndarray:
-    """(N, 3) index -> (N,) bool: does a voxel meet bone as it moves along `direction`, in steps of `pace` voxels?"""
-    length = pace * float(grid.spacing.min())
-    step = np.linalg.inv(grid.affine[:3, :3]) @ direction * length
-    shape, flat = solid.shape, solid.ravel()
+def _collides(points: np.ndarray, solid: Volume, direction: np.ndarray, pace: float) -> np.ndarray:
+    """(N, 3) index -> (N,) bool: does a point meet `solid` as it moves along `direction`, in steps of `pace` voxels?"""
+    length = pace * float(solid.spacing.min())
+    step = np.linalg.inv(solid.affine[:3, :3]) @ direction * length
+    shape, flat = solid.mask.shape, solid.mask.ravel()
     columns = [np.ascontiguousarray(column, np.intp) for column in points.T]
     hit = np.zeros(len(points), bool)
     for number in range(1, int(TRAVEL_MM / length) + 1):

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from pcdiff.checks.continuation import continued_surface
 from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose, surface_elements
@@ -24,19 +25,24 @@ class CompletedVault:
     """The completed cranial vault, which an implant is compared with: radii along the rays of the direction map.
 
     pose: from patient to model coordinates. outer, thickness: (R,) model mm, NaN where unknown. defect: (R,) int
-    labels, 0 on bone. mirrored: (R,) model mm, outer radius of bone on the other side, NaN where there is none.
+    labels, 0 on bone. measured: (R,) model mm, outer radius of the bone that is there, NaN where there is none.
     """
 
     pose: Pose
     outer: np.ndarray
     thickness: np.ndarray
     defect: np.ndarray
-    mirrored: np.ndarray
+    measured: np.ndarray
 
     @classmethod
     def of(cls, fit: PriorFit) -> CompletedVault:
         """The vault as the fitted statistical shape model completes it."""
-        return cls(fit.pose, fit.outer, fit.thickness, fit.defect, fit.observation.outer[MAP.mirror])
+        return cls(fit.pose, fit.outer, fit.thickness, fit.defect, fit.observation.outer)
+
+    @property
+    def mirrored(self) -> np.ndarray:
+        """(R,) model mm, outer radius of bone on the other side, NaN where there is none."""
+        return self.measured[MAP.mirror]
 
     @property
     def defects(self) -> int:
@@ -50,7 +56,8 @@ class RayView:
 
     Images (U, V), one value per ray. Heights are model mm along the ray, from the completed outer surface outward.
     defect: int labels, 0 on bone. inner: height of the completed inner surface, negative. mirrored: height of the
-    outer surface on the other side, NaN where unknown. mm: patient mm per unit of height, perpendicular to the
+    outer surface on the other side, NaN where unknown. continued: that of the bone around, continued over the rim of
+    the defect, NaN elsewhere. mm: patient mm per unit of height, perpendicular to the
     surface. area: mm2 of the completed outer surface per ray.
     bone, implant: (U, V, H) occupancy, 0 to 1, at `HEIGHTS`.
     """
@@ -58,6 +65,7 @@ class RayView:
     defect: np.ndarray
     inner: np.ndarray
     mirrored: np.ndarray
+    continued: np.ndarray
     mm: np.ndarray
     area: np.ndarray
     bone: np.ndarray
@@ -91,7 +99,11 @@ class RayView:
         defect = ndimage.map_coordinates(MAP.to_image(vault.defect), pixels.T, order=0).reshape(shape)
         known = _interpolate(MAP.to_image(np.isfinite(vault.mirrored).astype(float)), pixels).reshape(shape) > 0.99
         mirrored = np.where(known, _interpolate(MAP.filled(vault.mirrored), pixels).reshape(shape) - outer, np.nan)
-        return cls(defect, -thickness, mirrored, mm, area, bone, solid)
+        rays, radius = continued_surface(vault.measured, vault.defect)
+        beyond = np.full(len(MAP.directions), np.nan)
+        beyond[rays] = radius
+        continued = _interpolate(MAP.to_image(beyond, np.nan), pixels).reshape(shape) - outer
+        return cls(defect, -thickness, mirrored, continued, mm, area, bone, solid)
 
     @cached_property
     def top(self) -> tuple[np.ndarray, np.ndarray]:

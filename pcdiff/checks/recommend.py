@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pcdiff.checks.report import STEP_MEAN, SURFACE_DISTANCE_MEAN
+from pcdiff.checks.report import CONTINUATION_MEAN, STEP_MEAN
 
 if TYPE_CHECKING:
     from pcdiff.checks.report import Report
@@ -54,11 +54,11 @@ def recommend(reports: Sequence[Report | None]) -> Choice:
     name = "the mean of all candidates" if best == 0 else f"candidate {best}"
     fails = "passes every check" if failed == 0 else f"fails the fewest checks ({failed})"
     return Choice(
-        best, f"{name} {fails}; step at the rim plus distance to expected surface {disagreement(report):.2f} mm"
+        best, f"{name} {fails}; step at the rim plus distance to the continued bone {disagreement(report):.2f} mm"
     )
 
 
 def disagreement(report: Report) -> float:
-    """Mean step along the rim plus mean distance to the expected surface, mm; what was not measured adds nothing."""
-    keys = {STEP_MEAN, SURFACE_DISTANCE_MEAN}
+    """Mean step along the rim plus mean distance to the continued bone, mm; what was not measured adds nothing."""
+    keys = {STEP_MEAN, CONTINUATION_MEAN}
     return float(sum(f.value for check in report.checks for f in check.figures if f.key in keys))

@@ -11,7 +11,7 @@ import numpy as np
 from pcdiff.checks.direction_words import describe_movement
 
 # Keys of the figures that other modules look up.
-STEP_MEAN, SURFACE_DISTANCE_MEAN = "step_mean", "surface_distance_mean"
+STEP_MEAN, CONTINUATION_MEAN = "step_mean", "continuation_mean"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Batch:
     """Designs implants into `out`, one folder for each case. A case that fails does not stop the others.
 
-    mask_out: a file for the mask of the skull, for a single case. failed: the cases that failed so far.
+    mask_out: a file for the mask of the skull, for a single case. strict: an implant that fails a check is a failure.
+    failed: the cases that failed so far. unfit: names of the cases whose implant fails a check.
     """
 
     out: Path
@@ -36,7 +37,9 @@ class Batch:
     overwrite: bool = False
     mask_out: Path | None = None
     quiet: bool = False
+    strict: bool = False
     failed: dict[Path, Exception] = field(default_factory=dict)
+    unfit: list[str] = field(default_factory=list)
 
     def design(self, skulls: list[Path]) -> None:
         """Designs all cases that are not done yet. Raises typer.Exit with the lowest exit code if any failed."""
@@ -49,10 +52,11 @@ class Batch:
             with Progress(len(planned), self.quiet) as progress:
                 for folder, skull in planned.items():
                     self._run(folder, skull, method, progress)
-        if self.failed:
-            if len(skulls) > 1:
-                print_above_bars(f"{len(self.failed)} of {len(skulls)} cases failed")
-            raise typer.Exit(min(exit_code(error) for error in self.failed.values()))
+        if self.failed and len(skulls) > 1:
+            print_above_bars(f"{len(self.failed)} of {len(skulls)} cases failed")
+        codes = [exit_code(error) for error in self.failed.values()] + [1] * (self.strict and bool(self.unfit))
+        if codes:
+            raise typer.Exit(min(codes))
 
     def _plan(self, skulls: list[Path]) -> dict[Path, Path]:
         """The folder of each case to design -> its scan: each folder once, without those that are done."""
@@ -71,6 +75,7 @@ class Batch:
             raise InputError(f"{skull}: {owner[folder]} also goes to {folder}; give them different output folders")
         if not self.overwrite and not self.mask_out and is_done(folder, skull, self.settings):
             self._note(f"{folder.name}: already designed in {folder}; --overwrite designs it again")
+            self._name_failed_checks(folder)
             return
         if folder.name not in (name, case_name(skull)):
             self._note(f"{skull}: {self.out / name} holds the result of another input; this one goes to {folder}")
@@ -104,8 +109,7 @@ class Batch:
             )
             if not self.quiet:
                 print_above_bars(f"{name}: {result_line(record)} -> {folder}", stderr=False)
-            if failed := failed_checks(folder, record):
-                self._note(f"{name}: checks that failed: {'; '.join(failed)}; see report.html or checks.json")
+            self._name_failed_checks(folder)
         except Exception as error:
             if debugging():
                 raise
@@ -117,6 +121,13 @@ class Batch:
         self.failed[skull] = error
         line = error_line(error)
         print_above_bars(line if skull.name in line else f"{skull.name}: {line}")
+
+    def _name_failed_checks(self, folder: Path) -> None:
+        if failed := failed_checks(folder):
+            self.unfit.append(folder.name)
+            text = f"{folder.name}: checks that failed: {'; '.join(failed)}; see report.html or checks.json"
+            if self.strict or not self.quiet:
+                print_above_bars(text)
 
     def _note(self, text: str) -> None:
         if not self.quiet:
@@ -138,10 +149,10 @@ def as_scans(paths: list[Path], quiet: bool = False) -> list[Path]:
     return list(scans)
 
 
-def failed_checks(folder: Path, record: dict[str, Any]) -> list[str]:
+def failed_checks(folder: Path) -> list[str]:
     """Titles, as in the report, of the checks that the implant of a case failed."""
     checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))["checks"]
-    return [check["title"] for check in checks if check["name"] in record["checks"]["failed"]]
+    return [check["title"] for check in checks if check["passed"] is False]
 
 
 def result_line(record: dict[str, Any]) -> str:

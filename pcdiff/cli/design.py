@@ -39,6 +39,7 @@ def design(
     drain_holes: options.DrainHoles = None,
     make_insertable: options.MakeInsertable = None,
     criteria: options.Criteria = None,
+    strict: options.Strict = False,
     mesh: options.MeshKinds = "stl",
     mesh_space: options.MeshSpace = "lps",
     keep_points: options.KeepPoints = False,
@@ -51,8 +52,8 @@ def design(
     A scan is the folder or the zip archive of a CT's DICOM files, or a CT or mask as NRRD, NIfTI or MetaImage. It gets
     a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json (fit and
     printability), surface.npz (thickness and gap at each vertex) and run.json. Results that exist are skipped. A case
-    that fails does not stop the others. Checks that fail are reported and do not stop the design. Each of several
-    candidates is checked, and one is recommended.
+    that fails does not stop the others. Checks that fail are reported and do not stop the design; with --strict the
+    exit code is 1 then. Each of several candidates is checked, and one is recommended.
 
         pcdiff design skull.nrrd -o out
         pcdiff design scans/*.nii.gz -o out --device auto
@@ -90,7 +91,7 @@ def design(
     if mask_out is not None and len(scans) > 1:
         raise InputError(f"--mask-out writes one mask, got {len(scans)} scans; give one scan")
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
-    Batch(out, settings, overwrite, mask_out, quiet).design(scans)
+    Batch(out, settings, overwrite, mask_out, quiet, strict).design(scans)
 
 
 def info(

@@ -71,6 +71,10 @@ Criteria = Annotated[
         help="YAML file with your own limits for the checks; see checks.md in the manual.",
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", rich_help_panel=FIT, help="Exit with code 1 if a check fails, after writing everything."),
+]
 Thickness = Annotated[
     str,
     typer.Option(

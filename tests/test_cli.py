@@ -489,6 +489,27 @@ def demo(healthy: Volume, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, printed.getvalue()
 
 
+def test_an_implant_is_checked_against_one_series_of_a_dicom_folder(
+    run: Run, demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    skull = read_volume(demo[0] / "defective_skull.nrrd")
+    hu, head = head_ct(skull, noise=0, table=False)
+    for series in (3, 4):
+        write_dicom(tmp_path / "dicom", hu, head.affine, series)
+    command = ("check", demo[0] / "implant.stl", "--skull", tmp_path / "dicom", "-o", tmp_path / "checked")
+    code, _, error = run(*command)
+    assert code == 2
+    assert "choose one with --series N" in error
+    assert not (tmp_path / "checked").exists()
+    code, _, error = run(*command, "--series", 1, "--threshold", 100_000)
+    assert code == 2
+    assert "100000" in error
+    code, printed, error = run(*command, "--series", 1)
+    assert code in (0, 1), error  # a coarse CT of a mask need not fit; it has to be checked
+    assert "pass  " in printed
+    assert (tmp_path / "checked" / "checks.json").is_file()
+
+
 @pytest.fixture
 def demo_copy(demo: tuple[Path, str], tmp_path: Path) -> Path:
     return Path(copytree(demo[0], tmp_path / "demo"))

@@ -24,7 +24,10 @@ def check(
     ],
     skull: Annotated[Path, typer.Option(metavar="SCAN", help="The defective skull: a CT or a mask, as for `design`.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for checks.json and surface.npz.")] = None,
+    threshold: options.Threshold = None,
+    series: options.Series = None,
     label: options.Label = None,
+    acquisition: options.Acquisition = None,
     clearance: options.Clearance = 0.0,
     criteria: options.Criteria = None,
     mesh_space: Annotated[
@@ -38,14 +41,24 @@ def check(
     transition to the bone, thickness), the gap to the bone, and the printability of the mesh. The exit code is 1 if a
     check fails.
 
-        pcdiff check implant.stl --skull dicom/
+        pcdiff check implant.stl --skull dicom/ --series 2
         pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
     """
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.checks.files import write_checks, write_surface
     from pcdiff.pipeline.check import check_files
 
-    report = check_files(implant, skull, load_criteria(criteria), clearance, label, mesh_space)
+    report = check_files(
+        implant,
+        skull,
+        load_criteria(criteria),
+        clearance,
+        label,
+        mesh_space,
+        threshold=threshold,
+        series=series,
+        acquisition=acquisition,
+    )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_checks(report, out / "checks.json")

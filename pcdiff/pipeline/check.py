@@ -86,12 +86,16 @@ def check_files(
     clearance: float = 0.0,
     label: str | None = None,
     space: str | None = None,
+    *,
+    threshold: int | None = None,
+    series: str | None = None,
+    acquisition: int | None = None,
 ) -> Report:
     """Checks an implant's file against a skull's, see `check`.
 
     implant: a mesh, see `read_mesh`, or a mask on the skull's lattice. skull: a CT or a mask, see `read_skull`.
-    label: of the skull, if its file holds several. space: of the mesh, `lps` or `ras`; None takes what the file says,
-    else LPS.
+    label, threshold, series, acquisition: of the skull, as there. space: of the mesh, `lps` or `ras`; None takes what
+    the file says, else LPS.
 
     Raises InputError for files that cannot be read or do not belong together, and as `check`.
     """
@@ -99,7 +103,7 @@ def check_files(
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.imaging.volumes import read_volume
 
-    bone, _ = read_skull(skull, label=label)
+    bone, _ = read_skull(skull, threshold, series, label, acquisition)
     if is_mesh(implant):
         mesh = read_mesh(implant, space)
         solid = _inside(mesh, bone)

@@ -121,7 +121,7 @@ def unet_figures() -> dict[str, Any]:
     """Log-odds of the volumetric U-Net in the first window, at every eighth point along each axis."""
     model = VolumetricModel.load(weights_of("unet").all[0])
     windows, bone = defect_windows(fitted())[:1], soft_occupancy(head_occupancy(case()[0]), fitted().pose)
-    odds = model.predict(bone, windows, TableMaps.of(fitted()), mirror=False).log_odds
+    odds = model.predict(bone, windows, TableMaps.of(fitted()), mirror=False)
     some = odds[windows[0]][4::8, 4::8, 4::8]
     return {
         "window": [[side.start, side.stop] for side in windows[0]],

@@ -504,6 +504,28 @@ def test_one_of_two_defects_is_completed_if_asked(prior, healthy):
         fit(prior, skull, defects=(1, 3))
 
 
+def test_an_opening_where_healthy_heads_have_no_bone_is_left_out(prior, healthy):
+    """Most heads have an orbit there; it is closed if asked for, and listed if doubt is."""
+    skull, _ = simulate_craniotomy(healthy, "random_1", np.random.default_rng(5), defects=2)
+    both = fit(prior, skull)
+    half = [rays[: len(rays) // 2] for rays in (np.flatnonzero(both.defect == k) for k in (1, 2))]
+    present = prior.present.copy()
+    present[half[1]] = 0
+    open_there = replace(prior, present=present)
+    first = fit(open_there, skull)
+    assert np.mean((first.defect == 1) == (both.defect == 1)) > 0.999
+    assert first.doubtful == ()
+    assert "opening 2 may be natural (an orbit or the nose)" in first.notes[-1]
+    asked = fit(open_there, skull, defects=(2,))
+    assert np.mean((asked.defect == 1) == (both.defect == 2)) > 0.999
+    assert not any("natural" in note for note in asked.notes)
+    listed = fit(open_there, skull, doubtful=True)
+    assert (listed.defects, listed.doubtful) == (2, (2,))
+    present[half[0]] = 0
+    with pytest.raises(InputError, match=r"opening 1, 2 may be natural .* --defect 1 closes it"):
+        fit(replace(prior, present=present), skull)
+
+
 def test_two_defects_are_two_pieces(prior, healthy):
     skull, implant = simulate_craniotomy(healthy, "random_1", np.random.default_rng(5), defects=2)
     made = design(skull, PriorMethod(prior))

@@ -129,7 +129,8 @@ def info(
     for warning in (*check.warnings, *found.notes):
         typer.echo(f"warning: {warning}")
     for defect in found.defects:
-        typer.echo(f"defect {defect.label}: {defect.place}, {defect.area_cm2:.0f} cm2")
+        doubt = "; doubtful: many healthy heads have no bone there" if defect.label in found.doubtful else ""
+        typer.echo(f"defect {defect.label}: {defect.place}, {defect.area_cm2:.0f} cm2{doubt}")
     if found.why_none:
         raise InputError(f"{scan}: {found.why_none}")
 

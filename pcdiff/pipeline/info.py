@@ -21,13 +21,14 @@ class ScanInfo:
     """What was found in a scan.
 
     check: of the input. defects: in the order of their numbers. notes: of the fit. why_none: why no defect is listed,
-    empty otherwise.
+    empty otherwise. doubtful: numbers of those that may be natural openings; `design` leaves them out unless asked.
     """
 
     check: InputCheck
     defects: tuple[Defect, ...] = ()
     notes: tuple[str, ...] = ()
     why_none: str = ""
+    doubtful: tuple[int, ...] = ()
 
 
 def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> ScanInfo:
@@ -37,14 +38,14 @@ def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> 
     """
     skull, check = settings.read_skull(source)
     try:
-        found = fit(ShapePrior.shipped(), skull, settings.axes_of(check))
+        found = fit(ShapePrior.shipped(), skull, settings.axes_of(check), doubtful=True)
     except InputError as error:
         return ScanInfo(check, why_none=str(error))
     if picture is not None:
         from pcdiff.report.render import write_png
 
         write_png(defects_picture(skull, found), picture)
-    return ScanInfo(check, tuple(defects_of(found)), found.notes)
+    return ScanInfo(check, tuple(defects_of(found)), found.notes, doubtful=found.doubtful)
 
 
 def defects_picture(skull: Volume, fit: PriorFit) -> np.ndarray:

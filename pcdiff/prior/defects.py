@@ -16,6 +16,9 @@ VAULT = MAP.directions[:, 2] > np.cos(np.deg2rad(55.0))  # (R,) the cone around 
 MAX_CUT, WARN_CUT = 0.10, 0.01  # share of its rays along which bone reaches the edge of the scan
 MAX_UNSEEN = 0.02  # share of its rays without bone that leave the scan before bone can be expected
 WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of the scan
+MIN_USUAL = (
+    0.6  # share of a defect over which healthy heads have bone; true ones have 0.74 and more, see experiments.md
+)
 MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
 
 
@@ -65,6 +68,15 @@ def find_defects(
             number += 1
             defects[region] = number
     return defects[MAP.inside]
+
+
+def doubtful_defects(defect: np.ndarray, usually_bone: np.ndarray) -> tuple[int, ...]:
+    """Labels of the defects (R,) that may be natural openings, such as an orbit: many healthy heads have no bone there.
+
+    usually_bone: (R,) bool, see `find_defects`.
+    """
+    labels = range(1, int(defect.max(initial=0)) + 1)
+    return tuple(label for label in labels if usually_bone[defect == label].mean() < MIN_USUAL)
 
 
 def chosen_defects(observation: Observation, numbers: Sequence[int]) -> Observation:

@@ -28,6 +28,7 @@ class PriorFit:
 
     outer, thickness: (R,) mm, posterior mean over defects and band, the measured values elsewhere (NaN without).
     std: (2, R) mm of outer and thickness over defects and band, else 0.
+    doubtful: labels of defects that may be natural openings; only where they were asked for.
     residual: mm, median distance of the posed outer table from the mean; large for a skull unlike those of the model.
     targets: (T,) rays over defects and band, ascending. notes: what the user should know, one line each.
     """
@@ -41,6 +42,7 @@ class PriorFit:
     residual: float
     targets: np.ndarray
     notes: tuple[str, ...] = ()
+    doubtful: tuple[int, ...] = ()
 
     @property
     def defect(self) -> np.ndarray:
@@ -71,19 +73,30 @@ class PriorFit:
         return completed_surface(self.pose, table_radii, covered, self.defect, self.std)
 
 
-def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated", defects: Sequence[int] = ()) -> PriorFit:
+def fit(
+    prior: ShapePrior,
+    skull: Volume,
+    axes: Axes = "stated",
+    defects: Sequence[int] = (),
+    doubtful: bool = False,
+) -> PriorFit:
     """Fits the shape model to a defective skull; absent bone does not influence the pose.
 
     axes: what is known of the patient axes; `assumed` goes on with a head that is not upright, or of unusual size.
-    defects: numbers of those to complete, by default all.
+    defects: numbers of those to complete, by default all, without the doubtful ones unless `doubtful` is set.
 
     Raises InputError when the skull is cut off at the vault, is not a head or not an upright one, or has no defect.
     """
-    return fit_head(prior, head_occupancy(skull), skull, axes, defects)
+    return fit_head(prior, head_occupancy(skull), skull, axes, defects, doubtful)
 
 
 def fit_head(
-    prior: ShapePrior, head: Head, field: Volume, axes: Axes = "assumed", defects: Sequence[int] = ()
+    prior: ShapePrior,
+    head: Head,
+    field: Volume,
+    axes: Axes = "assumed",
+    defects: Sequence[int] = (),
+    doubtful: bool = False,
 ) -> PriorFit:
     """The same for a head at about 0.9 mm. field: a volume on the scan's grid, for its extent and what is loose."""
     settings = prior.settings
@@ -100,6 +113,9 @@ def fit_head(
     observation = observed.observation
     if observation.defect.max(initial=0) == 0:
         raise observed.closed.no_defect(settings.defects)
+    if not defects and not doubtful and observed.doubtful:
+        defects, note = _without_doubtful(observation, observed.doubtful)
+        notes += (note,)
     if defects:
         observation = chosen_defects(observation, defects)
     around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
@@ -107,6 +123,23 @@ def fit_head(
     return replace(
         complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual),
         notes=notes + observed.notes,
+        doubtful=observed.doubtful if doubtful else (),
+    )
+
+
+def _without_doubtful(observation: Observation, doubtful: Sequence[int]) -> tuple[list[int], str]:
+    """Numbers of the other defects, and a line that names those left out. Raises InputError if none is left."""
+    clear = [label for label in range(1, int(observation.defect.max()) + 1) if label not in doubtful]
+    names = ", ".join(map(str, doubtful))
+    kind = "an orbit or the nose" if len(doubtful) == 1 else "orbits or nose"
+    why = f"opening {names} may be natural ({kind}): many healthy heads have no bone there"
+    if not clear:
+        raise InputError(
+            f"no defect found beyond doubt: {why}; pcdiff info SCAN shows where, --defect {doubtful[0]} closes it"
+        )
+    return (
+        clear,
+        f"{why}, and no implant is made for it; pcdiff info SCAN shows where, --defect {doubtful[0]} closes it",
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.closed import Closed, find_closed
-from pcdiff.prior.defects import VAULT, Observation, check_cut, check_view, find_defects, open_rays
+from pcdiff.prior.defects import VAULT, Observation, check_cut, check_view, doubtful_defects, find_defects, open_rays
 from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, inner_table, profiles
 from pcdiff.prior.model import ShapePrior
 
@@ -21,11 +21,12 @@ STEP = float(RADII[1] - RADII[0])  # mm between the samples along a ray
 
 @dataclass(frozen=True)
 class Observed:
-    """Both tables and the defects, what closes a defect, and warnings."""
+    """Both tables and the defects, what closes a defect, and warnings. doubtful: labels, see `doubtful_defects`."""
 
     observation: Observation
     closed: Closed
     notes: tuple[str, ...]
+    doubtful: tuple[int, ...]
 
 
 def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, field: Volume) -> Observed:
@@ -62,7 +63,8 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, fi
     defect = find_defects(absent & ~closed.held, in_view, usually_bone, rules)
     beyond = ~_in_view(pose, field, expected[0] - EDGE_MM)
     notes = check_cut(cut, beyond & VAULT, defect) + closed.notes(defect, rules)
-    return Observed(open_rays(outer, thickness, defect), closed, notes)
+    doubtful = doubtful_defects(defect, usually_bone)
+    return Observed(open_rays(outer, thickness, defect), closed, notes, doubtful)
 
 
 def _in_view(pose: Pose, field: Volume, radius: np.ndarray) -> np.ndarray:

@@ -65,30 +65,20 @@ def variants(folder: Path) -> dict[str, list[str]]:
     files = weights_of(DEFAULT)
     assert files.own is not None
 
-    def weights(name: str, file: str, change: Callable[[Tensors, Config], None] | None) -> Path:
-        """A copy of all weights with one file changed, or left out."""
+    def weights(name: str, file: str, change: Callable[[Tensors, Config], None]) -> Path:
+        """A copy of all weights with one file changed."""
         copies = folder / "weights" / name.replace(" ", "_")
         copies.mkdir(parents=True, exist_ok=True)
         for path in (files.prior, files.own, *files.companions):
             shutil.copy(path, copies / path.name)
-        if change is None:
-            (copies / file).unlink()
-        else:
-            rewritten(copies / file, change)
+        rewritten(copies / file, change)
         return copies
-
-    def of_diffusion(**changes: int) -> Callable[[Tensors, Config], None]:
-        return lambda tensors, config: config["diffusion"].update(changes)
 
     own = files.own.name
     found = {ALL: ["--method", DEFAULT], "shape model alone": ["--method", "prior"]}
     found["without diffusion"] = ["--method", "unet"]
-    for name, file, change in (
-        ("without the U-Net's correction", UNET, unet_says_nothing),
-        ("two draws", own, of_diffusion(draws=2)),
-        ("one step", own, of_diffusion(steps=1)),
-    ):
-        found[name] = ["--method", DEFAULT, "--weights", str(weights(name, file, change) / own)]
+    name = "without the U-Net's correction"
+    found[name] = ["--method", DEFAULT, "--weights", str(weights(name, UNET, unet_says_nothing) / own)]
     name = "U-Net alone, without the shape model's tables"
     alone = weights(name, UNET, tables_hidden)
     found[name] = ["--method", "unet", "--weights", str(alone / UNET)]

@@ -123,7 +123,10 @@ def test_the_written_files_are_scored(tmp_path, cases, program, calls):
     assert (exact.method, exact.case, exact.dsc, exact.bdsc, exact.hd95) == ("exact", "000", 1, 1, 0)
     # 64 voxels of 1 mm3 each, a quarter of them moved by 1 mm along i.
     assert shifted.dsc == shifted.bdsc == pytest.approx(0.75)
-    assert shifted.hd95 == pytest.approx(1.0)
+    assert shifted.hd95 == shifted.hd == pytest.approx(1.0)
+    # Of each mask's 56 surface voxels 16 are 1 mm off, and 4, inside the other mask, 0.5 mm along k.
+    assert (shifted.masd, shifted.nsd_05mm) == pytest.approx((18 / 56, 40 / 56))
+    assert (shifted.nsd_1mm, shifted.volume_error) == (1, 0)
     assert shifted.ml_true == shifted.ml_predicted == pytest.approx(0.064)
     assert shifted.error is None
     assert 0 < shifted.seconds < 10
@@ -148,6 +151,8 @@ def test_a_failure_is_a_row_and_does_not_stop_the_others(tmp_path, cases, progra
     failed = rows["fails", "001"]
     assert failed.error == "InputError: no defect found; is it a defective skull?"
     assert (failed.dsc, failed.bdsc, failed.hd95) == (0, 0, math.inf)
+    assert (failed.hd, failed.masd, failed.volume_error) == (math.inf,) * 3
+    assert (failed.nsd_05mm, failed.nsd_1mm) == (0, 0)
     assert failed.seconds > 0
     assert rows["fails", "002"].dsc == 1
     assert "expected an image file, found none" in rows["silent", "000"].error
@@ -319,9 +324,11 @@ def test_written_results(tmp_path, cases, program):
     assert float(rows[0]["dsc"]) == results.rows[0].dsc
     assert float(rows[3]["hd95"]) == math.inf
     table = results.table().splitlines()
-    assert {line.count("|") for line in table if line.startswith("|")} == {13}
+    assert {line.count("|") for line in table if line.startswith("|")} == {18}
     assert re.match(
-        r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \|  \|  \|  \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|", table[2]
+        r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \| 1\.00 \| 0\.321 \| 0\.7143 \| 1\.0000 \| 0\.0 \|"
+        r"  \|  \|  \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|",
+        table[2],
     )
     assert any(re.match(r"\| \*\*fails\*\* \| \*\*mean\*\* of 2 \| 0\.5000 \| 0\.5000 \| inf ", line) for line in table)
 
@@ -341,7 +348,7 @@ def test_a_skull_without_a_defect_must_be_refused(tmp_path, cases, program, call
     assert row.refusal
     assert row.error is None
     assert row.reason == "pcdiff: no defect found"
-    assert all(math.isnan(value) for value in (row.dsc, row.bdsc, row.hd95, row.ml_predicted))
+    assert all(math.isnan(value) for value in (row.dsc, row.bdsc, row.hd95, row.masd, row.nsd_1mm, row.volume_error))
     assert row.seconds > 0
     assert results.summary()["refuses"].items() >= {"cases": 0, "failed": [], "refusals": 1, "refused": 1}.items()
     assert "correctly refused: refuses on no_defect: 1 of 1" in results.table()
@@ -457,3 +464,18 @@ def test_the_default_command_is_the_installed_one():
     filled = [part.format(skull="S", out="O", method="prior", seed=3) for part in COMMAND]
     assert " ".join(filled[1:]) == "-m pcdiff design S -o O --method prior --seed 3 --no-report -q"
     assert filled[0] == sys.executable
+
+
+def test_a_row_of_an_earlier_version_has_no_figures_that_it_did_not_measure():
+    failure, success = (
+        Row("000", "a", 0, error="why"),
+        Row("001", "a", 0, 1, 1, 0, 0, 0, 1, 1, ml_true=2, ml_predicted=3),
+    )
+    for row in (failure, success):
+        values = row.to_json()
+        assert Row.from_json(values).to_json() == values
+        assert Row.from_json(values).hd == row.hd
+        old = Row.from_json({name: value for name, value in values.items() if name not in ("hd", "masd", "nsd_1mm")})
+        assert (old.dsc, old.hd95) == (row.dsc, row.hd95)
+        assert all(math.isnan(value) for value in (old.hd, old.masd, old.nsd_1mm))
+    assert success.volume_error == 50

@@ -6,7 +6,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filte
 
 from pcdiff.errors import InputError
 from pcdiff.evaluation.spread import compare_spread
-from pcdiff.geometry.metrics import border_dice, dice, hd95, scores, surface_distances
+from pcdiff.geometry.metrics import Scores, border_dice, dice, scores, surface_distances
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 
@@ -22,6 +22,10 @@ def rows_mask(*filled: tuple[int, int], length: int = 40) -> np.ndarray:
     for first, last in filled:
         mask[first:last] = True
     return mask
+
+
+def hd95(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> float:
+    return surface_distances(a, b, spacing).percentile(95)
 
 
 def test_dice_counts_voxels():
@@ -78,6 +82,30 @@ def test_hd95_pools_both_directions():
     # 0.95 * 10 = 9.5, half-way between 8 and 9. The larger of the two directed ones would be 8.55.
     a, b = drawn("##########"), drawn("#.........")
     assert hd95(a, b, np.ones(3)) == pytest.approx(8.5)
+
+
+def test_mean_distance_is_that_of_the_directed_means():
+    # As above: a to b is 0 1 ... 9, mean 4.5; b to a is 0. Pooled it would be 45 / 11.
+    a, b = drawn("##########"), drawn("#.........")
+    distances = surface_distances(a, b, np.ones(3))
+    assert distances.mean == pytest.approx(2.25)
+    assert distances.percentile(100) == 9
+
+
+def test_surface_dice_pools_voxels_up_to_the_tolerance():
+    # Of 11 distances 0 0 1 2 ... 9, in steps of 0.5 mm: three are at most 0.5 mm, four at most 1 mm.
+    a, b = drawn("##########"), drawn("#.........")
+    distances = surface_distances(a, b, np.full(3, 0.5))
+    assert distances.share_within(0.5) == pytest.approx(3 / 11)
+    assert distances.share_within(1.0) == pytest.approx(4 / 11)
+    assert distances.share_within(0.49) == pytest.approx(2 / 11)
+
+
+def test_a_missing_implant_has_the_worst_of_all_scores():
+    some, none = Volume(np.ones((3, 3, 3), bool), np.eye(4)), Volume(np.zeros((3, 3, 3), bool), np.eye(4))
+    worst = Scores(0, 0, np.inf, np.inf, np.inf, 0, 0)
+    assert scores(none, some, some) == scores(some, none, some) == worst
+    assert scores(none, none, some) == Scores(1, 1, 0, 0, 0, 1, 1)
 
 
 def test_empty_masks():
@@ -166,7 +194,9 @@ def test_scores_use_the_true_spacing_of_an_oblique_grid():
     assert result.dsc == pytest.approx(0.75)
     assert result.bdsc == pytest.approx(0.75)  # the whole grid is 10 mm long
     # 8 of each mask's 32 voxels are off: 4 by 1 mm, 4 by 0.5 mm. 8 of the 64 pooled distances are 1 mm.
-    assert result.hd95 == pytest.approx(1.0)
+    assert (result.hd95, result.hd) == pytest.approx((1, 1))
+    assert result.masd == pytest.approx(6 / 32)
+    assert (result.nsd_05mm, result.nsd_1mm) == pytest.approx((56 / 64, 1))
 
 
 def test_a_tilted_gantry_is_measured_in_patient_space():

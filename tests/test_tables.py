@@ -33,7 +33,7 @@ def results(folder: Path, rows: list[Row], ensemble: int = 1, workers: int = 1) 
 
 
 def row(case: str, dsc: float, method: str = "prior", spread: float = math.nan) -> Row:
-    return Row(case, method, 0, dsc, dsc + 0.01, 1.5, spread, seconds=7.25, peak_mb=500)
+    return Row(case, method, 0, dsc, dsc + 0.01, 1.5, spread_error=spread, seconds=7.25, peak_mb=500)
 
 
 def lines(tool: dict[str, Callable], files: list[dict], folder: Path) -> list[str]:

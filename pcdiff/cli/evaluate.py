@@ -31,7 +31,7 @@ def evaluate(
     ] = 1,
     quiet: options.Quiet = False,
 ) -> None:
-    """Evaluate methods on a data set, from file to file: DSC, border DSC, HD95, time and memory.
+    """Evaluate methods on a data set, from file to file: overlap, surface distances, volume, time and memory.
 
     OUT gets a table, CSV and JSON, the implants, and error maps of the best, the median and the worst case. For an
     ensemble the correlation of spread and error is measured too. The exit code is 1 if a case fails, or if a skull

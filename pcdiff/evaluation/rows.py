@@ -16,12 +16,15 @@ from pydantic import FiniteFloat, TypeAdapter
 from pcdiff.foreign import read_bytes
 
 MAX_BYTES = 256 * 2**20  # of a journal
+INFINITE = ("hd95", "hd", "masd")  # scores of a failure that JSON cannot hold
 Key = tuple[str, str, int, str]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one case. A failure has an error, DSC and bDSC 0, and an infinite HD95.
+    """One method on one case. A failure has an error and the worst scores: 0, or infinite for a distance.
+
+    dsc to nsd_1mm: see `metrics.Scores`; NaN in a row of an earlier version that did not measure it.
 
     spread_error, within_1sd, within_2sd: see `spread.Spread`; NaN for a single candidate.
     seconds: wall time of the process, one of `workers` at once. peak_mb: its peak resident set, 10^6 bytes.
@@ -38,6 +41,10 @@ class Row:
     dsc: float = 0.0
     bdsc: float = 0.0
     hd95: float = math.inf
+    hd: float = math.inf
+    masd: float = math.inf
+    nsd_05mm: float = 0.0
+    nsd_1mm: float = 0.0
     spread_error: float = math.nan
     within_1sd: float = math.nan
     within_2sd: float = math.nan
@@ -52,6 +59,13 @@ class Row:
     failed_checks: str | None = None
     implant: str = field(default="", repr=False)
     fingerprint: str = field(default="", repr=False)
+
+    @property
+    def volume_error(self) -> float:
+        """Between the designed and the true volume, % of the true one; infinite for a failure, NaN if not known."""
+        if self.error is not None and not self.refusal:
+            return math.inf
+        return 100 * abs(self.ml_predicted - self.ml_true) / self.ml_true if self.ml_true else math.nan
 
     @property
     def kind(self) -> str:
@@ -80,8 +94,8 @@ class Row:
             raise ValueError(f"expected a row, got {str(values)[:80]}")
         numbers = [item.name for item in fields(cls) if item.type == "float"]
         missing = {name: math.nan for name in numbers if values.get(name) is None}
-        if "hd95" in missing and not values.get("refusal"):  # a refusal has no scores; a failure's HD95 is infinite
-            missing["hd95"] = math.inf
+        if not values.get("refusal"):  # which has no scores
+            missing |= {name: math.inf for name in INFINITE if name in values and name in missing}
         return _ROW.validate_python({**values, **missing})
 
 

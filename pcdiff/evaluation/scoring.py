@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ from pcdiff.evaluation.measure import NO_MESSAGE, Measurement, measure
 from pcdiff.evaluation.plan import Run
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.spread import compare_spread
-from pcdiff.evaluation.statistics import SCORES
 from pcdiff.files import sha256
 from pcdiff.foreign import parsing, read_bytes
 from pcdiff.geometry.mesh import read_stl
-from pcdiff.geometry.metrics import scores
+from pcdiff.geometry.metrics import Scores, scores
 from pcdiff.imaging.volumes import read_volume, write_volume
 
 REFUSED = 2  # exit code of a command that refuses its input
-NO_SCORES = dict.fromkeys(SCORES, math.nan)
+NO_SCORES = {score.name: math.nan for score in fields(Scores)}
 
 
 def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:

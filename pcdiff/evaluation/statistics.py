@@ -11,10 +11,11 @@ import numpy as np
 
 from pcdiff.evaluation.rows import Row
 
-FIGURES = ("dsc", "bdsc", "hd95", "spread_error", "within_1sd", "within_2sd", "seconds", "peak_mb")
-HIGHER_IS_BETTER = {"dsc", "bdsc", "spread_error", "within_1sd", "within_2sd"}
+SCORES = ("dsc", "bdsc", "hd95")  # those of the AutoImplant challenges
+METRICS = (*SCORES, "hd", "masd", "nsd_05mm", "nsd_1mm", "volume_error")
+FIGURES = (*METRICS, "spread_error", "within_1sd", "within_2sd", "seconds", "peak_mb")
+HIGHER_IS_BETTER = {"dsc", "bdsc", "nsd_05mm", "nsd_1mm", "spread_error", "within_1sd", "within_2sd"}
 STATISTICS = ("mean", "median", "worst")
-SCORES = ("dsc", "bdsc", "hd95")
 
 Summary = dict[str, dict[str, Any]]
 
@@ -22,7 +23,7 @@ Summary = dict[str, dict[str, Any]]
 def summarise(rows: Sequence[Row]) -> Summary:
     """Method -> number of cases, names of the failed ones, and mean, median and worst of each figure.
 
-    A failure counts: its DSC and bDSC are 0 and its HD95 is infinite. Seconds and memory are those of the commands that
+    A failure counts with the worst scores, see `Row`. Seconds and memory are those of the commands that
     started. Skulls without a defect are not among the cases: `refusals` is their number, `refused` how many of them
     were refused. Of the implants that were `checked`, `passed` passed every check.
     """

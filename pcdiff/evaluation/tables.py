@@ -10,6 +10,7 @@ from pcdiff.data.suite import SKULLBREAK
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.statistics import (
     FIGURES,
+    METRICS,
     SCORES,
     STATISTICS,
     Difference,
@@ -23,6 +24,11 @@ DIGITS = {
     "dsc": 3,
     "bdsc": 3,
     "hd95": 2,
+    "hd": 2,
+    "masd": 2,
+    "nsd_05mm": 3,
+    "nsd_1mm": 3,
+    "volume_error": 1,
     "spread_error": 2,
     "within": 2,
     "within_1sd": 2,
@@ -31,8 +37,17 @@ DIGITS = {
     "peak_mb": 0,
     "ml": 1,
 }
-FINE = DIGITS | {"dsc": 4, "bdsc": 4}  # where small differences matter
-TITLES = {"dsc": "DSC", "bdsc": "bDSC", "hd95": "HD95 mm"}
+FINE = DIGITS | {"dsc": 4, "bdsc": 4, "masd": 3, "nsd_05mm": 4, "nsd_1mm": 4}  # where small differences matter
+TITLES = {
+    "dsc": "DSC",
+    "bdsc": "bDSC",
+    "hd95": "HD95 mm",
+    "hd": "HD mm",
+    "masd": "MASD mm",
+    "nsd_05mm": "NSD 0.5 mm",
+    "nsd_1mm": "NSD 1 mm",
+    "volume_error": "volume error %",
+}
 GROUPS = {
     "SkullBreak's five classes, mean of classes": SKULLBREAK,
     "irregular and two_defects": ("irregular", "two_defects"),
@@ -48,7 +63,7 @@ def results_table(rows: Sequence[Row]) -> str:
     Then each method minus the first one with standard errors, how many implants pass every check, refusals and
     failures.
     """
-    head = ["method", "case", "DSC", "bDSC", "HD95 mm", "spread rho", "in 1 sd", "in 2 sd"]
+    head = ["method", "case", *(TITLES[name] for name in METRICS), "spread rho", "in 1 sd", "in 2 sd"]
     head += ["seconds", "peak MB", "true ml", "implant ml"]
     cells = []
     for row in rows:

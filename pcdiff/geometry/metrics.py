@@ -1,7 +1,8 @@
-"""Scores of an implant: DSC, border DSC and HD95 as the AutoImplant challenges define them.
+"""Scores of an implant: those of the AutoImplant challenges, and those that Metrics Reloaded adds.
 
 Definitions: Li et al., "AutoImplant 2020", IEEE TMI 2021, and Li et al., "Towards clinical applicability and
-computational efficiency in automatic cranial implant design", MedIA 2023. Everything is in mm, on the input grid.
+computational efficiency in automatic cranial implant design", MedIA 2023, for DSC, border DSC and HD95; Maier-Hein et
+al., "Metrics reloaded", Nature Methods 2024, for HD, MASD and NSD. Everything is in mm, on the input grid.
 """
 
 from __future__ import annotations
@@ -41,14 +42,33 @@ class SurfaceDistances:
         # With an empty mask all distances are infinite, and interpolation between them gives NaN.
         return float(np.percentile(pooled, q)) if np.isfinite(pooled).all() else float("inf")
 
+    @property
+    def mean(self) -> float:
+        """MASD: the mean of the two directed means, mm; 0 for two empty masks, infinite for one."""
+        means = [distances.mean() for distances in (self.a_to_b, self.b_to_a) if distances.size]
+        return float(np.mean(means)) if means else 0.0
+
+    def share_within(self, mm: float) -> float:
+        """NSD: the share of both surfaces' voxels at most `mm` from the other surface, 0 to 1; 1 for two empty masks.
+
+        A voxel stands for its piece of surface, as in the reference implementation of Metrics Reloaded; Nikolov et al.
+        2021 weight each by its area.
+        """
+        pooled = np.concatenate([self.a_to_b, self.b_to_a])
+        return float((pooled <= mm + ROUNDING_MM).mean()) if pooled.size else 1.0
+
 
 @dataclass(frozen=True)
 class Scores:
-    """dsc and bdsc: 0 to 1, higher is better. hd95: mm, lower is better."""
+    """dsc, bdsc and the NSD at 0.5 and 1 mm: 0 to 1, higher is better. hd95, hd and masd: mm, lower is better."""
 
     dsc: float
     bdsc: float
     hd95: float
+    hd: float
+    masd: float
+    nsd_05mm: float
+    nsd_1mm: float
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -97,13 +117,8 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> Surf
     return SurfaceDistances(_nearest(points_a, points_b), _nearest(points_b, points_a))
 
 
-def hd95(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> float:
-    """95th percentile of both directed surface distances pooled, mm: see `SurfaceDistances.percentile`."""
-    return surface_distances(a, b, spacing).percentile(95)
-
-
 def scores(prediction: Volume, truth: Volume, defective_skull: Volume) -> Scores:
-    """All three scores on the input grid with its true spacing. Raises InputError if the grids differ."""
+    """All scores on the input grid with its true spacing. Raises InputError if the grids differ."""
     for name, volume in (("prediction", prediction), ("defective skull", defective_skull)):
         if volume.mask.shape != truth.mask.shape:
             raise InputError(
@@ -116,7 +131,16 @@ def scores(prediction: Volume, truth: Volume, defective_skull: Volume) -> Scores
                 f"{np.abs(volume.affine - truth.affine).max():.3g} mm; resample it to that grid"
             )
     a, b, axes = prediction.mask, truth.mask, truth.affine[:3, :3]
-    return Scores(dice(a, b), border_dice(a, b, defective_skull.mask, axes), hd95(a, b, axes))
+    apart = surface_distances(a, b, axes)
+    return Scores(
+        dsc=dice(a, b),
+        bdsc=border_dice(a, b, defective_skull.mask, axes),
+        hd95=apart.percentile(95),
+        hd=apart.percentile(100),
+        masd=apart.mean,
+        nsd_05mm=apart.share_within(0.5),
+        nsd_1mm=apart.share_within(1.0),
+    )
 
 
 def _axes(spacing: np.ndarray) -> np.ndarray:

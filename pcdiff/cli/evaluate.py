@@ -1,4 +1,4 @@
-"""The command `evaluate`."""
+"""The commands evaluate and score."""
 
 from __future__ import annotations
 
@@ -59,6 +59,44 @@ def evaluate(
     if not quiet:
         typer.echo(results.table())
     if any(row.error for row in results.rows):
+        raise typer.Exit(1)
+
+
+def score(
+    predictions: Annotated[Path, typer.Argument(help="Folder of implants: masks or meshes, named as the cases are.")],
+    truth: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Data set in the layout of SkullFix or SkullBreak, with the implants."),
+    ],
+    out: options.Out = Path("out/score"),
+    name: Annotated[
+        str | None, typer.Option(help="What designed them, for the tables [the name of the folder].")
+    ] = None,
+    cases: options.Cases = None,
+    mesh_space: options.MeshSpaceIn = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score the implants of any program (a colleague's, nnU-Net's) as `evaluate` scores its methods.
+
+    OUT gets results.csv and results.json, which `pcdiff compare` reads. A missing implant and an empty mask have the
+    worst scores, and the exit code is 1. A mask on another grid than the skull's is refused.
+
+        pcdiff score nnunet/predictions --truth skullfix --cases 060-074 --name nnU-Net -o results/nnunet
+        pcdiff score stl/ --truth skullfix --mesh-space ras -o results/colleague
+    """
+    from pcdiff.data.cases import find_cases
+    from pcdiff.evaluation.predictions import score_predictions
+    from pcdiff.evaluation.results import Results, conditions_of, write_results
+
+    method = name or predictions.resolve().name
+    rows = score_predictions(predictions, find_cases(truth, cases), method, mesh_space, progress=not quiet)
+    conditions = conditions_of(["pcdiff", "score", predictions.name, "--truth", truth.name])
+    results = Results(rows, {**conditions, "workers": 1, "weights": {method: {}}, "suite": None, "ensemble": 1})
+    out.mkdir(parents=True, exist_ok=True)
+    write_results(out, results)
+    if not quiet:
+        typer.echo(results.table())
+    if any(row.error for row in rows):
         raise typer.Exit(1)
 
 

@@ -119,6 +119,9 @@ MeshKinds = Annotated[
     ),
 ]
 MeshSpace = Annotated[str, typer.Option(rich_help_panel=FILES, help="Axes of the mesh files: lps (DICOM, ITK) or ras.")]
+MeshSpaceIn = Annotated[
+    str | None, typer.Option("--mesh-space", help="Axes of mesh files, lps or ras, if they do not name them.")
+]
 KeepPoints = Annotated[
     bool, typer.Option("--keep-points", rich_help_panel=FILES, help="Keep the points for `pcdiff view`.")
 ]

@@ -30,9 +30,7 @@ def check(
     acquisition: options.Acquisition = None,
     clearance: options.Clearance = 0.0,
     criteria: options.Criteria = None,
-    mesh_space: Annotated[
-        str | None, typer.Option(help="Axes of the mesh file, lps or ras, if it does not name them.")
-    ] = None,
+    mesh_space: options.MeshSpaceIn = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Check any implant (mesh or mask) for fit and printability. Every value is printed with its limit.

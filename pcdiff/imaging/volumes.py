@@ -19,6 +19,10 @@ SPACING_RANGE = (0.1, 5.0)  # mm
 FARTHEST_MM = 1e6  # of the origin; farther away positions lose their fractions
 
 
+class EmptyMask(InputError):
+    """An image whose every voxel is 0."""
+
+
 class NotAMask(InputError):
     """An image with more values than 0 and one other: a CT, or several labels."""
 
@@ -107,7 +111,7 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
 def mask_values(path: Path, image: Image) -> np.ndarray:
     """(I, J, K) bool: the mask of an image with the value 0 and one other.
 
-    Raises NotAMask for more values, InputError for a mask without bone or without background.
+    Raises NotAMask for more values, EmptyMask for a mask without bone, InputError for one without background.
     """
     check_memory(path, image.shape, MASK_BYTES)
     flat = np.empty(math.prod(image.shape), bool)
@@ -127,7 +131,7 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
                     "threshold the bone first (a CT: about 300 HU), or choose one label with --label"
                 )
     if value is None:
-        raise InputError(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
+        raise EmptyMask(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
     if flat.all():
         raise InputError(f"{path}: expected a mask with background 0, but every voxel is {value}; check the threshold")
     return flat.reshape(image.shape, order="F")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pcdiff.geometry.volume import Volume
     from pcdiff.prior.fit import PriorFit
 
-MAX_INDEX = 2**12  # see `mesh_to_mask`
 NEAR_MM = 8.0  # from a place of the completed surface to the implant's mesh
 MIN_FITTING = 0.8  # of a defect's surface near its implant
 MAX_ELSEWHERE = 0.6  # of that share near an implant in another place: about the vertex both overlap
@@ -57,11 +56,12 @@ def check(
     from pcdiff.checks.criteria import Criteria
     from pcdiff.checks.printable import printable
     from pcdiff.geometry.surface import volume_to_mesh
+    from pcdiff.imaging.implants import on_skull_grid
     from pcdiff.prior.fit import fit
     from pcdiff.prior.model import ShapePrior
 
     criteria = criteria or Criteria()
-    implant = _on_grid(name, implant, skull)
+    implant = on_skull_grid(name, implant, skull)
     fitted = fit(ShapePrior.shipped(), skull, axes="assumed")  # what was designed is checked
     if mesh is None:
         mesh = volume_to_mesh(implant)
@@ -100,45 +100,17 @@ def check_files(
     Raises InputError for files that cannot be read or do not belong together, and as `check`.
     """
     from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
+    from pcdiff.imaging.implants import inside_mesh
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.imaging.volumes import read_volume
 
     bone, _ = read_skull(skull, threshold, series, label, acquisition)
     if is_mesh(implant):
         mesh = read_mesh(implant, space)
-        solid = _inside(mesh, bone)
+        solid = inside_mesh(mesh, bone)
     else:
         mesh, solid = None, read_volume(implant)
     return check(bone, solid, mesh, criteria=criteria, clearance=clearance, name=str(implant))
-
-
-def _inside(mesh: Mesh, skull: Volume) -> Volume:
-    """The inside of a mesh on the skull's grid; empty for a mesh that is open or lies outside of the grid."""
-    from pcdiff.geometry.grid import box_slices
-    from pcdiff.geometry.mesh import mesh_to_mask
-
-    index = skull.to_index(mesh.vertices)
-    low, high = np.floor(index.min(0)).astype(int), np.ceil(index.max(0)).astype(int) + 1
-    mask = np.zeros_like(skull.mask)
-    far = np.abs(index).max() >= MAX_INDEX
-    if mesh.is_watertight and not far and (low < skull.mask.shape).all() and (high > 0).all():
-        low, high = np.clip(low, 0, skull.mask.shape), np.clip(high, 0, skull.mask.shape)
-        mask[box_slices(low, high)] = mesh_to_mask(mesh, skull.crop(low, high))
-    return skull.with_mask(mask)
-
-
-def _on_grid(name: str, implant: Volume, skull: Volume) -> Volume:
-    """The implant on the skull's own grid. Raises InputError for a mask on another lattice."""
-    try:
-        placed = implant.on_grid_of(skull)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    if placed is None:
-        raise InputError(
-            f"{name}: expected a mask on the skull's own grid or a part of it, got shape {implant.mask.shape} "
-            f"beside {skull.mask.shape}, or other directions or origin; resample it to that grid, or give its STL"
-        )
-    return placed
 
 
 def _check_axes(name: str, mesh: Mesh, fitted: PriorFit) -> None:

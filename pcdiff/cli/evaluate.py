@@ -1,4 +1,4 @@
-"""The commands evaluate and score."""
+"""The commands evaluate, score and compare."""
 
 from __future__ import annotations
 
@@ -98,6 +98,32 @@ def score(
         typer.echo(results.table())
     if any(row.error for row in rows):
         raise typer.Exit(1)
+
+
+def compare(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="results.json of `pcdiff evaluate` or `pcdiff score`.")
+    ],
+    out: options.Out = Path("out/comparison"),
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare methods on the cases that all of them have: intervals, paired tests, ranks, figures.
+
+    OUT gets comparison.html (one file that opens without a network), the tables as tables.md and tables.tex, and all
+    figures as scores.csv, tests.csv and ranks.csv.
+
+        pcdiff compare results/*/results.json -o comparison
+    """
+    from pcdiff.evaluation.comparison import compare as compared
+    from pcdiff.evaluation.comparison_page import write_comparison_page
+    from pcdiff.evaluation.comparison_tables import describe, score_tables, write_tables
+
+    found = compared(results)
+    out.mkdir(parents=True, exist_ok=True)
+    write_tables(out, found)
+    write_comparison_page(out, found)
+    if not quiet:
+        typer.echo("\n".join([*describe(found), "", score_tables(found)[0].to_markdown()]))
 
 
 def _digests(methods: list[str], weights: Path | None) -> dict[str, dict[str, str]]:

@@ -16,10 +16,11 @@ from pcdiff.files import written_beside
 from pcdiff.report.templates import fill
 
 MAX_PAGE_BYTES = 15_000_000
+SCRIPTS = {"scene": "viewer.js", "chart": "charts.js"}  # class of an element -> what draws it, with plotly.js
 
 
 def write_page(path: Path, title: str, body: Markup) -> None:
-    """Writes a page whose content security policy forbids every request and every script but its own two.
+    """Writes a page whose content security policy forbids every request and every script but its own.
 
     Args:
         path: the file.
@@ -29,8 +30,10 @@ def write_page(path: Path, title: str, body: Markup) -> None:
     Raises:
         InputError: the page is larger than MAX_PAGE_BYTES, or the file cannot be written.
     """
-    plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    scripts = [plotly, _asset("viewer.js")] if 'class="scene"' in body else []
+    scripts = [_asset(script) for kind, script in SCRIPTS.items() if f'class="{kind}"' in body]
+    if scripts:
+        plotly = resources.files("plotly") / "package_data" / "plotly.min.js"
+        scripts.insert(0, plotly.read_text(encoding="utf-8"))
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     ours = {"policy": Markup(policy), "style": Markup(_asset("style.css")), "scripts": list(map(Markup, scripts))}

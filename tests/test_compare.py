@@ -1,0 +1,244 @@
+"""Comparison of methods: rows with known answers, files that belong together, and the page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pcdiff.errors import InputError
+from pcdiff.evaluation.comparison import Comparison, compare
+from pcdiff.evaluation.comparison_tables import Table, describe, score_tables
+from pcdiff.evaluation.inference import holm, interval, paired_p, ranks, resampled_means
+from pcdiff.evaluation.results import Results, write_results
+from pcdiff.evaluation.rows import Row
+from pcdiff.geometry.metrics import Scores
+
+HEADS = 12
+
+
+def row(method: str, case: str, dsc: float, **more) -> Row:
+    scores = Scores(dsc, dsc, 10 - 10 * dsc, 20 - 20 * dsc, 1 - dsc, dsc, dsc)
+    return Row(case, method, 0, **vars(scores), seconds=10 * dsc, ml_true=40, ml_predicted=42, **more)
+
+
+def rows_of(method: str, dsc: float, kinds: tuple[str, ...] = ("own", "bilateral")) -> list[Row]:
+    """Heads 0 to 11 differ by 0.01 each, and the second class is 0.1 lower."""
+    return [
+        row(method, f"{kind}/{head:03d}", dsc + head / 100 - 0.1 * (kind == "bilateral"))
+        for kind, head in product(kinds, range(HEADS))
+    ]
+
+
+def write(folder: Path, rows: list[Row], **notes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: {f"{name}.safetensors": "0123456789abcdef"} for name in {row.method for row in rows}}
+    write_results(folder, Results(rows, {"pcdiff": "1.2", "ensemble": 1, "workers": 1, "weights": weights, **notes}))
+    return folder / "results.json"
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Comparison:
+    """`best` is 0.02 above `middle` on every head; `fails` is `middle`, but for one failed case of head 003."""
+    failing = [
+        Row(each.case, "fails", 0, error="why") if each.case == "own/003" else each for each in rows_of("fails", 0.7)
+    ]
+    files = [
+        write(tmp_path / name, rows)
+        for name, rows in (("x", rows_of("middle", 0.7)), ("y", failing), ("z", rows_of("best", 0.72)))
+    ]
+    return compare(files)
+
+
+def test_resamples_are_of_heads_and_the_same_for_all_methods() -> None:
+    values = np.array([[0.0, 1], [1, 2], [2, 3], [5, 6]])
+    means = resampled_means(values)
+    assert means.shape == (10_000, 2)
+    assert np.allclose(means[:, 1] - means[:, 0], 1)
+    assert means.mean(axis=0) == pytest.approx([2, 3], abs=0.05)
+    # The standard error of a bootstrap is that of the mean with n instead of n - 1.
+    assert means[:, 0].std() == pytest.approx(values[:, 0].std() / 2, rel=0.03)
+    assert np.array_equal(means, resampled_means(values))
+
+
+def test_the_interval_is_of_percentiles_and_may_be_infinite() -> None:
+    low, high = interval(np.stack([np.arange(1, 10_001), np.full(10_000, 7)], axis=1).astype(float))
+    assert low.tolist() == [250, 7]
+    assert high.tolist() == [9750, 7]
+    # One of twelve heads is infinite: 65 % of the resamples hold it.
+    values = np.ones((12, 1))
+    values[3] = math.inf
+    low, high = interval(resampled_means(values))
+    assert (low[0], high[0]) == (1, math.inf)
+
+
+def test_wilcoxon_by_hand() -> None:
+    # All of n differences have one sign: 2 of the 2**n signs are as extreme.
+    assert paired_p(np.arange(1.0, 11)) == pytest.approx(2 / 2**10)
+    assert paired_p(np.array([1.0, 2, 3, -4])) == pytest.approx(14 / 16)  # sums of ranks 6 and 4
+    assert paired_p(np.array([0.0, 0, 1, 2, 3, 4, 5])) == pytest.approx(2 / 2**5)  # zeros are left out
+    assert paired_p(np.array([1.0, 2, 3, -math.inf])) == pytest.approx(14 / 16)
+    assert paired_p(np.zeros(9)) == 1
+
+
+def test_holm_by_hand() -> None:
+    assert holm(np.array([0.03, 0.01, 0.04])) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm(np.array([0.5, 0.9])) == pytest.approx([1, 1])
+
+
+def test_equal_methods_share_a_rank() -> None:
+    assert ranks(np.array([0.9, 0.8, 0.9, 0.7]), True).tolist() == [1, 3, 1, 4]
+    assert ranks(np.array([[1.0, math.inf, 0.5]]), False).tolist() == [[2, 3, 1]]
+
+
+def test_a_head_counts_once(tmp_path: Path) -> None:
+    rows = [row("a", "own/000", 0.5), row("a", "own/001", 0.9), row("a", "bilateral/001", 0.7)]
+    found = compare([write(tmp_path / "x", rows)])
+    assert found.values("dsc").tolist() == [[0.5], [pytest.approx(0.8)]]
+    assert found.estimates("dsc")["a"].mean == pytest.approx(0.65)
+    assert found.estimates("dsc", "own")["a"].mean == pytest.approx(0.7)
+    assert (found.cases, found.heads, found.kinds) == (3, ["000", "001"], ["own", "bilateral"])
+
+
+def test_differences_tests_and_ranks(three: Comparison) -> None:
+    assert three.methods == ["best", "middle", "fails"]
+    assert three.estimates("dsc")["best"].mean == pytest.approx(0.725)
+    pairs = {(test.first, test.second): test for test in three.tests("dsc")}
+    clear = pairs["best", "middle"]
+    assert (clear.difference.mean, clear.difference.low, clear.difference.high) == pytest.approx((0.02, 0.02, 0.02))
+    assert clear.p == pytest.approx(2 / 2**HEADS, rel=0.5)  # all differences are equal, which SciPy approximates
+    assert clear.p_holm == pytest.approx(3 * min(test.p for test in pairs.values()))
+    one = pairs["middle", "fails"]  # 0.73 lost in one of two cases of one of twelve heads
+    assert one.difference.mean == pytest.approx(0.73 / 2 / HEADS)
+    assert one.p == 1
+    found = three.ranks("dsc")
+    assert [found[name].rank for name in three.methods] == [1, 2, 3]
+    assert found["best"].shares == (1, 0, 0)
+    assert (found["best"].low, found["best"].high) == (1, 1)
+    # `fails` equals `middle` in the resamples without head 003, and shares its rank then.
+    assert found["fails"].shares[1] == pytest.approx((11 / 12) ** HEADS, abs=0.02)
+
+
+def test_a_failure_is_infinitely_far(three: Comparison) -> None:
+    found = three.estimates("hd95")["fails"]
+    assert (found.mean, found.high) == (math.inf, math.inf)
+    assert found.low == pytest.approx(3.0, abs=0.3)
+    assert three.failed("fails") == three.failed("fails", "own") == 1
+    assert three.failed("fails", "bilateral") == 0
+    tests = {(test.first, test.second): test for test in three.tests("hd95")}
+    assert tests["middle", "fails"].difference.mean == -math.inf
+    assert three.ranks("hd95")["fails"].rank == 3
+
+
+def test_two_methods_that_fail_on_the_same_head_do_not_differ_there(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        rows = [*rows_of(name, 0.6, ("own",))[1:], Row("own/000", name, 0, error="why")]
+        files.append(write(tmp_path / name, rows))
+    (test,) = compare(files).tests("hd95")
+    assert (test.difference.mean, test.p) == (0, 1)
+
+
+def test_only_shared_cases_are_compared(tmp_path: Path) -> None:
+    # A case without a class is one of the data set's own defects, which a suite calls `own`.
+    plain = [row("a", f"{head:03d}", 0.8) for head in range(4)]
+    refusal = Row("jaw/000", "b", 0, refusal=True, reason="no head")
+    files = [write(tmp_path / "x", plain), write(tmp_path / "y", [*rows_of("b", 0.5), refusal])]
+    found = compare(files)
+    assert (found.cases, found.kinds, found.left_out) == (4, ["own"], {"a": 0, "b": 20})
+    assert "20 cases of b are left out, because another method lacks them." in describe(found)
+    assert "With 4 heads no p of these 2 methods can be below 0.12." in describe(found)
+    with pytest.raises(InputError, match=r"a case in common, got none \(a: own/000 \.\.\., b: tilted/000 \.\.\.\)"):
+        compare([files[0], write(tmp_path / "z", [row("b", "tilted/000", 1)])])
+
+
+def test_files_of_one_method_are_put_together_or_told_apart(tmp_path: Path) -> None:
+    own, bilateral = (write(tmp_path / kind, rows_of("a", 0.7, (kind,))) for kind in ("own", "bilateral"))
+    assert compare([own, bilateral]).cases == 2 * HEADS
+    assert compare([own, own]).methods == ["a"]
+    again = write(tmp_path / "again", rows_of("a", 0.6, ("own",))).rename(tmp_path / "later.json")
+    assert compare([own, again]).methods == ["a (own)", "a (later)"]
+    spread = [row("a", f"own/{head:03d}", 0.9, spread_error=0.5) for head in range(HEADS)]
+    assert compare([own, write(tmp_path / "five", spread, ensemble=5)]).methods == ["a, 5 candidates", "a"]
+    twice = write(tmp_path / "deep" / "own", rows_of("a", 0.7, ("own",)))
+    with pytest.raises(InputError, match="got own twice for a; rename the file"):
+        compare([own, twice])
+
+
+def test_seeds_of_a_case_are_averaged(tmp_path: Path) -> None:
+    rows = [Row("own/000", "a", seed, dsc) for seed, dsc in enumerate((0.5, 0.9))]
+    rows.append(Row("bilateral/000", "a", 0, 0.3))
+    assert compare([write(tmp_path / "x", rows)]).values("dsc").tolist() == [[pytest.approx(0.5)]]
+
+
+def test_what_an_earlier_version_did_not_measure_is_left_out(tmp_path: Path) -> None:
+    new, old = (write(tmp_path / name, rows_of(name, 0.7)) for name in ("new", "old"))
+    record = json.loads(old.read_text())
+    for each in record["rows"]:
+        del each["nsd_1mm"]
+    old.write_text(json.dumps(record))
+    found = compare([new, old])
+    assert math.isnan(found.estimates("nsd_1mm")["old"].mean)
+    assert found.tests("nsd_1mm") == []
+    assert list(found.ranks("nsd_1mm")) == ["new"]
+    assert "NSD 1 mm" in score_tables(found)[0].head
+    assert "NSD 1 mm" not in score_tables(compare([old]))[0].head
+
+
+@pytest.mark.parametrize("text", ["{}", "nothing", '{"pcdiff": "1", "rows": [{"variant": "a"}]}'])
+def test_another_file_is_refused_in_one_line(tmp_path: Path, run, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    code, said, error = run("compare", tmp_path / "other.json", "-o", tmp_path / "out")
+    assert (code, said, error.count("\n")) == (2, "", 1)
+    assert "other.json: expected results.json of `pcdiff evaluate` or `pcdiff score`, got: " in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_latex_escapes_what_it_would_read() -> None:
+    text = Table("50 % & more", ["a_b", "±"], [["x\\y", "< 1"]]).to_latex()
+    assert r"\caption{50 \% \& more}" in text
+    assert r"a\_b & $\pm$ \\" in text
+    assert r"x\textbackslash{}y & \textless{} 1 \\" in text
+    assert r"\begin{tabular}{lr}" in text
+
+
+def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
+    files = [write(tmp_path / "x", rows_of("first <b>", 0.72)), write(tmp_path / "y", rows_of("second_2", 0.7))]
+    out = tmp_path / "deep" / "comparison"
+    code, said, _ = run("compare", *files, "-o", out)
+    assert code == 0
+    assert "24 cases of 12 heads, 2 classes." in said
+    names = {"tables.md", "tables.tex", "scores.csv", "tests.csv", "ranks.csv", "comparison.html"}
+    assert {path.name for path in out.iterdir()} == names
+    lines = (out / "tables.md").read_text().splitlines()
+    assert any(line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 7.2 | 0 |") for line in lines)
+    assert "| first <b> | 0.775 [0.756, 0.794] | 0.675 [0.656, 0.694] |" in lines
+    assert "| first <b> | +0.0200 (< 0.001) |" in lines or "| first <b> | +0.0200 (0.001) |" in lines
+    assert r"second\_2 & " in (out / "tables.tex").read_text()
+    with (out / "scores.csv").open(newline="") as file:
+        scores = [line for line in csv.DictReader(file) if line["metric"] == "dsc"]
+    assert [(line["class"], line["method"]) for line in scores[:3]] == [
+        ("all", "first <b>"),
+        ("all", "second_2"),
+        ("own", "first <b>"),
+    ]
+    assert float(scores[2]["mean"]) == pytest.approx(0.775)
+    page = (out / "comparison.html").read_text()
+    shown = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert "first &lt;b&gt;" in shown
+    assert "first <b>" not in shown
+    assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', shown)
+    assert "0.725<br><small>[0." in shown
+    figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
+    kinds = [[trace["type"] for trace in figure["data"]] for figure in figures]
+    assert kinds == [["scatter"], *[["box", "box"]] * 4, *[["heatmap"]] * 4]
+    assert sorted(figures[1]["data"][0]["x"]) == pytest.approx(
+        sorted(np.add.outer([0.7, 0.72], np.arange(12) / 100).ravel())
+    )
+    assert figures[0]["data"][0]["y"] == pytest.approx([0.725, 0.705])

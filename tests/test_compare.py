@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -209,7 +210,9 @@ def test_latex_escapes_what_it_would_read() -> None:
 
 
 def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
-    files = [write(tmp_path / "x", rows_of("first <b>", 0.72)), write(tmp_path / "y", rows_of("second_2", 0.7))]
+    first = rows_of("first <b>", 0.72)
+    first[:2] = replace(first[0], failed_checks=""), replace(first[1], failed_checks="complete")
+    files = [write(tmp_path / "x", first), write(tmp_path / "y", rows_of("second_2", 0.7))]
     out = tmp_path / "deep" / "comparison"
     code, said, _ = run("compare", *files, "-o", out)
     assert code == 0
@@ -217,7 +220,7 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     names = {"tables.md", "tables.tex", "scores.csv", "tests.csv", "ranks.csv", "comparison.html"}
     assert {path.name for path in out.iterdir()} == names
     lines = (out / "tables.md").read_text().splitlines()
-    assert any(line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 7.2 | 0 |") for line in lines)
+    assert any(line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 1 of 2 | 7.2 | 0 |") for line in lines)
     assert "| first <b> | 0.775 [0.756, 0.794] | 0.675 [0.656, 0.694] |" in lines
     assert "| first <b> | +0.0200 (< 0.001) |" in lines or "| first <b> | +0.0200 (0.001) |" in lines
     assert r"second\_2 & " in (out / "tables.tex").read_text()

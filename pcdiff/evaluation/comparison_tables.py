@@ -91,8 +91,11 @@ def score_tables(found: Comparison) -> list[Table]:
     rows = []
     for method in found.methods:
         cells = [_estimate(of[method], metric) for metric, of in columns.items()]
-        rows.append([method, *cells, _seconds(*found.seconds(method)), str(found.failed(method))])
-    tables = [Table("Scores", ["method", *(TITLES[metric] for metric in columns), "seconds", "failed"], rows)]
+        passed, checked = found.checks(method)
+        checks = f"{passed} of {checked}" if checked else ""
+        rows.append([method, *cells, checks, _seconds(*found.seconds(method)), str(found.failed(method))])
+    head = ["method", *(TITLES[metric] for metric in columns), "pass every check", "seconds", "failed"]
+    tables = [Table("Scores", head, rows)]
     if len(found.kinds) > 1:
         for metric in main_metrics(found):
             of_kinds = [found.estimates(metric, kind) for kind in found.kinds]

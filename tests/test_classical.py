@@ -100,6 +100,12 @@ def test_ssm_finds_the_modes_of_a_head_from_its_intact_bone(fitted: PriorFit, pr
     assert (error < 0.35 * nothing).all()
 
 
+def test_ssm_does_not_hear_far_bone(fitted: PriorFit, prior: ShapePrior) -> None:
+    far = over(fitted, *prior.mean, ONE_SIDED.astype(int)).observation.distance > 60
+    changed = over(fitted, prior.mean[0] + 3 * far, prior.mean[1], ONE_SIDED.astype(int))
+    assert np.abs(SsmMethod(prior).tables(changed)[0] - prior.mean[0])[ONE_SIDED].max() < 0.1
+
+
 def test_the_mirrored_side_is_moved_onto_the_bone_around(fitted: PriorFit, prior: ShapePrior) -> None:
     even = (prior.mean + prior.mean[:, MAP.mirror]) / 2
     moved = even[0] + np.where(X > 0, 1.5 * X, 0)  # to first order, the left side is 1.5 mm farther left

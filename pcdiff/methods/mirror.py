@@ -15,6 +15,7 @@ from pcdiff.prior.pose import register
 AROUND_MM = 20.0  # bone within this distance of a defect guides the registration
 MIN_MIRRORED = 0.95  # share of a defect that the other side has bone for; the nearest bone serves for the rest
 RIGID = 1e6  # pull of the registration's scales to 1
+MIN_POINTS = 50  # rays over bone around; the smallest defect has about a thousand, unless it lies at the map's edge
 
 
 class MirrorMethod(RayMethod):
@@ -49,7 +50,7 @@ class MirrorMethod(RayMethod):
         around &= np.isfinite(observed.outer) & np.isfinite(mirrored)
         bone = MAP.directions[around] * observed.outer[around, None]
         surface = MAP.smoothed(MAP.filled(mirrored)[MAP.inside], 1.0)
-        rigid = settings.pose.model_copy(update={"scale_ridge": RIGID})
+        rigid = settings.pose.model_copy(update={"scale_ridge": RIGID, "min_points": MIN_POINTS})
         motion, _ = register(bone, surface, np.ones_like(surface), Pose(np.eye(3), np.zeros(3)), rigid)
         return motion
 

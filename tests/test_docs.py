@@ -82,7 +82,7 @@ def test_a_method_of_ones_own(example: dict[str, Any]) -> None:
     implant = names["result"].implant
     assert not (implant.mask & example["mask"]).any()
     assert dice(implant.mask, example["true_implant"].mask) > 0.5
-    assert isinstance(names["load"](names["WeightsFiles"](None, None)), names["Mirror"])
+    assert isinstance(names["load"](names["WeightsFiles"](None, None)), names["Flip"])
 
 
 def test_diffusion_on_ones_own_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import numpy as np
 
-from pcdiff.geometry.volume import Volume
-from pcdiff.methods.base import Proposal
-from pcdiff.methods.candidates import OrientedPoints
+from pcdiff.methods.along_rays import RayMethod
 from pcdiff.methods.registry import WeightsFiles
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 
 
-@dataclass(frozen=True)
-class PriorMethod:
-    """The posterior mean of the shape model. Every member of an ensemble is the same, so there is one candidate."""
+class PriorMethod(RayMethod):
+    """The posterior mean of the shape model."""
 
-    prior: ShapePrior
-
-    def __call__(
-        self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
-    ) -> Proposal:
-        """See `PriorBasedMethod`."""
-        return Proposal([OrientedPoints(fit.completed_surface())])
+    def tables(self, fit: PriorFit) -> tuple[np.ndarray, np.ndarray]:
+        """See `RayMethod`."""
+        return fit.outer, fit.thickness
 
 
 def load(files: WeightsFiles) -> PriorMethod:

@@ -107,6 +107,17 @@ METHODS = {
             "pcdiff.methods.volumetric.method:load",
             own="unet.safetensors",
         ),
+        MethodEntry(
+            "mirror",
+            "the other side of the head, registered to the bone around the defect",
+            "pcdiff.methods.mirror:load",
+            own=PRIOR,
+        ),
+        MethodEntry(
+            "rbf", "thin-plate splines through the bone around the defect", "pcdiff.methods.rbf:load", own=PRIOR
+        ),
+        MethodEntry("mean", "the mean healthy skull, deformed to the rim", "pcdiff.methods.mean:load", own=PRIOR),
+        MethodEntry("ssm", "the modes of the statistical shape model alone", "pcdiff.methods.ssm:load", own=PRIOR),
     )
 }
 DEFAULT = "diffusion"

@@ -129,7 +129,7 @@ def test_weights_beside_ones_own_are_taken_and_the_shipped_ones_else(tmp_path: P
         (tmp_path / f"{name}.safetensors").touch()
     together = weights_of(DEFAULT, own)
     assert {path.parent for path in together.all} == {tmp_path}
-    assert len(together.all) == 4
+    assert len(together.all) == 3
     assert weights_of("prior", own).all == [own]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 64 * 2**20  # of a JSON file; a record has some kilobytes
 MAX_CAUSE = 300  # characters of a parser's message
+MAX_PLACE = 120  # characters of a field's place
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def cause_of(error: Exception) -> str:
 
     if isinstance(error, ValidationError):
         wrong = [
-            ": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]]))
+            ": ".join(filter(None, [place_of(each["loc"]), each["msg"]]))
             for each in error.errors(include_url=False, include_context=False, include_input=False)
         ]
         more = f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""
@@ -53,6 +54,11 @@ def cause_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())[:MAX_CAUSE] or type(error).__name__
+
+
+def place_of(location: Iterable[object]) -> str:
+    """Where in a file a field is, from a schema's location; a file can name a field as long as it likes."""
+    return ".".join(map(str, location))[:MAX_PLACE]
 
 
 def check_file(path: Path, expected: str, remedy: str, limit: int | None = None) -> None:

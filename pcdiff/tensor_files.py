@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pcdiff.config import Config
 from pcdiff.errors import InputError
 from pcdiff.files import shipped_sha256, written_beside
-from pcdiff.foreign import check_file, parsing, read_bytes
+from pcdiff.foreign import check_file, parsing, place_of, read_bytes
 
 MAX_BYTES = 4 * 2**30
 CHECKSUM = "checksum"  # in the metadata: of everything else in the file
@@ -47,7 +47,7 @@ class TensorFile:
             config = kind.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            raise self._other_version(".".join(map(str, first["loc"])), str(first["msg"])) from error
+            raise self._other_version(place_of(first["loc"]), str(first["msg"])) from error
         if missing := _missing(json.loads(text), config.model_dump()):
             raise self._other_version(", ".join(missing), "not in the file")
         return config

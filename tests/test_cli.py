@@ -346,7 +346,7 @@ def test_an_evaluation_succeeds_if_all_negative_controls_are_refused(
         name: sha256(Path(pcdiff.__file__).parent / "weights" / name) for name in results["weights"]["diffusion"]
     }
     assert results["weights"]["diffusion"] == shipped
-    assert len(shipped) == 4
+    assert len(shipped) == 3
     assert results["weights"]["prior"] == {"prior.safetensors": shipped["prior.safetensors"]}
 
 

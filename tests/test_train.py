@@ -181,7 +181,7 @@ def test_a_run_writes_the_documented_files(tmp_path, quick, task):
     config = tiny(tmp_path / "run")
     out = config.run.out
     assert train(config, progress=False) == out / "denoiser.safetensors"
-    weights = ("checkpoint", "denoiser", "unet", "occupancy")
+    weights = ("checkpoint", "denoiser", "unet")
     names = {"config.json", "log.jsonl"} | {f"{name}.safetensors" for name in weights}
     assert {path.name for path in out.iterdir()} == names
     log = rows(config)

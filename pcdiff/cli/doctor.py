@@ -28,7 +28,7 @@ PURPOSES = {  # of the extras that a user may want
     "train": "training",
 }
 MIN_DSC = 0.95  # of the built-in case; it reaches 0.962
-USUAL_COST = "17 s and 1.0 GB on two cores for a CT of 0.4 mm; pcdiff doctor --try measures it here"
+USUAL_COST = "15 s and 1.0 GB on two cores for a CT of 0.4 mm; pcdiff doctor --try measures it here"
 MARKS = {True: "ok ", False: "BAD", None: "   "}
 
 

@@ -16,9 +16,7 @@ VAULT = MAP.directions[:, 2] > np.cos(np.deg2rad(55.0))  # (R,) the cone around 
 MAX_CUT, WARN_CUT = 0.10, 0.01  # share of its rays along which bone reaches the edge of the scan
 MAX_UNSEEN = 0.02  # share of its rays without bone that leave the scan before bone can be expected
 WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of the scan
-MIN_USUAL = (
-    0.6  # share of a defect over which healthy heads have bone; true ones have 0.74 and more, see experiments.md
-)
+MIN_USUAL = 0.6  # share of a defect over which healthy heads have bone; ten true ones of the suite have at least 0.74
 MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
 
 

@@ -132,12 +132,12 @@ class Cuts:
         knots = rng.standard_normal((count, 3, *KNOTS)) * rng.uniform(0.1, 1, (count, 1, 1, 1, 1)) * config.deform_mm
         moved = torch.from_numpy(knots.astype(np.float32)).to(self.device)
         moved = functional.interpolate(moved, LATTICE.shape, mode="trilinear", align_corners=True).movedim(1, -1)
+        axes = [torch.arange(n, device=self.device, dtype=torch.float32) for n in LATTICE.shape]
+        lattice = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * STEP + self.low
         strips = []
         for k, corner in enumerate(corners):
             window = (slice(None), *_window(corner, shape)[1:])
-            axes = [torch.arange(n, device=self.device, dtype=torch.float32) for n in LATTICE.shape]
-            axes = [axis[side] for axis, side in zip(axes, window, strict=True)]
-            points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * STEP + self.low
+            points = lattice[window]
             x, y, z = np.radians(rng.normal(0, config.turn_degrees, 3))
             turn = np.array([[1, -z, y], [z, 1, -x], [-y, x, 1]]) * rng.normal(1, config.scale, 3)
             shift = rng.normal(0, config.shift_mm, 3)

@@ -87,6 +87,12 @@ def test_a_suite_of_other_defects_is_not_in_the_table_of_the_own_ones(tool, tmp_
     assert any("| bilateral" in line for line in written)
 
 
+def test_a_whole_suite_hides_a_part_of_it_in_the_table_of_variants(tool, tmp_path):
+    part = results(tmp_path, [row("own/0", 0.94)])
+    suite = results(tmp_path, [row("own/0", 0.94), row("bilateral/0", 0.8)])
+    assert any(line.startswith("| bilateral | 0.800") for line in lines(tool, [part, suite], tmp_path))
+
+
 def test_a_group_that_was_not_measured_has_no_row(tool, tmp_path):
     written = lines(tool, [results(tmp_path, [row("own/0", 0.94), row("bilateral/0", 0.8)])], tmp_path)
     assert any(line.startswith("| bilateral") for line in written)

@@ -111,8 +111,11 @@ def own_defects_table(records: Sequence[Record]) -> str:
 
 
 def variants_table(records: Sequence[Record]) -> str:
-    """The variants of a suite and groups of them, one line each; then refusals, and the spread against the error."""
-    records = [record for record in records if record["kinds"]]
+    """The variants of a suite and groups of them, one line each; then refusals, and the spread against the error.
+
+    Of several records of a method, that with the most variants is taken.
+    """
+    records = sorted((record for record in records if record["kinds"]), key=lambda record: -len(record["kinds"]))
     if not records:
         return ""
     methods = columns(records)

@@ -3,7 +3,7 @@
     import pcdiff
 
     skull, _ = pcdiff.read_skull("skull.nrrd")
-    design = pcdiff.design(skull, pcdiff.load_method("diffusion"))
+    design = pcdiff.design(skull, pcdiff.load_method())
 
 Coordinates are patient millimetres (LPS) unless a name says otherwise. Not a medical device.
 Each public name is loaded at its first use, so `import pcdiff` alone loads neither numpy nor torch.

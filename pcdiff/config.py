@@ -112,7 +112,7 @@ def override(values: dict[str, Any], name: str, value: Any) -> None:
         if not isinstance(section, dict):
             raise InputError(
                 f"{name}: expected section.key, got {parent!r}, which is no section; see "
-                f"{shipped_file('configs/default.yaml')}"
+                f"{shipped_file('configs/diffusion.yaml')}"
             )
     if isinstance(value, str):
         value = _parse_yaml(value, name, "a YAML value", f"close the brackets and quotes of {value[:80]!r}")

@@ -50,7 +50,7 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def shipped_file(name: str) -> Path:
-    """The path of a shipped recipe or document, such as "configs/default.yaml" or "docs/checks.md".
+    """The path of a shipped recipe or document, such as "configs/diffusion.yaml" or "docs/checks.md".
 
     A wheel holds configs/ and docs/ inside the package; in a clone they lie beside it.
     """

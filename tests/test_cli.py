@@ -105,8 +105,8 @@ def test_what_a_case_folder_holds(
     assert record["pcdiff"] == __version__
     assert "Not a medical device" in record["notice"]
     assert record["settings"]["seed"] == 3
-    assert record["settings"]["method"] == "diffusion"
-    assert record["weights"].keys() == {path.name for path in weights_files("diffusion")}
+    assert record["settings"]["method"] == "unet"
+    assert record["weights"].keys() == {path.name for path in weights_files("unet")}
     assert record["input"]["path"] == skull.name
     for name in ("run.json", "report.html", "checks.json"):  # whoever gets the folder learns nothing of the others
         assert str(tmp_path).encode() not in (folder / name).read_bytes()
@@ -173,6 +173,7 @@ def test_info_lists_the_defects_and_draws_them(
 def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     assert run("design", skull, "-o", tmp_path / "out", "--ensemble", 3, "--no-report", "-q") == (0, "", "")
     folder = tmp_path / "out" / "head"
+    assert json.loads((folder / "run.json").read_text())["settings"]["method"] == "diffusion"
     members = [read_volume(folder / "candidates" / f"implant_{k}.nrrd").mask for k in (1, 2, 3)]
     for k in (1, 2, 3):
         assert read_stl(folder / "candidates" / f"implant_{k}.stl").is_watertight
@@ -565,11 +566,11 @@ def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytes
     code, _, printed = run("train", recipe, "--set", "optimiser.stops=7")
     assert code == 2
     assert "optimiser.stops" in printed
-    code, printed, _ = run("train", "default", "--set", "optimiser.steps=8", "--set", "run.out=e", "-q")
+    code, printed, _ = run("train", "diffusion", "--set", "optimiser.steps=8", "--set", "run.out=e", "-q")
     assert (code, printed) == (0, "8 e False\n")
-    code, _, printed = run("train", "defualt")
+    code, _, printed = run("train", "difusion")
     assert code == 2
-    assert "one of default, paper_skullbreak, paper_skullfix, unet" in printed
+    assert "one of diffusion, paper_skullbreak, paper_skullfix, unet" in printed
     monkeypatch.setitem(sys.modules, "pcdiff.training.surface.train", None)
     assert run("train", recipe)[0] == 1
 

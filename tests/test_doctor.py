@@ -58,7 +58,7 @@ def test_changed_weights_are_a_problem(installed: list[str], monkeypatch: pytest
     assert [name for name, finding in found.items() if finding.good is False] == ["denoiser.safetensors"]
     assert "as shipped" in found["unet.safetensors"].words
     with pytest.raises(InputError, match="expected the file as it was shipped"):
-        load_method()
+        load_method("diffusion")
 
 
 def test_every_extra_has_a_purpose(installed: list[str]) -> None:

@@ -232,7 +232,7 @@ def test_yaml_of_every_kind_is_refused_in_one_line(tmp_path: Path, text: str, me
 
 def test_mutated_recipes_and_criteria_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    for name in ("default", "paper_skullfix"):
+    for name in ("diffusion", "paper_skullfix"):
         path.write_bytes((ROOT / "configs" / f"{name}.yaml").read_bytes())
         assert fuzz(path, load_config, 60) > 20
     path.write_text("max_gap_mm: 2.5\nmin_closed: 0.9\n")

@@ -237,7 +237,7 @@ def test_the_wheel_holds_code_weights_recipes_and_documents(tmp_path: Path) -> N
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert {path.relative_to(ROOT).as_posix() for path in MODULES.values()} <= names
-    expected = {"py.typed", "weights/LICENSE", "report/web/viewer.js", "configs/default.yaml", "docs/checks.md"}
+    expected = {"py.typed", "weights/LICENSE", "report/web/viewer.js", "configs/diffusion.yaml", "docs/checks.md"}
     expected |= {
         "weights/SHA256SUMS",
         *(f"report/web/{path.name}" for path in (PACKAGE / "report" / "web").glob("*.html")),
@@ -249,7 +249,7 @@ def test_the_wheel_holds_code_weights_recipes_and_documents(tmp_path: Path) -> N
     assert not [name for name in names if name.endswith((".png", ".json")) and "dist-info" not in name]
     code = (
         "import pcdiff; from pcdiff.files import shipped_file; from pcdiff.cli.train import recipe_file;"
-        "print(pcdiff.__file__, shipped_file('docs/checks.md'), recipe_file('default'), sep='\\n')"
+        "print(pcdiff.__file__, shipped_file('docs/checks.md'), recipe_file('diffusion'), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
@@ -260,7 +260,7 @@ def test_the_wheel_holds_code_weights_recipes_and_documents(tmp_path: Path) -> N
 
 
 def test_a_clone_finds_recipes_and_documents_beside_the_package() -> None:
-    assert shipped_file("configs/default.yaml") == ROOT / "configs" / "default.yaml"
+    assert shipped_file("configs/diffusion.yaml") == ROOT / "configs" / "diffusion.yaml"
     assert shipped_file("docs/checks.md").is_file()
 
 

@@ -22,7 +22,9 @@ from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import Field, Mask, OrientedPoints, combine
 from pcdiff.methods.registry import (
     DEFAULT,
+    DEFAULT_OF_ENSEMBLE,
     METHODS,
+    default_method,
     installed_methods,
     load_method,
     method_entry,
@@ -119,15 +121,19 @@ def test_each_method_s_loader_is_there(name: str) -> None:
     assert "\n" not in entry.help
 
 
+def test_an_ensemble_is_of_a_method_that_has_several_answers() -> None:
+    assert (default_method(), default_method(1), default_method(2)) == (DEFAULT, DEFAULT, DEFAULT_OF_ENSEMBLE)
+
+
 def test_weights_beside_ones_own_are_taken_and_the_shipped_ones_else(tmp_path: Path) -> None:
     own = tmp_path / "denoiser.safetensors"
-    alone = weights_of(DEFAULT, own)
+    alone = weights_of(DEFAULT_OF_ENSEMBLE, own)
     assert alone.own == own
     assert alone.prior.parent.name == "weights"
     assert alone.companions == ()
-    for name in ("prior", *(Path(companion).stem for companion in METHODS[DEFAULT].companions)):
+    for name in ("prior", *(Path(companion).stem for companion in METHODS[DEFAULT_OF_ENSEMBLE].companions)):
         (tmp_path / f"{name}.safetensors").touch()
-    together = weights_of(DEFAULT, own)
+    together = weights_of(DEFAULT_OF_ENSEMBLE, own)
     assert {path.parent for path in together.all} == {tmp_path}
     assert len(together.all) == 3
     assert weights_of("prior", own).all == [own]

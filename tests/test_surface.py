@@ -364,7 +364,7 @@ def test_an_item_is_a_function_of_its_number(pair_file: Path) -> None:
 def recipe(out: Path, **changes: object) -> DiffusionTrainConfig:
     values = {"run.out": str(out), "run.workers": 0, "optimiser.steps": 2, "optimiser.batch": 2}
     values |= {"network.width": 32, "network.blocks": 1, "network.heads": 2, "network.dropout": 0.0}
-    config = load_config(ROOT / "configs" / "default.yaml", values | changes)
+    config = load_config(ROOT / "configs" / "diffusion.yaml", values | changes)
     assert isinstance(config, DiffusionTrainConfig)
     return config
 

@@ -119,9 +119,9 @@ def test_an_ablation_has_one_row_per_variant() -> None:
         return {"cases": 15, "mean": means, "worst": {"dsc": 0.9}, "dsc_difference": difference}
 
     difference = {"mean": -0.02, "standard_error": 0.0041, "better": 3, "skulls": 15}
-    variants = {"the default": scores(0.94, None), "without diffusion": scores(0.92, difference)}
+    variants = {"all parts": scores(0.94, None), "without diffusion": scores(0.92, difference)}
     table = ablation_table({"variants": list(variants), "kinds": {"own": variants}})
     assert table.splitlines()[-2:] == [
-        "| the default | 0.940 / 0.960 / inf / 0.900 |  |",
+        "| all parts | 0.940 / 0.960 / inf / 0.900 |  |",
         "| without diffusion | 0.920 / 0.960 / inf / 0.900 | -0.0200 ± 0.0041 (3 of 15 better) |",
     ]

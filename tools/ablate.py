@@ -1,9 +1,9 @@
-"""Evaluates the default method with one part of it left out at a time, from file to file.
+"""Evaluates the method `diffusion` with one part of it left out at a time, from file to file.
 
     python tools/ablate.py skullfix -o out/ablation --cases 060-074
 
 Runs `pcdiff evaluate` with weights made for each variant, and writes docs/results/ablation.json (or `--to`): per kind
-of case and variant the mean and the worst scores, and the paired difference to the default with its standard error
+of case and variant the mean and the worst scores, and the paired difference to all parts with its standard error
 over skulls. The results of each variant stay under OUT and are reused.
 """
 
@@ -24,13 +24,14 @@ from safetensors.torch import save_file
 
 from pcdiff.evaluation.rows import Row, finite
 from pcdiff.evaluation.statistics import kinds_of, paired_differences, summarise
-from pcdiff.methods.registry import DEFAULT, weights_of
+from pcdiff.methods.registry import weights_of
 from pcdiff.methods.volumetric.config import LAYOUT
 from pcdiff.tensor_files import read_tensors
 
 ROOT = Path(__file__).parent.parent
 UNET = "unet.safetensors"
-ALL = "the default"
+METHOD = "diffusion"  # it has all parts
+ALL = "all parts"
 
 Tensors = dict[str, torch.Tensor]
 Config = dict[str, Any]
@@ -62,7 +63,7 @@ def tables_hidden(tensors: Tensors, config: Config) -> None:
 
 def variants(folder: Path) -> dict[str, list[str]]:
     """Name of each variant -> its arguments for `pcdiff evaluate`; writes the weights that they name."""
-    files = weights_of(DEFAULT)
+    files = weights_of(METHOD)
     assert files.own is not None
 
     def weights(name: str, file: str, change: Callable[[Tensors, Config], None]) -> Path:
@@ -75,10 +76,10 @@ def variants(folder: Path) -> dict[str, list[str]]:
         return copies
 
     own = files.own.name
-    found = {ALL: ["--method", DEFAULT], "shape model alone": ["--method", "prior"]}
-    found["without diffusion"] = ["--method", "unet"]
+    found = {ALL: ["--method", METHOD], "shape model alone": ["--method", "prior"]}
+    found["without the diffusion: the default"] = ["--method", "unet"]
     name = "without the U-Net's correction"
-    found[name] = ["--method", DEFAULT, "--weights", str(weights(name, UNET, unet_says_nothing) / own)]
+    found[name] = ["--method", METHOD, "--weights", str(weights(name, UNET, unet_says_nothing) / own)]
     name = "U-Net alone, without the shape model's tables"
     alone = weights(name, UNET, tables_hidden)
     found[name] = ["--method", "unet", "--weights", str(alone / UNET)]

@@ -43,8 +43,8 @@ from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit, fit
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
-DEFAULT = Settings("diffusion", report=False)
-TWO = replace(DEFAULT, ensemble=2, seed=1)
+WHOLE = Settings("diffusion", report=False)
+TWO = replace(WHOLE, ensemble=2, seed=1)
 SPACING = 2.0  # mm
 KIND = "frontoorbital"  # here the U-Net corrects the shape model most
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -57,8 +57,8 @@ DIGITS = 5
 
 @cache
 def method() -> SurfaceMethod:
-    """The default method with the weights that are shipped."""
-    return DEFAULT.load()
+    """The method that uses every network, with the weights that are shipped."""
+    return WHOLE.load()
 
 
 @cache
@@ -131,7 +131,7 @@ def unet_figures() -> dict[str, Any]:
 
 def demo_figures(folder: Path) -> dict[str, Any]:
     """The built-in case by the default method: file in, STL out."""
-    return _result(folder, demo(folder, DEFAULT)["scores"]["dsc"])
+    return _result(folder, demo(folder, WHOLE)["scores"]["dsc"])
 
 
 def ensemble_figures(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pcdiff import NOTICE
 from pcdiff.cli import options
 from pcdiff.cli.console import available_device, print_message
 from pcdiff.errors import InputError
-from pcdiff.methods.registry import DEFAULT
+from pcdiff.methods.registry import DEFAULT, default_method
 
 
 def design(
@@ -19,7 +19,7 @@ def design(
         list[Path], typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect; several are possible.")
     ],
     out: options.Out,
-    method: options.Method = DEFAULT,
+    method: options.Method = None,
     weights: options.Weights = None,
     ensemble: options.Ensemble = None,
     seed: options.Seed = 0,
@@ -66,9 +66,10 @@ def design(
     from pcdiff.pipeline.fitting import FitOptions
     from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE, Settings
 
+    candidates = ensemble or DEFAULT_ENSEMBLE
     settings = Settings(
-        method=method,
-        ensemble=ensemble or DEFAULT_ENSEMBLE,
+        method=method or default_method(candidates),
+        ensemble=candidates,
         seed=seed,
         device=available_device(device),
         backend=backend,
@@ -137,7 +138,7 @@ def info(
 
 def demo(
     out: options.Out,
-    method: options.Method = DEFAULT,
+    method: options.Method = None,
     weights: options.Weights = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
@@ -157,7 +158,7 @@ def demo(
 
     if not quiet:
         print_message("sampling a head from the statistical shape model, cutting a defect, designing the implant ...")
-    record = run(out, Settings(method, seed=seed, weights=weights), overwrite)
+    record = run(out, Settings(method or DEFAULT, seed=seed, weights=weights), overwrite)
     if quiet:
         return
     scores = record["scores"]

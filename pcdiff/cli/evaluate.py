@@ -16,7 +16,12 @@ def evaluate(
     data: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set in the layout of SkullFix or SkullBreak.")],
     out: options.Out = Path("out/evaluation"),
     cases: options.Cases = None,
-    method: Annotated[str, typer.Option(metavar="NAMES", help="One or more, separated by commas:")] = "prior,diffusion",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="One or more, separated by commas, by default prior and the default method:"
+        ),
+    ] = None,
     suite: Annotated[
         str | None,
         typer.Option(help="Make harder cases from these: full, skullbreak, or variants separated by commas."),
@@ -37,18 +42,20 @@ def evaluate(
     ensemble the correlation of spread and error is measured too. The exit code is 1 if a case fails, or if a skull
     without a defect gets an implant.
 
-        pcdiff evaluate --data skullfix --cases 060-074 --method prior,diffusion -o results
+        pcdiff evaluate --data skullfix --cases 060-074 --method prior,unet -o results
         pcdiff evaluate --data skullfix --suite tilted,two_defects --ensemble 5 -o results
     """
     from pcdiff.data.cases import find_cases
     from pcdiff.data.suite import variants_named, write_suite
     from pcdiff.evaluation.runner import evaluate as run
+    from pcdiff.methods.registry import default_method
     from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE
 
     variants = None if suite is None else variants_named(suite)
-    methods = [name.strip() for name in method.split(",")]
+    names = method or f"prior,{default_method(ensemble or DEFAULT_ENSEMBLE)}"
+    methods = [name.strip() for name in names.split(",")]
     if weights is not None and len(methods) > 1:
-        raise InputError(f"--weights belong to one method, got {method}; name it with --method")
+        raise InputError(f"--weights belong to one method, got {names}; name it with --method")
     digests = _digests(methods, weights)
     notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE}
     command = _command(ensemble, weights, device)

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperOption
 SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
-Method = Annotated[str, typer.Option(metavar="NAME")]  # `MethodCommand` adds the help
+Method = Annotated[str | None, typer.Option(metavar="NAME")]  # `MethodCommand` adds the help
 Weights = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Your own weights (.safetensors) instead of the shipped ones.")
 ]

@@ -70,7 +70,7 @@ def train(
     Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are default (the method
     diffusion), unet, paper_skullfix and paper_skullbreak; copy and change one for your own data.
 
-        pcdiff train default --set run.data=/elsewhere
+        pcdiff train diffusion --set run.data=/elsewhere
         pcdiff train ours.yaml
     """
     from pcdiff.training.recipes import load_config

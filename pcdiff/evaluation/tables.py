@@ -137,11 +137,11 @@ def variants_table(records: Sequence[Record]) -> str:
 
 
 def ablation_table(record: Record) -> str:
-    """The variants of an ablation (tools/ablate.py): scores per kind of case, and DSC minus that of the default."""
+    """The variants of an ablation (tools/ablate.py): scores per kind of case, and DSC minus that of all parts."""
     kinds = record["kinds"]
     head = ["variant"]
     for kind in kinds:
-        head += [f"{kind}: DSC / bDSC / HD95 mm / worst DSC", "DSC minus the default's"]
+        head += [f"{kind}: DSC / bDSC / HD95 mm / worst DSC", "DSC minus that of all parts"]
     cells = []
     for name in record["variants"]:
         line = [name]

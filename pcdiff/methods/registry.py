@@ -86,8 +86,14 @@ METHODS = {
     entry.name: entry
     for entry in (
         MethodEntry(
+            "unet",
+            "the statistical shape model corrected by a U-Net; the default",
+            "pcdiff.methods.volumetric.method:load",
+            own="unet.safetensors",
+        ),
+        MethodEntry(
             "diffusion",
-            "a diffusion of surface points, on a U-Net and the statistical shape model",
+            "a diffusion of points on the surface of unet, for samples of what is possible; the default of an ensemble",
             "pcdiff.methods.surface.method:load",
             own="denoiser.safetensors",
             companions=("unet.safetensors",),
@@ -102,12 +108,6 @@ METHODS = {
             licence="as the weights given",
         ),
         MethodEntry(
-            "unet",
-            "a volumetric U-Net on the statistical shape model: the surface without the diffusion",
-            "pcdiff.methods.volumetric.method:load",
-            own="unet.safetensors",
-        ),
-        MethodEntry(
             "mirror",
             "the other side of the head, registered to the bone around the defect",
             "pcdiff.methods.mirror:load",
@@ -120,7 +120,13 @@ METHODS = {
         MethodEntry("ssm", "the modes of the statistical shape model alone", "pcdiff.methods.ssm:load", own=PRIOR),
     )
 }
-DEFAULT = "diffusion"
+DEFAULT = "unet"
+DEFAULT_OF_ENSEMBLE = "diffusion"  # `unet` has one answer
+
+
+def default_method(ensemble: int = 1) -> str:
+    """The method for a number of candidates where none is named."""
+    return DEFAULT if ensemble == 1 else DEFAULT_OF_ENSEMBLE
 
 
 def method_entry(name: str) -> MethodEntry:

@@ -140,7 +140,7 @@ class DiffusionOptimiserConfig(StrictConfig):
 
 
 class DiffusionTrainConfig(StrictConfig):
-    """A recipe of the diffusion of a surface's points, as in configs/default.yaml."""
+    """A recipe of the diffusion of a surface's points, as in configs/diffusion.yaml."""
 
     method: Literal["diffusion"]
     run: RunConfig

@@ -15,7 +15,7 @@ from pcdiff.nets.states import load_network
 from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
 
 DENOISER_FORMAT = "pcdiff-denoiser-3"
-REMEDY = "choose other weights, or train a network with `pcdiff train`"
+REMEDY = "choose other weights, name the method that these belong to (--method), or train with `pcdiff train diffusion`"
 
 
 def load_denoiser(path: Path) -> tuple[SurfaceDenoiser, SurfaceConfig]:

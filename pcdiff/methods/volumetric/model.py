@@ -19,7 +19,7 @@ from pcdiff.nets.unet3d import UNet3d
 from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
 
 UNET_FORMAT = "pcdiff-unet-2"
-REMEDY = "choose other weights, or train a network with `pcdiff train unet`"
+REMEDY = "choose other weights, name the method that these belong to (--method), or train with `pcdiff train unet`"
 
 
 @dataclass(frozen=True)

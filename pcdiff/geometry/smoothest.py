@@ -25,7 +25,7 @@ LAST = 8  # steps of a round without creases, few enough to take only the thorns
 PULL = 1e-4  # towards midway, for vertices that nothing else holds
 
 
-def smoothest(mesh: Mesh, step: np.ndarray, highest: np.ndarray) -> Mesh:
+def smoothest(mesh: Mesh, step: np.ndarray, lowest: np.ndarray, highest: np.ndarray) -> Mesh:
     """The mesh with vertices that slide along grid edges until the surface bends least.
 
     Bending is the distance of a vertex from the middle of its neighbours along the normal; the sum of its squares is
@@ -34,7 +34,8 @@ def smoothest(mesh: Mesh, step: np.ndarray, highest: np.ndarray) -> Mesh:
     Args:
         mesh: Of a mask, by marching cubes at 0.5.
         step: (V, 3) mm along the edge of each vertex, outward, one voxel long; zero for a vertex on no edge.
-        highest: (V,) voxels that a vertex may slide outward at most; inward it may slide by `REACH`.
+        lowest: (V,) voxels: how far a vertex may slide inward, negative, at least -`REACH`.
+        highest: (V,) voxels: how far outward, at most `REACH`.
     """
     lengths = np.linalg.norm(step, axis=1)
     voxel = lengths.max()
@@ -54,7 +55,7 @@ def smoothest(mesh: Mesh, step: np.ndarray, highest: np.ndarray) -> Mesh:
             weight = 1 / np.sqrt(1 + ((bending @ slide + at_rest) / CREASE) ** 2)
             bending.data *= weight[row]
             at_rest *= weight
-        slide = _least_squares(bending, at_rest, slide, highest, round(steps * widening))
+        slide = _least_squares(bending, at_rest, slide, (lowest, highest), round(steps * widening))
     return _slid(mesh, step, slide)
 
 
@@ -71,9 +72,9 @@ def _average(mesh: Mesh) -> csr_array:
 
 
 def _least_squares(
-    matrix: csr_array, offset: np.ndarray, start: np.ndarray, highest: np.ndarray, steps: int
+    matrix: csr_array, offset: np.ndarray, start: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], steps: int
 ) -> np.ndarray:
-    """(V,) float32: the x between -`REACH` and `highest` where |matrix x + offset| is about least.
+    """(V,) float32: the x within bounds where |matrix x + offset| is about least.
 
     Accelerated projected gradient (Beck and Teboulle 2009, FISTA; restarted as by O'Donoghue and Candes 2015), with a
     step for each unknown: the row sums of |matrix|' |matrix| bound the curvature.
@@ -82,11 +83,11 @@ def _least_squares(
     pace = (1 / (size.T @ size.sum(axis=1) + PULL)).astype(np.float32)
     matrix = csr_array(matrix.astype(np.float32))
     transposed, offset = csr_array(matrix.T), offset.astype(np.float32)
-    high = highest.astype(np.float32)
+    low, high = (bound.astype(np.float32) for bound in bounds)
     x, ahead, momentum = start, start, 1.0
     for _ in range(steps):
         gradient = transposed @ (matrix @ ahead + offset) + np.float32(PULL) * ahead
-        new = np.clip(ahead - pace * gradient, np.float32(-REACH), high)
+        new = np.clip(ahead - pace * gradient, low, high)
         if np.dot(ahead - new, new - x) > 0:
             momentum = 1.0
         after = (1 + np.sqrt(1 + 4 * momentum**2)) / 2

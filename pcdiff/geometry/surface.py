@@ -51,11 +51,13 @@ def volume_to_mesh(volume: Volume, bone: Volume | None = None, smooth: bool = Tr
     mesh = isosurface(mask.astype(np.float32), LEVEL, volume, low)
     axis, outward, beyond = _edges(volume.to_index(mesh.vertices) - low, mask)
     step = outward[:, None] * volume.affine[:3, :3].T[axis]
-    highest = np.full(len(axis), REACH)
+    highest, lowest = np.full(len(axis), REACH), np.full(len(axis), -REACH)
+    forwards = outward[:, None] * (np.arange(3) == axis[:, None])
+    lowest[~_lookup(mask, beyond - 2 * forwards)] = 0.01  # a layer of one voxel keeps its thickness, and is no blade
     if bone is not None:
         in_bone = _lookup(bone.mask, beyond + low)
         highest[in_bone] = np.minimum(REACH, INTO_BONE_MM / volume.spacing)[axis[in_bone]]
-    return smoothest(mesh, step, highest)
+    return smoothest(mesh, step, lowest, highest)
 
 
 def _edges(index: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,9 +77,10 @@ def _edges(index: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 def _lookup(mask: np.ndarray, index: np.ndarray) -> np.ndarray:
     """(N, 3) int -> (N,) bool: the mask there; False beyond its grid."""
-    within: np.ndarray = ((index >= 0) & (index < mask.shape)).all(axis=1)
-    within[within] = mask[tuple(index[within].T)]
-    return within
+    found = np.zeros(len(index), bool)
+    within = ((index >= 0) & (index < mask.shape)).all(axis=1)
+    found[within] = mask[tuple(index[within].T)]
+    return found
 
 
 def isosurface(values: np.ndarray, level: float, grid: Volume, low: np.ndarray) -> Mesh:

@@ -32,7 +32,7 @@ NORMAL_PATCH = 3.0  # mm, radius over which the normal at a drain hole is averag
 MAX_HOLE_DEPTH = 25.0  # mm
 THIN_SHARE = 0.005  # of the outer surface that may be thinner than `MIN_WALL_MM`: half of what the check allows
 EDGE_MM = 3.0  # from bone; there a thin wall is the implant's edge
-PRINTABLE_ROUNDS = 6
+PRINTABLE_ROUNDS = 10
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def files(tmp_path: Path, case: tuple[Volume, Volume], fitted: PriorFit, monkeyp
     monkeypatch.setattr("pcdiff.prior.fit.fit", lambda prior, skull, *_, **__: fitted)
     for name, volume in zip(("skull", "implant"), case, strict=True):
         write_volume(volume, tmp_path / f"{name}.nrrd")
-    write_stl(volume_to_mesh(case[1]), tmp_path / "implant.stl")
+    write_stl(volume_to_mesh(case[1], case[0]), tmp_path / "implant.stl")
     return tmp_path
 
 
@@ -145,7 +145,7 @@ def test_files_that_do_not_match_give_exit_code_2(run: Run, files: Path, case: t
 def test_every_mesh_that_a_design_writes_is_checked(
     run: Run, files: Path, case: tuple[Volume, Volume], kind: str, space: str
 ) -> None:
-    write_mesh(volume_to_mesh(case[1]), files / f"other.{kind}", space)
+    write_mesh(volume_to_mesh(case[1], case[0]), files / f"other.{kind}", space)
     mesh = read_mesh(files / f"other.{kind}")
     assert mesh.is_watertight
     assert mesh.volume_ml == pytest.approx(case[1].ml, rel=0.03)
@@ -266,7 +266,8 @@ def test_each_candidate_is_checked_and_one_recommended(
     with np.load(folder / "surface.npz", allow_pickle=False) as arrays:
         uncertainty = arrays["uncertainty"]
     mesh = read_stl(folder / "implant.stl")
-    members = [volume_to_mesh(read_volume(folder / "candidates" / f"implant_{k}.nrrd")) for k in (1, 2, 3, 4)]
+    skull = read_volume(files / "skull.nrrd")
+    members = [volume_to_mesh(read_volume(folder / "candidates" / f"implant_{k}.nrrd"), skull) for k in (1, 2, 3, 4)]
     np.testing.assert_allclose(uncertainty, surface_std(mesh.vertices, members), atol=1e-5)
     assert np.percentile(uncertainty, 95) == pytest.approx(np.std([0, 2.5, -0.1, 0.1], ddof=1), rel=0.3)
 

@@ -414,7 +414,7 @@ def test_the_candidates_on_disk_give_the_spread(tmp_path, cases, program, monkey
     for k, longer in enumerate((0, 1, 2), 1):
         mask = implant.mask.copy()
         mask[8 : 8 + longer] = mask[7]
-        write_stl(volume_to_mesh(implant.with_mask(mask), 0.0), tmp_path / "members" / f"implant_{k}.stl")
+        write_stl(volume_to_mesh(implant.with_mask(mask), smooth=False), tmp_path / "members" / f"implant_{k}.stl")
 
     def longest(implant: Volume, members: list[Mesh], truth: Volume, skull: Volume) -> Spread:
         return Spread(float(sum(np.ptp(member.vertices[:, 0]) for member in members)), 0.5, 1.0)

@@ -158,7 +158,7 @@ def test_mask_of_an_unsmoothed_surface_is_the_mask(order: str) -> None:
     volume = oblique((21, 23, 19), (0.5, 0.8, 1.1), flip=1)
     noise = np.asarray(np.random.default_rng(0).random((21, 23, 19)) < 0.4, order=order)  # type: ignore[call-overload]
     solid = volume.with_mask(noise)
-    np.testing.assert_array_equal(mesh_to_mask(volume_to_mesh(solid, sigma_mm=0), volume), solid.mask)
+    np.testing.assert_array_equal(mesh_to_mask(volume_to_mesh(solid, smooth=False), volume), solid.mask)
 
 
 def test_mask_of_a_ball_is_its_centres() -> None:

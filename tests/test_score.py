@@ -70,7 +70,7 @@ def test_files_belong_to_the_case_that_they_are_named_as(folder: Path) -> None:
 
 def test_masks_and_meshes_have_the_scores_of_their_voxels(folder: Path, truth: Path) -> None:
     put(cuboid(5), folder / "nnunet_own_000.nii.gz")  # NIfTI is in RAS
-    write_stl(volume_to_mesh(cuboid(5), 0), folder / "own_001.stl")
+    write_stl(volume_to_mesh(cuboid(5), smooth=False), folder / "own_001.stl")
     cropped = cuboid().crop(np.array([3, 1, 10]), np.array([20, 6, 60]))
     put(
         Volume(cropped.mask[:, ::-1], cropped.affine @ np.diag([1.0, -1, 1, 1]) + at(cropped, 1)),
@@ -119,7 +119,7 @@ def test_another_grid_an_open_mesh_and_another_place_are_refused(folder: Path, t
     refused(folder / "own_000.nrrd", "expected a mask on the skull's own grid .* resample it")
     put(Volume(cuboid().mask[::2], AFFINE @ np.diag([2.0, 1, 1, 1])), folder / "own_000.nrrd")
     refused(folder / "own_000.nrrd", r"got shape \(12, 6, 96\) beside \(24, 6, 96\)")
-    mesh = volume_to_mesh(cuboid(), 0)
+    mesh = volume_to_mesh(cuboid(), smooth=False)
     write_stl(Mesh(mesh.vertices, mesh.faces[1:]), folder / "own_000.stl")
     refused(folder / "own_000.stl", "expected a closed surface")
     write_stl(Mesh(mesh.vertices + np.array([200, 0, 0]), mesh.faces), folder / "own_000.stl")

@@ -18,7 +18,6 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.occupancy import head_occupancy
-from pcdiff.geometry.surface import vertex_normals
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.registry import load_method
 from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices, stacked
@@ -224,13 +223,13 @@ def test_a_surface_follows_its_anchors_and_stays_on_the_bone(skull_and_surface, 
 
 def test_normals_turn_with_the_surface(skull_and_surface, anchors: Anchors) -> None:
     _, surface = skull_and_surface
-    before = vertex_normals(Mesh(surface.points, surface.faces))
+    before = Mesh(surface.points, surface.faces).vertex_normals
     inside = surface.border > 6
     assert (before * surface.normals).sum(1)[inside].mean() > 0.9  # the faces look out of the bone
     axis = unit(np.cross(surface.normals[inside].mean(0), [0.3, 0.5, 0.8])[None])[0]
     outward = np.where((anchors.positions * anchors.normals).sum(1) > 0, 1.0, -1.0)
     (moved,) = move(surface, anchors, (0.2 * outward * (anchors.positions @ axis))[None])
-    turned = vertex_normals(Mesh(moved.points, surface.faces)) - before
+    turned = Mesh(moved.points, surface.faces).vertex_normals - before
     expected, found = turned[inside], (moved.normals - surface.normals)[inside]
     assert np.linalg.norm(expected, axis=1).mean() > 0.05
     assert (expected * found).sum() / (np.linalg.norm(expected) * np.linalg.norm(found)) > 0.9

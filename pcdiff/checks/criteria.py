@@ -30,9 +30,9 @@ class Criteria(StrictConfig):
     max_collision_mm: float = Field(default=1.0, ge=0, description="depth of an undercut, beyond 0.5 mm of play")
     min_body_ml: float = Field(default=0.02, ge=0, description="smaller amounts do not count for the undercut's depth")
     max_surface_distance_mm: float = Field(
-        default=2.0,
+        default=5.0,
         ge=0,
-        description="95th percentile of the distance to the expected surface; a larger one is visible",
+        description="95th percentile of the distance to the expected surface; true implants reach 4.5 mm",
     )
     max_continuation_mm: float = Field(
         default=0.75,
@@ -46,10 +46,12 @@ class Criteria(StrictConfig):
         default=1.5, ge=0, description="away from the rim; a thinner implant breaks at a screw"
     )
     max_thickness_share: float = Field(
-        default=1.15, gt=0, description="of the adjacent bone's thickness; a thicker implant presses on the brain"
+        default=1.25,
+        gt=0,
+        description="of the adjacent bone's thickness; a thicker implant presses on the brain; true ones reach 1.23",
     )
     max_overlap_mm: float = Field(
-        default=0.5, ge=0, description="depth of the mesh in bone; good designs reach 0.4 mm, at corners of voxels"
+        default=0.5, ge=0, description="depth of the mesh in bone; good designs reach 0.2 mm, at corners of voxels"
     )
     min_wall_mm: float = Field(
         default=MIN_WALL_MM, ge=0, description="thinnest printable wall; 99 % of the surface must reach it"

@@ -7,7 +7,6 @@ from scipy.spatial import cKDTree
 
 from pcdiff.geometry.grid import voxel_border
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.surface import vertex_normals
 from pcdiff.geometry.volume import Volume
 
 OUTER_COSINE = 0.5  # `outward_cosine` of the outer surface is above this; of the inner surface, below its negative
@@ -22,7 +21,7 @@ def outward_cosine(mesh: Mesh, centre: np.ndarray) -> np.ndarray:
     centre: (3,) mm.
     """
     ray = mesh.vertices - centre
-    return (vertex_normals(mesh) * ray).sum(1) / np.maximum(np.linalg.norm(ray, axis=1), 1e-9)
+    return (mesh.vertex_normals * ray).sum(1) / np.maximum(np.linalg.norm(ray, axis=1), 1e-9)
 
 
 def wall_thickness(mesh: Mesh, cosine: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
 from pcdiff.foreign import parsing, read_bytes
+from pcdiff.geometry.directions import unit
 from pcdiff.geometry.volume import Volume
 
 MAX_MESH_BYTES = 512 * 2**20
@@ -44,6 +45,16 @@ class Mesh:
         """(F, 3) mm2: the outward normal of each triangle; its length is the triangle's area."""
         a, b, c = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
         return 0.5 * np.cross(b - a, c - a)
+
+    @property
+    def vertex_normals(self) -> np.ndarray:
+        """(V, 3) unit, outward: at each vertex the mean of its triangles' normals, weighted by area."""
+        vectors = self.area_vectors
+        sums = [
+            sum(np.bincount(self.faces[:, corner], vectors[:, axis], len(self.vertices)) for corner in range(3))
+            for axis in range(3)
+        ]
+        return unit(np.stack(sums, axis=1))
 
     @property
     def volume_ml(self) -> float:

@@ -11,36 +11,76 @@ from pcdiff.geometry.directions import unit
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.smoothest import REACH, smoothest
 from pcdiff.geometry.volume import Volume
 
 LEVEL = 0.5
-MIN_DIFFERENCE = 1e-3  # of a smoothed value from the level
+ROUNDED_MM = 0.6  # standard deviation of the Gaussian that takes off single voxels and sharp edges,
+ROUNDED_VOXELS = 0.6  # at least; a layer of one voxel stays
+INTO_BONE_MM = 0.2  # so far the surface may round the corners of bone's voxels off: a smooth rim needs some play
 
 
-def volume_to_mesh(volume: Volume, sigma_mm: float = 0.6) -> Mesh:
-    """The closed surface of a mask, LPS mm, normals outward: its `isosurface` at 0.5 after smoothing.
+def volume_to_mesh(volume: Volume, bone: Volume | None = None, smooth: bool = True) -> Mesh:
+    """The closed surface of a mask, LPS mm, normals outward: smooth across the voxels' terraces, see `smoothest`.
 
-    sigma_mm: standard deviation of the Gaussian, 0 for none; it takes the voxels' stairs out of area and normals, and
-    parts thinner than about sigma_mm vanish. A mask that touches the grid's border is closed there. Raises InputError
-    for an empty mask and one that smoothing empties.
+    It lies within half a voxel of the voxels' faces. Edges are rounded by `ROUNDED_MM`, and parts thinner than about
+    that vanish. A mask that touches the grid's border is closed there.
+
+    Args:
+        volume: The mask.
+        bone: On the same grid; the surface reaches into its voxels by `INTO_BONE_MM` at most.
+        smooth: False for the plain surface, which passes midway between voxels.
+
+    Raises:
+        InputError: An empty mask, and one of which nothing is left when its edges are rounded.
     """
     if not volume.mask.any():
         raise InputError("expected a mask with bone to make a surface of, got an empty one; check the mask")
-    sigma = sigma_mm / volume.spacing
+    sigma = np.maximum(ROUNDED_MM / volume.spacing, ROUNDED_VOXELS)
     margin = np.ceil(4 * sigma).astype(int) + 1
     low, high = bounding_box(volume.mask)
-    values = np.pad(volume.mask[box_slices(low, high)], [(m, m) for m in margin]).astype(np.float32)
-    if sigma_mm > 0:
-        gaussian_filter(values, sigma, output=values, mode="constant")
-    for plane in values:
-        # A vertex very near to a grid point would give triangles that collapse in float32 files.
-        near = np.abs(plane - LEVEL) < MIN_DIFFERENCE
-        plane[near] = np.where(plane[near] < LEVEL, LEVEL - MIN_DIFFERENCE, LEVEL + MIN_DIFFERENCE)
-    if values.max() < LEVEL:
+    mask = np.pad(volume.mask[box_slices(low, high)], [(m, m) for m in margin])
+    low = low - margin
+    if not smooth:
+        return isosurface(mask.astype(np.float32), LEVEL, volume, low)
+    mask &= gaussian_filter(mask.astype(np.float32), sigma, mode="constant") > LEVEL
+    if not mask.any():
         raise InputError(
-            f"expected bone thicker than the smoothing of {sigma_mm:g} mm, got thinner; choose a smaller sigma"
+            f"expected bone thicker than {ROUNDED_MM:g} mm to make a surface of, got thinner; use a finer scan"
         )
-    return isosurface(values, LEVEL, volume, low - margin)
+    mesh = isosurface(mask.astype(np.float32), LEVEL, volume, low)
+    axis, outward, beyond = _edges(volume.to_index(mesh.vertices) - low, mask)
+    step = outward[:, None] * volume.affine[:3, :3].T[axis]
+    highest, lowest = np.full(len(axis), REACH), np.full(len(axis), -REACH)
+    forwards = outward[:, None] * (np.arange(3) == axis[:, None])
+    lowest[~_lookup(mask, beyond - 2 * forwards)] = 0.01  # a layer of one voxel keeps its thickness, and is no blade
+    if bone is not None:
+        in_bone = _lookup(bone.mask, beyond + low)
+        highest[in_bone] = np.minimum(REACH, INTO_BONE_MM / volume.spacing)[axis[in_bone]]
+    return smoothest(mesh, step, lowest, highest)
+
+
+def _edges(index: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The edges of the grid on which vertices (V, 3) lie midway.
+
+    Returns (V,) the axis of each edge; (V,) 1 if it leaves the mask upwards, -1 if downwards, and 0 for a vertex inside
+    a cell, on no edge; (V, 3) int, the voxel outside the mask.
+    """
+    halves = np.rint(2 * index).astype(int)
+    odd = halves % 2 == 1
+    axis, on_edge = odd.argmax(axis=1), odd.sum(axis=1) == 1
+    below = halves // 2
+    above = below + (np.arange(3) == axis[:, None])
+    upwards = mask[tuple(below.T)]
+    return axis, np.where(upwards, 1, -1) * on_edge, np.where(upwards[:, None], above, below)
+
+
+def _lookup(mask: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """(N, 3) int -> (N,) bool: the mask there; False beyond its grid."""
+    found = np.zeros(len(index), bool)
+    within = ((index >= 0) & (index < mask.shape)).all(axis=1)
+    found[within] = mask[tuple(index[within].T)]
+    return found
 
 
 def isosurface(values: np.ndarray, level: float, grid: Volume, low: np.ndarray) -> Mesh:
@@ -75,7 +115,7 @@ def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> PointCloud:
     corners = mesh.faces[face]  # (n, 3)
     root, other = np.sqrt(rng.random(n)), rng.random(n)
     weights = np.stack([1 - root, root * (1 - other), root * other], axis=1)[:, :, None]  # (n, 3, 1)
-    normals = (weights * vertex_normals(mesh)[corners]).sum(axis=1)
+    normals = (weights * mesh.vertex_normals[corners]).sum(axis=1)
     flat = unit(vectors[face])
     # At a fold the normals of the vertices may cancel or contradict the triangle's: then the triangle's is taken.
     folded = (normals * flat).sum(axis=1) < 0.1
@@ -89,20 +129,10 @@ def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     The surface around a vertex is taken as its tangent plane, as far as an edge is long. Distances much shorter than
     the edges are therefore right; those of many edges are a few per cent too short.
     """
-    normals = vertex_normals(mesh)
+    normals = mesh.vertex_normals
     edge = float(np.median(np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1)))
     _, nearest = cKDTree(mesh.vertices).query(points)
     offset = points - mesh.vertices[nearest]
     height = np.einsum("nx,nx->n", offset, normals[nearest])
     sideways = np.linalg.norm(offset - height[:, None] * normals[nearest], axis=1)
     return np.copysign(np.hypot(height, np.maximum(sideways - edge, 0)), height)
-
-
-def vertex_normals(mesh: Mesh) -> np.ndarray:
-    """(V, 3) unit, outward: at each vertex the mean of its triangles' normals, weighted by area."""
-    vectors = mesh.area_vectors
-    sums = [
-        sum(np.bincount(mesh.faces[:, corner], vectors[:, axis], len(mesh.vertices)) for corner in range(3))
-        for axis in range(3)
-    ]
-    return unit(np.stack(sums, axis=1))

@@ -148,7 +148,7 @@ def write_case(
         if source != part / SKULL:
             write_volume(given.skull, part / SKULL)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
-        members = write_members(part, result, settings.mesh_space) if len(result.members) > 1 else []
+        members = write_members(part, result, given.skull, settings.mesh_space) if len(result.members) > 1 else []
         points = write_points(result, part / "points.npz") if settings.keep_points else None
     with watch("check"):
         checked = _check(part, given.skull, result, mesh, members, settings)

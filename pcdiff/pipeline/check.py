@@ -64,7 +64,7 @@ def check(
     implant = on_skull_grid(name, implant, skull)
     fitted = fit(ShapePrior.shipped(), skull, axes="assumed")  # what was designed is checked
     if mesh is None:
-        mesh = volume_to_mesh(implant)
+        mesh = volume_to_mesh(implant, skull)
     else:
         _check_axes(name, mesh, fitted)
     vault = CompletedVault.of(fitted)

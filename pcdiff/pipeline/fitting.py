@@ -20,7 +20,7 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import count_components, largest_components
 from pcdiff.geometry.mesh import Mesh, label_bodies
-from pcdiff.geometry.surface import vertex_normals, volume_to_mesh
+from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.pipeline.fit_options import AS_DESIGNED, SMALL_TRIM, THICKNESS_RANGE, FitOptions
 from pcdiff.reconstruct.finish import without_slivers
@@ -32,7 +32,7 @@ NORMAL_PATCH = 3.0  # mm, radius over which the normal at a drain hole is averag
 MAX_HOLE_DEPTH = 25.0  # mm
 THIN_SHARE = 0.005  # of the outer surface that may be thinner than `MIN_WALL_MM`: half of what the check allows
 EDGE_MM = 3.0  # from bone; there a thin wall is the implant's edge
-PRINTABLE_ROUNDS = 6
+PRINTABLE_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def make_printable(implant: Volume, skull: Volume, centre: np.ndarray, bodies: i
     """
     allowed = min(bodies, count_components(implant.mask))
     for _ in range(PRINTABLE_ROUNDS):
-        mesh = volume_to_mesh(implant)
+        mesh = volume_to_mesh(implant, skull)
         faulty = _crumbs(mesh, allowed)
-        reach = 0.0
+        reach = np.zeros(len(faulty))
         if not len(faulty):
-            faulty, reach = _thin_edge(mesh, skull, centre), MIN_WALL_MM
+            faulty, reach = _thin_edge(mesh, skull, centre)
         if not len(faulty):
             return implant, mesh
         body = np.argwhere(implant.mask)
@@ -111,7 +111,7 @@ def make_printable(implant: Volume, skull: Volume, centre: np.ndarray, bodies: i
         gone = {int(k) for k in tree.query(faulty)[1]}.union(*tree.query_ball_point(faulty, reach))
         implant = _without(implant, body[sorted(gone)])
         implant = implant.with_mask(largest_components(implant.mask, allowed, corners=True))
-    return implant, volume_to_mesh(implant)
+    return implant, volume_to_mesh(implant, skull)
 
 
 def _crumbs(mesh: Mesh, allowed: int) -> np.ndarray:
@@ -122,20 +122,22 @@ def _crumbs(mesh: Mesh, allowed: int) -> np.ndarray:
     return mesh.vertices[np.unique(mesh.faces[small])]
 
 
-def _thin_edge(mesh: Mesh, skull: Volume, centre: np.ndarray) -> np.ndarray:
-    """(N, 3) mm: vertices at the rim where the wall is too thin; none if they are few.
+def _thin_edge(mesh: Mesh, skull: Volume, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (N, 3) mm at the rim where the wall is too thin, and (N,) mm how thin; none if they are few.
 
     A thin wall away from the rim stays, because the implant must not get a hole.
     """
     cosine = outward_cosine(mesh, centre)
-    thin = (cosine > OUTER_COSINE) & (wall_thickness(mesh, cosine) < MIN_WALL_MM)
+    wall = wall_thickness(mesh, cosine)
+    thin = (cosine > OUTER_COSINE) & (wall < MIN_WALL_MM)
     if thin.sum() <= THIN_SHARE * (cosine > OUTER_COSINE).sum():
-        return np.zeros((0, 3))
+        return np.zeros((0, 3)), np.zeros(0)
     points = mesh.vertices[thin]
     index = skull.to_index(points)
     margin = np.ceil(EDGE_MM * skull.voxels_per_mm).astype(int) + 2
     near = skull.crop(np.floor(index.min(0)).astype(int) - margin, np.ceil(index.max(0)).astype(int) + margin)
-    return points[bone_gap(points, near) < EDGE_MM]
+    at_rim = bone_gap(points, near) < EDGE_MM
+    return points[at_rim], wall[thin][at_rim]
 
 
 def keep_clearance(implant: Volume, bone: Volume, clearance: float) -> Volume:
@@ -204,7 +206,7 @@ def drill_holes(
     """
     mesh = volume_to_mesh(implant)
     out = outward_cosine(mesh, centre)
-    points, normals = mesh.vertices[out > OUTER_COSINE], vertex_normals(mesh)[out > OUTER_COSINE]
+    points, normals = mesh.vertices[out > OUTER_COSINE], mesh.vertex_normals[out > OUTER_COSINE]
     if not len(points):
         return implant, 0
     side = mesh.vertices[np.abs(out) < OUTER_COSINE]

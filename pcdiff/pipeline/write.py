@@ -36,10 +36,10 @@ def write_implant(folder: Path, result: Design, kinds: str, space: str) -> tuple
     return mesh, compare_stl(mesh, result.implant)
 
 
-def write_members(folder: Path, result: Design, space: str) -> list[Mesh | None]:
+def write_members(folder: Path, result: Design, skull: Volume, space: str) -> list[Mesh | None]:
     """Writes candidates/implant_K.nrrd and .stl of each member, and uncertainty.nrrd.
 
-    Returns the members' meshes, None for a member without a voxel.
+    skull: the defective skull. Returns the members' meshes, None for a member without a voxel.
     """
     candidates = folder / "candidates"
     candidates.mkdir()
@@ -48,7 +48,7 @@ def write_members(folder: Path, result: Design, space: str) -> list[Mesh | None]
         write_volume(member, candidates / f"implant_{number}.nrrd")
         if not member.mask.any():
             return None
-        mesh = volume_to_mesh(member)
+        mesh = volume_to_mesh(member, skull)
         write_stl(mesh, candidates / f"implant_{number}.stl", space)
         return mesh
 

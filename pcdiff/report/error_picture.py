@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import label
 
 from pcdiff.geometry.grid import bounding_box
-from pcdiff.geometry.surface import distance_to, vertex_normals, volume_to_mesh
+from pcdiff.geometry.surface import distance_to, volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.report.colours import ERROR_MM, GREY_BONE, TRUTH, error_colours, srgb
 from pcdiff.report.render import render, sheet, view_axes
@@ -36,9 +36,9 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
     """
     mesh, true = volume_to_mesh(implant), volume_to_mesh(truth)
     error = np.abs(distance_to(true, mesh.vertices))
-    surface = Shape(mesh.vertices, smooth_normals(vertex_normals(mesh), mesh.faces), mesh.faces, error_colours(error))
+    surface = Shape(mesh.vertices, smooth_normals(mesh.vertex_normals, mesh.faces), mesh.faces, error_colours(error))
     left_open = np.abs(distance_to(mesh, true.vertices)) > ERROR_MM
-    missing = select_vertices(Shape(true.vertices, vertex_normals(true), true.faces, TRUTH), left_open)
+    missing = select_vertices(Shape(true.vertices, true.vertex_normals, true.faces, TRUTH), left_open)
     bone = shape_of(skull, GREY_BONE)
     rows = [_piece_row([bone, surface, missing], points, mm_per_pixel) for points in _largest_pieces(implant)]
     return _with_title_and_scale(rows, title)

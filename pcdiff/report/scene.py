@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.surface import distance_to, vertex_normals
+from pcdiff.geometry.surface import distance_to
 from pcdiff.report.colours import (
     BONE,
     CANDIDATE_COLOURS,
@@ -119,7 +119,7 @@ def _implant(contents: CaseContents) -> Surface:
 
 def _display_shape(mesh: Mesh, colour: Colour, vertices: int) -> tuple[Shape, np.ndarray]:
     """The mesh with at most so many vertices, and (V,) int: the new vertex of each old one."""
-    shape, cell = simplify(Shape(mesh.vertices, vertex_normals(mesh), mesh.faces, colour), vertices)
+    shape, cell = simplify(Shape(mesh.vertices, mesh.vertex_normals, mesh.faces, colour), vertices)
     return replace(shape, normals=smooth_normals(shape.normals, shape.faces)), cell
 
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array
 
 from pcdiff.geometry.occupancy import head_occupancy
-from pcdiff.geometry.surface import isosurface, vertex_normals
+from pcdiff.geometry.surface import isosurface
 from pcdiff.geometry.volume import Volume
 from pcdiff.report.colours import Colour
 
@@ -50,7 +50,7 @@ def shape_of(volume: Volume, colour: Colour, vertices: int | None = None) -> Sha
     values = gaussian_filter(np.pad(head.occupancy, 1).astype(np.float32) / 255, DISPLAY_SIGMA)
     grid = Volume(head.occupancy > 0, head.affine)
     mesh = isosurface(values, min(DISPLAY_LEVEL, float(values.max()) / 2), grid, np.full(3, -1))
-    shape = Shape(mesh.vertices, vertex_normals(mesh), mesh.faces, colour)
+    shape = Shape(mesh.vertices, mesh.vertex_normals, mesh.faces, colour)
     if vertices is not None:
         shape, _ = simplify(shape, vertices)
     return replace(shape, normals=smooth_normals(shape.normals, shape.faces))

@@ -10,7 +10,6 @@ from scipy.spatial import cKDTree
 
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.surface import vertex_normals
 from pcdiff.methods.surface.anchors import Anchors
 from pcdiff.methods.volumetric.fused import FusedSurface
 
@@ -22,12 +21,12 @@ FADE_MM = 4.0  # beyond a defect's border the bone is there, and nothing moves
 def move(surface: FusedSurface, anchors: Anchors, displacements: np.ndarray) -> list[FusedSurface]:
     """The surface as its anchors move: displacements (K, N) mm along their normals -> K surfaces."""
     weights = followed(surface, anchors)
-    before = vertex_normals(Mesh(surface.points, surface.faces))
+    before = Mesh(surface.points, surface.faces).vertex_normals
     surfaces = []
     for displacement in displacements:
         points = surface.points + (weights @ displacement)[:, None] * surface.normals
         # the smooth normals of the surface, turned as those of its triangles turn
-        turned = surface.normals + vertex_normals(Mesh(points, surface.faces)) - before
+        turned = surface.normals + Mesh(points, surface.faces).vertex_normals - before
         surfaces.append(replace(surface, points=points, normals=unit(turned)))
     return surfaces
 

@@ -48,7 +48,7 @@ class Criteria(StrictConfig):
     max_thickness_share: float = Field(
         default=1.25,
         gt=0,
-        description="of the adjacent bone's thickness; a thicker implant presses on the brain; 99.9 % of true ones lie below 1.23",
+        description="of the adjacent bone's thickness; a thicker implant presses on the brain; true ones stay below it",
     )
     max_overlap_mm: float = Field(
         default=0.5, ge=0, description="depth of the mesh in bone; good designs reach 0.2 mm, at corners of voxels"

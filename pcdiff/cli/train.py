@@ -50,7 +50,7 @@ def prepare(
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe file (.yaml), or the name of a shipped recipe, such as default.")
+        str, typer.Argument(help="A recipe file (.yaml), or the name of a shipped recipe, such as unet.")
     ],
     changes: Annotated[
         list[str] | None,
@@ -60,8 +60,8 @@ def train(
 ) -> None:
     """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
 
-    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are default (the method
-    diffusion), unet, atlas, ensemble, paper_skullfix and paper_skullbreak; copy and change one for your own data.
+    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are unet, diffusion, atlas,
+    ensemble, paper_skullfix and paper_skullbreak; copy and change one for your own data.
 
         pcdiff train diffusion --set run.data=/elsewhere
         pcdiff train ours.yaml

@@ -11,22 +11,22 @@ from typing import Self
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from pcdiff.config import StrictConfig
 from pcdiff.data.augmentation.registration import Box, displaced, exponential, register, sample, signed_distance
 from pcdiff.errors import InputError
 from pcdiff.foreign import parsing
-from pcdiff.geometry.directions import unit
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
+from pcdiff.methods.rbf import spline
 from pcdiff.methods.registry import WeightsFiles
 from pcdiff.methods.volumetric.features import soft_occupancy
-from pcdiff.methods.volumetric.fused import FusedSurface, zero_surface
 from pcdiff.methods.volumetric.lattice import Lattice, TableMaps, map_position, missing_table_points
+from pcdiff.prior.direction_map import MAP, RADII, crossing, inner_table
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
@@ -38,10 +38,8 @@ MARGIN_MM = 24.0  # of bone around the missing tables
 CLEAR_MM = 1.5  # bone nearer to the defect may be cut in part and does not count
 NEAR_MM = 15.0  # distance from the defect over which the weight of bone falls to 1/e
 SCHEDULE = ((4, 40), (2, 30))  # of the registration, see `registration.LEVELS`
-RIM_MM = 10.0  # how far the vote's misfit at the bone reaches into the defect
-BAND_MM = 8.0  # bone around the defect that the surface covers
-CLOSE = 1.5  # lattice steps from the patient's surface within which a misfit is known
-FADE = 0.02  # share of the densest bone's weight at which half of the correction is left
+BAND_MM = 16.0  # bone around the defect on which the vote is read
+FAR = 8.0  # lattice steps, outside of what was deformed
 
 
 class AtlasLayout(StrictConfig):
@@ -97,7 +95,7 @@ class Atlas:
 
 @dataclass(frozen=True)
 class AtlasMethod:
-    """The mean of the deformed heads' signed distances; in an ensemble each head by itself, the best first."""
+    """The mean of the deformed heads' signed distances, moved to the rim; in an ensemble the heads one by one."""
 
     prior: ShapePrior
     atlas: Atlas
@@ -109,22 +107,20 @@ class AtlasMethod:
         around = Around.of(fit, head_occupancy(skull))
         moved = around.deformed(around.best(self.atlas, max(VOTERS, ensemble)))
         votes = [moved.mean(0)] if ensemble == 1 else list(moved[:ensemble])
-        return Proposal([OrientedPoints(around.surface(around.to_rim(vote)).in_patient(fit)) for vote in votes])
+        return Proposal([OrientedPoints(fit.completed_surface(*around.tables(vote, fit))) for vote in votes])
 
 
 @dataclass(frozen=True)
 class Around:
     """The patient around the defects, on a part of the atlas's lattice.
 
-    window: the part. bone: (I, J, K) share of bone. weight: (I, J, K) of the bone, 0 where it is missing. maps: of
-    the fit.
+    window: the part. bone: (I, J, K) share of bone. weight: (I, J, K) of the bone, 0 where it is missing.
     """
 
     window: tuple[slice, ...]
     lattice: Lattice
     bone: np.ndarray
     weight: np.ndarray
-    maps: TableMaps
 
     @classmethod
     def of(cls, fit: PriorFit, head: Head) -> Self:
@@ -135,10 +131,9 @@ class Around:
         window = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(first, last, LATTICE.shape, strict=True))
         i, j, k = (part.stop - part.start for part in window)
         lattice = Lattice(LATTICE.low + step * np.array([part.start for part in window]), (i, j, k), step)
-        maps = TableMaps.of(fit)
-        (border,) = maps.sample(map_position(lattice.points)[0], "border")
+        (border,) = TableMaps.of(fit).sample(map_position(lattice.points)[0], "border")
         weight = np.where(border < -CLEAR_MM, np.exp(border / NEAR_MM), 0).astype(np.float32)
-        return cls(window, lattice, soft_occupancy(head, fit.pose, lattice), weight, maps)
+        return cls(window, lattice, soft_occupancy(head, fit.pose, lattice), weight)
 
     @property
     def box(self) -> Box:
@@ -167,23 +162,23 @@ class Around:
         misfit = (weight * (moved - target) ** 2).sum((1, 2, 3))
         return moved[misfit.argsort(stable=True)].numpy()
 
-    def to_rim(self, vote: np.ndarray) -> np.ndarray:
-        """Signed distances (I, J, K) plus their smooth misfit at the bone, which fades out inside the defect."""
-        target = distance(self.bone).numpy()
-        known = self.weight * (np.abs(target) < CLOSE)
-        sigma = RIM_MM / self.lattice.step
-        density = gaussian_filter(known, sigma)
-        return np.asarray(vote + gaussian_filter(known * (target - vote), sigma) / (density + FADE * density.max()))
+    def tables(self, vote: np.ndarray, fit: PriorFit) -> tuple[np.ndarray, np.ndarray]:
+        """Outer radius and thickness, (R,) mm, of signed distances (I, J, K), moved to the rim as `mean` is.
 
-    def surface(self, vote: np.ndarray) -> FusedSurface:
-        """Where the signed distance is 0, over the defects and a band around them."""
-        lattice = self.lattice.finer(2)
-        index = np.moveaxis(np.indices(lattice.shape), 0, -1).reshape(-1, 3).T / 2
-        depth = -self.lattice.step * map_coordinates(vote, index, order=1).reshape(lattice.shape)
-        (border,) = self.maps.sample(map_position(lattice.points)[0], "border")
-        at, normals, faces = zero_surface(np.minimum(depth, border + BAND_MM), outside=-BAND_MM)
-        inside = map_coordinates(border, at.T, order=1, mode="nearest")
-        return FusedSurface(lattice.low + lattice.step * at, unit(normals), faces, inside, inside > 0)
+        Of several crossings of a ray the one nearest to the shape model's completion counts.
+        """
+        observed, reach = fit.observation, fit.prior.settings.tables.inner_reach_mm
+        rays = np.flatnonzero(observed.distance <= BAND_MM)
+        points = MAP.directions[rays, None] * RADII[:, None]
+        index = (points - self.lattice.low) / self.lattice.step
+        steps = map_coordinates(vote, index.reshape(-1, 3).T, order=1, cval=FAR).reshape(points.shape[:2])
+        profile = np.clip(0.5 - steps, 0, 1)
+        outer, inner = np.full((2, len(observed.outer)), np.nan)
+        outer[rays] = crossing(profile, fit.outer[rays], outward=True)
+        inner[rays] = inner_table(profile, (fit.outer - fit.thickness)[rays], reach)
+        outer, inner = (MAP.filled(radius)[MAP.inside] for radius in (outer, inner))
+        outer = outer + spline(fit, observed.outer - outer)
+        return outer, outer - inner - spline(fit, observed.outer - observed.thickness - inner)
 
 
 def distance(share: np.ndarray) -> Tensor:

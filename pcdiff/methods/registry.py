@@ -141,7 +141,7 @@ METHODS = {
             "a vote of other methods, by the shares in a YAML file",
             "pcdiff.methods.ensemble:load",
             own="ensemble.yaml",
-            companions=("denoiser.safetensors", "unet.safetensors"),
+            companions=("unet.safetensors", "atlas.safetensors"),
             recipe="pcdiff.training.recipes:EnsembleTrainConfig",
         ),
     )

@@ -53,13 +53,13 @@ def fused_surface(maps: TableMaps, coarse: Lattice, correction: np.ndarray, fusi
     added = map_coordinates(correction, index, order=1).reshape(lattice.shape)
     top, bottom, border = maps.sample(pixels, "outer", "inner", "border")
     odds = table_log_odds(top - radius, radius - bottom, border, fusion) + added
-    at, normals, faces = zero_surface(odds, outside=-fusion.max_log_odds)
+    at, normals, faces = _zero_surface(odds, outside=-fusion.max_log_odds)
     inside = map_coordinates(border, at.T, order=1, mode="nearest")
     of_defect = (inside > 0) | (np.abs(map_coordinates(added, at.T, order=1, mode="nearest")) > 0)
     return FusedSurface(lattice.low + lattice.step * at, unit(normals), faces, inside, of_defect)
 
 
-def zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _zero_surface(odds: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The level 0 of log-odds (I, J, K): vertices (N, 3) in lattice indices, normals (N, 3), not unit, and faces.
 
     Normals and faces look out of the bone.

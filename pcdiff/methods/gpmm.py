@@ -194,8 +194,7 @@ class Registration:
         """Tables drawn from the posterior by Metropolis and Hastings, given the labels.
 
         A proposal leads towards a sample of the analytic posterior given the bone that is nearest now (Madsen et al.).
-        It leaves that posterior as it is (preconditioned Crank-Nicolson): with hundreds of weights, no other is
-        accepted.
+        It keeps that posterior's spread at any number of weights (preconditioned Crank-Nicolson).
         """
         now = self._state(self.weights)
         for number in range(1, STEPS * (count + 1) + 1):

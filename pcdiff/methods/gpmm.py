@@ -28,7 +28,7 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import largest_piece
 
 STAGES = ((120, 6), (300, 4))  # rank and rounds of EM: over the whole head, then finer near the outliers
-BACK_MM = 0.6 * PIXEL  # both surfaces are read on the same rays: a match is mutual on one of them
+BACK_MM = 0.6 * PIXEL  # a match leads back to within it, so to the same ray: both surfaces are read on the same rays
 START_MM, LEAST_MM = 3.0, 0.9  # standard deviation of an inlier's distance: in the first round, and at least
 FLAT_MM = 20.0  # an outlier's distance is as probable as any up to it
 FINE_MM = 20.0  # distance from the outliers over which the second basis gets coarser by e

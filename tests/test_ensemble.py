@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.metrics import dice
+from pcdiff.evaluation.results import Results, write_results
+from pcdiff.evaluation.rows import Row
+from pcdiff.geometry.metrics import Scores, dice
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import Mask, combine
@@ -20,8 +22,6 @@ from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.ensemble import train
 from pcdiff.training.recipes import EnsembleTrainConfig
-
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def fills(*voxels: int) -> Any:
@@ -91,11 +91,20 @@ def test_the_shipped_ensemble_names_methods_that_need_nothing() -> None:
 
 
 def test_shares_follow_from_the_scores(tmp_path: Path) -> None:
-    results = [RESULTS / "skullfix-n1.json", RESULTS / "skullfix-suite-prior.json"]
-    recipe = {"method": "ensemble", "results": results, "members": ["prior", "diffusion"], "out": tmp_path / "e.yaml"}
+    scores = {"prior": (0.9, 0.7), "unet": (0.95, 0.85), "rbf": (0.0, 1.0)}  # mean error 0.2, 0.1 and 0.5
+    rows = [
+        Row(f"own/{head:03d}", name, 0, **vars(Scores(dsc, dsc, 1, 2, 0.3, dsc, dsc)))
+        for name, values in scores.items()
+        for head, dsc in enumerate(values)
+    ]
+    write_results(tmp_path, Results(rows, {"pcdiff": "0", "ensemble": 1}))
+    recipe = {
+        "method": "ensemble",
+        "results": [tmp_path / "results.json"],
+        "members": ["prior", "unet"],
+        "out": tmp_path / "members.yaml",
+    }
     shares = yaml.safe_load(train(EnsembleTrainConfig.model_validate(recipe)).read_text())["members"]
-    assert list(shares) == ["prior", "diffusion"]
-    assert sum(shares.values()) == pytest.approx(1, abs=0.002)
-    assert 0.45 < shares["prior"] < 0.5 < shares["diffusion"] < 0.55  # DSC 0.945 and 0.946
-    with pytest.raises(InputError, match="got none of mirror among diffusion, prior"):
+    assert shares == {"prior": 0.333, "unet": 0.667}
+    with pytest.raises(InputError, match="got none of mirror among unet, prior, rbf"):
         train(EnsembleTrainConfig.model_validate(recipe | {"members": ["mirror"]}))

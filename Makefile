@@ -30,7 +30,7 @@ lint: $(READY_DEV)  ## style and types
 	$(BIN)/python tools/check_examples.py
 
 checksums:  ## list the sha256 of the shipped weights anew, after they were replaced
-	cd pcdiff/weights && sha256sum *.safetensors >SHA256SUMS
+	cd pcdiff/weights && sha256sum *.safetensors *.yaml >SHA256SUMS
 
 clean:  ## remove what was built, the environment included
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

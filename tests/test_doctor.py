@@ -49,8 +49,9 @@ def test_changed_weights_are_a_problem(installed: list[str], monkeypatch: pytest
     damaged[-1] ^= 1
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "denoiser.safetensors").write_bytes(damaged)
-    for name in ("SHA256SUMS", "prior.safetensors", "unet.safetensors"):
-        (tmp_path / "weights" / name).symlink_to(Path(pcdiff.__file__).parent / "weights" / name)
+    for path in (Path(pcdiff.__file__).parent / "weights").iterdir():
+        if path.name != "denoiser.safetensors":
+            (tmp_path / "weights" / path.name).symlink_to(path)
     monkeypatch.setattr("pcdiff.files.resources.files", lambda name: tmp_path)
     found = {finding.name: finding for finding in doctor.examine()}
     assert found["denoiser.safetensors"].good is False

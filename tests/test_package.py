@@ -207,7 +207,7 @@ def test_version_is_written_once() -> None:
 
 def test_weights_are_shipped_and_small() -> None:
     weights = {path.name: path.stat().st_size for path in (PACKAGE / "weights").glob("*.safetensors")}
-    names = ("prior", "denoiser", "unet")
+    names = ("prior", "denoiser", "unet", "atlas")
     assert weights.keys() == {f"{name}.safetensors" for name in names}
     assert sum(weights.values()) < 30e6
     assert ShapePrior.shipped().heads == 59, "the model card says 59 heads"

@@ -219,7 +219,8 @@ def test_arrays_have_the_kind_and_shape_expected(tmp_path, name, kind, shape, me
 def test_shipped_weights_are_those_listed():
     """After new weights: make checksums."""
     listed = (WEIGHTS / "SHA256SUMS").read_text().splitlines()
-    assert listed == [f"{sha256(path)}  {path.name}" for path in sorted(WEIGHTS.glob("*.safetensors"))]
+    shipped = [path for kind in ("*.safetensors", "*.yaml") for path in sorted(WEIGHTS.glob(kind))]
+    assert listed == [f"{sha256(path)}  {path.name}" for path in shipped]
     assert shipped_sha256(WEIGHTS / "prior.safetensors") == sha256(WEIGHTS / "prior.safetensors")
     with pytest.raises(InputError, match="expected one of the shipped weights"):
         shipped_sha256(WEIGHTS / "mine.safetensors")

@@ -14,13 +14,6 @@ from pcdiff.cli import options
 from pcdiff.cli.console import debugging, error_line, exit_code
 from pcdiff.errors import InputError
 
-# of a recipe's method; torch is loaded with them
-TRAINING = {
-    "diffusion": "pcdiff.training.surface.train",
-    "unet": "pcdiff.training.volumetric.train",
-    "paper": "pcdiff.training.friedrich2023.train",
-}
-
 
 def prepare(
     dataset: Annotated[Path, typer.Argument(help="Folder in the layout of SkullFix or SkullBreak.")],
@@ -57,7 +50,7 @@ def prepare(
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe file (.yaml), or the name of a shipped recipe, such as default.")
+        str, typer.Argument(help="A recipe file (.yaml), or the name of a shipped recipe, such as unet.")
     ],
     changes: Annotated[
         list[str] | None,
@@ -67,8 +60,8 @@ def train(
 ) -> None:
     """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
 
-    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are default (the method
-    diffusion), unet, paper_skullfix and paper_skullbreak; copy and change one for your own data.
+    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are unet, diffusion, atlas,
+    ensemble, paper_skullfix and paper_skullbreak; copy and change one for your own data.
 
         pcdiff train diffusion --set run.data=/elsewhere
         pcdiff train ours.yaml
@@ -78,7 +71,7 @@ def train(
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
     config = load_config(recipe_file(recipe), _parse_changes(changes))
     try:
-        training = import_module(TRAINING[config.method])
+        training = import_module(config.trainer)
     except ModuleNotFoundError as error:
         if error.name in (None, "pcdiff") or str(error.name).startswith("pcdiff."):
             raise

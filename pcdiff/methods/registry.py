@@ -51,6 +51,7 @@ class MethodEntry:
     help: one line. loader: `module:function`, imported when the method is loaded. own: the shipped file of its own
     weights, None where none is shipped. companions: files that are used where they lie beside the own weights.
     required: why weights must be given, for a method that ships none and needs some. extra: of the installation.
+    recipe: `module:class` of its training recipes, if it can be trained.
     """
 
     name: str
@@ -61,6 +62,7 @@ class MethodEntry:
     required: str = ""
     extra: str | None = None
     licence: str = WEIGHTS_LICENCE
+    recipe: str | None = None
 
     def load(self, files: WeightsFiles) -> Method | PriorBasedMethod:
         """Imports the loader and calls it. Raises InputError as the loader, MethodError for a package at fault."""
@@ -90,6 +92,7 @@ METHODS = {
             "the statistical shape model corrected by a U-Net; the default",
             "pcdiff.methods.volumetric.method:load",
             own="unet.safetensors",
+            recipe="pcdiff.training.recipes:VolumetricTrainConfig",
         ),
         MethodEntry(
             "diffusion",
@@ -97,6 +100,7 @@ METHODS = {
             "pcdiff.methods.surface.method:load",
             own="denoiser.safetensors",
             companions=("unet.safetensors",),
+            recipe="pcdiff.training.recipes:DiffusionTrainConfig",
         ),
         MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
         MethodEntry(
@@ -106,6 +110,7 @@ METHODS = {
             required="its authors published no weights, so import a checkpoint of your own with pcdiff "
             "import-checkpoint, or train one with the recipe paper_skullfix",
             licence="as the weights given",
+            recipe="pcdiff.training.recipes:PaperTrainConfig",
         ),
         MethodEntry(
             "mirror",
@@ -118,6 +123,27 @@ METHODS = {
         ),
         MethodEntry("mean", "the mean healthy skull, deformed to the rim", "pcdiff.methods.mean:load", own=PRIOR),
         MethodEntry("ssm", "the modes of the statistical shape model alone", "pcdiff.methods.ssm:load", own=PRIOR),
+        MethodEntry(
+            "gpmm",
+            "a Gaussian-process morphable model that labels outliers; candidates are samples of its posterior",
+            "pcdiff.methods.gpmm:load",
+            own=PRIOR,
+        ),
+        MethodEntry(
+            "atlas",
+            "training heads, deformed onto the bone around the defect, vote",
+            "pcdiff.methods.atlas:load",
+            own="atlas.safetensors",
+            recipe="pcdiff.training.recipes:AtlasTrainConfig",
+        ),
+        MethodEntry(
+            "ensemble",
+            "a vote of other methods, by the shares in a YAML file",
+            "pcdiff.methods.ensemble:load",
+            own="ensemble.yaml",
+            companions=("unet.safetensors", "atlas.safetensors"),
+            recipe="pcdiff.training.recipes:EnsembleTrainConfig",
+        ),
     )
 }
 DEFAULT = "unet"
@@ -147,7 +173,8 @@ def installed_methods() -> dict[str, MethodEntry]:
     """Methods of other packages, by name.
 
     A package registers `NAME = "module:function"` in the entry point group `pcdiff.methods`; the function takes
-    `WeightsFiles` and returns a `Method`. Names of ours cannot be taken.
+    `WeightsFiles` and returns a `Method`. Names of ours cannot be taken. If the module has a class `Recipe`, the method
+    can be trained.
     """
     found = {}
     for point in metadata.entry_points(group=GROUP):
@@ -155,7 +182,13 @@ def installed_methods() -> dict[str, MethodEntry]:
         source, licence = package.get("name", point.module), package.get("license_expression") or package.get("license")
         if point.name not in METHODS:
             help_ = f"from the package {source}"
-            found[point.name] = MethodEntry(point.name, help_, point.value, licence=str(licence or "not stated"))
+            found[point.name] = MethodEntry(
+                point.name,
+                help_,
+                point.value,
+                licence=str(licence or "not stated"),
+                recipe=f"{point.module}:Recipe",
+            )
     return found
 
 

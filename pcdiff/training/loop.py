@@ -24,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pcdiff.diffusion.ema import Ema
 from pcdiff.training.batches import load_batches
-from pcdiff.training.recipes import Recipe
+from pcdiff.training.recipes import RunRecipe
 from pcdiff.training.run_state import State, write_row
 from pcdiff.training.stopping import Interrupted, Sigterm, any_process
 
@@ -50,7 +50,7 @@ class Task(Protocol):
     ema: Ema | None
 
     @property
-    def config(self) -> Recipe:
+    def config(self) -> RunRecipe:
         """The recipe, which is stored in the checkpoint."""
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -12,10 +13,21 @@ from pcdiff.config import StrictConfig, override, read_yaml, validate_config
 from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
 from pcdiff.methods.friedrich2023.config import PaperConfig
+from pcdiff.methods.registry import METHODS, installed_methods
 from pcdiff.methods.surface.config import SurfaceDiffusionConfig, SurfaceNetworkConfig
 from pcdiff.methods.volumetric.config import UNetConfig
 
 log = logging.getLogger(__name__)
+
+
+class Recipe(StrictConfig):
+    """A training recipe; `method` decides which class it is: see `MethodEntry.recipe`.
+
+    trainer: the module whose `train(recipe, progress)` runs it and returns the weights' file. It is imported then.
+    """
+
+    trainer: ClassVar[str]
+    method: str
 
 
 class WindowsConfig(StrictConfig):
@@ -103,11 +115,17 @@ class RunConfig(StrictConfig):
     tensorboard: bool = False
 
 
-class PaperTrainConfig(StrictConfig):
+class RunRecipe(Recipe):
+    """A recipe on the heads of a cache."""
+
+    run: RunConfig
+
+
+class PaperTrainConfig(RunRecipe):
     """A recipe of the published model, as in configs/paper_*.yaml; `stage` chooses which network is trained."""
 
+    trainer = "pcdiff.training.friedrich2023.train"
     method: Literal["paper"]
-    run: RunConfig
     stage: Literal["denoiser", "voxelisation"] = "denoiser"
     paper: PaperConfig = PaperConfig()
     denoiser: PaperOptimiserConfig = PaperOptimiserConfig()
@@ -115,11 +133,11 @@ class PaperTrainConfig(StrictConfig):
     pool: int = Field(default=100_000, gt=0, description="points stored of each surface, to draw from at each step")
 
 
-class VolumetricTrainConfig(StrictConfig):
+class VolumetricTrainConfig(RunRecipe):
     """A recipe of the volumetric U-Net, as in configs/unet.yaml."""
 
+    trainer = "pcdiff.training.volumetric.train"
     method: Literal["unet"]
-    run: RunConfig
     weights: Path | None = Field(default=None, description="weights that a new run starts from")
     samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
     network: UNetConfig = UNetConfig()
@@ -139,11 +157,11 @@ class DiffusionOptimiserConfig(StrictConfig):
     precision: str = Field(default="no", pattern="^(no|bf16)$")
 
 
-class DiffusionTrainConfig(StrictConfig):
+class DiffusionTrainConfig(RunRecipe):
     """A recipe of the diffusion of a surface's points, as in configs/diffusion.yaml."""
 
+    trainer = "pcdiff.training.surface.train"
     method: Literal["diffusion"]
-    run: RunConfig
     unet: Path | None = Field(default=None, description="weights of the U-Net; by default the shipped ones")
     samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
     first: int = Field(default=0, ge=0, description="fitted cuts from here on, which the U-Net has not seen")
@@ -154,30 +172,44 @@ class DiffusionTrainConfig(StrictConfig):
     optimiser: DiffusionOptimiserConfig = DiffusionOptimiserConfig()
 
 
-Recipe = DiffusionTrainConfig | VolumetricTrainConfig | PaperTrainConfig
-RECIPES: dict[str, type[Recipe]] = {
-    "diffusion": DiffusionTrainConfig,
-    "unet": VolumetricTrainConfig,
-    "paper": PaperTrainConfig,
-}
+class AtlasTrainConfig(RunRecipe):
+    """A recipe of the atlas, as in configs/atlas.yaml."""
+
+    trainer = "pcdiff.training.atlas"
+    method: Literal["atlas"]
+
+
+class EnsembleTrainConfig(Recipe):
+    """A recipe of the ensemble's shares, as in configs/ensemble.yaml."""
+
+    trainer = "pcdiff.training.ensemble"
+    method: Literal["ensemble"]
+    results: tuple[Path, ...] = Field(min_length=1, description="results.json files with the members' scores")
+    members: tuple[str, ...] = Field(min_length=1, description="methods")
+    out: Path = Field(description="file to write")
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Reads a YAML recipe and applies overrides such as {"optimiser.steps": 100}.
 
-    Its `method` decides which class of `RECIPES` it is. Raises InputError that names every wrong key.
+    Raises InputError for a method that has no recipes, and names every wrong key.
     """
     values = read_yaml(Path(path), "a YAML recipe with sections")
     for name, value in (overrides or {}).items():
         override(values, name, value)
     log.info("recipe %s", path)
     method = values.get("method", "none")
-    if not isinstance(method, str) or method not in RECIPES:
-        names = ", ".join(RECIPES)
+    recipes = {name: entry.recipe for name, entry in (METHODS | installed_methods()).items() if entry.recipe}
+    if not isinstance(method, str) or method not in recipes:
+        names = ", ".join(recipes)
         raise InputError(
             f"{path}: expected a recipe with method: one of {names}, got {str(method)[:80]}; add a line `method: NAME`"
         )
-    return validate_config(RECIPES[method], values, str(path))
+    module, _, name = recipes[method].partition(":")
+    kind: type[Recipe] | None = getattr(import_module(module), name, None)
+    if kind is None:
+        raise InputError(f"{path}: expected a method that can be trained, got {method}: {module} has no class {name}")
+    return validate_config(kind, values, str(path))
 
 
 def _normalised(kinds: dict[str, float]) -> dict[str, float]:

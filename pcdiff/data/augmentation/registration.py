@@ -82,7 +82,13 @@ def signed_distance(occupancy: Tensor) -> Tensor:
     return torch.from_numpy(distance).float().clamp(*CLIP)
 
 
-def register(template: Tensor, heads: Tensor, box: Box, levels: Sequence[tuple[int, int]] = LEVELS) -> Tensor:
+def register(
+    template: Tensor,
+    heads: Tensor,
+    box: Box,
+    levels: Sequence[tuple[int, int]] = LEVELS,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Velocity fields (B, 3, *box.knots) mm that carry a template onto heads.
 
     Adam descends the mean squared difference of heads(exp(v)) and template, plus the squared differences of
@@ -93,18 +99,23 @@ def register(template: Tensor, heads: Tensor, box: Box, levels: Sequence[tuple[i
         heads: (B, I, J, K) signed distances, all on one lattice over the box.
         box: what the lattice spans.
         levels: see `LEVELS`.
+        weight: (I, J, K) of each lattice point in the mean, 0 where the template is unknown; by default 1.
     """
+    weight = torch.ones_like(template) if weight is None else weight
     velocity = torch.zeros(len(heads), 3, *box.knots, requires_grad=True)
     for every, steps in levels:
         shape = [(n - 1) // every + 1 for n in template.shape]
         points = box.points(shape)[None].expand(len(heads), -1, -1, -1, -1)
-        moving, fixed = _reduced(heads[:, None], every, shape), _reduced(template[None, None], every, shape)
+        moving, fixed, share = (
+            _reduced(values, every, shape) for values in (heads[:, None], template[None, None], weight[None, None])
+        )
+        share = share / share.mean()
         optimiser = torch.optim.Adam([velocity], RATE_MM)
         for _ in range(steps):
             field = exponential(velocity, box)
             difference = sample(moving, box, displaced(field, box, points), "border") - fixed
             # summed over heads: each is a problem of its own
-            loss = (difference**2).mean((1, 2, 3, 4)).sum() + STIFFNESS * _roughness(velocity)
+            loss = (share * difference**2).mean((1, 2, 3, 4)).sum() + STIFFNESS * _roughness(velocity)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -515,15 +515,19 @@ def test_an_opening_where_healthy_heads_have_no_bone_is_left_out(prior, healthy)
     first = fit(open_there, skull)
     assert np.mean((first.defect == 1) == (both.defect == 1)) > 0.999
     assert first.doubtful == ()
+    assert first.notes[-1].endswith("it is left out; pcdiff info SCAN shows where, --defect 2 chooses it")
     assert "opening 2 may be natural (an orbit or the nose)" in first.notes[-1]
     asked = fit(open_there, skull, defects=(2,))
+    assert asked.doubtful == (1,)
     assert np.mean((asked.defect == 1) == (both.defect == 2)) > 0.999
     assert not any("natural" in note for note in asked.notes)
-    listed = fit(open_there, skull, doubtful=True)
+    listed = fit(open_there, skull, defects="all")
     assert (listed.defects, listed.doubtful) == (2, (2,))
     present[half[0]] = 0
-    with pytest.raises(InputError, match=r"opening 1, 2 may be natural .* --defect 1 closes it"):
+    with pytest.raises(InputError, match=r"opening 1, 2 may be natural .* --defect 1 chooses it"):
         fit(replace(prior, present=present), skull)
+    with pytest.raises(InputError, match="expected the number of a defect, from 1 to 2, got none"):
+        fit(prior, skull, defects=())
 
 
 def test_two_defects_are_two_pieces(prior, healthy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -18,6 +19,8 @@ MAX_UNSEEN = 0.02  # share of its rays without bone that leave the scan before b
 WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of the scan
 MIN_USUAL = 0.6  # share of a defect over which healthy heads have bone; ten true ones of the suite have at least 0.74
 MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
+
+DefectChoice = Sequence[int] | Literal["clear", "all"]  # numbers; `clear`: all but the doubtful ones
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,41 @@ def doubtful_defects(defect: np.ndarray, usually_bone: np.ndarray) -> tuple[int,
     return tuple(label for label in labels if usually_bone[defect == label].mean() < MIN_USUAL)
 
 
-def chosen_defects(observation: Observation, numbers: Sequence[int]) -> Observation:
-    """The observation with some of its defects, numbered anew. Raises InputError for a number that it does not have."""
-    count = int(observation.defect.max(initial=0))
-    if unknown := [number for number in numbers if not 1 <= number <= count]:
-        raise InputError(
-            f"--defect: expected a number from 1 to {count}, got {unknown[0]}; pcdiff info SCAN lists the defects"
-        )
+def choose_defects(count: int, doubtful: Sequence[int], choice: DefectChoice) -> tuple[list[int], tuple[str, ...]]:
+    """(numbers of the chosen defects, ascending; a line that names those left out for doubt), of defects 1 to `count`.
+
+    Raises InputError for a number that there is not, and where every defect is doubtful.
+    """
+    numbers = list(range(1, count + 1))
+    if choice == "all":
+        return numbers, ()
+    if choice != "clear":
+        wanted = sorted({int(number) for number in choice})
+        if unknown := [number for number in wanted if number not in numbers]:
+            raise InputError(
+                f"--defect: expected a number from 1 to {count}, got {unknown[0]}; pcdiff info SCAN lists the defects"
+            )
+        if not wanted:
+            raise InputError(
+                f"expected the number of a defect, from 1 to {count}, got none; pcdiff info SCAN lists them"
+            )
+        return wanted, ()
+    if not doubtful:
+        return numbers, ()
+    why = (
+        f"opening {', '.join(map(str, doubtful))} may be natural "
+        f"({'an orbit or the nose' if len(doubtful) == 1 else 'orbits or nose'}): many healthy heads have no bone there"
+    )
+    remedy = f"pcdiff info SCAN shows where, --defect {doubtful[0]} chooses it"
+    if not (clear := [number for number in numbers if number not in doubtful]):
+        raise InputError(f"no defect found beyond doubt: {why}; {remedy}")
+    return clear, (f"{why}, and it is left out; {remedy}",)
+
+
+def with_defects(observation: Observation, numbers: Sequence[int]) -> Observation:
+    """The observation with some of its defects, ascending, numbered anew from 1."""
     labels = np.zeros_like(observation.defect)
-    for new, old in enumerate(sorted(set(numbers)), 1):
+    for new, old in enumerate(numbers, 1):
         labels[observation.defect == old] = new
     return open_rays(observation.outer, observation.thickness, labels)
 

@@ -152,7 +152,7 @@ def test_several_acquisitions_are_listed_and_chosen(tmp_path: Path, name: str, s
     write_dicom(tmp_path / "a", ct(), grid(), **{name: "1"})
     write_dicom(tmp_path / "b", ct((13, 11, 17)) - 1, second, **{name: "2"})
     refused(
-        tmp_path, r"several acquisitions in one series, choose one with --acquisition N: 1: 18 slices; 2: 17 slices$"
+        tmp_path, r"several acquisitions in one series; choose one with --acquisition N: 1: 18 slices; 2: 17 slices$"
     )
     same_places(read_scan(tmp_path, acquisition=1), ct(), grid())
     same_places(read_scan(tmp_path, acquisition=2), ct((13, 11, 17)) - 1, second)

@@ -82,7 +82,7 @@ def test_another_spacing_or_tilt_is_another_stack(tmp_path: Path, other: dict) -
     affine = grid(np.array([[1, 0, 0], [0, np.cos(0.02), -np.sin(0.02)], [0, np.sin(0.02), np.cos(0.02)]]))
     write_dicom(tmp_path / "a", ct(), affine)
     write_dicom(tmp_path / "b", ct(), affine, **other)
-    refused(tmp_path, "several CT series, choose one")
+    refused(tmp_path, "several CT series; choose one")
 
 
 @pytest.mark.parametrize("shared", [lambda k: "1.2.3", lambda k: f"1.2.{k // 2}"], ids=["all", "pairs"])
@@ -127,6 +127,11 @@ def test_impossible_numbers_are_missing_ones(tmp_path: Path, name: str) -> None:
     huge = {"ImagePositionPatient": ["1", "1", "1e300"], "PixelSpacing": ["1e300", "1"]}.get(name, "1e300")
     write_dicom(tmp_path, ct(), grid(), **{name: huge})
     refused(tmp_path, "with a slope or intercept that is no number|without position, directions or spacing")
+
+
+def test_a_slope_of_0_is_named(tmp_path: Path) -> None:
+    write_dicom(tmp_path, ct(), grid(), RescaleSlope="0")
+    refused(tmp_path, r"18 slices of 13x11 \(with a slope of 0, which makes all values alike\)")
 
 
 def test_long_lists_of_series_are_cut(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.completed_surface import completed_surface
-from pcdiff.prior.defects import DefectChoice, Observation, choose_defects, open_rays, with_defects
+from pcdiff.prior.defects import DefectChoice, Observation, check_reach, choose_defects, open_rays, with_defects
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.gaussian_process import Posterior, regress
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.observe import observe
+from pcdiff.prior.observe import EDGE_MM, in_view, observe
 from pcdiff.prior.orientation import Axes, place_head
 from pcdiff.prior.pose import largest_piece
 
@@ -110,9 +110,14 @@ def fit_head(
     observation = with_defects(observation, numbers)
     around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
     first = complete(prior, pose, observation, residual, around, settings.completion.initial_border_mm)
+    completed = complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual)
+    missing = completed.defect > 0
+    middle, outer = (
+        missing & ~in_view(pose, field, completed.outer - depth) for depth in (completed.thickness / 2, EDGE_MM)
+    )
     return replace(
-        complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual),
-        notes=notes + left_out + observed.notes,
+        completed,
+        notes=notes + left_out + observed.notes + check_reach(middle, outer),
         doubtful=tuple(new for new, old in enumerate(numbers, 1) if old in observed.doubtful),
     )
 

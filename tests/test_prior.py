@@ -599,6 +599,12 @@ def test_a_complete_skull_is_refused(prior, healthy):
         fit(prior, healthy)
 
 
+def test_a_head_of_less_than_half_its_size_is_no_vault(prior, case):
+    """The spacing was lost: voxels of 1.6 mm count as 0.7 mm."""
+    with pytest.raises(InputError, match=r"no vault: .* with its true voxel spacing"):
+        fit(prior, Volume(case[0].mask, np.diag([0.7, 0.7, 0.7, 1.0])))
+
+
 def test_a_scan_that_ends_below_the_vertex_is_refused(prior, case):
     skull = case[0]
     top = np.nonzero(skull.mask.any((0, 1)))[0][-1]

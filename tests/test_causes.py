@@ -93,6 +93,11 @@ def test_raw_numbers_grey_values_and_labels(tmp_path: Path) -> None:
     assert "got 18 labels" in read(tmp_path, many)
 
 
+def test_probabilities_of_0_to_255(tmp_path: Path) -> None:
+    soft = np.rint(255 * np.clip(1 - np.abs(DISTANCE - 66) / 8, 0, 1))
+    assert "(probabilities of 0 to 255: threshold them at 128)" in read(tmp_path, soft)
+
+
 def test_a_sheared_mask_is_measured_between_its_planes(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[1, 2] = 1.5

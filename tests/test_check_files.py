@@ -15,6 +15,7 @@ from fuzzing import fuzz
 from pcdiff import __version__
 from pcdiff.checks import Check, Figure, Report
 from pcdiff.checks.recommend import recommend, surface_std
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
@@ -28,7 +29,8 @@ from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.pipeline.case import write_case
 from pcdiff.pipeline.fitting import FitOptions
 from pcdiff.pipeline.settings import Settings
-from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.fit import PriorFit, fit
+from pcdiff.prior.model import ShapePrior
 
 NAMES = [
     "complete",
@@ -100,6 +102,21 @@ def test_the_skull_may_be_a_label(run: Run, files: Path, case: tuple[Volume, Vol
     code, _, error = run(*given)
     assert code == 2
     assert "choose the bone with --label" in error
+
+
+def test_an_implant_for_one_of_two_defects_is_held_against_that_one(
+    run: Run, tmp_path: Path, prior: ShapePrior, healthy: Volume
+) -> None:
+    skull, implant = simulate_craniotomy(healthy, "random_1", np.random.default_rng(5), defects=2)
+    second = fit(prior, skull).defect_at(implant.to_mm(np.argwhere(implant.mask))) == 2
+    mask = np.zeros_like(implant.mask)
+    mask[tuple(np.argwhere(implant.mask)[second].T)] = True
+    write_volume(skull, tmp_path / "skull.nrrd")
+    write_volume(implant.with_mask(mask), tmp_path / "implant.nrrd")
+    given = ("check", tmp_path / "implant.nrrd", "--skull", tmp_path / "skull.nrrd")
+    assert "pass  Covers the whole defect" in run(*given, "--defect", 2)[1]
+    assert "FAIL  Covers the whole defect" in run(*given)[1]
+    assert "FAIL  Covers the whole defect" in run(*given, "--defect", 1)[1]
 
 
 def test_a_bad_implant_gives_exit_code_1_and_the_reason(run: Run, files: Path, case: tuple[Volume, Volume]) -> None:

@@ -14,7 +14,7 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import write_volume
+from pcdiff.imaging.volumes import write_map, write_volume
 
 OBLIQUE = np.array([[0.36, -0.24, 0, -20], [0.27, 0.32, 0, 5], [0, 0, -0.9, 40], [0, 0, 0, 1]])  # 0.45 x 0.4 x 0.9 mm
 
@@ -184,7 +184,7 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
 
     written = []
     monkeypatch.setattr(
-        heads, "read_skull", lambda path: (written.append(path.stem) or Volume(COMPLETE, OBLIQUE), None)
+        heads, "read_complete_skull", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE)
     )
     before = [path.stat().st_mtime_ns for path in paths]
     prepare(folder, cache, "000-003", progress=False)
@@ -225,6 +225,26 @@ def test_prepare_takes_every_format_and_dicom(tmp_path, healthy):
     put(folder / "001.nrrd", whole.mask, whole.affine)
     with pytest.raises(InputError, match=r"001\.nii\.gz has the same name; keep one of the two"):
         prepare(tmp_path / "set", tmp_path / "cache", progress=False)
+
+
+def test_a_head_of_several_series_or_labels_is_refused_without_an_option_that_data_sets_lack(tmp_path, healthy, run):
+    hu, whole = head_ct(coarse(healthy), noise=0, table=False)
+    folder = tmp_path / "set" / "complete_skull"
+    for series in (3, 4):
+        write_dicom(folder / "003", hu, whole.affine, series)
+    halves = 1 + (np.arange(whole.mask.shape[0]) > whole.mask.shape[0] // 2)
+    write_map(whole.mask * halves[:, None, None], whole, folder / "004.nrrd")
+    put(tmp_path / "set" / "implant" / "003.nrrd", whole.mask, whole.affine)
+    put(tmp_path / "set" / "implant" / "004.nrrd", whole.mask, whole.affine)
+    remedies = ("leave one of them in the folder", "save the bone as a mask of its own")
+    code, _, errors = run("prepare", tmp_path / "set", "-o", tmp_path / "cache")
+    assert code == 2
+    for case, remedy in zip(find_cases(tmp_path / "set"), remedies, strict=True):
+        with pytest.raises(InputError, match=remedy) as refused:
+            case.load()
+        assert str(refused.value) in errors
+    assert "several CT series: 1: " in errors
+    assert "--" not in errors
 
 
 def test_prepare_in_processes_makes_each_skullbreak_head_once(tmp_path):

@@ -82,7 +82,7 @@ def test_another_spacing_or_tilt_is_another_stack(tmp_path: Path, other: dict) -
     affine = grid(np.array([[1, 0, 0], [0, np.cos(0.02), -np.sin(0.02)], [0, np.sin(0.02), np.cos(0.02)]]))
     write_dicom(tmp_path / "a", ct(), affine)
     write_dicom(tmp_path / "b", ct(), affine, **other)
-    refused(tmp_path, "several CT series, choose one")
+    refused(tmp_path, "several CT series; choose one")
 
 
 @pytest.mark.parametrize("shared", [lambda k: "1.2.3", lambda k: f"1.2.{k // 2}"], ids=["all", "pairs"])
@@ -129,6 +129,11 @@ def test_impossible_numbers_are_missing_ones(tmp_path: Path, name: str) -> None:
     refused(tmp_path, "with a slope or intercept that is no number|without position, directions or spacing")
 
 
+def test_a_slope_of_0_is_named(tmp_path: Path) -> None:
+    write_dicom(tmp_path, ct(), grid(), RescaleSlope="0")
+    refused(tmp_path, r"18 slices of 13x11 \(with a slope of 0, which makes all values alike\)")
+
+
 def test_long_lists_of_series_are_cut(tmp_path: Path) -> None:
     for number in range(30):
         write_dicom(tmp_path / str(number), ct((13, 11, 1)), grid(), series=number)
@@ -152,7 +157,7 @@ def test_several_acquisitions_are_listed_and_chosen(tmp_path: Path, name: str, s
     write_dicom(tmp_path / "a", ct(), grid(), **{name: "1"})
     write_dicom(tmp_path / "b", ct((13, 11, 17)) - 1, second, **{name: "2"})
     refused(
-        tmp_path, r"several acquisitions in one series, choose one with --acquisition N: 1: 18 slices; 2: 17 slices$"
+        tmp_path, r"several acquisitions in one series; choose one with --acquisition N: 1: 18 slices; 2: 17 slices$"
     )
     same_places(read_scan(tmp_path, acquisition=1), ct(), grid())
     same_places(read_scan(tmp_path, acquisition=2), ct((13, 11, 17)) - 1, second)

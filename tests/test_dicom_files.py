@@ -157,6 +157,27 @@ def test_small_files_take_little_memory(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_follows_the_frames_in_an_archive_is_not_unpacked(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "one", ct(), grid())
+    with (
+        zipfile.ZipFile(tmp_path / "one.zip", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("one", "w", force_zip64=True) as member,
+    ):
+        member.write((tmp_path / "one").read_bytes() + bytes(2**26))
+    tracemalloc.start()
+    same_places(read_scan(tmp_path / "one.zip"), ct(), grid())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**25
+
+
+def test_a_slice_that_ends_in_its_header_is_not_lost_in_silence(tmp_path: Path) -> None:
+    """The last slice: without it the others are a stack, too."""
+    path = write_dicom(tmp_path, ct(), grid())[-1]
+    path.write_bytes(path.read_bytes()[:300])
+    refused_file(tmp_path, path)
+
+
 def test_headers_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dicom(tmp_path, ct(), grid())[3]
     data = dcmread(path)

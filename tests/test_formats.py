@@ -211,6 +211,32 @@ def test_a_nifti_whose_two_orientations_differ_is_read_with_a_note(tmp_path: Pat
     plain(path, note="sform and qform differ by up to 30 mm: the sform is used")
 
 
+def test_axes_that_would_mirror_or_scale_a_head_are_refused(tmp_path: Path) -> None:
+    """Without an sform the steps and the quaternion make the axes, and other readers take the same header otherwise."""
+
+    def written(name: str, qform: int, steps: tuple[float, ...], quaternion: tuple[float, ...]) -> Path:
+        path = nifti(tmp_path / f"{name}.nii", mask())
+        head = bytearray(path.read_bytes())
+        struct.pack_into("<2h6f", head, 252, qform, 0, *quaternion, 0, 0, 0)
+        struct.pack_into("<3f", head, 80, *steps)
+        path.write_bytes(head)
+        return path
+
+    for code in (0, 1):
+        refused(written("negative", code, (-0.5, 0.75, 1.25), (0, 0, 0)), "a spacing above 0, got -0.5, 0.75, 1.25")
+    refused(written("long", 1, (0.5, 0.75, 1.25), (0, 0, 1.08)), "its quaternion is no rotation")
+    turned = read_scan(written("rounded", 1, (0.5, 0.75, 1.25), (0, 0, 1.0000002)))
+    np.testing.assert_allclose(turned.affine[:3, :3], np.diag([0.5, 0.75, 1.25]), atol=1e-6)  # by 180 degrees, in LPS
+
+
+def test_the_space_of_a_template_is_named(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", mask())
+    head = bytearray(path.read_bytes())
+    head[254:256] = struct.pack("<h", 4)
+    path.write_bytes(head)
+    plain(path, note="the space of a template (MNI 152)")
+
+
 def test_data_beside_a_header(tmp_path: Path) -> None:
     data, line = mask().tobytes(order="F"), b"first\nsecond\n"
     (tmp_path / "head ct.raw").write_bytes(data)
@@ -472,12 +498,13 @@ def test_no_header_raises_another_error(tmp_path: Path, name: str) -> None:
     for _ in range(100):
         path.write_bytes(mutated(whole[:end], draw) + whole[end:])
         try:
-            volume = read_volume(path, draw.choice([None, None, "1", "Bone"]))
+            scan = read_scan(path, label=draw.choice([None, None, "1", "Bone"]))
         except InputError as error:
             lines_of_message += str(error).encode().splitlines()
             continue
-        write_volume(volume, tmp_path / "again.nrrd")
-        np.testing.assert_array_equal(read_volume(tmp_path / "again.nrrd").affine, volume.affine)
+        if not scan.is_ct:
+            write_volume(Volume(scan.values, scan.affine, scan.header), tmp_path / "again.nrrd")
+            np.testing.assert_array_equal(read_volume(tmp_path / "again.nrrd").affine, scan.affine)
         read += 1
     assert read + len(lines_of_message) == 100
     assert 10 < read < 90

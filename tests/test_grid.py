@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from pcdiff.geometry.directions import orthonormal_pair
-from pcdiff.geometry.grid import bounding_box, box_slices, largest_components, voxel_border, voxels_per_mm
+from pcdiff.geometry.grid import bounding_box, box_slices, components, largest_components, voxel_border, voxels_per_mm
 from pcdiff.geometry.trilinear import trilinear_corners
 from pcdiff.geometry.volume import Volume
 
@@ -61,6 +61,10 @@ def test_components_by_size() -> None:
     assert largest_components(mask, 2).sum() == 4
     np.testing.assert_array_equal(largest_components(mask, 9), mask)
     assert np.argwhere(largest_components(mask, corners=True)).tolist() == [[0, 0, 0], [1, 1, 0]]
+    mask[4, 0, 2] = True
+    parts = [voxels.tolist() for voxels in components(mask)]
+    assert parts == [[[0, 0, 0], [1, 1, 0]], [[4, 0, 0], [5, 0, 0]], [[8, 2, 2], [9, 2, 2]], [[4, 0, 2]]]
+    assert components(np.zeros_like(mask)) == []
 
 
 @pytest.mark.parametrize("periodic", [True, False])

@@ -32,7 +32,18 @@ def chosen(path: Path, label: str, mask: np.ndarray) -> None:
     np.testing.assert_array_equal(scan.values, mask)
     np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-6)
     assert "is used" in scan.notes[-1]
-    np.testing.assert_array_equal(read_volume(path, label).mask, mask)
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_a_command_without_the_option_does_not_advise_it(tmp_path: Path, layers: bool) -> None:
+    path = tmp_path / "a.nrrd"
+    if layers:
+        nrrd(path, np.stack([LABELS == 1, LABELS == 2]).astype(np.uint8), **LAYERED)
+    else:
+        nrrd(path, LABELS)
+    with pytest.raises(InputError, match=r"got .* as a mask of its own$") as refused:
+        read_volume(path)
+    assert "--label" not in str(refused.value)
 
 
 def listing(path: Path, label: str | None = None) -> str:

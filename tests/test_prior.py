@@ -20,15 +20,15 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.pipeline.flow import design
+from pcdiff.prior import observe
 from pcdiff.prior.build import measure_tables
 from pcdiff.prior.completed_surface import completed_surface
-from pcdiff.prior.defects import find_defects
+from pcdiff.prior.defects import VAULT, check_reach, find_defects
 from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
 from pcdiff.prior.fit import choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import assign_folds, load_population
 from pcdiff.prior.gaussian_process import MIRROR, Kernel, chord, regress
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.observe import _expected_tables
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece, register
 from pcdiff.prior.settings import SETTINGS
 from pcdiff.reconstruct.spectral import local_areas
@@ -515,15 +515,19 @@ def test_an_opening_where_healthy_heads_have_no_bone_is_left_out(prior, healthy)
     first = fit(open_there, skull)
     assert np.mean((first.defect == 1) == (both.defect == 1)) > 0.999
     assert first.doubtful == ()
+    assert first.notes[-1].endswith("it is left out; pcdiff info SCAN shows where, --defect 2 chooses it")
     assert "opening 2 may be natural (an orbit or the nose)" in first.notes[-1]
     asked = fit(open_there, skull, defects=(2,))
+    assert asked.doubtful == (1,)
     assert np.mean((asked.defect == 1) == (both.defect == 2)) > 0.999
     assert not any("natural" in note for note in asked.notes)
-    listed = fit(open_there, skull, doubtful=True)
+    listed = fit(open_there, skull, defects="all")
     assert (listed.defects, listed.doubtful) == (2, (2,))
     present[half[0]] = 0
-    with pytest.raises(InputError, match=r"opening 1, 2 may be natural .* --defect 1 closes it"):
+    with pytest.raises(InputError, match=r"opening 1, 2 may be natural .* --defect 1 chooses it"):
         fit(replace(prior, present=present), skull)
+    with pytest.raises(InputError, match="expected the number of a defect, from 1 to 2, got none"):
+        fit(prior, skull, defects=())
 
 
 def test_two_defects_are_two_pieces(prior, healthy):
@@ -595,6 +599,12 @@ def test_a_complete_skull_is_refused(prior, healthy):
         fit(prior, healthy)
 
 
+def test_a_head_of_less_than_half_its_size_is_no_vault(prior, case):
+    """The spacing was lost: voxels of 1.6 mm count as 0.7 mm."""
+    with pytest.raises(InputError, match=r"no vault: .* with its true voxel spacing"):
+        fit(prior, Volume(case[0].mask, np.diag([0.7, 0.7, 0.7, 1.0])))
+
+
 def test_a_scan_that_ends_below_the_vertex_is_refused(prior, case):
     skull = case[0]
     top = np.nonzero(skull.mask.any((0, 1)))[0][-1]
@@ -618,6 +628,35 @@ def test_a_defect_of_the_vertex_close_under_the_end_of_the_scan_is_found(prior, 
     assert (found.defect_at(implant.to_mm(np.argwhere(implant.mask))) > 0).mean() > 0.97
     assert np.array_equal(found.defect, fit(prior, skull).defect)
     assert found.notes == ()
+
+
+def test_a_table_that_is_expected_too_far_out_does_not_cut_a_head_off(prior, healthy, top, monkeypatch):
+    """Over a large defect the table is a guess: here it lies three quarters of the bone's thickness too far out."""
+    skull, _ = simulate_craniotomy(healthy, "bilateral", np.random.default_rng(2))
+    whole = fit(prior, skull)
+    expected_tables = observe._expected_tables
+
+    def too_far_out(*given):
+        expected = expected_tables(*given)
+        expected[0] += np.where(whole.defect > 0, 0.75 * expected[1], 0)
+        return expected
+
+    monkeypatch.setattr(observe, "_expected_tables", too_far_out)
+    assert fit(prior, skull.crop(np.zeros(3), [*skull.mask.shape[:2], top])).defects == 1
+
+
+def test_completed_bone_beyond_the_scan_is_warned_of_or_refused():
+    vault = np.flatnonzero(VAULT)
+
+    def rays(count):
+        return np.isin(np.arange(len(VAULT)), vault[: round(count)])
+
+    cm2 = 100 / PIXEL**2
+    assert check_reach(rays(0), rays(1.5 * cm2)) == ()
+    (note,) = check_reach(rays(0.015 * len(vault)), rays(5 * cm2))
+    assert note.startswith("over 5 cm2 of the defect the missing bone is expected to reach beyond the scan")
+    with pytest.raises(InputError, match=r"head cut off at the vault: .* got 3% of the vault outside"):
+        check_reach(rays(0.03 * len(vault)), rays(0.05 * len(vault)))
 
 
 def test_a_vault_cut_a_little_away_from_the_defect_is_warned_of(prior, healthy, top):
@@ -764,5 +803,5 @@ def test_a_region_read_far_too_thick_is_left_out(prior):
     """Metal that touches the bone from inside, say: the tables expected elsewhere do not follow it."""
     region = 8.0 * (MAP.directions[:, 2] > 0.2)
     outer, thickness = prior.mean
-    expected = _expected_tables(prior, outer, outer - thickness - region)
+    expected = observe._expected_tables(prior, outer, outer - thickness - region)
     np.testing.assert_allclose(expected, prior.mean, atol=1e-4)

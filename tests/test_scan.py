@@ -133,7 +133,8 @@ def test_several_cts_are_listed_and_chosen(tmp_path: Path) -> None:
     write_dicom(tmp_path, ct(), grid(), series=4)
     write_dicom(tmp_path, ct() - 1, grid(), series=11, ConvolutionKernel="Mustermann^E")
     refused(
-        tmp_path, r"choose one with --series N: 1: 18 slices of 13x11, 0.70 mm by 1.25 mm, kernel H60s; 2: 18 .* mm$"
+        tmp_path,
+        r"choose one with --series N: 1: 18 slices of 13x11, 0.70 mm by 1.25 mm, kernel H60s; 2: 18 .* mm$",
     )
     same_places(read_scan(tmp_path, "1"), ct(), grid())
     same_places(read_scan(tmp_path, "2"), ct() - 1, grid())

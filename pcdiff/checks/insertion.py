@@ -17,6 +17,7 @@ from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.direction_words import describe_vector
 from pcdiff.checks.report import Check, Figure
 from pcdiff.geometry.directions import orthonormal_pair
+from pcdiff.geometry.grid import components
 from pcdiff.geometry.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; at 90 degrees the implant slides along bone
@@ -35,7 +36,7 @@ class RemovalPath:
 
     direction: (3,) unit, LPS, out of the head. collision_ml: volume of the implant that meets bone along the path.
     undercut_mm: how deep that volume lies under the overhanging bone; infinite if all of the piece collides.
-    undercut: (N,) bool per voxel of the implant, in the order of np.argwhere(implant.mask); empty unless exact.
+    undercut: (N, 3) int index of the voxels that meet bone; empty unless exact.
     """
 
     direction: np.ndarray
@@ -52,14 +53,10 @@ def removal_paths(
     implant, bone: on one grid. centre: (3,) mm, of the cranium; the search starts in the direction from it to the
     piece. min_body_ml, exact: as for `best_removal_path`.
     """
-    labels, count = ndimage.label(implant.mask, np.ones((3, 3, 3)))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    paths = []
-    for label in 1 + np.argsort(-sizes, kind="stable"):
-        piece = implant.with_mask(labels == label)
-        normal = piece.to_mm(np.argwhere(piece.mask).mean(0)) - centre
-        paths.append(best_removal_path(piece, bone, normal, min_body_ml, exact))
-    return paths
+    return [
+        best_removal_path(implant.with_voxels(piece), bone, implant.to_mm(piece.mean(0)) - centre, min_body_ml, exact)
+        for piece in components(implant.mask)
+    ]
 
 
 def best_removal_path(
@@ -87,7 +84,7 @@ def best_removal_path(
     hit = _collides(points * parts, solid, best, 1.0)
     share = float(hit.mean()) if len(points) else 0.0
     depth = _undercut_mm(implant, points, hit, best, min_body_ml)
-    return RemovalPath(best, share * implant.ml, depth, hit if exact else np.zeros(0, bool))
+    return RemovalPath(best, share * implant.ml, depth, points[hit] if exact else points[:0])
 
 
 def implantable(paths: Sequence[RemovalPath], criteria: Criteria) -> Check:

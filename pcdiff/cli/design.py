@@ -80,7 +80,7 @@ def design(
         acquisition=acquisition,
         ignore_metal=ignore_metal,
         assume_orientation=assume_orientation,
-        defects=tuple(defect or ()),
+        defects=options.chosen_defects(defect),
         fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
         criteria=load_criteria(criteria),
         mesh=mesh,

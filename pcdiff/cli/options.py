@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
+
+if TYPE_CHECKING:
+    from pcdiff.prior.defects import DefectChoice
 
 SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
 
@@ -54,7 +57,7 @@ AssumeOrientation = Annotated[
 ]
 Defects = Annotated[
     list[int] | None,
-    typer.Option("--defect", rich_help_panel=SCAN, metavar="N", help="Close this defect of `pcdiff info`; repeatable."),
+    typer.Option("--defect", rich_help_panel=SCAN, metavar="N", help="Only this defect of `pcdiff info`; repeatable."),
 ]
 MaskOut = Annotated[
     Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
@@ -142,6 +145,11 @@ def method_lines() -> dict[str, str]:
     from pcdiff.methods.registry import METHODS, installed_methods
 
     return {name: entry.help for name, entry in (METHODS | installed_methods()).items()}
+
+
+def chosen_defects(numbers: list[int] | None) -> DefectChoice:
+    """The defects that --defect chooses."""
+    return tuple(numbers) if numbers else "clear"
 
 
 class MethodCommand(TyperCommand):

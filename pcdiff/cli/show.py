@@ -28,6 +28,8 @@ def check(
     series: options.Series = None,
     label: options.Label = None,
     acquisition: options.Acquisition = None,
+    ignore_metal: options.IgnoreMetal = False,
+    defect: options.Defects = None,
     clearance: options.Clearance = 0.0,
     criteria: options.Criteria = None,
     mesh_space: options.MeshSpaceIn = None,
@@ -39,24 +41,17 @@ def check(
     transition to the bone, thickness), the gap to the bone, and the printability of the mesh. The exit code is 1 if a
     check fails.
 
-        pcdiff check implant.stl --skull dicom/ --series 2
+        pcdiff check implant.stl --skull dicom/ --series 2 --defect 1
         pcdiff check implant.nrrd --skull skull.nrrd --clearance 0.5 --criteria ours.yaml -o checked
     """
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.checks.files import write_checks, write_surface
-    from pcdiff.pipeline.check import check_files
+    from pcdiff.imaging.input_check import read_skull
+    from pcdiff.pipeline.check import check_file
 
-    report = check_files(
-        implant,
-        skull,
-        load_criteria(criteria),
-        clearance,
-        label,
-        mesh_space,
-        threshold=threshold,
-        series=series,
-        acquisition=acquisition,
-    )
+    bone, _ = read_skull(skull, threshold, series, label, acquisition, ignore_metal=ignore_metal)
+    chosen = options.chosen_defects(defect)
+    report = check_file(implant, bone, load_criteria(criteria), clearance, chosen, mesh_space)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_checks(report, out / "checks.json")

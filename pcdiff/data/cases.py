@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdiff.errors import InputError
+from pcdiff.errors import ChoiceError, InputError
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.formats import FORMATS
 from pcdiff.imaging.input_check import read_skull
@@ -69,7 +69,7 @@ class Case:
                 f"case {self.name}: expected two of complete_skull, defective_skull and implant, got one; "
                 "add the missing file"
             )
-        complete_skull, given = read_skull(self.complete_skull)[0], read_volume(part)
+        complete_skull, given = read_complete_skull(self.complete_skull), read_volume(part)
         self._check_grids(complete_skull, given)
         rest = complete_skull.with_mask(complete_skull.mask & ~given.mask)
         return LoadedCase(self.name, rest, given) if self.implant else LoadedCase(self.name, given, rest)
@@ -80,6 +80,14 @@ class Case:
                 f"case {self.name}: expected skull and implant on one grid, got {first.mask.shape} and "
                 f"{second.mask.shape} or other directions or origin; resample one onto the other"
             )
+
+
+def read_complete_skull(path: Path) -> Volume:
+    """The skull of a head in a data set, a mask or a CT. Errors as `read_skull`; no option chooses in a data set."""
+    try:
+        return read_skull(path)[0]
+    except ChoiceError as error:
+        raise error.without_option() from None
 
 
 def find_cases(folder: Path, cases: str | None = None) -> list[Case]:

@@ -13,10 +13,9 @@ from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from pcdiff import __version__
-from pcdiff.data.cases import find_cases
+from pcdiff.data.cases import find_cases, read_complete_skull
 from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head, head_occupancy
-from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.scan import input_digest
 from pcdiff.tensor_files import read_metadata, read_tensors, write_tensors
 
@@ -107,5 +106,5 @@ def _prepare_head(source: Path, target: Path) -> None:
     origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": input_digest(source), "source": source.name}
     if target.exists() and origin.items() <= (read_metadata(target) or {}).items():
         return
-    head = head_occupancy(read_skull(source)[0], target.stem)
+    head = head_occupancy(read_complete_skull(source), target.stem)
     write_tensors(target, {"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name})

@@ -81,6 +81,12 @@ class Volume:
             raise ValueError(f"mask must have the grid's shape {self.mask.shape}, got {mask.shape}")
         return replace(self, mask=mask, loose=None)
 
+    def with_voxels(self, index: np.ndarray) -> Volume:
+        """The mask of some voxels, (N, 3) int index, on the same grid."""
+        mask = np.zeros_like(self.mask)
+        mask[tuple(index.T)] = True
+        return self.with_mask(mask)
+
     def crop(self, low: np.ndarray, high: np.ndarray) -> Volume:
         """The sub-grid low <= index < high, clipped to the grid. Its mask is a view, and it has no header."""
         low = np.clip(np.asarray(low, int), 0, self.mask.shape)
@@ -106,9 +112,7 @@ class Volume:
         index = first.astype(int) + np.argwhere(self.mask) @ turn.T
         if ((index < 0) | (index >= other.mask.shape)).any():
             raise InputError("expected a mask inside the scan, got one that reaches beyond it; use the scan's own grid")
-        mask = np.zeros_like(other.mask)
-        mask[tuple(index.T)] = True
-        return other.with_mask(mask)
+        return other.with_voxels(index)
 
     def with_crop(self, crop: np.ndarray, low: np.ndarray) -> Volume:
         """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on, and nothing elsewhere."""

@@ -16,6 +16,7 @@ from pcdiff.imaging.labels import find_labels, several_labels
 
 AIR, BONE = -500, 300  # HU; a CT of a head has voxels below the one and above the other
 MIN_SHARE = 1e-3  # of the voxels that are air, and of those that are bone, in HU
+BYTE = 255  # the largest value of a picture
 RAW = 1024  # raw CT numbers are HU + 1024
 RAW_MAX = 4095 + RAW
 TISSUE_RAW = (RAW - 50, RAW + 150)  # of soft tissue; in raw numbers most of what is above 300
@@ -149,5 +150,7 @@ def _remedy(values: _Values) -> str:
     for value, cut, least in ends:
         share = values.between(value, value) / max(1, values.voxels)
         if cut and share > least:
-            return f"{share:.0%} are {value:g}: the CT was clipped to a window, or masked; export the original"
+            byte = values.whole and values.low == 0 and BYTE // 2 < values.high <= BYTE
+            soft = f" (probabilities of 0 to {BYTE}: threshold them at {BYTE // 2 + 1})" if byte else ""
+            return f"{share:.0%} are {value:g}: the CT was clipped to a window, or masked; export the original{soft}"
     return f"subtract {RAW} if they are raw CT numbers" if raw else "export it in HU"

@@ -140,12 +140,12 @@ def _ct_warnings(ct: Segmentation) -> list[str]:
     if ct.streaks is not None and ct.streaks > WARN_STREAKS_HU:
         warnings.append(
             f"streaks: in slices with metal soft tissue varies by {ct.streaks:.0f} HU more than elsewhere, which can "
-            "look like bone or like a defect; check the mask (--mask-out)"
+            "look like bone or like a defect; check the mask (pcdiff design --mask-out)"
         )
     if ct.noise is not None and ct.noise > WARN_NOISE_HU:
         warnings.append(
             f"noise of {ct.noise:.0f} HU in the brain, which can look like bone; use a smoother kernel or a higher "
-            "--threshold, and check the mask (--mask-out)"
+            "--threshold, and check the mask (pcdiff design --mask-out)"
         )
     if ct.skull.ml < WARN_BONE_ML:
         warnings.append(

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from pcdiff.errors import InputError
+from pcdiff.errors import ChoiceError, InputError
 from pcdiff.imaging.formats.header import shown
 from pcdiff.imaging.formats.image import Image, Segment, by, check_memory
 
@@ -87,7 +87,7 @@ def label_values(image: Image, label: Label) -> np.ndarray:
     return flat.reshape(image.shape, order="F")
 
 
-def several_labels(path: Path, image: Image, labels: list[Label]) -> InputError:
+def several_labels(path: Path, image: Image, labels: list[Label]) -> ChoiceError:
     """The error for a file in which one label must be chosen."""
     count = sum(label.ml > 0 for label in labels)
     if image.layers == 1:
@@ -95,7 +95,8 @@ def several_labels(path: Path, image: Image, labels: list[Label]) -> InputError:
     else:
         size = by((image.layers, *image.shape) if image.interleaved else (*image.shape, image.layers))
         what = f"expected a 3D image with one value per voxel, got size {size} with {count} labels"
-    return InputError(f"{path}: {what}; choose the bone with --label N or --label NAME: {listed(labels)}")
+    choose, remedy = "choose the bone with --label N or --label NAME", "save the bone as a mask of its own"
+    return ChoiceError(f"{path}: {what}", choose, listed(labels), remedy)
 
 
 def listed(labels: list[Label]) -> str:

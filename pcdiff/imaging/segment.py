@@ -67,11 +67,16 @@ def segment(ct: Scan, threshold: int = THRESHOLD, ignore_metal: bool = False) ->
     head = _find_head(ct)
     first, last = bounding_box(dense)
     if not (last > first).all():
-        raise InputError(f"no bone: expected voxels of {threshold} HU or more, got none; lower --threshold")
+        raise InputError(
+            f"no bone: expected voxels of {threshold} HU or more, got none; give a CT of a head, or a lower threshold"
+        )
     box = box_slices(first, last)
     near = dense[box] if head is None else dense[box] & head.holds(ct.values[box], first)
     if not near.any():
-        raise InputError(f"no bone: expected {threshold} HU or more within the head, got none; lower --threshold")
+        raise InputError(
+            f"no bone: expected {threshold} HU or more within the head, got none; give a CT of a head, or a lower "
+            "threshold"
+        )
 
     metal = near & (ct.values[box] >= METAL)
     if ignore_metal:

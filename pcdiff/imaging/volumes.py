@@ -27,21 +27,18 @@ class NotAMask(InputError):
     """An image with more values than 0 and one other: a CT, or several labels."""
 
 
-def read_volume(path: str | Path, label: str | None = None) -> Volume:
+def read_volume(path: str | Path) -> Volume:
     """A mask from NRRD, NIfTI or MetaImage (see `formats.FORMATS`), any numeric type, values {0, x}.
 
-    label: number or name of one label of a segmentation, see `labels.find_labels`. The index order is that of the
-    file; the affine maps voxel centres to LPS mm, whatever the patient space of the file. Raises InputError for a
-    missing, empty, damaged or truncated file, an unknown format, an image that is not 3D, an invalid geometry, and
-    values that are not those of a mask or hold no bone.
+    The index order is that of the file; the affine maps voxel centres to LPS mm, whatever the patient space of the
+    file. Raises InputError for a missing, empty, damaged or truncated file, an unknown format, an image that is not
+    3D, an invalid geometry, and values that are not those of a mask or hold no bone.
     """
     path = Path(path)
-    if (chosen := read_label(path, label)) is not None:
-        values, image = chosen
-    else:
-        image = open_image(path)
-        values = mask_values(path, image)
-    return Volume(values, image.affine, image.header)
+    image = open_image(path)
+    if image.layers > 1:
+        raise several_labels(path, image, find_labels(path, image)).without_option()
+    return Volume(mask_values(path, image), image.affine, image.header)
 
 
 def read_label(path: Path, wanted: str | None) -> tuple[np.ndarray, Image] | None:
@@ -128,7 +125,7 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
                 other = run[nonzero & (run != value)][0]
                 raise NotAMask(
                     f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
-                    "threshold the bone first (a CT: about 300 HU), or choose one label with --label"
+                    "threshold the bone first (a CT: about 300 HU), or save one label as a mask of its own"
                 )
     if value is None:
         raise EmptyMask(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")

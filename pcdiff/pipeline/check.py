@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pcdiff.checks.report import Report
     from pcdiff.geometry.mesh import Mesh
     from pcdiff.geometry.volume import Volume
+    from pcdiff.prior.defects import DefectChoice
     from pcdiff.prior.fit import PriorFit
 
 NEAR_MM = 8.0  # from a place of the completed surface to the implant's mesh
@@ -30,6 +31,7 @@ def check(
     *,
     criteria: Criteria | None = None,
     clearance: float = 0.0,
+    defects: DefectChoice = "clear",
     name: str = "implant",
 ) -> Report:
     """Measures whether an implant fits a defective skull and can be printed.
@@ -43,6 +45,7 @@ def check(
             printability is checked.
         criteria: Limits of the checks; by default those of docs/checks.md.
         clearance: The gap between implant and bone that was designed, mm.
+        defects: Those that the implant is meant to close, chosen as for `design`.
         name: What errors call the implant, such as its path.
 
     Returns:
@@ -62,7 +65,7 @@ def check(
 
     criteria = criteria or Criteria()
     implant = on_skull_grid(name, implant, skull)
-    fitted = fit(ShapePrior.shipped(), skull, axes="assumed")  # what was designed is checked
+    fitted = fit(ShapePrior.shipped(), skull, axes="assumed", defects=defects)  # what was designed is checked
     if mesh is None:
         mesh = volume_to_mesh(implant, skull)
     else:
@@ -79,38 +82,31 @@ def check(
     return check_implant(skull, implant, mesh, vault, criteria, clearance)
 
 
-def check_files(
+def check_file(
     implant: Path,
-    skull: Path,
+    skull: Volume,
     criteria: Criteria,
     clearance: float = 0.0,
-    label: str | None = None,
+    defects: DefectChoice = "clear",
     space: str | None = None,
-    *,
-    threshold: int | None = None,
-    series: str | None = None,
-    acquisition: int | None = None,
 ) -> Report:
-    """Checks an implant's file against a skull's, see `check`.
+    """Checks an implant's file against a defective skull, see `check`.
 
-    implant: a mesh, see `read_mesh`, or a mask on the skull's lattice. skull: a CT or a mask, see `read_skull`.
-    label, threshold, series, acquisition: of the skull, as there. space: of the mesh, `lps` or `ras`; None takes what
-    the file says, else LPS.
+    implant: a mesh, see `read_mesh`, or a mask on the skull's lattice. space: of the mesh, `lps` or `ras`; None takes
+    what the file says, else LPS.
 
-    Raises InputError for files that cannot be read or do not belong together, and as `check`.
+    Raises InputError for a file that cannot be read or does not belong to the skull, and as `check`.
     """
     from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
     from pcdiff.imaging.implants import inside_mesh
-    from pcdiff.imaging.input_check import read_skull
     from pcdiff.imaging.volumes import read_volume
 
-    bone, _ = read_skull(skull, threshold, series, label, acquisition)
     if is_mesh(implant):
         mesh = read_mesh(implant, space)
-        solid = inside_mesh(mesh, bone)
+        solid = inside_mesh(mesh, skull)
     else:
         mesh, solid = None, read_volume(implant)
-    return check(bone, solid, mesh, criteria=criteria, clearance=clearance, name=str(implant))
+    return check(skull, solid, mesh, criteria=criteria, clearance=clearance, defects=defects, name=str(implant))
 
 
 def _check_axes(name: str, mesh: Mesh, fitted: PriorFit) -> None:

@@ -189,12 +189,8 @@ def smooth_free_surfaces(implant: Volume, bone: Volume, sigma: float) -> Volume:
 
 def remove_undercuts(implant: Volume, bone: Volume, centre: np.ndarray) -> Volume:
     """The implant without the voxels of each piece that meet bone on its best straight way out."""
-    labels, count = ndimage.label(implant.mask, np.ones((3, 3, 3)))
-    for label in range(1, count + 1):
-        piece = implant.with_mask(labels == label)
-        (path,) = removal_paths(piece, bone, centre, exact=True)
-        implant = _without(implant, np.argwhere(piece.mask)[path.undercut])
-    return implant
+    paths = removal_paths(implant, bone, centre, exact=True)
+    return _without(implant, np.concatenate([path.undercut for path in paths]))
 
 
 def drill_holes(

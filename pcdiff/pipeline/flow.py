@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from pcdiff.methods.candidates import OrientedPoints, combine
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
 from pcdiff.pipeline.fitting import apply_fit_options, make_printable
 from pcdiff.pipeline.stages import Stopwatch
+from pcdiff.prior.defects import DefectChoice
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.fit import fit as fit_prior
 from pcdiff.prior.model import ShapePrior
@@ -63,14 +63,14 @@ def design(
     keep_members: bool = False,
     options: FitOptions = USUAL,
     axes: Axes = "stated",
-    defects: Sequence[int] = (),
+    defects: DefectChoice = "clear",
     watch: Stopwatch | None = None,
 ) -> Design:
     """Designs the implant that closes the defects of a skull, and makes it fit as the options say.
 
     The shape model that locates the defects is the method's own, or the shipped one for a method without. backend: of
     the reconstruction of oriented points. keep_members: also every candidate as an implant. axes: what is known of the
-    patient axes, see `prior.fit`. defects: numbers of those to close, by default all. watch: times the stages.
+    patient axes, see `prior.fit`. defects: those to close, as there. watch: times the stages.
 
     Raises InputError when the skull has no defect, is no head or no upright one, or has voxels too coarse for the
     options, and for an ensemble or a seed out of range; MethodError when the method breaks its contract.

@@ -38,7 +38,7 @@ def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> 
     """
     skull, check = settings.read_skull(source)
     try:
-        found = fit(ShapePrior.shipped(), skull, settings.axes_of(check), doubtful=True)
+        found = fit(ShapePrior.shipped(), skull, settings.axes_of(check), "all")
     except InputError as error:
         return ScanInfo(check, why_none=str(error))
     if picture is not None:

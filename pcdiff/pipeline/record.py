@@ -14,13 +14,10 @@ from shutil import rmtree
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-from scipy import ndimage
-
 from pcdiff.errors import InputError
 from pcdiff.files import absolute, sha256, written_beside
 from pcdiff.foreign import read_json
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import components
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume
 from pcdiff.pipeline.schemas import CaseRecord, ResultRecord
@@ -147,7 +144,4 @@ def _real(path: Path) -> Path:
 
 def pieces_ml(implant: Volume) -> list[float]:
     """Volume of each connected piece (26-neighbourhood) of an implant, ml, largest first."""
-    low, high = bounding_box(implant.mask)
-    labels, _ = ndimage.label(implant.crop(low, high).mask, np.ones((3, 3, 3)))
-    counts = np.sort(np.bincount(labels.ravel())[1:])[::-1]
-    return [round(float(count) * implant.voxel_ml, 3) for count in counts]
+    return [round(len(piece) * implant.voxel_ml, 3) for piece in components(implant.mask)]

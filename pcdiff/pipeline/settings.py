@@ -18,6 +18,7 @@ from pcdiff.pipeline.fit_options import USUAL, FitOptions
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
+    from pcdiff.prior.defects import DefectChoice
     from pcdiff.prior.orientation import Axes
 
 DEFAULT_ENSEMBLE = 1
@@ -31,10 +32,9 @@ class Settings:
     method: a name of `methods.registry`. ensemble: number of candidates. backend: of the reconstruction of oriented
     points. weights: a file, None for the shipped weights. threshold (HU), series, acquisition, label: of a CT, of DICOM
     and of a segmentation, see `input_check.read_skull`. ignore_metal: of a CT. assume_orientation: go on with a head
-    that is not upright in patient axes, or of unusual size. defects: numbers of those to close, all by default.
-    fitting: how the implant is made to fit. criteria: limits
-    of the checks. mesh: kinds of mesh files, separated by commas, see `mesh_files`; an STL is always written.
-    keep_points: write points.npz. report: write report.html and preview.png.
+    that is not upright in patient axes, or of unusual size. defects: those to close, see `prior.fit`. fitting: how the
+    implant is made to fit. criteria: limits of the checks. mesh: kinds of mesh files, separated by commas, see
+    `mesh_files`; an STL is always written. keep_points: write points.npz. report: write report.html and preview.png.
     """
 
     method: str
@@ -49,7 +49,7 @@ class Settings:
     acquisition: int | None = None
     ignore_metal: bool = False
     assume_orientation: bool = False
-    defects: tuple[int, ...] = ()
+    defects: DefectChoice = "clear"
     fitting: FitOptions = USUAL
     criteria: Criteria = DEFAULT_CRITERIA
     mesh: str = "stl"
@@ -84,6 +84,8 @@ class Settings:
         """For `run.json`: version, settings, and the sha256 of each weights file."""
         settings = asdict(self)
         del settings["weights"]
-        settings |= {"criteria": self.criteria.model_dump(), "defects": list(self.defects)}
+        if not isinstance(self.defects, str):
+            settings["defects"] = list(self.defects)
+        settings |= {"criteria": self.criteria.model_dump()}
         weights = {path.name: sha256(path) for path in weights_files(self.method, self.weights)}
         return {"pcdiff": __version__, "settings": settings, "weights": weights}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -14,10 +15,12 @@ from pcdiff.prior.settings import DefectSettings
 
 VAULT = MAP.directions[:, 2] > np.cos(np.deg2rad(55.0))  # (R,) the cone around the vertex that a scan has to cover
 MAX_CUT, WARN_CUT = 0.10, 0.01  # share of its rays along which bone reaches the edge of the scan
-MAX_UNSEEN = 0.02  # share of its rays without bone that leave the scan before bone can be expected
+MAX_UNSEEN = 0.02  # share of its rays without bone that leave the scan before the middle of the missing bone
 WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of the scan
 MIN_USUAL = 0.6  # share of a defect over which healthy heads have bone; ten true ones of the suite have at least 0.74
 MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
+
+DefectChoice = Sequence[int] | Literal["clear", "all"]  # numbers; `clear`: all but the doubtful ones
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,41 @@ def doubtful_defects(defect: np.ndarray, usually_bone: np.ndarray) -> tuple[int,
     return tuple(label for label in labels if usually_bone[defect == label].mean() < MIN_USUAL)
 
 
-def chosen_defects(observation: Observation, numbers: Sequence[int]) -> Observation:
-    """The observation with some of its defects, numbered anew. Raises InputError for a number that it does not have."""
-    count = int(observation.defect.max(initial=0))
-    if unknown := [number for number in numbers if not 1 <= number <= count]:
-        raise InputError(
-            f"--defect: expected a number from 1 to {count}, got {unknown[0]}; pcdiff info SCAN lists the defects"
-        )
+def choose_defects(count: int, doubtful: Sequence[int], choice: DefectChoice) -> tuple[list[int], tuple[str, ...]]:
+    """(numbers of the chosen defects, ascending; a line that names those left out for doubt), of defects 1 to `count`.
+
+    Raises InputError for a number that there is not, and where every defect is doubtful.
+    """
+    numbers = list(range(1, count + 1))
+    if choice == "all":
+        return numbers, ()
+    if choice != "clear":
+        wanted = sorted({int(number) for number in choice})
+        if unknown := [number for number in wanted if number not in numbers]:
+            raise InputError(
+                f"--defect: expected a number from 1 to {count}, got {unknown[0]}; pcdiff info SCAN lists the defects"
+            )
+        if not wanted:
+            raise InputError(
+                f"expected the number of a defect, from 1 to {count}, got none; pcdiff info SCAN lists them"
+            )
+        return wanted, ()
+    if not doubtful:
+        return numbers, ()
+    why = (
+        f"opening {', '.join(map(str, doubtful))} may be natural "
+        f"({'an orbit or the nose' if len(doubtful) == 1 else 'orbits or nose'}): many healthy heads have no bone there"
+    )
+    remedy = f"pcdiff info SCAN shows where, --defect {doubtful[0]} chooses it"
+    if not (clear := [number for number in numbers if number not in doubtful]):
+        raise InputError(f"no defect found beyond doubt: {why}; {remedy}")
+    return clear, (f"{why}, and it is left out; {remedy}",)
+
+
+def with_defects(observation: Observation, numbers: Sequence[int]) -> Observation:
+    """The observation with some of its defects, ascending, numbered anew from 1."""
     labels = np.zeros_like(observation.defect)
-    for new, old in enumerate(sorted(set(numbers)), 1):
+    for new, old in enumerate(numbers, 1):
         labels[observation.defect == old] = new
     return open_rays(observation.outer, observation.thickness, labels)
 
@@ -111,38 +140,52 @@ def check_view(cut: np.ndarray, unseen: np.ndarray) -> None:
 
     cut: (R,) bool, bone reaches the edge of the scan. unseen: (R,) bool, no bone up to there, and none expected before.
     """
-    cut_share, unseen_share = cut[VAULT].mean(), unseen[VAULT].mean()
+    cut_share = cut[VAULT].mean()
     if cut_share > MAX_CUT:
         raise InputError(
             f"head cut off at the vault: expected the scan to cover the top of the head, got bone at the scan's edge "
             f"over {cut_share:.0%} of it; use a scan that covers the whole vault"
         )
-    if unseen_share > MAX_UNSEEN:
+    _check_unseen(unseen)
+
+
+def _check_unseen(unseen: np.ndarray) -> None:
+    if (share := unseen[VAULT].mean()) > MAX_UNSEEN:
         raise InputError(
-            f"head cut off at the vault: expected the scan to cover the missing bone, got {unseen_share:.0%} of the "
+            f"head cut off at the vault: expected the scan to cover the missing bone, got {share:.0%} of the "
             "vault outside of it; use a scan that covers the whole vault"
         )
 
 
-def check_cut(cut: np.ndarray, beyond: np.ndarray, defect: np.ndarray) -> tuple[str, ...]:
+def check_reach(middle: np.ndarray, outer: np.ndarray) -> tuple[str, ...]:
+    """Warnings where the completed bone reaches a little beyond the scan.
+
+    middle, outer: (R,) bool, the middle and the outer table of the bone over a defect lie outside of the scan. Raises
+    InputError as `check_view`, whose bone is only a first guess.
+    """
+    _check_unseen(middle)
+    lost = np.count_nonzero(outer & VAULT) * PIXEL**2 / 100
+    if lost <= WARN_LOST_CM2:
+        return ()
+    return (
+        f"over {lost:.0f} cm2 of the defect the missing bone is expected to reach beyond the scan, and the implant "
+        "ends there; use a scan that covers the whole vault",
+    )
+
+
+def check_cut(cut: np.ndarray, defect: np.ndarray) -> tuple[str, ...]:
     """Warnings where the scan cuts a little of the vault.
 
-    cut: (R,) bool as in `check_view`. beyond: (R,) bool, the outer table is expected outside of the scan. defect: (R,)
-    int labels. Raises InputError where the scan cuts the bone beside a defect.
+    cut: (R,) bool as in `check_view`. defect: (R,) int labels. Raises InputError where the scan cuts the bone beside a
+    defect.
     """
     border = ndimage.binary_dilation(MAP.to_image(defect > 0, False), iterations=2)[MAP.inside] & cut
-    share, lost = cut[VAULT].mean(), np.count_nonzero(beyond & (defect > 0)) * PIXEL**2 / 100
+    share = cut[VAULT].mean()
     if share > WARN_CUT and np.count_nonzero(border) * PIXEL > MAX_CUT_BORDER_MM:
         raise InputError(
             "the defect reaches the edge of the scan: expected bone around it, got a scan that ends there; use a scan "
             "that covers the whole vault"
         )
-    notes = []
-    if share > WARN_CUT:
-        notes.append(f"the scan cuts {share:.0%} of the vault off, away from the defect: the design goes on without it")
-    if lost > WARN_LOST_CM2:
-        notes.append(
-            f"over {lost:.0f} cm2 of the defect the missing bone is expected to reach beyond the scan, and the implant "
-            "ends there; use a scan that covers the whole vault"
-        )
-    return tuple(notes)
+    if share <= WARN_CUT:
+        return ()
+    return (f"the scan cuts {share:.0%} of the vault off, away from the defect: the design goes on without it",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +12,11 @@ from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.completed_surface import completed_surface
-from pcdiff.prior.defects import Observation, chosen_defects, open_rays
+from pcdiff.prior.defects import DefectChoice, Observation, check_reach, choose_defects, open_rays, with_defects
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.gaussian_process import Posterior, regress
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.observe import observe
+from pcdiff.prior.observe import EDGE_MM, in_view, observe
 from pcdiff.prior.orientation import Axes, place_head
 from pcdiff.prior.pose import largest_piece
 
@@ -28,7 +27,7 @@ class PriorFit:
 
     outer, thickness: (R,) mm, posterior mean over defects and band, the measured values elsewhere (NaN without).
     std: (2, R) mm of outer and thickness over defects and band, else 0.
-    doubtful: labels of defects that may be natural openings; only where they were asked for.
+    doubtful: labels of defects that may be natural openings.
     residual: mm, median distance of the posed outer table from the mean; large for a skull unlike those of the model.
     targets: (T,) rays over defects and band, ascending. notes: what the user should know, one line each.
     """
@@ -73,21 +72,16 @@ class PriorFit:
         return completed_surface(self.pose, table_radii, covered, self.defect, self.std)
 
 
-def fit(
-    prior: ShapePrior,
-    skull: Volume,
-    axes: Axes = "stated",
-    defects: Sequence[int] = (),
-    doubtful: bool = False,
-) -> PriorFit:
+def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated", defects: DefectChoice = "clear") -> PriorFit:
     """Fits the shape model to a defective skull; absent bone does not influence the pose.
 
     axes: what is known of the patient axes; `assumed` goes on with a head that is not upright, or of unusual size.
-    defects: numbers of those to complete, by default all, without the doubtful ones unless `doubtful` is set.
+    defects: those to complete, by their numbers among all that are found; the fit numbers them anew.
 
-    Raises InputError when the skull is cut off at the vault, is not a head or not an upright one, or has no defect.
+    Raises InputError when the skull is cut off at the vault, is not a head or not an upright one, has no defect,
+    or none of those chosen.
     """
-    return fit_head(prior, head_occupancy(skull), skull, axes, defects, doubtful)
+    return fit_head(prior, head_occupancy(skull), skull, axes, defects)
 
 
 def fit_head(
@@ -95,8 +89,7 @@ def fit_head(
     head: Head,
     field: Volume,
     axes: Axes = "assumed",
-    defects: Sequence[int] = (),
-    doubtful: bool = False,
+    defects: DefectChoice = "clear",
 ) -> PriorFit:
     """The same for a head at about 0.9 mm. field: a volume on the scan's grid, for its extent and what is loose."""
     settings = prior.settings
@@ -113,33 +106,19 @@ def fit_head(
     observation = observed.observation
     if observation.defect.max(initial=0) == 0:
         raise observed.closed.no_defect(settings.defects)
-    if not defects and not doubtful and observed.doubtful:
-        defects, note = _without_doubtful(observation, observed.doubtful)
-        notes += (note,)
-    if defects:
-        observation = chosen_defects(observation, defects)
+    numbers, left_out = choose_defects(int(observation.defect.max()), observed.doubtful, defects)
+    observation = with_defects(observation, numbers)
     around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
     first = complete(prior, pose, observation, residual, around, settings.completion.initial_border_mm)
-    return replace(
-        complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual),
-        notes=notes + observed.notes,
-        doubtful=observed.doubtful if doubtful else (),
+    completed = complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual)
+    missing = completed.defect > 0
+    middle, outer = (
+        missing & ~in_view(pose, field, completed.outer - depth) for depth in (completed.thickness / 2, EDGE_MM)
     )
-
-
-def _without_doubtful(observation: Observation, doubtful: Sequence[int]) -> tuple[list[int], str]:
-    """Numbers of the other defects, and a line that names those left out. Raises InputError if none is left."""
-    clear = [label for label in range(1, int(observation.defect.max()) + 1) if label not in doubtful]
-    names = ", ".join(map(str, doubtful))
-    kind = "an orbit or the nose" if len(doubtful) == 1 else "orbits or nose"
-    why = f"opening {names} may be natural ({kind}): many healthy heads have no bone there"
-    if not clear:
-        raise InputError(
-            f"no defect found beyond doubt: {why}; pcdiff info SCAN shows where, --defect {doubtful[0]} closes it"
-        )
-    return (
-        clear,
-        f"{why}, and no implant is made for it; pcdiff info SCAN shows where, --defect {doubtful[0]} closes it",
+    return replace(
+        completed,
+        notes=notes + left_out + observed.notes + check_reach(middle, outer),
+        doubtful=tuple(new for new, old in enumerate(numbers, 1) if old in observed.doubtful),
     )
 
 

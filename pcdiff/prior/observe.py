@@ -50,24 +50,24 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, fi
     near_tables = (expected[0] - expected[1] - settings.absent_slack_mm)[:, None] <= RADII
     near_tables &= (expected[0] + settings.absent_slack_mm)[:, None] >= RADII
     bone = (profile >= 0.5) & near_tables
-    # On the vault half the bone's thickness is enough to see whether there is bone: heads end close under the scan's
-    # top. Farther down the outer table has to be in view, because the face often is not.
-    in_view = _in_view(pose, field, expected[0] - np.where(VAULT, expected[1] / 2, 0))
+    # On the vault any of the bone's thickness is enough to see whether there is bone: heads end close under the scan's
+    # top, and over a large defect the expected tables may be off by as much; `check_reach` looks again. Farther down
+    # the outer table has to be in view, because the face often is not.
+    within = in_view(pose, field, expected[0] - np.where(VAULT, expected[1], 0))
     cut = _cut(head, pose, bone, expected[0])
-    check_view(cut, ~in_view & ~bone.any(1))
-    absent = ~bone.any(1) & in_view
+    check_view(cut, ~within & ~bone.any(1))
+    absent = ~bone.any(1) & within
     usually_bone = prior.present >= rules.min_presence
     loose = _loose_mm(head, occupancy, pose, field, absent, near_tables)
     bone_mm = (profile * near_tables).sum(1) * STEP + loose
     closed = find_closed(absent, loose, bone_mm, expected[1], usually_bone, rules.opening_mm)
-    defect = find_defects(absent & ~closed.held, in_view, usually_bone, rules)
-    beyond = ~_in_view(pose, field, expected[0] - EDGE_MM)
-    notes = check_cut(cut, beyond & VAULT, defect) + closed.notes(defect, rules)
+    defect = find_defects(absent & ~closed.held, within, usually_bone, rules)
+    notes = check_cut(cut, defect) + closed.notes(defect, rules)
     doubtful = doubtful_defects(defect, usually_bone)
     return Observed(open_rays(outer, thickness, defect), closed, notes, doubtful)
 
 
-def _in_view(pose: Pose, field: Volume, radius: np.ndarray) -> np.ndarray:
+def in_view(pose: Pose, field: Volume, radius: np.ndarray) -> np.ndarray:
     """(R,) bool: whether the field of view holds the point of each ray at a radius, (R,) mm."""
     index = field.to_index(pose.to_patient(MAP.directions * radius[:, None]))
     return np.asarray(((index > -0.5) & (index < np.array(field.mask.shape) - 0.5)).all(1))

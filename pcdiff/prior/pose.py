@@ -84,7 +84,7 @@ def _step(
     if np.count_nonzero(known) < settings.min_points:
         raise InputError(
             f"no vault: expected the vault of a head around the centre, got {np.count_nonzero(known)} points of it; "
-            "is this a head, upright, in patient axes?"
+            "is this a head, upright, in patient axes, with its true voxel spacing?"
         )
     model, directions, radius, expected = model[known], directions[known], radius[known], expected[known]
     normal = np.stack([MAP.sample(normals[..., axis], directions, 0.0) for axis in range(3)], 1)

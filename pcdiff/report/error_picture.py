@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import label
 
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import components
 from pcdiff.geometry.surface import distance_to, volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.report.colours import ERROR_MM, GREY_BONE, TRUTH, error_colours, srgb
@@ -40,7 +39,8 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
     left_open = np.abs(distance_to(mesh, true.vertices)) > ERROR_MM
     missing = select_vertices(Shape(true.vertices, true.vertex_normals, true.faces, TRUTH), left_open)
     bone = shape_of(skull, GREY_BONE)
-    rows = [_piece_row([bone, surface, missing], points, mm_per_pixel) for points in _largest_pieces(implant)]
+    pieces = [implant.to_mm(voxels) for voxels in components(implant.mask)[:PIECES]]
+    rows = [_piece_row([bone, surface, missing], points, mm_per_pixel) for points in pieces]
     return _with_title_and_scale(rows, title)
 
 
@@ -59,14 +59,6 @@ def _piece_row(shapes: list[Shape], points: np.ndarray, mm_per_pixel: float) -> 
         drawn = render([shape for shape in visible if len(shape.faces)], view, mm_per_pixel)
         pictures.append(_with_caption_and_sides(drawn, view, caption))
     return sheet(pictures)
-
-
-def _largest_pieces(implant: Volume) -> list[np.ndarray]:
-    """Voxels of the largest pieces (26-neighbourhood), (N, 3) mm each, the largest first."""
-    part = implant.crop(*bounding_box(implant.mask))
-    labels, _ = label(part.mask, np.ones((3, 3, 3)))
-    largest = np.argsort(-np.bincount(labels.ravel())[1:])[:PIECES] + 1
-    return [part.to_mm(np.argwhere(labels == number)) for number in largest]
 
 
 def _with_caption_and_sides(picture: np.ndarray, view: np.ndarray, caption: str) -> np.ndarray:

@@ -101,9 +101,7 @@ def _slices(file: DicomFile, stream: IO[bytes]) -> Iterator[Slice]:
     top = _Elements(data)
     rows, columns = top.whole("Rows"), top.whole("Columns")
     if not (place and rows and columns):
-        if top.text("SOPClassUID") in CT_IMAGES:
-            raise ValueError("a CT without an image")
-        return
+        raise ValueError("no image")  # which is no fault unless the file claims to be a CT
     frames = int(top.text("NumberOfFrames") or 1)
     if not 1 <= frames <= MAX_FRAMES:
         raise ValueError(f"{frames} frames")
@@ -180,14 +178,21 @@ def _problem(found: _Elements, pixels: Pixels) -> str | None:
         return "compressed by a method that is not read; export it without compression"
     if pixels.size[0] * pixels.size[1] > MAX_PIXELS:
         return "more pixels than a slice of a CT has"
-    for name in ("RescaleSlope", "RescaleIntercept"):
-        if found.text(name) and not found.numbers(name, 1):
-            return "with a slope or intercept that is no number"
+    if problem := _scaling_problem(found):
+        return problem
     position, directions = found.numbers("ImagePositionPatient", 3), found.numbers("ImageOrientationPatient", 6)
     spacing = found.numbers("PixelSpacing", 2)
     if position and spacing and min(spacing) > 0 and _perpendicular(directions):
         return None
     return "without position, directions or spacing in its header"
+
+
+def _scaling_problem(found: _Elements) -> str | None:
+    """Why stored values cannot become HU."""
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        if found.text(name) and not found.numbers(name, 1):
+            return "with a slope or intercept that is no number"
+    return "with a slope of 0, which makes all values alike" if found.numbers("RescaleSlope", 1) == (0.0,) else None
 
 
 class _Elements:

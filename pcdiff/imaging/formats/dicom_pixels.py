@@ -109,7 +109,8 @@ class _Streams(ExitStack):
             self.close()
             stream = self.enter_context(pixels.file.open())
             if pixels.file.member is not None and pixels.frames > 1:
-                stream = io.BytesIO(stream.read())  # frames in any order would be unpacked again and again
+                # Frames in any order would be unpacked again and again. What follows them may be a bomb.
+                stream = io.BytesIO(stream.read(pixels.at + pixels.frames * pixels.bytes + OVERHEAD))
             self._file, self._stream = pixels.file, inflated(stream)
         self._stream.seek(pixels.at)
         return Window(self._stream, limit)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdiff.errors import InputError
+from pcdiff.errors import ChoiceError, InputError
 from pcdiff.imaging.formats.dicom_header import Slice
 from pcdiff.imaging.formats.dicom_pixels import read_hu
 from pcdiff.imaging.formats.dicom_stack import SAME_MM, axes_of, heights_of, stack_of
@@ -76,7 +76,8 @@ def choose(source: Path, found: list[Series], wanted: str | None) -> tuple[Serie
         return _series_named(source, found, wanted, listed), ()
     usable = [one for one in found if one.problem is None]
     if len(usable) > 1:
-        raise InputError(f"{source}: several CT series, choose one with --series N: {listed}")
+        remedy = "leave one of them in the folder"
+        raise ChoiceError(f"{source}: several CT series", "choose one with --series N", listed, remedy)
     if not usable:
         raise InputError(f"{source}: expected a CT of a head in slices, got {listed}; give the CT's own folder")
     if len(found) == 1:
@@ -101,7 +102,8 @@ def one_acquisition(source: Path, series: Series, wanted: int | None) -> list[Sl
         return named[wanted]
     listed = "; ".join(f"{number}: {len(group)} slices" for number, group in sorted(named.items()))
     if wanted is None:
-        raise InputError(f"{source}: several acquisitions in one series, choose one with --acquisition N: {listed}")
+        what, remedy = f"{source}: several acquisitions in one series", "leave one of them in the folder"
+        raise ChoiceError(what, "choose one with --acquisition N", listed, remedy)
     raise InputError(f"{source}: --acquisition {wanted} is none of the series: {listed}; choose one")
 
 

@@ -25,6 +25,8 @@ SIZES = {348: b"n+1 ni1", 540: b"n+2 ni2"}  # bytes of the header, and the magic
 MAX_OFFSET = 2**24  # bytes before the values
 MAX_EXTENSION = 2**20  # bytes after the header in which names of labels are looked for
 SAME_PLACE_MM = 1.0  # by which sform and qform may differ
+UNIT_SQUARE = 1.001  # of a quaternion's three parts at most; numbers of the header are rounded
+TEMPLATES = {3: "Talairach", 4: "MNI 152"}  # codes of spaces into which heads are scaled
 # A name of a label, as TotalSegmentator writes it into the header's extension.
 LABEL = re.compile(r'<Label\s+Key="(\d{1,5})"[^<>]{0,200}>\s*<!\[CDATA\[([^\[\]]{1,200})\]\]>')
 
@@ -57,6 +59,7 @@ def open_image(path: Path) -> Image:
     if head.code not in TYPES:
         raise InputError(f"{path}: NIfTI data type {head.code} is not read; save it as uint8 or int16")
     axes = split_axes(path, head.sizes)
+    _check_axes(path, head)
     notes = _notes(path, head, axes)
     least = 0 if head.paired else len(raw) + 4
     if not least <= head.begin <= MAX_OFFSET:
@@ -169,7 +172,7 @@ def _affine(head: _Header) -> np.ndarray:
 
 def _by_qform(head: _Header) -> np.ndarray:
     b, c, d, *offset = head.quaternion
-    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))  # `_check_axes` refuses what is no rotation
     rotation = [
         [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
         [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
@@ -195,9 +198,28 @@ def _scaled(run: np.ndarray, slope: float, inter: float) -> np.ndarray:
         return run * np.float64(slope) + inter
 
 
+def _check_axes(path: Path, head: _Header) -> None:
+    """Raises InputError for steps below 0 and a quaternion that is no rotation: they mirror or scale the head.
+
+    An sform needs neither.
+    """
+    if head.sform > 0:
+        return
+    if any(step < 0 for step in head.pixdim[1:4]):
+        steps = ", ".join(f"{step:g}" for step in head.pixdim[1:4])
+        raise InputError(f"{path}: expected a spacing above 0, got {steps}; which side is left? correct the header")
+    if head.qform > 0 and sum(part * part for part in head.quaternion[:3]) > UNIT_SQUARE:
+        raise InputError(f"{path}: the NIfTI header is not valid (its quaternion is no rotation); export it again")
+
+
 def _notes(path: Path, head: _Header, axes: Axes) -> tuple[str, ...]:
     """What the user should know about axes and places. Raises InputError for axes whose spacing is doubtful."""
     notes = []
+    if (space := TEMPLATES.get(head.sform if head.sform > 0 else head.qform)) is not None:
+        notes.append(
+            f"the file states the space of a template ({space}): is this head scaled to it? Then the implant does not "
+            "fit the patient; give the scan itself"
+        )
     if axes.first:
         if any(size not in (0, 1) for size in head.pixdim[4 : len(head.sizes) + 1]):
             raise not_3d(path, head.sizes)

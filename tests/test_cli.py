@@ -570,7 +570,7 @@ def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytes
     assert (code, printed) == (0, "8 e False\n")
     code, _, printed = run("train", "difusion")
     assert code == 2
-    assert "one of diffusion, paper_skullbreak, paper_skullfix, unet" in printed
+    assert "one of atlas, diffusion, ensemble, paper_skullbreak, paper_skullfix, unet" in printed
     monkeypatch.setitem(sys.modules, "pcdiff.training.surface.train", None)
     assert run("train", recipe)[0] == 1
 

@@ -110,9 +110,9 @@ def test_the_ancestral_sampler_can_be_chosen(silent, anchors):
 
 def test_methods_by_name():
     assert isinstance(load_method("prior"), PriorMethod)
-    assert isinstance(load_method(), SurfaceMethod)
-    assert isinstance(load_method("unet"), VolumetricMethod)
-    with pytest.raises(InputError, match="unknown method 'magic': expected one of diffusion, prior, paper"):
+    assert isinstance(load_method(), VolumetricMethod)
+    assert isinstance(load_method("diffusion"), SurfaceMethod)
+    with pytest.raises(InputError, match="unknown method 'magic': expected one of unet, diffusion, prior, paper"):
         load_method("magic")
 
 

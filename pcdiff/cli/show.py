@@ -49,9 +49,9 @@ def check(
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.pipeline.check import check_file
 
+    limits, chosen = load_criteria(criteria), options.chosen_defects(defect)  # refused before the scan is read
     bone, _ = read_skull(skull, threshold, series, label, acquisition, ignore_metal=ignore_metal)
-    chosen = options.chosen_defects(defect)
-    report = check_file(implant, bone, load_criteria(criteria), clearance, chosen, mesh_space)
+    report = check_file(implant, bone, limits, clearance, chosen, mesh_space)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_checks(report, out / "checks.json")

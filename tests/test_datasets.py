@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from phantom import coarse, head_ct, write_dicom
+from scipy import ndimage
 
 from pcdiff.data.cases import find_cases
 from pcdiff.data.heads import load_head
@@ -101,6 +102,17 @@ def test_mug500_by_every_command(run, tmp_path: Path, pair: tuple[Volume, Volume
     assert [case.name for case in find_cases(folder, "A0001-A0002")] == ["A0001", "A0002"]
     with pytest.raises(InputError, match="A0001 to B0001, splits craniotomy and healthy"):
         find_cases(folder, "001")
+
+
+def test_the_part_of_a_mesh_that_lies_in_bone_is_no_missing_bone(tmp_path: Path, pair: tuple[Volume, Volume]) -> None:
+    skull, implant = pair
+    mug500(tmp_path, pair)
+    put_stl(implant.with_mask(ndimage.binary_dilation(implant.mask)), tmp_path / "B0001" / "B0001_implant.stl")
+    put(skull, tmp_path / "B0001" / "B0001.nrrd")
+    shutil.rmtree(tmp_path / "craniotomy_skull")
+    loaded = find_cases(tmp_path, "B0001")[0].load()  # without B0001.stl, in LPS
+    assert not (loaded.implant.mask & skull.mask).any()
+    assert np.array_equal(loaded.implant.mask, ndimage.binary_dilation(implant.mask) & ~skull.mask)
 
 
 def test_a_mesh_of_another_skull_is_refused(tmp_path: Path, pair: tuple[Volume, Volume]) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from pcdiff.config import StrictConfig, read_yaml, validate_config
 from pcdiff.data.patterns import find_files
 from pcdiff.errors import InputError
 from pcdiff.foreign import read_json
+from pcdiff.imaging.labels import DATASET, NNUNetDataset
 
-NNUNET = "dataset.json"
 YAML = (".yaml", ".yml")
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
@@ -68,16 +68,10 @@ class Layout:
     adjust: Callable[[Dataset], Dataset] = lambda dataset: dataset
 
 
-class _NNUNet(BaseModel):
-    """The `dataset.json` of nnU-Net: name -> value or values (version 2), or value -> name (version 1)."""
-
-    labels: dict[str, Annotated[int, Field(strict=True)] | str | list[int]]
-
-
 def _nnunet_labels(dataset: Dataset) -> Dataset:
     """The label that is the implant; a single label that is called a skull is the complete one."""
-    path = dataset.source / NNUNET
-    given = read_json(path, _NNUNet, "the dataset.json of nnU-Net, with labels", "correct it")["labels"]
+    path = dataset.source / DATASET
+    given = read_json(path, NNUNetDataset, "the dataset.json of nnU-Net, with labels", "correct it")["labels"]
     names = [str(value if key.isdecimal() else key) for key, value in given.items()]
     names = [name for name in names if name.lower() != "background"]
     if len(names) == 1:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 from pcdiff.config import StrictConfig, read_yaml, validate_config
 from pcdiff.data.patterns import find_files
 from pcdiff.errors import InputError
+from pcdiff.files import shipped_file
 from pcdiff.foreign import read_json
 from pcdiff.imaging.labels import DATASET, NNUNetDataset
 
@@ -154,7 +155,8 @@ def read_dataset(source: Path) -> Dataset:
 
 def _described(path: Path) -> Dataset:
     expected = "a YAML file with patterns such as implant: implants/{head}.stl"
-    config = validate_config(DatasetConfig, read_yaml(path, expected), str(path), "docs/datasets.md lists the names")
+    remedy = f"{shipped_file('docs/datasets.md')} lists the names"
+    config = validate_config(DatasetConfig, read_yaml(path, expected), str(path), remedy)
     folder = path.parent / config.folder
     if not folder.is_dir():
         raise InputError(

@@ -73,8 +73,8 @@ class Row:
     def complete(self) -> float:
         """1 if the implant covers the whole defect, else 0; NaN if it was not checked, 0 for a failure.
 
-        This and the next three stand beside the scores that neurosurgeons gave in AutoImplant 2021 (Li et al. 2023).
-        No rule was published for those; these are shares of implants that keep the checks' limits, see docs/checks.md.
+        This and the next three stand beside the grades of neurosurgeons in AutoImplant 2021. We found no rule for
+        those; the means of these are shares of implants that keep the checks' limits, see docs/checks.md.
         """
         return self._passes({"complete"})
 

@@ -185,9 +185,7 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     assert np.allclose(head.affine, expected.affine, atol=1e-12)
 
     written = []
-    monkeypatch.setattr(
-        heads, "read_case_skull", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE)
-    )
+    monkeypatch.setattr(heads, "read_case_skull", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE))
     before = [path.stat().st_mtime_ns for path in paths]
     prepare(folder, cache, "000-003", progress=False)
     assert written == []

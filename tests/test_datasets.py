@@ -53,7 +53,7 @@ def put(volume: Volume, path: Path) -> Path:
 
 def put_stl(volume: Volume, path: Path, axes: str = "lps", shift: float = 0.0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    mesh = volume_to_mesh(volume, 0)
+    mesh = volume_to_mesh(volume, smooth=False)
     write_stl(Mesh(AXES[axes](mesh.vertices + np.array([0, 0, shift]), volume), mesh.faces), path)
 
 

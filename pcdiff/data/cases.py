@@ -110,7 +110,7 @@ class Case:
 
 
 def read_case_skull(path: Path) -> Volume:
-    """The skull of a head in a data set, complete or not, a mask or a CT. Errors as `read_skull`; no option chooses in a data set."""
+    """A skull of a data set, a mask or a CT. Errors as `read_skull`; no option chooses in a data set."""
     try:
         return read_skull(path)[0]
     except ChoiceError as error:

@@ -13,7 +13,7 @@ from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask
 from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import read_volume
+from pcdiff.imaging.volumes import read_label, read_volume
 
 MAX_INDEX = 2**12  # see `mesh_to_mask`
 SAMPLES = 20_000  # vertices of a skull's surface that show its axes
@@ -37,7 +37,9 @@ def read_implant(
             surface of the skull that lies on its bone in no axes.
     """
     if not is_mesh(path):
-        return on_skull_grid(str(path), read_volume(path, label), skull)
+        chosen = None if label is None else read_label(path, label)
+        mask = read_volume(path) if chosen is None else Volume(chosen[0], chosen[1].affine)
+        return on_skull_grid(str(path), mask, skull)
     mesh = read_mesh(path, "lps" if skull_mesh else space)
     if not mesh.is_watertight:
         raise InputError(f"{path}: expected a closed surface, got one with open edges, which has no inside; close it")

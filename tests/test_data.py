@@ -61,8 +61,10 @@ def test_any_two_parts_give_the_third(tmp_path):
     with pytest.raises(InputError, match="expected two of"):
         Case("000", paths["complete_skull"], None, None).load()
     elsewhere = put(tmp_path / "elsewhere.nrrd", IMPLANT, np.diag([0.45, 0.4, 0.9, 1]))
-    with pytest.raises(InputError, match="on one grid"):
+    with pytest.raises(InputError, match="on the skull's own grid"):
         Case("000", paths["complete_skull"], None, elsewhere).load()
+    with pytest.raises(InputError, match="both skulls on one grid"):
+        Case("000", paths["complete_skull"], elsewhere, None).load()
 
 
 def test_skullfix_layout(tmp_path):
@@ -183,9 +185,7 @@ def test_prepare_round_trip_and_resume(tmp_path, monkeypatch):
     assert np.allclose(head.affine, expected.affine, atol=1e-12)
 
     written = []
-    monkeypatch.setattr(
-        heads, "read_complete_skull", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE)
-    )
+    monkeypatch.setattr(heads, "read_case_skull", lambda path: written.append(path.stem) or Volume(COMPLETE, OBLIQUE))
     before = [path.stat().st_mtime_ns for path in paths]
     prepare(folder, cache, "000-003", progress=False)
     assert written == []

@@ -21,7 +21,7 @@ from pcdiff.evaluation.plan import package_digest
 from pcdiff.evaluation.results import Results
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.spread import Spread
-from pcdiff.evaluation.statistics import paired_differences
+from pcdiff.evaluation.statistics import paired_differences, summarise
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh import Mesh, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
@@ -269,6 +269,25 @@ def test_implants_that_pass_every_check_are_counted(tmp_path, cases, program):
     assert not any("check: exact" in line for line in table)
 
 
+def test_the_criteria_of_the_challenge_are_shares_of_implants_that_pass() -> None:
+    criteria = ("complete", "no_false_positive_area", "fit", "feasible")
+
+    def shares(**values) -> list[float]:
+        row = Row("000", "a", 0, **values)
+        return [getattr(row, name) for name in criteria]
+
+    assert shares(failed_checks="") == [1, 1, 1, 1]
+    assert shares(failed_checks="thickness") == [1, 1, 1, 0]
+    assert shares(failed_checks="complete no_false_positive_area") == [0, 0, 1, 0]
+    for name in ("implantable", "smooth_transition", "clearance"):
+        assert shares(failed_checks=name) == [1, 1, 0, 0]
+    assert shares(error="why") == [0, 0, 0, 0]
+    assert all(map(math.isnan, shares()))  # not checked
+    rows = [Row(f"00{n}", "a", 0, failed_checks=failed) for n, failed in enumerate(["", "", "printable"])]
+    mean = summarise([*rows, Row("003", "a", 0, error="why")])["a"]["mean"]
+    assert [mean[name] for name in criteria] == [0.75, 0.75, 0.75, 0.5]
+
+
 def test_a_skull_with_several_defects_counts_once_in_a_difference() -> None:
     def rows(method: str, scores: dict[str, float]) -> list[Row]:
         return [Row(case, method, 0, dsc=dsc, bdsc=1, hd95=2 - dsc) for case, dsc in scores.items()]
@@ -324,10 +343,10 @@ def test_written_results(tmp_path, cases, program):
     assert float(rows[0]["dsc"]) == results.rows[0].dsc
     assert float(rows[3]["hd95"]) == math.inf
     table = results.table().splitlines()
-    assert {line.count("|") for line in table if line.startswith("|")} == {18}
+    assert {line.count("|") for line in table if line.startswith("|")} == {22}
     assert re.match(
         r"\| shifted \| 000 \| 0\.7500 \| 0\.7500 \| 1\.00 \| 1\.00 \| 0\.321 \| 0\.7143 \| 1\.0000 \| 0\.0 \|"
-        r"  \|  \|  \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|",
+        r"  \|  \|  \|  \|  \|  \|  \| \d+\.\d \| \d+ \| 0\.1 \| 0\.1 \|",
         table[2],
     )
     assert any(re.match(r"\| \*\*fails\*\* \| \*\*mean\*\* of 2 \| 0\.5000 \| 0\.5000 \| inf ", line) for line in table)

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from pcdiff import NOTICE, __version__
-from pcdiff.cli import design, doctor, evaluate, show, train
+from pcdiff.cli import datasets, design, doctor, evaluate, show, train
 from pcdiff.cli.console import debugging, error_line, exit_code, print_message
 from pcdiff.cli.options import MethodCommand
 from pcdiff.files import shipped_file
@@ -55,6 +55,7 @@ app.command("dicom-seg", rich_help_panel=RESULTS)(show.dicom_seg)
 app.command("evaluate", rich_help_panel=MODELS, cls=MethodCommand)(evaluate.evaluate)
 app.command("score", rich_help_panel=MODELS)(evaluate.score)
 app.command("compare", rich_help_panel=MODELS)(evaluate.compare)
+app.command("datasets", rich_help_panel=MODELS)(datasets.datasets)
 app.command("prepare", rich_help_panel=MODELS)(train.prepare)
 app.command("train", rich_help_panel=MODELS)(train.train)
 app.command("import-checkpoint", rich_help_panel=MODELS)(train.import_checkpoint)

@@ -13,7 +13,9 @@ from pcdiff.errors import InputError
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set in the layout of SkullFix or SkullBreak.")],
+    data: Annotated[
+        Path, typer.Option(metavar="DATA", help="Data set: a folder or a YAML file, see `pcdiff datasets`.")
+    ],
     out: options.Out = Path("out/evaluation"),
     cases: options.Cases = None,
     method: Annotated[
@@ -73,7 +75,9 @@ def score(
     predictions: Annotated[Path, typer.Argument(help="Folder of implants: masks or meshes, named as the cases are.")],
     truth: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="Data set in the layout of SkullFix or SkullBreak, with the implants."),
+        typer.Option(
+            metavar="DATA", help="Data set with the implants: a folder or a YAML file, see `pcdiff datasets`."
+        ),
     ],
     out: options.Out = Path("out/score"),
     name: Annotated[

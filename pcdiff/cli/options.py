@@ -137,7 +137,7 @@ Overwrite = Annotated[
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff design` or `demo` wrote.")]
 MovedSkull = Annotated[Path | None, typer.Option(metavar="FILE", help="The defective skull, if it has moved.")]
-Cases = Annotated[str | None, typer.Option(help="Use some cases only, for example 000-059,063.")]
+Cases = Annotated[str | None, typer.Option(help="Use some cases or splits only, for example 000-059,063.")]
 
 
 def method_lines() -> dict[str, str]:

@@ -16,7 +16,7 @@ from pcdiff.errors import InputError
 
 
 def prepare(
-    dataset: Annotated[Path, typer.Argument(help="Folder in the layout of SkullFix or SkullBreak.")],
+    dataset: Annotated[Path, typer.Argument(help="Data set: a folder or a YAML file, see `pcdiff datasets`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Cache folder.")],
     cases: options.Cases = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,

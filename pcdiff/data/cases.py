@@ -1,20 +1,21 @@
-"""The cases of a dataset folder in the layout of SkullFix or SkullBreak."""
+"""The cases of a data set: their files, and what is read from them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from pcdiff.data.layouts import head_of, read_dataset
 from pcdiff.errors import ChoiceError, InputError
+from pcdiff.geometry.mesh_reading import is_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.formats import FORMATS
+from pcdiff.imaging.implants import read_implant
 from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.volumes import read_volume
-
-SUFFIXES = [suffix for suffix in FORMATS if not suffix.startswith(".img")]  # an .img is named by its header
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,20 @@ class LoadedCase:
 
     @property
     def complete_skull(self) -> Volume:
-        """Union of defective skull and implant, which is how both data sets were made."""
+        """Union of defective skull and implant, which is how SkullFix and SkullBreak were made."""
         return self.defective_skull.with_mask(self.defective_skull.mask | self.implant.mask)
 
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one case; None for a file that the folder does not hold.
+    """The files of one case; None for a file that the data set does not hold.
 
-    name: `NNN`, or `<class>/NNN` in SkullBreak. refusal: a negative control. `defective_skull` has no defect, there is
-    no implant, and a method must refuse to design one.
+    name: `NNN`, or `<class>/NNN` where a head has several defects. refusal: a negative control. `defective_skull` has
+    no defect, there is no implant, and a method must refuse to design one.
+
+    Skulls are scans as `pcdiff design` reads them, masks or CTs; the implant is a mask or a mesh. skull_mesh: the
+    defective skull's surface in the axes of the implant's mesh, which it gives away. mesh_space: `lps` or `ras`, where
+    a mesh does not name its axes. label: of the implant in its file. split: empty without one.
     """
 
     name: str
@@ -44,130 +49,136 @@ class Case:
     defective_skull: Path | None
     implant: Path | None
     refusal: bool = False
+    skull_mesh: Path | None = None
+    mesh_space: str | None = None
+    label: str | None = None
+    split: str = ""
 
     @property
     def head(self) -> str:
         """The name of the head: `NNN`."""
-        return _head(self.name)
+        return head_of(self.name)
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """All that `load` depends on."""
+        return self.complete_skull, self.defective_skull, self.implant, self.skull_mesh
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether two of complete skull, defective skull and implant are there, which give the third."""
+        return sum(path is not None for path in (self.complete_skull, self.defective_skull, self.implant)) > 1
 
     def load(self) -> LoadedCase:
         """Reads the case; of complete skull, defective skull and implant, any two give the third.
 
-        The implant of a negative control is empty. Raises InputError for a file that cannot be read, two missing
-        files, and grids that differ.
+        The implant of a negative control is empty. Of an implant that is a mesh, voxels count whose centre is inside it
+        and that are no bone. Raises InputError for a file that cannot be read, two missing files, and grids that
+        differ.
         """
         if self.defective_skull and self.refusal:
             skull = read_volume(self.defective_skull)
             return LoadedCase(self.name, skull, skull.with_mask(np.zeros_like(skull.mask)))
         if self.defective_skull and self.implant:
-            defective_skull, implant = read_volume(self.defective_skull), read_volume(self.implant)
-            self._check_grids(defective_skull, implant)
-            return LoadedCase(self.name, defective_skull, implant)
-        part = self.implant or self.defective_skull
-        if self.complete_skull is None or part is None:
+            skull = read_case_skull(self.defective_skull)
+            implant = self._read_implant(self.implant, skull)
+            cut = implant.mask & ~skull.mask if is_mesh(self.implant) else implant.mask
+            return LoadedCase(self.name, skull, implant.with_mask(cut))
+        if self.complete_skull is None or not self.is_whole:
             raise InputError(
                 f"case {self.name}: expected two of complete_skull, defective_skull and implant, got one; "
                 "add the missing file"
             )
-        complete_skull, given = read_complete_skull(self.complete_skull), read_volume(part)
-        self._check_grids(complete_skull, given)
-        rest = complete_skull.with_mask(complete_skull.mask & ~given.mask)
-        return LoadedCase(self.name, rest, given) if self.implant else LoadedCase(self.name, given, rest)
+        complete = read_case_skull(self.complete_skull)
+        if self.implant:
+            implant = self._read_implant(self.implant, complete)
+            return LoadedCase(self.name, complete.with_mask(complete.mask & ~implant.mask), implant)
+        assert self.defective_skull is not None
+        skull = read_case_skull(self.defective_skull)
+        self._check_grids(complete, skull)
+        return LoadedCase(self.name, skull, complete.with_mask(complete.mask & ~skull.mask))
+
+    def _read_implant(self, path: Path, skull: Volume) -> Volume:
+        return read_implant(path, skull, self.mesh_space, self.label, self.skull_mesh)
 
     def _check_grids(self, first: Volume, second: Volume) -> None:
         if first.mask.shape != second.mask.shape or not np.allclose(first.affine, second.affine, rtol=0, atol=1e-3):
             raise InputError(
-                f"case {self.name}: expected skull and implant on one grid, got {first.mask.shape} and "
+                f"case {self.name}: expected both skulls on one grid, got {first.mask.shape} and "
                 f"{second.mask.shape} or other directions or origin; resample one onto the other"
             )
 
 
-def read_complete_skull(path: Path) -> Volume:
-    """The skull of a head in a data set, a mask or a CT. Errors as `read_skull`; no option chooses in a data set."""
+def read_case_skull(path: Path) -> Volume:
+    """A skull of a data set, a mask or a CT. Errors as `read_skull`; no option chooses in a data set."""
     try:
         return read_skull(path)[0]
     except ChoiceError as error:
         raise error.without_option() from None
 
 
-def find_cases(folder: Path, cases: str | None = None) -> list[Case]:
+def find_cases(source: Path, cases: str | None = None) -> list[Case]:
     """The cases of a data set, sorted by name.
 
     Args:
-        folder: SkullFix layout, `complete_skull/NNN.nrrd`, `defective_skull/NNN.nrrd`, `implant/NNN.nrrd`, or
-            SkullBreak layout, where the last two have a folder per class: `implant/<class>/NNN.nrrd`. One of the three
-            folders may be missing. Other image formats are as good as NRRD; a complete skull may also be a CT, as a
-            folder `complete_skull/NNN/` of DICOM slices too.
-        cases: Numbers, ranges and names, separated by commas, such as "000-059,063" or "bilateral/003"; a number means
-            that head in every class. A range may have gaps, but its two ends must exist. None takes all cases.
+        source: A folder in one of `layouts.LAYOUTS`, or a YAML file that describes another: docs/datasets.md.
+        cases: Numbers, ranges, names and splits, separated by commas, such as "000-059,063", "A0001-A0020",
+            "bilateral/003" or "training"; a number means that head in every class. A range may have gaps, but its two
+            ends must exist. None takes all cases.
 
     Raises:
-        InputError: A folder in neither layout, or an unknown case.
+        InputError: As `read_dataset`, an unknown case, and a head in two splits.
     """
-    folder = Path(folder)
-    complete_skulls, defective_skulls, implants = (
-        _images(folder / part) for part in ("complete_skull", "defective_skull", "implant")
-    )
-    complete_skulls |= _dicom(folder / "complete_skull", complete_skulls)
-    names = defective_skulls.keys() | implants.keys()
-    names |= complete_skulls.keys() - {_head(name) for name in names}
-    if not names:
-        if not folder.is_dir():
-            found = "no such folder"
-        else:
-            found = "none of them" if any(folder.iterdir()) else "an empty folder"
-        raise InputError(
-            f"{folder}: expected complete_skull/, defective_skull/ or implant/ with NNN.nrrd or <class>/NNN.nrrd, "
-            f"got {found}; give the folder of the data set itself"
+    dataset = read_dataset(Path(source))
+    found = [
+        Case(
+            name,
+            files.get("complete_skull"),
+            files.get("defective_skull"),
+            files.get("implant"),
+            skull_mesh=files.get("skull_mesh"),
+            mesh_space=dataset.mesh_space,
+            label=dataset.label,
         )
-    all_cases = [
-        Case(name, complete_skulls.get(_head(name)), defective_skulls.get(name), implants.get(name))
-        for name in sorted(names)
+        for name, files in sorted(dataset.cases.items())
     ]
+    found = _with_splits(found, dataset.splits, dataset.source)
     if cases is None:
-        return all_cases
-    chosen = set().union(*(_select(token.strip(), all_cases, folder) for token in cases.split(",")))
-    return [case for case in all_cases if case.name in chosen]
+        return found
+    chosen = _choose(cases, found, dataset.source)
+    return [case for case in found if case.name in chosen]
 
 
-def _images(folder: Path) -> dict[str, Path]:
-    """The images in a folder and in folders in it, by name. Raises InputError for two of one name."""
-    found: dict[str, Path] = {}
-    for path in sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern)):
-        suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
-            continue
-        name = path.relative_to(folder).as_posix()[: -len(suffix)]
-        if name in found:
-            raise InputError(f"{path}: {found[name].name} has the same name; keep one of the two")
-        found[name] = path
-    return found
+def _with_splits(cases: list[Case], splits: Mapping[str, str], source: Path) -> list[Case]:
+    split_of: dict[str, str] = {}  # by head: defects of one head belong together
+    for split, selection in splits.items():
+        chosen = _choose(selection, cases, source)
+        for head in sorted({head_of(name) for name in chosen}):
+            if (other := split_of.setdefault(head, split)) != split:
+                raise InputError(
+                    f"{source}: expected each head in one split, got {head} in {other} and {split}; take it out of one"
+                )
+    return [replace(case, split=split_of.get(case.head, "")) for case in cases]
 
 
-def _dicom(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
-    """The zip archives of DICOM files, and the folders without images, which are those of DICOM slices, by name."""
-    parts = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
-    found = {path.name[: -len(".zip")]: path for path in parts if path.name.lower().endswith(".zip")}
-    with_images = {path.parent for path in images.values()}
-    return found | {path.name: path for path in parts if path.is_dir() and path not in with_images}
+def _choose(selection: str, cases: list[Case], source: Path) -> set[str]:
+    """The names that a selection means."""
+    return set().union(*(_select(token.strip(), cases, source) for token in selection.split(",")))
 
 
-def _head(name: str) -> str:
-    """`NNN` of `NNN` or `<class>/NNN`."""
-    return name.rsplit("/", 1)[-1]
-
-
-def _select(token: str, cases: list[Case], folder: Path) -> set[str]:
+def _select(token: str, cases: list[Case], source: Path) -> set[str]:
     """The names that one item of a selection means."""
-    chosen = {case.name for case in cases if token in (case.name, _head(case.name))}
-    if not chosen and (ends := re.fullmatch(r"(\d+)(?:-(\d+))?", token)):
-        first, last = int(ends[1]), int(ends[2] or ends[1])
-        numbers = {case.name: int(_head(case.name)) for case in cases if _head(case.name).isdecimal()}
+    chosen = {case.name for case in cases if token and token in (case.name, case.head, case.split)}
+    if not chosen and (ends := re.fullmatch(r"(.*?)(\d+)(?:-\1(\d+))?", token)):
+        first, last = int(ends[2]), int(ends[3] or ends[2])
+        places = {case.name: re.fullmatch(r"(.*?)(\d+)", case.head) for case in cases}
+        numbers = {name: int(place[2]) for name, place in places.items() if place and place[1] == ends[1]}
         if {first, last} <= set(numbers.values()):
             chosen = {name for name, number in numbers.items() if first <= number <= last}
     if not chosen:
+        splits = " and ".join(sorted({case.split for case in cases} - {""}))
         raise InputError(
             f"cases: expected numbers, ranges or names such as 060-074 or 003, got {token!r}; "
-            f"{folder} holds {cases[0].name} to {cases[-1].name}"
+            f"{source} holds {cases[0].name} to {cases[-1].name}{splits and f', splits {splits}'}"
         )
     return chosen

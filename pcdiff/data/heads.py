@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from pcdiff import __version__
-from pcdiff.data.cases import find_cases, read_complete_skull
+from pcdiff.data.cases import find_cases, read_case_skull
 from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.imaging.scan import input_digest
@@ -67,7 +67,7 @@ def prepare(
     """
     sources = {case.head: case.complete_skull for case in find_cases(folder, cases) if case.complete_skull}
     if not sources:
-        raise InputError(f"{folder}: expected complete_skull/NNN.nrrd, got none; heads are made from complete skulls")
+        raise InputError(f"{folder}: expected complete skulls, got none; heads are made from complete skulls")
     heads = Path(cache) / "heads"
     try:
         heads.mkdir(parents=True, exist_ok=True)
@@ -106,5 +106,5 @@ def _prepare_head(source: Path, target: Path) -> None:
     origin = {"format": HEAD_FORMAT, "pcdiff": __version__, "sha256": input_digest(source), "source": source.name}
     if target.exists() and origin.items() <= (read_metadata(target) or {}).items():
         return
-    head = head_occupancy(read_complete_skull(source), target.stem)
+    head = head_occupancy(read_case_skull(source), target.stem)
     write_tensors(target, {"occupancy": head.occupancy, "affine": head.affine}, origin | {"name": head.name})

@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 
 from pcdiff.data.cases import Case
+from pcdiff.files import sha256
+from pcdiff.geometry.mesh_reading import is_mesh
 from pcdiff.imaging.scan import input_digest
 
 
@@ -71,8 +73,12 @@ def implant_path(out: Path, method: str, case: str) -> Path:
 
 
 def _case_digests(case: Case) -> list[str | None]:
-    files = (case.complete_skull, case.defective_skull, case.implant)
-    return [input_digest(path) if path and path.exists() else None for path in files]
+    digests = [None if path is None or not path.exists() else _digest(path) for path in case.files]
+    return [*digests, case.mesh_space, case.label]
+
+
+def _digest(path: Path) -> str:
+    return sha256(path) if is_mesh(path) else input_digest(path)
 
 
 def _fill(part: str, values: Mapping[str, object]) -> str:

@@ -8,18 +8,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pcdiff.data.cases import SUFFIXES, Case
+from pcdiff.data.cases import Case
+from pcdiff.data.patterns import MESHES, SUFFIXES
 from pcdiff.errors import InputError
 from pcdiff.evaluation.rows import Row
 from pcdiff.files import sha256
-from pcdiff.geometry.mesh_files import MESH_KINDS
-from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
+from pcdiff.geometry.mesh_reading import is_mesh
 from pcdiff.geometry.metrics import scores
-from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.implants import inside_mesh, on_skull_grid
-from pcdiff.imaging.volumes import EmptyMask, read_volume
+from pcdiff.imaging.implants import read_implant
+from pcdiff.imaging.volumes import EmptyMask
 
-ENDS = (*SUFFIXES, *(f".{kind}" for kind in MESH_KINDS))
+ENDS = (*SUFFIXES, *MESHES)
 
 
 def score_predictions(
@@ -87,24 +86,8 @@ def _row(case: Case, path: Path | None, method: str, space: str | None) -> Row:
     if path is None:
         return missing
     try:
-        implant = _read(path, truth.defective_skull, space)
+        implant = read_implant(path, truth.defective_skull, space)
     except EmptyMask:
         return replace(missing, error="the mask is empty")
     found = asdict(scores(implant, truth.implant, truth.defective_skull))
     return replace(missing, **found, ml_predicted=implant.ml, error=None, implant=sha256(path))
-
-
-def _read(path: Path, skull: Volume, space: str | None) -> Volume:
-    """The implant on the skull's grid."""
-    if not is_mesh(path):
-        return on_skull_grid(str(path), read_volume(path), skull)
-    mesh = read_mesh(path, space)
-    if not mesh.is_watertight:
-        raise InputError(f"{path}: expected a closed surface, got one with open edges, which has no inside; close it")
-    implant = inside_mesh(mesh, skull)
-    if not implant.mask.any():
-        raise InputError(
-            f"{path}: expected an implant inside the scan, got one that holds none of its voxels; is it in LPS "
-            "millimetres? --mesh-space ras reads the other axes"
-        )
-    return implant

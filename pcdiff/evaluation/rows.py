@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import FiniteFloat, TypeAdapter
 from pcdiff.foreign import read_bytes
 
 MAX_BYTES = 256 * 2**20  # of a journal
+FIT = frozenset({"implantable", "smooth_transition", "clearance"})  # checks of how an implant meets the bone
 INFINITE = ("hd95", "hd", "masd")  # scores of a failure that JSON cannot hold
 Key = tuple[str, str, int, str]
 
@@ -66,6 +68,39 @@ class Row:
         if self.error is not None and not self.refusal:
             return math.inf
         return 100 * abs(self.ml_predicted - self.ml_true) / self.ml_true if self.ml_true else math.nan
+
+    @property
+    def complete(self) -> float:
+        """1 if the implant covers the whole defect, else 0; NaN if it was not checked, 0 for a failure.
+
+        This and the next three stand beside the grades of neurosurgeons in AutoImplant 2021. We found no rule for
+        those; the means of these are shares of implants that keep the checks' limits, see docs/checks.md.
+        """
+        return self._passes({"complete"})
+
+    @property
+    def no_false_positive_area(self) -> float:
+        """1 if the implant ends at the edge of the defect."""
+        return self._passes({"no_false_positive_area"})
+
+    @property
+    def fit(self) -> float:
+        """1 if the implant goes in, and meets the bone without a step or an overlap."""
+        return self._passes(FIT)
+
+    @property
+    def feasible(self) -> float:
+        """1 if the implant passes every check."""
+        return self._passes(None)
+
+    def _passes(self, checks: AbstractSet[str] | None) -> float:
+        """Whether it passes all of these checks; None stands for every check."""
+        if self.error is not None and not self.refusal:
+            return 0.0
+        if self.failed_checks is None:
+            return math.nan
+        failed = set(self.failed_checks.split())
+        return float(not (failed if checks is None else failed & checks))
 
     @property
     def kind(self) -> str:

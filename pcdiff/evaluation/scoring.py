@@ -44,7 +44,7 @@ def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:
                 write_volume(truth.defective_skull, skull)
             measured = measure(run.filled(skull, out), timeout_s)
             row |= {"seconds": measured.seconds, "peak_mb": measured.peak_mb}
-            written = out / (case.head if case.defective_skull else skull.stem)
+            written = next((path.parent for path in out.glob("*/implant.nrrd")), out)  # named after the scan
             if case.refusal:
                 row |= _check_refusal(measured, (written / "implant.nrrd").exists())
             else:
@@ -77,7 +77,7 @@ def failed_checks(path: Path) -> str | None:
         return None
     data = read_bytes(path, "the checks of a design", "design the case again")
     with parsing(path, "the checks of a design", "design the case again"):
-        return " ".join(check["name"] for check in json.loads(data)["checks"] if not check["passed"])
+        return " ".join(check["name"] for check in json.loads(data)["checks"] if check["passed"] is False)
 
 
 def _check_refusal(measured: Measurement, designed: bool) -> dict[str, str | None]:

@@ -12,9 +12,10 @@ import numpy as np
 from pcdiff.evaluation.rows import Row
 
 SCORES = ("dsc", "bdsc", "hd95")  # those of the AutoImplant challenges
-METRICS = (*SCORES, "hd", "masd", "nsd_05mm", "nsd_1mm", "volume_error")
+CRITERIA = ("complete", "no_false_positive_area", "fit", "feasible")  # those of its neurosurgeons, by the checks
+METRICS = (*SCORES, "hd", "masd", "nsd_05mm", "nsd_1mm", "volume_error", *CRITERIA)
 FIGURES = (*METRICS, "spread_error", "within_1sd", "within_2sd", "seconds", "peak_mb")
-HIGHER_IS_BETTER = {"dsc", "bdsc", "nsd_05mm", "nsd_1mm", "spread_error", "within_1sd", "within_2sd"}
+HIGHER_IS_BETTER = {"dsc", "bdsc", "nsd_05mm", "nsd_1mm", *CRITERIA, "spread_error", "within_1sd", "within_2sd"}
 STATISTICS = ("mean", "median", "worst")
 
 Summary = dict[str, dict[str, Any]]

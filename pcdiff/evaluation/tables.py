@@ -29,6 +29,10 @@ DIGITS = {
     "nsd_05mm": 3,
     "nsd_1mm": 3,
     "volume_error": 1,
+    "complete": 2,
+    "no_false_positive_area": 2,
+    "fit": 2,
+    "feasible": 2,
     "spread_error": 2,
     "within": 2,
     "within_1sd": 2,
@@ -47,6 +51,10 @@ TITLES = {
     "nsd_05mm": "NSD 0.5 mm",
     "nsd_1mm": "NSD 1 mm",
     "volume_error": "volume error %",
+    "complete": "complete",
+    "no_false_positive_area": "no false positive area",
+    "fit": "fit",
+    "feasible": "feasible",
 }
 GROUPS = {
     "SkullBreak's five classes, mean of classes": SKULLBREAK,

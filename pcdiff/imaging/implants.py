@@ -2,14 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask
+from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
 from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import read_label, read_volume
 
 MAX_INDEX = 2**12  # see `mesh_to_mask`
+SAMPLES = 20_000  # vertices of a skull's surface that show its axes
+ON_BONE = 0.8  # share of them beside bone: 0.98 for three SkullFix heads; 0.27 in wrong axes, 0.50 off by 2 mm
+
+
+def read_implant(
+    path: Path, skull: Volume, space: str | None = None, label: str | None = None, skull_mesh: Path | None = None
+) -> Volume:
+    """A mask or a mesh as a mask on the skull's own grid.
+
+    Args:
+        path: The file; its suffix tells a mesh.
+        skull: On whose grid.
+        space: Of a mesh, `lps` or `ras`; None takes what the file says, else LPS.
+        label: Of a mask with several labels.
+        skull_mesh: The surface of `skull` in the mesh's own axes. The axes in which it lies on the bone are taken.
+
+    Raises:
+        InputError: A file that cannot be read, a mask on another lattice, an open mesh, one outside of the scan, and a
+            surface of the skull that lies on its bone in no axes.
+    """
+    if not is_mesh(path):
+        chosen = None if label is None else read_label(path, label)
+        mask = read_volume(path) if chosen is None else Volume(chosen[0], chosen[1].affine)
+        return on_skull_grid(str(path), mask, skull)
+    mesh = read_mesh(path, "lps" if skull_mesh else space)
+    if not mesh.is_watertight:
+        raise InputError(f"{path}: expected a closed surface, got one with open edges, which has no inside; close it")
+    if skull_mesh is not None:
+        to_index = _axes_of(skull_mesh, skull)
+        mesh = Mesh(skull.to_mm(to_index(mesh.vertices)), mesh.faces)
+    implant = inside_mesh(mesh, skull)
+    if not implant.mask.any():
+        raise InputError(
+            f"{path}: expected an implant inside the scan, got one that holds none of its voxels; is it in LPS "
+            "millimetres? --mesh-space ras, or mesh_space: in a data set's YAML, reads the other axes"
+        )
+    return implant
+
+
+def _axes_of(path: Path, skull: Volume) -> Callable[[np.ndarray], np.ndarray]:
+    """Coordinates of a skull's own surface -> voxel index, (N, 3) each, in the axes in which it lies on the bone."""
+    axes: list[Callable[[np.ndarray], np.ndarray]] = [
+        skull.to_index,  # LPS
+        lambda points: skull.to_index(points * [-1, -1, 1]),  # RAS
+        lambda points: points / skull.spacing,  # mm from the first voxel, along the axes of the grid
+        lambda points: points,  # voxels
+    ]
+    vertices = read_mesh(path, "lps").vertices
+    vertices = vertices[:: len(vertices) // SAMPLES + 1]
+    shares = [_share_on_bone(to_index(vertices), skull.mask) for to_index in axes]
+    best = int(np.argmax(shares))
+    if shares[best] < ON_BONE:
+        raise InputError(
+            f"{path}: expected the surface of the skull beside it, got one of whose vertices {shares[best]:.0%} lie on "
+            "its bone at most, in LPS, RAS, or millimetres or voxels of the grid; is it another skull's?"
+        )
+    return axes[best]
+
+
+def _share_on_bone(index: np.ndarray, mask: np.ndarray) -> float:
+    """The share of points (N, 3), as voxel indices, that have both bone and no bone among their 27 nearest voxels."""
+    nearest = np.rint(index).astype(int)
+    inside = ((nearest > 0) & (nearest < np.array(mask.shape) - 1)).all(axis=1)
+    near = [mask[tuple((nearest[inside] + step).T)] for step in product((-1, 0, 1), repeat=3)]
+    return float((np.any(near, axis=0) & ~np.all(near, axis=0)).sum() / len(index))
 
 
 def on_skull_grid(name: str, implant: Volume, skull: Volume) -> Volume:

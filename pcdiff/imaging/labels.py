@@ -36,7 +36,7 @@ class Label:
         return f"{self.number}{': ' * bool(self.name)}{self.name} ({self.ml:.1f} ml)"
 
 
-class _Dataset(BaseModel):
+class NNUNetDataset(BaseModel):
     """The `dataset.json` of nnU-Net: name -> value or values (version 2), or value -> name (version 1)."""
 
     labels: dict[str, Annotated[int, Field(strict=True)] | str | list[int]]
@@ -143,7 +143,7 @@ def _dataset_names(path: Path) -> tuple[Segment, ...]:
     if file is None or file.stat().st_size > MAX_DATASET:
         return ()
     try:
-        labels = _Dataset.model_validate(json.loads(file.read_bytes())).labels
+        labels = NNUNetDataset.model_validate(json.loads(file.read_bytes())).labels
     except (ValidationError, ValueError, RecursionError):  # names are a help only; numbers choose as well
         return ()
     found = []

@@ -98,7 +98,7 @@ class VolumetricOptimiserConfig(StrictConfig):
 class RunConfig(StrictConfig):
     """Inputs and outputs of a training run, and how often it writes."""
 
-    data: Path = Field(description="data set folder")
+    data: Path = Field(description="data set: a folder, or a YAML file that describes one")
     cache: Path = Field(description="folder that `pcdiff prepare` wrote")
     out: Path = Field(description="folder for weights, checkpoint and log")
     cases: str = Field(default="000-059", description="heads to train on")

@@ -1,0 +1,79 @@
+"""Where a data set's files lie, as patterns with the name of the head in them: `{kind}/{head}/skull`."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pcdiff.errors import InputError
+from pcdiff.geometry.mesh_files import MESH_KINDS
+from pcdiff.geometry.mesh_reading import is_mesh
+from pcdiff.imaging.formats import FORMATS
+
+SUFFIXES = [suffix for suffix in FORMATS if not suffix.startswith(".img")]  # an .img is named by its header
+SCANS = (*SUFFIXES, ".zip")  # of DICOM files; a folder of them has no suffix
+MESHES = tuple(f".{kind}" for kind in MESH_KINDS)
+NAMES = {"head": "[^/]+?", "kind": "[^/]+"}  # a longer kind goes first: `random_1_003` is the kind random_1
+
+
+def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = False) -> dict[str, Path]:
+    """The files that fit a pattern, by the name of their case: `<head>`, or `<kind>/<head>`.
+
+    A pattern is a path in the folder. `{head}` is the name of the head and `{kind}`, which may be left out, its class
+    or visit; each may stand twice, and is the same then. `*` stands for any text within a name and `?` for one
+    character. The suffix may be left out: an image of any format fits, and of a skull a zip archive of DICOM files or a
+    folder without images, which is one of DICOM slices. Names that begin with a dot are left out.
+
+    Args:
+        folder: The data set.
+        pattern: See above.
+        heads: Only heads whose name fits it, such as `A*`.
+        meshes: Whether these are meshes or masks, and no scans. A mask goes before a mesh of the same name.
+
+    Raises:
+        InputError: A pattern without `{head}`, a path that leads out of the folder, and two files of one case.
+    """
+    unknown = set(re.findall(r"{(.*?)}", pattern)) - NAMES.keys()
+    if "{head}" not in pattern or unknown or {"", "..", "**"} & set(pattern.split("/")):
+        raise InputError(
+            f"{pattern}: expected a path below the folder with {{head}} and perhaps {{kind}}, such as "
+            "scans/{head}/skull.nii.gz; put {head} where the name of the head stands"
+        )
+    form, suffixes = _expression(pattern), (*SUFFIXES, *MESHES) if meshes else SCANS
+    wide = pattern.replace("[", "[[]").replace("{head}", heads, 1).replace("{head}", "*").replace("{kind}", "*")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob(re.sub(r"\*+", "*", f"{wide}*"))):  # two would mean folders in folders
+        place = path.relative_to(folder).as_posix()
+        suffix = next((suffix for suffix in suffixes if place.lower().endswith(suffix)), "")
+        fits = form.fullmatch(place[: len(place) - len(suffix)]) or form.fullmatch(place)
+        if not fits or not fnmatchcase(fits["head"], heads) or any(part.startswith(".") for part in place.split("/")):
+            continue
+        if not (path.is_file() if suffix else not meshes and _is_dicom_folder(path)):
+            continue
+        name = "/".join(filter(None, (fits.groupdict().get("kind"), fits["head"])))
+        if name in found and not is_mesh(path) and not is_mesh(found[name]):
+            raise InputError(f"{path}: {found[name].name} has the same name; keep one of the two, or give its suffix")
+        if name not in found or is_mesh(found[name]):
+            found[name] = path
+    return found
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a pattern; a name's second place must hold what the first holds."""
+    form, seen = "", set()
+    for part in re.split(r"({head}|{kind}|\*|\?)", pattern):
+        name = part.strip("{}")
+        if part in ("*", "?"):
+            form += "[^/]" + part.replace("?", "")
+        elif name not in NAMES or name == part:
+            form += re.escape(part)
+        else:
+            form += f"(?P={name})" if name in seen else f"(?P<{name}>{NAMES[name]})"
+            seen.add(name)
+    return re.compile(form)
+
+
+def _is_dicom_folder(path: Path) -> bool:
+    """A folder without images: a class of SkullBreak holds some."""
+    return path.is_dir() and not any(file.name.lower().endswith(tuple(SUFFIXES)) for file in path.iterdir())

@@ -148,6 +148,20 @@ def test_axes_of_one_do_not_matter(tmp_path: Path, before: tuple[int, ...], afte
     plain(metaimage(tmp_path / "a.mha", values, TransformMatrix=turned, Offset=offset, ElementSpacing=steps))
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_nifti_with_a_fourth_axis_of_0_is_one_volume(tmp_path: Path, version: int) -> None:
+    path = nifti(tmp_path / "a.nii", ct()[..., None], version)
+    head = bytearray(path.read_bytes())
+    kind, at = ("<h", 48) if version == 1 else ("<q", 48)
+    struct.pack_into(kind, head, at, 0)
+    path.write_bytes(head)
+    plain(path, ct())
+    struct.pack_into(kind, head, at - struct.calcsize(kind), 0)  # of the third axis it is no volume
+    path.write_bytes(head)
+    with pytest.raises(InputError, match="expected a 3D image, got size 7x6x0x1"):
+        read_scan(path)
+
+
 def test_axes_with_their_own_spacing_or_turned_into_others_are_refused(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii", mask()[None])
     head = bytearray(path.read_bytes())

@@ -150,7 +150,7 @@ def _parse(path: Path, raw: bytes) -> _Header:
     return _Header(
         paired=magic[1:2] == b"i",
         order=order,
-        sizes=sizes[:rank],
+        sizes=[*sizes[: min(rank, 3)], *(size or 1 for size in sizes[3:rank])],  # some write 0 for an axis of one
         code=read("h", 70 if first else 12)[0],
         begin=int(begin),
         scale=(scale[0], scale[1]),

@@ -7,8 +7,10 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,10 @@ def one_thread_per_child() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[Executor]:
+    """Processes that work side by side, each on one thread; at least one."""
+    with one_thread_per_child(), ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
+        yield pool

@@ -24,9 +24,10 @@ from PIL import Image
 import pcdiff
 from pcdiff import __version__
 from pcdiff.cli import app as cli
+from pcdiff.cli.train import recipe_file
 from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError, OutputError
-from pcdiff.files import sha256
+from pcdiff.files import sha256, shipped_file
 from pcdiff.geometry.mesh import read_stl, write_stl
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -184,6 +185,20 @@ def test_an_ensemble_keeps_its_members_and_their_uncertainty(run: Run, stub: Stu
     assert run("design", skull, "-o", tmp_path / "out", "--no-report", "-q")[0] == 0
     expected = {"implant.nrrd", "implant.stl", "checks.json", "surface.npz", "run.json", "defective_skull.nrrd"}
     assert files(folder).keys() == expected  # of the earlier run nothing is left
+
+
+def test_a_method_of_one_answer_says_so(
+    run: Run, stub: Stub, skull: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: lambda *_, **__: stub(skull))
+    code, printed, error = run("design", skull, "-o", tmp_path, "--method", "unet", "--ensemble", 5, "--no-report")
+    assert code == 0
+    assert "recommended" not in printed
+    said = "5 candidates asked for: unet gives one answer; leave out --ensemble, or choose --method diffusion"
+    assert error.count(said) == 1
+    record = json.loads((tmp_path / "head" / "run.json").read_text())
+    assert record["input_check"]["warnings"][-1] == said  # the report prints these
+    assert not (tmp_path / "head" / "candidates").exists()
 
 
 def test_same_seed_same_bytes(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
@@ -553,6 +568,14 @@ def test_report_is_written_again(run: Run, demo_copy: Path) -> None:
     (demo_copy / "report.html").unlink()
     assert run("report", demo_copy)[:2] == (0, f"{demo_copy / 'report.html'}\n")
     assert files(demo_copy).keys() >= read_record(demo_copy)["files"].keys()
+
+
+def test_the_help_of_train_names_the_shipped_recipes(run: Run) -> None:
+    _, printed, _ = run("train", "--help")
+    words = set(re.findall(r"\w+", printed))
+    assert words >= {path.stem for path in shipped_file("configs").glob("*.yaml")}
+    (named,) = re.findall(r"such as (\w+)\.", " ".join(re.sub("[│ \n]+", " ", printed).split()))
+    assert recipe_file(named).is_file()
 
 
 def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pcdiff.diffusion.ema import Ema
-from pcdiff.environment import THREADS, one_thread_per_child
+from pcdiff.environment import THREADS, one_thread_per_child, worker_pool
+from pcdiff.errors import InputError
 from pcdiff.training.batches import load_batches
 from pcdiff.training.loop import Loop, Means, make_accelerator
-from pcdiff.training.recipes import DiffusionTrainConfig
+from pcdiff.training.recipes import DiffusionTrainConfig, VolumetricTrainConfig
 from pcdiff.training.run_state import State
 from pcdiff.training.stopping import Interrupted, Sigterm
 
@@ -233,6 +236,34 @@ def test_workers_are_seeded_and_run_on_one_thread() -> None:
     worker_seed = int(torch.empty((), dtype=torch.int64).random_(generator=torch.Generator().manual_seed(3)))
     drawn = torch.rand(2, generator=torch.Generator().manual_seed(worker_seed)).tolist()
     assert found == [f"['1', '1', '1', '1'] 1 {value}" for value in drawn]
+
+
+def test_a_pool_of_workers_runs_on_one_thread_each() -> None:
+    with worker_pool(0) as pool:
+        assert pool.submit(_threads).result() == ["1"] * len(THREADS)
+
+
+@pytest.mark.parametrize("name", ["surface", "volumetric"])
+def test_what_is_made_before_training_runs_on_one_thread_each(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module(f"pcdiff.training.{name}.train")
+    found: list[list[str | None]] = []
+
+    def sources(run: Any, samples: Any, prior: Any, pool: Executor, progress: bool) -> None:
+        found.append(pool.submit(_threads).result())
+        raise InputError("enough")
+
+    monkeypatch.setattr(module, "load_sources", sources)
+    recipe, method = (DiffusionTrainConfig, "diffusion") if name == "surface" else (VolumetricTrainConfig, "unet")
+    run = {"data": tmp_path, "cache": tmp_path, "out": tmp_path}
+    with pytest.raises(InputError, match="enough"):
+        module.train(recipe.model_validate({"method": method, "run": run}), progress=False)
+    assert found == [["1"] * len(THREADS)]
+
+
+def _threads() -> list[str | None]:
+    return [os.environ.get(name) for name in THREADS]
 
 
 def test_thread_limits_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

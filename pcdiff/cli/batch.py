@@ -162,7 +162,7 @@ def result_line(record: dict[str, Any]) -> str:
     text = f"{_count(defects, 'defect')}, implant {volume:.1f} ml, {seconds:.1f} s"
     if not record["checks"]["failed"]:
         text += ", passes every check"
-    if record["members_ml"]:
+    if len(record["members_ml"]) > 1:
         text += f"; recommended: {record['recommended_because']}"
     if pieces != defects:
         text += f" (the implant has {_count(pieces, 'piece')}: look at it closely)"

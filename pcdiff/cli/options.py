@@ -19,7 +19,11 @@ Weights = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Your own weights (.safetensors) instead of the shipped ones.")
 ]
 Ensemble = Annotated[
-    int | None, typer.Option(min=1, help="Number of candidates; more than one also gives an uncertainty map.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of candidates, by default of the method diffusion; more than one also gives an uncertainty map.",
+    ),
 ]
 Seed = Annotated[
     int,

@@ -60,8 +60,8 @@ def train(
 ) -> None:
     """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
 
-    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are unet, diffusion, atlas,
-    ensemble, paper_skullfix and paper_skullbreak; copy and change one for your own data.
+    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are unet (the default method),
+    diffusion (that of an ensemble), atlas, ensemble, paper_skullfix and paper_skullbreak; copy and change one.
 
         pcdiff train diffusion --set run.data=/elsewhere
         pcdiff train ours.yaml

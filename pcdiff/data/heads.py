@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from pcdiff import __version__
 from pcdiff.data.cases import find_cases, read_case_skull
+from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.imaging.scan import input_digest
@@ -91,7 +91,7 @@ def prepare(
             for source, target in jobs.items():
                 finish(source, partial(_prepare_head, source, target))
             return made
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             futures = {pool.submit(_prepare_head, *job): job[0] for job in jobs.items()}
             try:
                 for future in as_completed(futures):

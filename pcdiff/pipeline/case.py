@@ -21,6 +21,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.input_check import InputCheck
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
+from pcdiff.methods.registry import DEFAULT_OF_ENSEMBLE
 from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
 from pcdiff.pipeline.record import (
     SKULL,
@@ -142,7 +143,7 @@ def write_case(
         watch=watch,
     )
     if on_warning is not None:
-        for warning in result.fit.notes:
+        for warning in _notes(result, settings):
             on_warning(warning)
     with watch("write"):
         if source != part / SKULL:
@@ -202,6 +203,16 @@ def _check(
     return _Checked(report, candidates, recommend([report, *candidates]), uncertainty_mm)
 
 
+def _notes(result: Design, settings: Settings) -> list[str]:
+    """What the fit found, and whether candidates are fewer than asked for."""
+    count = len(result.proposal.candidates)
+    if count >= settings.ensemble:
+        return list(result.fit.notes)
+    few = "one answer" if count == 1 else f"{count} candidates"
+    advice = f"leave out --ensemble, or choose --method {DEFAULT_OF_ENSEMBLE}"
+    return [*result.fit.notes, f"{settings.ensemble} candidates asked for: {settings.method} gives {few}; {advice}"]
+
+
 def _record(part: Path, given: _Input, result: Design, checked: _Checked, settings: Settings) -> dict[str, Any]:
     """What `run.json` says of a case; see docs/files.md."""
     return {
@@ -217,7 +228,7 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
         | {
             "warnings": [
                 *(without_folders(warning, given.path) for warning in given.check.warnings),
-                *result.fit.notes,
+                *_notes(result, settings),
             ],
             "defects": [asdict(defect) for defect in defects_of(result.fit)],
         },

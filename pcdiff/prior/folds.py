@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from pcdiff.data.heads import load_head
+from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.prior.build import TableRadii, average, build, measure_tables, population_mean
@@ -60,7 +59,7 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
     stored = Path(cache) / f"tables-{key.hexdigest()[:12]}.safetensors"
     if not stored.exists():
         heads = [load_head(path) for path in paths]
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             mean, std = population_mean(heads, pool) if prior is None else (prior.mean, prior.std)
             table_radii = list(pool.map(partial(measure_tables, mean=mean, std=std), heads))
         fields = {name: np.stack([getattr(w, name) for w in table_radii]) for name in ("outer", "thickness", "present")}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.methods.atlas import LATTICE, Atlas
 from pcdiff.prior.folds import cached_heads
@@ -28,7 +27,7 @@ def train(config: AtlasTrainConfig, progress: bool = True) -> Path:
     if not names:
         raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
     same_recipe(run.out / "config.json", config)
-    with ProcessPoolExecutor(max(run.workers, 1), mp_context=get_context("spawn")) as pool:
+    with worker_pool(run.workers) as pool:
         heads = load_heads(run.cache, names, run.same, ShapePrior.shipped(), pool, progress)
     first = np.round((LATTICE.low - HEAD_LOW) / HEAD_STEP).astype(int)
     i, j, k = (slice(start, start + n) for start, n in zip(first.tolist(), LATTICE.shape, strict=True))

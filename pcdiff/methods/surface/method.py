@@ -1,4 +1,4 @@
-"""The default method: a surface fused from shape model and U-Net, whose points the diffusion moves."""
+"""The default method of an ensemble: a surface fused from shape model and U-Net, whose points the diffusion moves."""
 
 from __future__ import annotations
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
 from pcdiff.diffusion.loss import add_noise, denoising_loss
 from pcdiff.diffusion.schedule import log_normal_sigmas
+from pcdiff.environment import worker_pool
 from pcdiff.files import written_beside
 from pcdiff.methods.registry import weights_of
 from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig
@@ -40,9 +39,8 @@ log = logging.getLogger(__name__)
 def train(config: DiffusionTrainConfig, progress: bool = True) -> Path:
     """Runs a recipe to its end, or goes on with it; returns the weights' file, or the checkpoint if there is none yet.
 
-    Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, unet.safetensors and
-    the networks that the denoiser is trained for, and denoiser.safetensors, the averaged weights
-    that did best on the held-out heads so far.
+    Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, unet.safetensors, which the denoiser is
+    trained for, and denoiser.safetensors, the averaged weights that did best on the held-out heads so far.
     At SIGTERM the checkpoint is written and the run ends.
     Raises InputError if the cache lacks heads or the folder holds a run of another recipe.
     """
@@ -53,7 +51,7 @@ def train(config: DiffusionTrainConfig, progress: bool = True) -> Path:
         prior = ShapePrior.shipped()
         base = weights_of("unet", config.unet)
         assert base.own is not None
-        with ProcessPoolExecutor(max(run.workers, 1), mp_context=get_context("spawn")) as pool:
+        with worker_pool(run.workers) as pool:
             _, fitted = load_sources(run, config.samples, prior, pool, progress)
             files = store_pairs(run.cache, fitted[config.first :], base.own, config.pool, pool, True, progress)
             held_out = [file for files in store_cases(run, prior, pool, progress).values() for file in files]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch.utils.data import Dataset
 
 from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
+from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.methods.volumetric.config import VolumetricConfig
 from pcdiff.methods.volumetric.model import VolumetricModel
@@ -46,7 +45,7 @@ def train(config: VolumetricTrainConfig, progress: bool = True) -> Path:
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         log.info("training the volumetric U-Net; the resolved recipe is %s", run.out / "config.json")
         prior = ShapePrior.shipped()
-        with ProcessPoolExecutor(max(run.workers, 1), mp_context=get_context("spawn")) as pool:
+        with worker_pool(run.workers) as pool:
             heads, fitted = load_sources(run, config.samples, prior, pool, progress)
             cases = store_cases(run, prior, pool, progress)
         same_recipe(run.out / "config.json", config)

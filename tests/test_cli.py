@@ -287,14 +287,14 @@ def test_errors_are_one_line_and_a_code(
         (("design", "a.nrrd", "--weights", "none.safetensors", "-o", "out"), "found none"),
         (("design", "a.nrrd", "--device", "abacus", "-o", "out"), "device 'abacus': expected cpu, cuda"),
         (("demo", "--method", "guess", "-o", "out"), "unknown method 'guess'"),
-        (("evaluate", "--data", "none"), "none: expected complete_skull/"),
+        (("evaluate", "--data", "none"), "none: expected a data set in a layout"),
         (("evaluate", "--data", "none", "--suite", "odd"), "unknown variant 'odd'"),
         (("evaluate", "--data", "none", "--weights", "a"), "--weights belong to one method"),
         (("evaluate", "--data", "none", "--method", "prior,guess"), "unknown method 'guess'"),
         (("train", "none.yaml"), "expected a YAML recipe"),
         (("train", "none.yaml", "--set", "steps"), "expected KEY=VALUE, got 'steps'"),
         (("simulate", "none.nrrd", "-o", "out"), "none.nrrd: expected an image file, found none"),
-        (("prepare", "none", "-o", "cache"), "none: expected complete_skull/"),
+        (("prepare", "none", "-o", "cache"), "none: expected a data set in a layout"),
         (("check", "none.stl", "--skull", "none.nrrd"), "none.nrrd: expected an image file, found none"),
         (
             ("check", "none.stl", "--skull", "none.nrrd", "--criteria", "none.yaml"),
@@ -310,7 +310,7 @@ def test_errors_are_one_line_and_a_code(
         (("design", "a.nrrd", "-o", "out", "--criteria", "/"), "/: expected a YAML file with lines such as"),
         (("train", "/"), "/: expected a YAML recipe"),
         (("import-checkpoint", "/", "-o", "w.safetensors"), "/: expected a checkpoint"),
-        (("prepare", "/proc", "-o", "cache"), "/proc: expected complete_skull/"),
+        (("prepare", "/proc", "-o", "cache"), "/proc: expected a data set in a layout"),
     ],
 )
 def test_an_input_error_is_code_2_and_one_line(
@@ -574,7 +574,7 @@ def test_the_help_of_train_names_the_shipped_recipes(run: Run) -> None:
     _, printed, _ = run("train", "--help")
     words = set(re.findall(r"\w+", printed))
     assert words >= {path.stem for path in shipped_file("configs").glob("*.yaml")}
-    (named,) = re.findall(r"such as (\w+)\.", " ".join(re.sub("[│ \n]+", " ", printed).split()))
+    (named,) = re.findall(r"shipped recipe, such as (\w+)\.", " ".join(re.sub("[│ \n]+", " ", printed).split()))
     assert recipe_file(named).is_file()
 
 

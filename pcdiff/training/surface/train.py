@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 def train(config: DiffusionTrainConfig, progress: bool = True) -> Path:
     """Runs a recipe to its end, or goes on with it; returns the weights' file, or the checkpoint if there is none yet.
 
-    Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, unet.safetensors, which the denoiser is
-    trained for, and denoiser.safetensors, the averaged weights that did best on the held-out heads so far.
+    Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, unet.safetensors, which the denoiser
+    is trained for, and denoiser.safetensors, the averaged weights that did best on the held-out heads so far.
     At SIGTERM the checkpoint is written and the run ends.
     Raises InputError if the cache lacks heads or the folder holds a run of another recipe.
     """

@@ -18,8 +18,8 @@ def datasets(
 ) -> None:
     """List the layouts of data sets that are read; or what a data set holds, by split and class.
 
-    `evaluate --data`, `score --truth`, `prepare` and the `run.data` of a recipe take each of them. A YAML file describes
-    any other data set.
+    `evaluate --data`, `score --truth`, `prepare` and the `run.data` of a recipe take each of them. A YAML file
+    describes any other data set.
 
         pcdiff datasets
         pcdiff datasets data/MUG500 --cases craniotomy

@@ -45,7 +45,8 @@ from pcdiff.training.volumetric import fitted as fitted_module
 from pcdiff.training.volumetric.cuts import SHAPES, Cuts, Windows
 from pcdiff.training.volumetric.fitted import FittedCase, make_fitted_case
 from pcdiff.training.volumetric.heads import Heads
-from pcdiff.training.volumetric.train import VolumetricTask, missing_loss
+from pcdiff.training.volumetric.task import missing_loss
+from pcdiff.training.volumetric.train import VolumetricTask
 from pcdiff.training.volumetric.validation import EVERYWHERE, validate
 from pcdiff.training.volumetric.warps import BOX, HEAD_LOW, HEAD_SHAPE, interpolation
 
@@ -419,6 +420,9 @@ class Noise:
 
     def draw(self, count: int, rng: np.random.Generator) -> Windows:
         return noise(int(rng.integers(1000)))
+
+    def mean_count(self, count: int) -> float:
+        return 1.0
 
 
 def noise(seed: int) -> Windows:

@@ -25,6 +25,7 @@ PURPOSES = {  # of the extras that a user may want
     "open3d": "a window for `pcdiff view`, and the screened surface reconstruction",
     "dicom": "implants as DICOM Segmentation",
     "triton": "faster point operations on CUDA",
+    "baselines": "networks of the field, from MONAI",
     "train": "training",
 }
 MIN_DSC = 0.95  # of the built-in case; it reaches 0.962

@@ -84,6 +84,14 @@ class MethodEntry:
         return loader
 
 
+BASELINES = {
+    "encoder_decoder": "a volumetric encoder-decoder from bone alone; blocks of several challenge entries",
+    "symmetry": "the same, trained with a symmetry loss",
+    "slices": "2D networks along three axes, averaged, or a recurrent one along z",
+    "patches": "an encoder-decoder on overlapping patches",
+    "coarse_to_fine": "a network on the whole head at low resolution, and one that refines around what it finds",
+    "sparse": "sparse convolutions on occupied points",
+}
 METHODS = {
     entry.name: entry
     for entry in (
@@ -135,6 +143,17 @@ METHODS = {
             "pcdiff.methods.atlas:load",
             own="atlas.safetensors",
             recipe="pcdiff.training.recipes:AtlasTrainConfig",
+        ),
+        *(
+            MethodEntry(
+                name,
+                help_,
+                f"pcdiff.methods.networks.method:load_{name.replace('symmetry', 'encoder_decoder')}",
+                required=f"none are shipped, so train them with the recipe {name}",
+                extra=None if name == "sparse" else "baselines",
+                recipe="pcdiff.training.recipes:BaselineTrainConfig",
+            )
+            for name, help_ in BASELINES.items()
         ),
         MethodEntry(
             "ensemble",

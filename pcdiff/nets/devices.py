@@ -20,3 +20,10 @@ def on_device(network: Network, device: str | torch.device) -> Network:
     if parameter is None or parameter.device == torch.device(device):
         return network
     return deepcopy(network).to(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or "cpu" with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

@@ -13,6 +13,7 @@ from pcdiff.config import StrictConfig, override, read_yaml, validate_config
 from pcdiff.data.craniotomy import KINDS
 from pcdiff.errors import InputError
 from pcdiff.methods.friedrich2023.config import PaperConfig
+from pcdiff.methods.networks.config import NetworkConfig
 from pcdiff.methods.registry import METHODS, installed_methods
 from pcdiff.methods.surface.config import SurfaceDiffusionConfig, SurfaceNetworkConfig
 from pcdiff.methods.volumetric.config import UNetConfig
@@ -40,6 +41,7 @@ class WindowsConfig(StrictConfig):
     shift_mm: float = Field(default=1.0, ge=0, description="standard deviation of a further shift of the pose")
     turn_degrees: float = Field(default=1.0, ge=0, description="and rotation")
     scale: float = Field(default=0.01, ge=0, description="and scale")
+    whole: bool = Field(default=False, description="every window is the largest, nearly the whole lattice")
 
 
 class VolumetricSamplesConfig(StrictConfig):
@@ -141,6 +143,26 @@ class VolumetricTrainConfig(RunRecipe):
     weights: Path | None = Field(default=None, description="weights that a new run starts from")
     samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
     network: UNetConfig = UNetConfig()
+    optimiser: VolumetricOptimiserConfig = VolumetricOptimiserConfig()
+
+
+class BaselineLossConfig(StrictConfig):
+    """Added to cross-entropy and soft DSC."""
+
+    symmetry: float = Field(
+        default=0.0, ge=0, description="weight of the soft DSC of the completed head with its mirror image"
+    )
+
+
+class BaselineTrainConfig(RunRecipe):
+    """A recipe of a network of the field, as in configs/encoder_decoder.yaml and others; `method` is its kind."""
+
+    trainer = "pcdiff.training.networks"
+    method: Literal["encoder_decoder", "slices", "patches", "coarse_to_fine", "sparse", "symmetry"]
+    weights: Path | None = Field(default=None, description="weights that a new run starts from")
+    network: NetworkConfig
+    samples: VolumetricSamplesConfig = VolumetricSamplesConfig()
+    loss: BaselineLossConfig = BaselineLossConfig()
     optimiser: VolumetricOptimiserConfig = VolumetricOptimiserConfig()
 
 

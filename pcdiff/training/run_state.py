@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -131,6 +132,14 @@ def write_row(run: RunConfig, row: dict[str, float]) -> None:
         with SummaryWriter(str(run.out)) as writer:
             for name, value in row.items():
                 writer.add_scalar(name, value, int(row["step"]))
+
+
+def trained_seconds(run: RunConfig) -> float:
+    """Seconds that a run has taken, validation included: of log.jsonl, whose clock starts anew where a run goes on."""
+    path = run.out / "log.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    clock = [row["seconds"] for row in rows if "seconds" in row]
+    return sum(now for now, later in pairwise([*clock, 0.0]) if later < now)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

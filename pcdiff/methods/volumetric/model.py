@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcdiff.methods.volumetric.config import LAYOUT, VolumetricConfig
 from pcdiff.methods.volumetric.features import LATTICE, Window, mirrored, network_inputs
@@ -51,7 +51,6 @@ class VolumetricModel:
         metadata = {"format": UNET_FORMAT, "config": self.config.model_dump_json(), "license": "CC-BY-NC-SA-4.0"}
         write_tensors(path, tensors, metadata | dict(notes or {}))
 
-    @torch.inference_mode()
     def predict(
         self,
         bone: np.ndarray,
@@ -72,18 +71,32 @@ class VolumetricModel:
             mirror: average the log-odds of the head and of its mirror image.
         """
         network = on_device(self.network, device)
-        total, count = np.zeros(LATTICE.shape, np.float32), np.zeros(LATTICE.shape, np.float32)
-        mean = self.mean.astype(np.float32) / 255
-        for window, (fine, coarse) in zip(windows, network_inputs(bone, mean, windows, maps), strict=True):
-            found = _run(network, fine, coarse, device)
-            if mirror:
-                found = (found + _run(network, *mirrored(fine, coarse), device).flip(0)) / 2
-            total[window] += found.numpy()
-            count[window] += 1
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+        return run_in_windows(network, self.mean, bone, windows, maps, device, mirror)
 
 
-def _run(network: UNet3d, fine: Tensor, coarse: Tensor, device: str) -> Tensor:
+@torch.inference_mode()
+def run_in_windows(
+    network: nn.Module,
+    mean: np.ndarray,
+    bone: np.ndarray,
+    windows: Sequence[Window],
+    maps: TableMaps | None,
+    device: str,
+    mirror: bool,
+) -> np.ndarray:
+    """See `VolumetricModel.predict`; network: on the device, from fine and coarse channels to log-odds."""
+    total, count = np.zeros(LATTICE.shape, np.float32), np.zeros(LATTICE.shape, np.float32)
+    share = mean.astype(np.float32) / 255
+    for window, (fine, coarse) in zip(windows, network_inputs(bone, share, windows, maps), strict=True):
+        found = _run(network, fine, coarse, device)
+        if mirror:
+            found = (found + _run(network, *mirrored(fine, coarse), device).flip(0)) / 2
+        total[window] += found.numpy()
+        count[window] += 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _run(network: nn.Module, fine: Tensor, coarse: Tensor, device: str) -> Tensor:
     """(I, J, K) log-odds, float32 on the CPU, computed in bfloat16 as in training."""
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         odds = network(fine.to(device), coarse.to(device))

@@ -79,12 +79,27 @@ class Cuts:
         self.low = torch.tensor(LATTICE.low, dtype=torch.float32, device=device)
 
     def draw(self, count: int, rng: np.random.Generator) -> Windows:
-        """As many windows of one shape as have the points of `count` windows of the smallest shape; at least one."""
-        number = np.array([len(places) for places in self.places])
-        kind = int(rng.choice(len(SHAPES), p=number / number.sum()))
-        count = max(1, count * int(np.prod(SHAPES[0])) // int(np.prod(SHAPES[kind])))
-        places = [self.places[kind][k] for k in rng.integers(number[kind], size=count)]
+        """Windows of one shape, `windows_of` them."""
+        kind = int(rng.choice(len(SHAPES), p=self.shares))
+        count = windows_of(kind, count)
+        places = [self.places[kind][k] for k in rng.integers(len(self.places[kind]), size=count)]
         return self.windows(places, SHAPES[kind], rng)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(len(SHAPES),) probabilities of the shapes."""
+        number = np.array([len(places) for places in self.places])
+        shares: np.ndarray = number / number.sum()
+        return shares
+
+    @property
+    def sides(self) -> list[tuple[int, int, int]]:
+        """Lattice points of the windows of all places."""
+        return [shape for shape, places in zip(SHAPES, self.places, strict=True) for _ in places]
+
+    def mean_count(self, count: int) -> float:
+        """Mean number of windows that `draw` returns."""
+        return float(self.shares @ [windows_of(kind, count) for kind in range(len(SHAPES))])
 
     def windows(self, places: Sequence[Place], shape: tuple[int, int, int], rng: np.random.Generator) -> Windows:
         """A window around each of some places; where exactly, and what happens to it, is drawn."""
@@ -100,13 +115,17 @@ class Cuts:
         fine = torch.stack([*both, torch.stack(mean).float() / 255], 1)
         missing = self._read(self.missing[cuts], within)
         shown = self._chosen(len(places), 1 - self.config.hidden, rng)
-        tables = self._table_log_odds(self.maps[cuts], within) * shown
-        channels = self._table_channels(self.maps[cuts], within) * shown[:, None]
+        tables, channels = torch.zeros_like(missing), self._no_tables(len(places), shape)
+        if shown.any():
+            tables = self._table_log_odds(self.maps[cuts], within) * shown
+            channels = self._table_channels(self.maps[cuts], within) * shown[:, None]
         coarse = torch.cat([self._coordinates(corners, shape), channels], 1)
         return _mirror_some(Windows(fine, coarse, missing, tables), self._chosen(len(places), 0.5, rng) > 0)
 
     def _shape_for(self, place: Place) -> int:
         """Number of the smallest shape that holds a place and its margin; else of the largest."""
+        if self.config.whole:
+            return len(SHAPES) - 1
         first, last = np.maximum(place.first - self.config.margin, 0), place.last + self.config.margin
         size = np.minimum(last, LATTICE_SHAPE) - first + 1  # windows begin at even points
         return next((k for k, shape in enumerate(SHAPES) if (size <= shape).all()), len(SHAPES) - 1)
@@ -165,6 +184,10 @@ class Cuts:
             channels.append(values.reshape(view).expand(-1, *(n // 2 for n in shape)))
         return torch.stack(channels, 1)
 
+    def _no_tables(self, count: int, shape: tuple[int, int, int]) -> Tensor:
+        """(B, 6, I/2, J/2, K/2) zeros."""
+        return torch.zeros(count, len(LAYOUT.tables), *(n // 2 for n in shape), device=self.device)
+
     def _table_channels(self, maps: Tensor, points: Tensor) -> Tensor:
         """(B, 6, I/2, J/2, K/2), as `features.prior_tables`, in the middle of each block of points."""
         middle = functional.avg_pool3d(points.movedim(-1, 1), 2).movedim(1, -1)
@@ -182,6 +205,11 @@ class Cuts:
         )
         depth = torch.minimum(torch.minimum(outer - radius, radius - inner), border + FUSION.extension_mm)
         return depth.div(FUSION.slope_mm).clamp(-FUSION.max_log_odds, FUSION.max_log_odds)
+
+
+def windows_of(kind: int, count: int) -> int:
+    """As many windows of a shape as have the points of `count` windows of the smallest shape; at least one."""
+    return max(1, count * int(np.prod(SHAPES[0])) // int(np.prod(SHAPES[kind])))
 
 
 def _places(number: int, case: FittedCase) -> list[Place]:

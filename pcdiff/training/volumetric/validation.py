@@ -81,13 +81,13 @@ def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, floa
     both = tables + Surroundings.predict(model, bone, case.windows, case.maps, device, mirror=False).added
     sides = np.array([[[side.start, side.stop] for side in window] for window in case.windows])
     box = box_slices(sides[..., 0].min(0), sides[..., 1].max(0))
-    present = _finer(bone[box])
-    truth = (present + _finer(case.missing[box].astype(np.float32) / 255) >= 0.5) & (present < 0.5)
-    a, b, c = (dice((_finer(values[box]) > 0) & (present < 0.5), truth) for values in (tables, alone, both))
+    present = finer(bone[box])
+    truth = (present + finer(case.missing[box].astype(np.float32) / 255) >= 0.5) & (present < 0.5)
+    a, b, c = (dice((finer(values[box]) > 0) & (present < 0.5), truth) for values in (tables, alone, both))
     return a, b, c
 
 
-def _finer(values: np.ndarray) -> np.ndarray:
+def finer(values: np.ndarray) -> np.ndarray:
     """(I, J, K) -> (2 I - 1, 2 J - 1, 2 K - 1): the values and those half-way between them."""
     zoomed: np.ndarray = ndimage.zoom(values, [(2 * n - 1) / n for n in values.shape], order=1)
     return zoomed

@@ -92,7 +92,10 @@ class TensorFile:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-    """Writes tensors, all numpy or all torch, with their metadata and a checksum, whole or not at all."""
+    """Writes tensors, all numpy or all torch, with their metadata and a checksum, whole or not at all.
+
+    The same content gives the same bytes.
+    """
     if all(isinstance(value, np.ndarray) for value in tensors.values()):
         save = _library("np").save
         contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
@@ -100,8 +103,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
         save = _library("pt").save
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     checksum = _checksum(save(contiguous, dict(metadata)))
+    content = _ordered(save(contiguous, {**metadata, CHECKSUM: checksum}))
     with written_beside(path) as beside:
-        beside.write_bytes(save(contiguous, {**metadata, CHECKSUM: checksum}))
+        beside.write_bytes(content)
 
 
 def read_tensors(
@@ -165,6 +169,15 @@ def _header(data: bytes) -> dict[str, Any]:
     """The header of a safetensors file that the library has accepted."""
     header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return header
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its metadata by name: the library writes them in an order that changes from call to call."""
+    header = _header(data)
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + int.from_bytes(data[:8], "little") :]
 
 
 def _checksum(data: bytes) -> str:

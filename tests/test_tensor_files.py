@@ -183,6 +183,20 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     assert all(whole[place : place + 1] == b" " for place in missed), "only blanks after the header may differ"
 
 
+@pytest.mark.parametrize("tensors", [{"b": np.arange(5), "a": np.ones(3, np.uint8)}, {"x": torch.arange(7.0)}])
+def test_the_same_content_gives_the_same_bytes(tmp_path, tensors):
+    metadata = {name: f"the value of {name}, \u00e9" for name in "zyxwvutsabc"}  # the library shuffles them
+    written = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        write_tensors(path, tensors, metadata)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    content = read_tensors(path, "numbers", "make others")
+    assert content.metadata == metadata
+    assert all(np.array_equal(content.tensors[name], np.asarray(value)) for name, value in tensors.items())
+
+
 def test_a_checksum_is_the_same_for_both_libraries(tmp_path):
     for name, values in (("np", np.arange(3.0)), ("pt", torch.arange(3.0, dtype=torch.float64))):
         write_tensors(tmp_path / name, {"x": values}, {"format": "some-1"})

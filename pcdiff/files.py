@@ -21,6 +21,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def flush(path: Path) -> None:
+    """Makes sure that a file's bytes are on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def absolute(path: Path) -> Path:
     """The path from the root, without `.` and `..`. Unlike `resolve` it keeps links: their names are the user's."""
     return Path(os.path.abspath(path))  # noqa: PTH100

@@ -35,7 +35,8 @@ from pcdiff.imaging.volumes import read_volume, write_map, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import OrientedPoints
 from pcdiff.methods.registry import METHODS, MethodEntry, weights_files
-from pcdiff.pipeline.record import case_folder, case_skull, pieces_ml, read_record
+from pcdiff.pipeline.case_folder import case_folder
+from pcdiff.pipeline.record import case_skull, pieces_ml, read_record
 from pcdiff.pipeline.stages import STAGES
 from pcdiff.pipeline.write import compare_stl
 from pcdiff.prior.fit import PriorFit
@@ -593,7 +594,7 @@ def test_train_passes_the_recipe_on(run: Run, tmp_path: Path, monkeypatch: pytes
     assert (code, printed) == (0, "8 e False\n")
     code, _, printed = run("train", "difusion")
     assert code == 2
-    assert "one of atlas, diffusion, ensemble, paper_skullbreak, paper_skullfix, unet" in printed
+    assert f"one of {', '.join(sorted(path.stem for path in shipped_file('configs').glob('*.yaml')))}, " in printed
     monkeypatch.setitem(sys.modules, "pcdiff.training.surface.train", None)
     assert run("train", recipe)[0] == 1
 

@@ -4,8 +4,10 @@ import csv
 import json
 import math
 import re
+import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -194,6 +196,38 @@ def test_memory_is_of_the_command_alone():
     assert error is None
     assert 190 < large - small < 230
     assert here[-1] == 1
+
+
+@pytest.mark.parametrize("end", ["kill", "end_all"])
+def test_no_command_outlives_the_process_that_measures_it(end, tmp_path):
+    told = tmp_path / "pid"
+    command = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    program = (
+        "import sys, threading, time\nfrom pathlib import Path\n"
+        "from pcdiff.evaluation.measure import end_all, measure\n"
+        f"threading.Thread(target=measure, args=([sys.executable, '-S', '-c', {command!r}], 60)).start()\n"
+        f"while not Path({str(told)!r}).exists(): time.sleep(0.05)\n"
+        f"time.sleep(0.2); {'end_all()' if end == 'end_all' else 'time.sleep(60)'}\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        while not (told.exists() and told.read_text()):
+            time.sleep(0.05)
+        if end == "kill":
+            parent.kill()
+        assert parent.wait(20) == (-9 if end == "kill" else 0)
+    began = time.monotonic()
+    while is_running(int(told.read_text())) and time.monotonic() - began < 10:
+        time.sleep(0.05)
+    assert not is_running(int(told.read_text()))
+
+
+def is_running(number: int) -> bool:
+    """Whether a process is there and no zombie."""
+    state = Path(f"/proc/{number}/stat")
+    try:
+        return state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_killed_command_reports_the_signal():

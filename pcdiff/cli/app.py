@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no text
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _exit_on_sigterm(), _umask_restored():
+        with _exit_on_signals(), _umask_restored():
             app(args=arguments, prog_name="pcdiff")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -84,16 +84,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """While entered, SIGTERM ends the program with exit code 143, so that temporary files are removed."""
+def _exit_on_signals() -> Iterator[None]:
+    """While entered, SIGTERM and SIGHUP end the program with 128 and their number, so temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -17,13 +17,20 @@ COMMAND = (
 )
 NO_MESSAGE = "nothing on stderr"
 # The peak memory of a child process starts at that of its parent, and this process holds volumes. So a bare interpreter
-# starts the command, waits for it, and prints what the command alone used.
+# starts the command, waits for it, and prints what the command alone used. It ends the command where it is told to, and
+# where the process that measures has gone.
 _PROGRAM = """
 import json, os, signal, subprocess, sys, time
-start = time.perf_counter()
+start, parent, limit = time.perf_counter(), os.getppid(), float(sys.argv[1])
 child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-signal.signal(signal.SIGALRM, lambda *_: child.kill())
-signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
+def look(*_):
+    if time.perf_counter() - start >= limit:
+        child.kill()
+    elif os.getppid() != parent:
+        child.terminate()
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+signal.signal(signal.SIGALRM, look)
+signal.setitimer(signal.ITIMER_REAL, min(limit, 0.5), 0.5)
 _, status, usage = os.wait4(child.pid, 0)
 print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]))
 """
@@ -43,15 +50,29 @@ class Measurement(NamedTuple):
     error: str | None
 
 
+_running: set[subprocess.Popen[str]] = set()
+
+
+def end_all() -> None:
+    """Ends every command that runs in some thread; `measure` returns there."""
+    for process in list(_running):
+        process.terminate()
+
+
 def measure(command: Sequence[str], timeout_s: float) -> Measurement:
     """Runs a command and kills it after `timeout_s`. A command that cannot start has NaN seconds and memory."""
     bare = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(timeout_s), *command]
-    done = subprocess.run(bare, capture_output=True, text=True, errors="replace", check=False)
-    lines = done.stderr.strip().splitlines()
+    with subprocess.Popen(bare, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        _running.add(process)
+        try:
+            output, said = process.communicate()
+        finally:
+            _running.discard(process)
+    lines = said.strip().splitlines()
     message = lines[-1].strip() if lines else NO_MESSAGE
-    if done.returncode != 0:
-        return Measurement(math.nan, math.nan, done.returncode, f"could not start {command[0]}: {message}")
-    seconds, rss, exit_code = json.loads(done.stdout)
+    if process.returncode != 0:
+        return Measurement(math.nan, math.nan, process.returncode, f"could not start {command[0]}: {message}")
+    seconds, rss, exit_code = json.loads(output)
     if seconds >= timeout_s and exit_code == -signal.SIGKILL:
         message = f"no implant after {timeout_s:g} s"
     elif exit_code < 0:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pcdiff.data.cases import Case
 from pcdiff.errors import InputError
 from pcdiff.evaluation.error_maps import write_error_maps
-from pcdiff.evaluation.measure import COMMAND
+from pcdiff.evaluation.measure import COMMAND, end_all
 from pcdiff.evaluation.plan import Run, plan_runs
 from pcdiff.evaluation.results import Results, conditions_of, write_results
 from pcdiff.evaluation.rows import Journal, Row
@@ -101,7 +101,8 @@ def _run_all(runs: Sequence[Run], journal: Journal, timeout_s: float, workers: i
                 rows.append(row)
                 bar.update()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
             raise
     return rows
 

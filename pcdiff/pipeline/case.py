@@ -22,10 +22,10 @@ from pcdiff.imaging.input_check import InputCheck
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import DEFAULT_OF_ENSEMBLE
+from pcdiff.pipeline.case_folder import case_folder
 from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
 from pcdiff.pipeline.record import (
     SKULL,
-    case_folder,
     pieces_ml,
     read_record,
     recorded_digest,

@@ -13,7 +13,8 @@ from pcdiff.files import sha256
 from pcdiff.geometry.metrics import scores
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.pipeline.case import write_case
-from pcdiff.pipeline.record import SKULL, case_folder, refuse_other_input, write_record
+from pcdiff.pipeline.case_folder import case_folder
+from pcdiff.pipeline.record import SKULL, refuse_other_input, write_record
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.model import ShapePrior
 

@@ -12,8 +12,9 @@ from pcdiff import NOTICE, __version__
 from pcdiff.imaging.input_check import read_skull
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
+from pcdiff.pipeline.case_folder import case_folder
 from pcdiff.pipeline.names import shown_name
-from pcdiff.pipeline.record import SKULL, case_folder, pieces_ml, refuse_other_input, write_record
+from pcdiff.pipeline.record import SKULL, pieces_ml, refuse_other_input, write_record
 
 
 def write_simulation(

@@ -37,7 +37,8 @@ def written_beside(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder to write to; it replaces `path` when the block succeeds, else it is removed.
 
     Its name is unique, so threads, processes and hosts that share the folder may write the same file: the last one to
-    finish wins. Raises InputError for a missing or unwritable folder, and where `path` is a folder.
+    finish wins. Raises InputError for a missing or unwritable folder, and where `path` is a folder; OSError with the
+    file's name for a disk that is full.
     """
     if not path.parent.is_dir():
         raise InputError(f"{path}: expected an existing output folder, found none; create {path.parent} first")
@@ -51,6 +52,10 @@ def written_beside(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a write fails without the file's name
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
+from pcdiff.cli.console import error_line, exit_code
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
 
@@ -52,3 +55,18 @@ def test_the_digest_of_a_file(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == hashlib.sha256(b"bone").hexdigest()
     with pytest.raises(InputError, match="found none"):
         sha256(tmp_path / "b")
+
+
+def test_a_full_disk_is_told_with_the_file_s_name_and_its_own_exit_code(tmp_path: Path) -> None:
+    path = tmp_path / "implant.nrrd"
+
+    def write() -> None:
+        with written_beside(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write fails, without a name
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert error_line(caught.value) == f"{path}: No space left on device; free space, or write elsewhere"
+    assert exit_code(caught.value) == 3
+    assert exit_code(FileNotFoundError(errno.ENOENT, "", str(path))) == 1
+    assert list(tmp_path.iterdir()) == []

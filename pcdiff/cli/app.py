@@ -1,7 +1,8 @@
 """The command line: a thin layer over functions that can be imported.
 
 The commands import heavy packages when they run, so `pcdiff --help` loads neither numpy nor torch. Results go to
-stdout, progress and errors to stderr. Exit codes: 2 for input that the user can correct, 1 for a failure.
+stdout, progress and errors to stderr. Exit codes: 2 for input that the user can correct, 3 for
+a disk that cannot be written to, 1 for another failure or a check that fails.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ app.command("doctor", rich_help_panel=SETUP)(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0, 2 for input to correct, 1 for a failure.
+    """Runs a command and exits: 0, 2 for input to correct, 3 for a full disk, 1 for another failure.
 
     An error is one line on stderr; PCDIFF_DEBUG=1 shows the traceback instead.
     """

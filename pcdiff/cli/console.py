@@ -10,6 +10,9 @@ import typer
 
 from pcdiff.errors import InputError, MethodError, OutputError
 
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of the disk
+
 
 def debugging() -> bool:
     """Whether PCDIFF_DEBUG=1 asks for tracebacks."""
@@ -44,9 +47,11 @@ def print_message(text: str) -> None:
 
 
 def exit_code(error: Exception) -> int:
-    """2 for input that the user can correct, such as a path that no system can open; 1 for a failure."""
-    no_path = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
-    return 2 if no_path or isinstance(error, InputError) else 1
+    """2 for input that the user can correct, such as a path that no system can open; 3 for a full disk; 1 else."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in NO_PATH or isinstance(error, InputError):
+        return 2
+    return 3 if number in NOT_WRITTEN else 1
 
 
 def error_line(error: Exception) -> str:
@@ -54,7 +59,8 @@ def error_line(error: Exception) -> str:
     if isinstance(error, InputError | MethodError | OutputError):
         return str(error) or type(error).__name__
     if isinstance(error, OSError):
-        return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}"
+        advice = "; free space, or write elsewhere" if error.errno in NOT_WRITTEN else ""
+        return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}{advice}"
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or crop the scan to the head"
     return (

@@ -2,15 +2,16 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test mutants lint checksums clean
+.PHONY: help demo test mutants lint checksums open3d clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(READY) .venv/.open3d  ## set up, then design an implant for a built-in case into out/demo
 	$(BIN)/pcdiff demo -o out/demo --overwrite
@@ -47,11 +48,14 @@ $(READY_DEV): pyproject.toml
 
 # Open3D is the second reconstruction backend, and optional: tried once, done without where it cannot be had.
 .venv/.open3d: | $(READY)
-	@if timeout 300 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[open3d]' >.venv/open3d.log 2>&1; then \
-	  if ! $(BIN)/python -c 'import open3d' 2>/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    (export DEBIAN_FRONTEND=noninteractive; timeout 200 apt-get update && timeout 200 apt-get install -y --no-install-recommends \
-	      libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1) </dev/null >>.venv/open3d.log 2>&1 || true; \
-	  fi; \
-	fi; \
-	$(BIN)/python -c 'import open3d' 2>/dev/null || echo "make: going on without open3d (optional; see .venv/open3d.log)"
+	@timeout 300 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[open3d]' >.venv/open3d.log 2>&1 || true
+	@$(BIN)/python -c 'import open3d' 2>/dev/null || echo "make: going on without open3d (optional). It may lack" \
+	  "libraries of the system, which \`make open3d\` installs on Debian and Ubuntu; see .venv/open3d.log"
 	@touch $@
+
+open3d: $(READY)  ## install open3d, and on Debian and Ubuntu the system's libraries that it needs (asks for root)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[open3d]'
+	$(BIN)/python -c 'import open3d' 2>/dev/null || { $(SUDO) apt-get update && \
+	  $(SUDO) apt-get install -y --no-install-recommends libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1 </dev/null; }
+	$(BIN)/python -c 'import open3d'
+	@touch .venv/.open3d

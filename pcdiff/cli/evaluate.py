@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,8 +58,8 @@ def evaluate(
     methods = [name.strip() for name in names.split(",")]
     if weights is not None and len(methods) > 1:
         raise InputError(f"--weights belong to one method, got {names}; name it with --method")
-    digests = _digests(methods, weights)
-    notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE}
+    digests, training = _about_weights(methods, weights)
+    notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE, "training": training}
     command = _command(ensemble, weights, device)
     found = find_cases(data, cases)
     if variants is not None:
@@ -137,12 +137,17 @@ def compare(
         typer.echo("\n".join([*describe(found), "", score_tables(found)[0].to_markdown()]))
 
 
-def _digests(methods: list[str], weights: Path | None) -> dict[str, dict[str, str]]:
-    """Method -> name and sha256 of each weights file that it reads."""
+def _about_weights(
+    methods: list[str], weights: Path | None
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:
+    """Method -> name and sha256 of each weights file; method -> what its own file says of its training."""
+    from pcdiff.evaluation.training_notes import training_notes
     from pcdiff.files import sha256
-    from pcdiff.methods.registry import weights_files
+    from pcdiff.methods.registry import weights_of
 
-    return {name: {path.name: sha256(path) for path in weights_files(name, weights)} for name in methods}
+    files = {name: weights_of(name, weights) for name in methods}
+    digests = {name: {path.name: sha256(path) for path in of.all} for name, of in files.items()}
+    return digests, {name: training_notes(of.own) for name, of in files.items()}
 
 
 def _command(ensemble: int | None, weights: Path | None, device: str) -> list[str]:

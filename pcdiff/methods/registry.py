@@ -51,7 +51,7 @@ class MethodEntry:
     help: one line. loader: `module:function`, imported when the method is loaded. own: the shipped file of its own
     weights, None where none is shipped. companions: files that are used where they lie beside the own weights.
     required: why weights must be given, for a method that ships none and needs some. extra: of the installation.
-    recipe: `module:class` of its training recipes, if it can be trained.
+    recipe: `module:class` of its training recipes, if it can be trained. source: whom it follows.
     """
 
     name: str
@@ -63,6 +63,7 @@ class MethodEntry:
     extra: str | None = None
     licence: str = WEIGHTS_LICENCE
     recipe: str | None = None
+    source: str = ""
 
     def load(self, files: WeightsFiles) -> Method | PriorBasedMethod:
         """Imports the loader and calls it. Raises InputError as the loader, MethodError for a package at fault."""
@@ -101,6 +102,7 @@ METHODS = {
             "pcdiff.methods.volumetric.method:load",
             own="unet.safetensors",
             recipe="pcdiff.training.recipes:VolumetricTrainConfig",
+            source="ours",
         ),
         MethodEntry(
             "diffusion",
@@ -109,8 +111,15 @@ METHODS = {
             own="denoiser.safetensors",
             companions=("unet.safetensors",),
             recipe="pcdiff.training.recipes:DiffusionTrainConfig",
+            source="ours",
         ),
-        MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
+        MethodEntry(
+            "prior",
+            "the statistical shape model alone",
+            "pcdiff.methods.prior:load",
+            own=PRIOR,
+            source="ours",
+        ),
         MethodEntry(
             "paper",
             "the published model of Friedrich et al. (2023), with --weights",
@@ -119,23 +128,42 @@ METHODS = {
             "import-checkpoint, or train one with the recipe paper_skullfix",
             licence="as the weights given",
             recipe="pcdiff.training.recipes:PaperTrainConfig",
+            source="Friedrich et al. 2023",
         ),
         MethodEntry(
             "mirror",
             "the other side of the head, registered to the bone around the defect",
             "pcdiff.methods.mirror:load",
             own=PRIOR,
+            source="clinical practice",
         ),
         MethodEntry(
-            "rbf", "thin-plate splines through the bone around the defect", "pcdiff.methods.rbf:load", own=PRIOR
+            "rbf",
+            "thin-plate splines through the bone around the defect",
+            "pcdiff.methods.rbf:load",
+            own=PRIOR,
+            source="Carr et al. 1997",
         ),
-        MethodEntry("mean", "the mean healthy skull, deformed to the rim", "pcdiff.methods.mean:load", own=PRIOR),
-        MethodEntry("ssm", "the modes of the statistical shape model alone", "pcdiff.methods.ssm:load", own=PRIOR),
+        MethodEntry(
+            "mean",
+            "the mean healthy skull, deformed to the rim",
+            "pcdiff.methods.mean:load",
+            own=PRIOR,
+            source="Matzkin et al. 2020",
+        ),
+        MethodEntry(
+            "ssm",
+            "the modes of the statistical shape model alone",
+            "pcdiff.methods.ssm:load",
+            own=PRIOR,
+            source="Fuessinger et al. 2018",
+        ),
         MethodEntry(
             "gpmm",
             "a Gaussian-process morphable model that labels outliers; candidates are samples of its posterior",
             "pcdiff.methods.gpmm:load",
             own=PRIOR,
+            source="Madsen et al. 2019, Rahbani et al. 2022",
         ),
         MethodEntry(
             "atlas",
@@ -143,6 +171,7 @@ METHODS = {
             "pcdiff.methods.atlas:load",
             own="atlas.safetensors",
             recipe="pcdiff.training.recipes:AtlasTrainConfig",
+            source="Rohlfing and Maurer 2007",
         ),
         *(
             MethodEntry(
@@ -162,6 +191,7 @@ METHODS = {
             own="ensemble.yaml",
             companions=("unet.safetensors", "atlas.safetensors"),
             recipe="pcdiff.training.recipes:EnsembleTrainConfig",
+            source="winners of challenges",
         ),
     )
 }

@@ -18,6 +18,7 @@ def evaluate(
     ],
     out: options.Out = Path("out/evaluation"),
     cases: options.Cases = None,
+    splits: options.SplitsFile = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -45,9 +46,11 @@ def evaluate(
     without a defect gets an implant.
 
         pcdiff evaluate --data skullfix --cases 060-074 --method prior,unet -o results
+        pcdiff evaluate --data skullfix --splits splits.yaml --cases fold1 --method ssm --weights FILE
         pcdiff evaluate --data skullfix --suite tilted,two_defects --ensemble 5 -o results
     """
     from pcdiff.data.cases import find_cases
+    from pcdiff.data.splits import expand, read_splits
     from pcdiff.data.suite import variants_named, write_suite
     from pcdiff.evaluation.runner import evaluate as run
     from pcdiff.methods.registry import default_method
@@ -61,6 +64,8 @@ def evaluate(
     digests, training = _about_weights(methods, weights)
     notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE, "training": training}
     command = _command(ensemble, weights, device)
+    if splits is not None and cases is not None:
+        cases = expand(cases, read_splits(splits))
     found = find_cases(data, cases)
     if variants is not None:
         found = write_suite(variants, found, out, seed, progress=not quiet)

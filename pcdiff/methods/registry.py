@@ -118,6 +118,7 @@ METHODS = {
             "the statistical shape model alone",
             "pcdiff.methods.prior:load",
             own=PRIOR,
+            recipe="pcdiff.training.recipes:PriorTrainConfig",
             source="ours",
         ),
         MethodEntry(

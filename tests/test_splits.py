@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pcdiff import training
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.data.splits import expand, leave_out, read_splits, write_folds
 from pcdiff.errors import InputError
@@ -95,6 +96,13 @@ def test_a_recipe_of_a_fold(tmp_path: Path) -> None:
         for_fold(load_config(recipe), "fold2", {"fold1": ["000"], "fold2": ["001"]})
     assert RunRecipe.on_shape_model
     assert not PaperTrainConfig.on_shape_model
+
+
+def test_every_trainer_builds_on_the_shape_model_of_its_run() -> None:
+    """A trainer that took the shipped one would cross-validate on heads that it has seen."""
+    folder = Path(training.__file__).parent
+    shipped = [path.name for path in folder.rglob("*.py") if "ShapePrior.shipped()" in path.read_text()]
+    assert shipped == ["prior.py"]
 
 
 def test_a_denoiser_needs_a_unet_on_its_own_shape_model(tmp_path: Path, prior: ShapePrior) -> None:

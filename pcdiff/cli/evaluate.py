@@ -121,23 +121,29 @@ def compare(
         list[Path], typer.Argument(metavar="RESULTS...", help="results.json of `pcdiff evaluate` or `pcdiff score`.")
     ],
     out: options.Out = Path("out/comparison"),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", metavar="FOLDER", help="Folder of a training run, for its learning curve; repeatable."),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Compare methods on the cases that all of them have: intervals, paired tests, ranks, figures.
 
     OUT gets comparison.html (one file that opens without a network), the tables as tables.md and tables.tex, and all
-    figures as scores.csv, tests.csv and ranks.csv.
+    figures as scores.csv, places.csv, tests.csv and ranks.csv.
 
         pcdiff compare results/*/results.json -o comparison
+        pcdiff compare results/*/results.json --run runs/unet --run runs/slices -o comparison
     """
     from pcdiff.evaluation.comparison import compare as compared
     from pcdiff.evaluation.comparison_page import write_comparison_page
     from pcdiff.evaluation.comparison_tables import describe, score_tables, write_tables
+    from pcdiff.evaluation.learning import read_curves
 
-    found = compared(results)
+    found, curves = compared(results), read_curves(runs or [])
     out.mkdir(parents=True, exist_ok=True)
     write_tables(out, found)
-    write_comparison_page(out, found)
+    write_comparison_page(out, found, curves)
     if not quiet:
         typer.echo("\n".join([*describe(found), "", score_tables(found)[0].to_markdown()]))
 

@@ -232,6 +232,11 @@ def by_head(rows: Sequence[Row], metric: str, kind: str | None = None) -> list[f
     return [float(np.mean([np.mean(seeds) for seeds in heads[head].values()])) for head in sorted(heads)]
 
 
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of one value per head, and its interval."""
+    return _estimates(np.array(values)[:, None])[0]
+
+
 def _estimates(values: np.ndarray) -> list[Estimate]:
     """(H, N) -> N estimates; NaN for differences that are infinite both ways."""
     with np.errstate(invalid="ignore"):

@@ -85,13 +85,19 @@ class MethodEntry:
         return loader
 
 
-BASELINES = {
-    "encoder_decoder": "a volumetric encoder-decoder from bone alone; blocks of several challenge entries",
-    "symmetry": "the same, trained with a symmetry loss",
-    "slices": "2D networks along three axes, averaged, or a recurrent one along z",
-    "patches": "an encoder-decoder on overlapping patches",
-    "coarse_to_fine": "a network on the whole head at low resolution, and one that refines around what it finds",
-    "sparse": "sparse convolutions on occupied points",
+BASELINES = {  # name -> what it is, and whom it follows
+    "encoder_decoder": (
+        "a volumetric encoder-decoder from bone alone; blocks of several challenge entries",
+        "Ellis and Aizenberg 2020, Wodzinski et al. 2021, Isensee et al. 2021",
+    ),
+    "symmetry": ("the same, trained with a symmetry loss", "Wodzinski et al. 2025"),
+    "slices": ("2D networks along three axes, averaged, or a recurrent one along z", "Yang et al. 2021"),
+    "patches": ("an encoder-decoder on overlapping patches", "Li et al. 2020"),
+    "coarse_to_fine": (
+        "a network on the whole head at low resolution, and one that refines around what it finds",
+        "Li et al. 2020, Bayat et al. 2020",
+    ),
+    "sparse": ("sparse convolutions on occupied points", "Li et al. 2021, Kroviakov et al. 2021"),
 }
 METHODS = {
     entry.name: entry
@@ -182,8 +188,9 @@ METHODS = {
                 required=f"none are shipped, so train them with the recipe {name}",
                 extra=None if name == "sparse" else "baselines",
                 recipe="pcdiff.training.recipes:BaselineTrainConfig",
+                source=source,
             )
-            for name, help_ in BASELINES.items()
+            for name, (help_, source) in BASELINES.items()
         ),
         MethodEntry(
             "ensemble",

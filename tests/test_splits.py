@@ -119,6 +119,9 @@ def test_splits_and_fold_belong_together(tmp_path: Path, run: Callable[..., tupl
         code, _, error = run("train", "atlas", *options)
         assert code == 2
         assert "expected --splits and --fold together" in error
+    code, _, error = run("evaluate", "--data", tmp_path, "--splits", tmp_path / "splits.yaml", "--method", "prior")
+    assert code == 2
+    assert "expected --cases with the name of a split" in error
     code, _, error = run("datasets", "--folds", "3")
     assert code == 2
     assert "expected the data set whose heads are split" in error

@@ -64,7 +64,9 @@ def evaluate(
     digests, training = _about_weights(methods, weights)
     notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE, "training": training}
     command = _command(ensemble, weights, device)
-    if splits is not None and cases is not None:
+    if splits is not None:
+        if cases is None:
+            raise InputError("--splits: expected --cases with the name of a split, got none; for example --cases fold1")
         cases = expand(cases, read_splits(splits))
     found = find_cases(data, cases)
     if variants is not None:

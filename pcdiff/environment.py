@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -97,6 +98,18 @@ def machine() -> dict[str, Any]:
         **{name: metadata.version(name) for name in packages},
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
+
+
+def commit() -> str | None:
+    """The commit of the clone that this package runs from, with `-dirty` for changed files; None without a clone."""
+    package = str(Path(__file__).parent)
+    git = ("git", "-C", package)
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or installed in a folder that git does not track
+        return None
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import pytest
 
 from pcdiff.errors import InputError
 from pcdiff.evaluation.comparison import Comparison, compare
-from pcdiff.evaluation.comparison_tables import Table, describe, score_tables
+from pcdiff.evaluation.comparison_tables import Table, describe, place_tables, score_tables
 from pcdiff.evaluation.inference import holm, interval, paired_p, ranks, resampled_means
+from pcdiff.evaluation.places import bands, by_rim, by_size, estimates
 from pcdiff.evaluation.results import Results, write_results
 from pcdiff.evaluation.rows import Row
 from pcdiff.geometry.metrics import Scores
@@ -26,7 +27,7 @@ HEADS = 12
 
 def row(method: str, case: str, dsc: float, **more) -> Row:
     scores = Scores(dsc, dsc, 10 - 10 * dsc, 20 - 20 * dsc, 1 - dsc, dsc, dsc)
-    return Row(case, method, 0, **vars(scores), seconds=10 * dsc, ml_true=40, ml_predicted=42, **more)
+    return Row(case, method, 0, **vars(scores), seconds=10 * dsc, ml_true=40 + int(case[-3:]), ml_predicted=42, **more)
 
 
 def rows_of(method: str, dsc: float, kinds: tuple[str, ...] = ("own", "bilateral")) -> list[Row]:
@@ -146,6 +147,31 @@ def test_two_methods_that_fail_on_the_same_head_do_not_differ_there(tmp_path: Pa
     assert (test.difference.mean, test.p) == (0, 1)
 
 
+def test_groups_by_size_and_by_distance_from_the_bone(tmp_path: Path) -> None:
+    rows = [
+        replace(each, ml_true=10.0 * (k + 1), error_0_5mm=0.1 * k, error_20mm=math.nan if k < 4 else 2.0)
+        for k, each in enumerate(rows_of("a", 0.7, ("own",))[:8])
+    ]
+    rows[0] = Row(rows[0].case, "a", 0, ml_true=10.0, error="why")
+    found = compare([write(tmp_path / "x", rows)])
+    sizes = by_size(found)
+    assert list(sizes) == ["10 to 20 ml", "30 to 40 ml", "50 to 60 ml", "70 to 80 ml"]
+    assert [[row.case for row in of["a"]] for of in sizes.values()][1] == ["own/002", "own/003"]
+    scores = estimates(sizes, dict.fromkeys(sizes, "dsc"))
+    assert scores["10 to 20 ml"]["a"].mean == pytest.approx(0.71 / 2)  # a failure counts
+    rim = by_rim(found)
+    assert list(rim) == ["0 to 5 mm", "over 20 mm"]
+    errors = estimates(rim, bands())
+    assert errors["0 to 5 mm"]["a"].mean == pytest.approx(0.4)  # of 0.1 to 0.7: the failure has no error
+    assert errors["over 20 mm"]["a"].mean == pytest.approx(2)
+    titles = {table.title: table for table in place_tables(found)}
+    assert titles["Mean surface error in mm by distance from the bone"].rows == [
+        ["a", "0.40 [0.26, 0.54]", "2.00 [2.00, 2.00]"]
+    ]
+    old = compare([write(tmp_path / "y", rows_of("b", 0.7, ("own",))[:3])])
+    assert (by_size(old), by_rim(old), place_tables(old)) == ({}, {}, [])
+
+
 def test_only_shared_cases_are_compared(tmp_path: Path) -> None:
     # A case without a class is one of the data set's own defects, which a suite calls `own`.
     plain = [row("a", f"{head:03d}", 0.8) for head in range(4)]
@@ -217,7 +243,7 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     code, said, _ = run("compare", *files, "-o", out)
     assert code == 0
     assert "24 cases of 12 heads, 2 classes." in said
-    names = {"tables.md", "tables.tex", "scores.csv", "tests.csv", "ranks.csv", "comparison.html"}
+    names = {"tables.md", "tables.tex", "scores.csv", "places.csv", "tests.csv", "ranks.csv", "comparison.html"}
     assert {path.name for path in out.iterdir()} == names
     lines = (out / "tables.md").read_text().splitlines()
     assert any(line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 1 of 2 | 7.2 | 0 |") for line in lines)
@@ -240,7 +266,7 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert "0.725<br><small>[0." in shown
     figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
     kinds = [[trace["type"] for trace in figure["data"]] for figure in figures]
-    assert kinds == [["scatter"], *[["box", "box"]] * 4, *[["heatmap"]] * 4]
+    assert kinds == [["scatter"], *[["box", "box"]] * 4, ["box"] * 4, *[["heatmap"]] * 4]
     assert sorted(figures[1]["data"][0]["x"]) == pytest.approx(
         sorted(np.add.outer([0.7, 0.72], np.arange(12) / 100).ravel())
     )

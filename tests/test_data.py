@@ -50,6 +50,19 @@ def skullbreak(folder: Path) -> Path:
     return folder
 
 
+def test_a_digest_is_of_masks_and_grid_whatever_files_hold_them(tmp_path):
+    def digest(name: str, implant: np.ndarray = IMPLANT, affine: np.ndarray = OBLIQUE) -> str:
+        complete = put(tmp_path / name / "complete.nrrd", COMPLETE, affine)
+        return Case("000", complete, None, put(tmp_path / name / "implant.nrrd", implant, affine)).load().digest
+
+    first = digest("a")
+    skull = put(tmp_path / "b" / "skull.nrrd", COMPLETE & ~IMPLANT)
+    assert Case("001", None, skull, tmp_path / "a" / "implant.nrrd").load().digest == first
+    moved = OBLIQUE.copy()
+    moved[0, 3] += 0.01
+    assert len({first, digest("c", np.roll(IMPLANT, 1, 1)), digest("d", affine=moved)}) == 3
+
+
 def test_any_two_parts_give_the_third(tmp_path):
     parts = {"complete_skull": COMPLETE, "defective_skull": COMPLETE & ~IMPLANT, "implant": IMPLANT}
     paths = {name: put(tmp_path / f"{name}.nrrd", mask) for name, mask in parts.items()}

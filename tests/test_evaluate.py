@@ -131,6 +131,8 @@ def test_the_written_files_are_scored(tmp_path, cases, program, calls):
     assert (shifted.nsd_1mm, shifted.volume_error) == (1, 0)
     assert shifted.ml_true == shifted.ml_predicted == pytest.approx(0.064)
     assert shifted.error is None
+    assert (exact.error_0_5mm, math.isnan(exact.error_10_20mm)) == (0, True)
+    assert exact.truth == shifted.truth == cases[0].load().digest
     assert 0 < shifted.seconds < 10
 
 

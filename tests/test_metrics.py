@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from pcdiff.errors import InputError
+from pcdiff.evaluation.rim_errors import RimErrors, rim_errors
 from pcdiff.evaluation.spread import compare_spread
 from pcdiff.geometry.metrics import Scores, border_dice, dice, scores, surface_distances
 from pcdiff.geometry.surface import volume_to_mesh
@@ -272,3 +273,17 @@ def test_candidates_hold_a_truth_that_is_as_near_as_they_are_to_each_other():
     assert near.within_1sd > middle.within_1sd + 0.3
     assert middle.within_2sd > far.within_2sd + 0.3
     assert middle.within_2sd == pytest.approx(near.within_2sd, abs=1e-3)  # but for a vertex or two at the edges
+
+
+def test_the_error_by_the_distance_from_the_bone():
+    # Bone: 0 to 4. True implant: 5 to 44; the designed one ends at 34, so that the last ten voxels are 1 to 10 mm off.
+    # A voxel i is i - 4 mm from the bone: 24 to 44 are 20 mm and more, 11 voxels of the one and 21 of the other.
+    skull, truth, implant = (Volume(rows_mask(part, length=60), np.eye(4)) for part in ((0, 5), (5, 45), (5, 35)))
+    assert rim_errors(implant, truth, skull) == RimErrors(0, 0, 0, pytest.approx(55 / 32))
+    # In steps of 0.5 mm, bone to 24: the last ten voxels, 55 to 64, are 0.5 to 5 mm off, and 64 is 20 mm from the bone.
+    skull, truth, implant = (
+        Volume(rows_mask(part, length=90), np.diag([0.5, 1, 1, 1])) for part in ((20, 25), (25, 65), (25, 55))
+    )
+    assert rim_errors(implant, truth, skull) == RimErrors(0, 0, pytest.approx(22.5 / (11 + 20)), 5)
+    nothing = Volume(rows_mask(length=90), truth.affine)
+    assert all(np.isnan(value) for value in vars(rim_errors(nothing, truth, skull)).values())

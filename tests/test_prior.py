@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.data.heads import prepare
+from pcdiff.data.splits import assign_folds
 from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import scores
 from pcdiff.geometry.occupancy import head_occupancy
@@ -26,7 +27,7 @@ from pcdiff.prior.completed_surface import completed_surface
 from pcdiff.prior.defects import VAULT, check_reach, find_defects
 from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
 from pcdiff.prior.fit import choose_sites, complete, fit, with_bevel
-from pcdiff.prior.folds import assign_folds, load_population
+from pcdiff.prior.folds import load_population
 from pcdiff.prior.gaussian_process import MIRROR, Kernel, chord, regress
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece, register

@@ -38,7 +38,7 @@ def test_shipped_recipes_load(path):
 def test_a_recipe_names_its_method(tmp_path, line, got):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{line}run: {{data: d, cache: c, out: o}}\n")
-    with pytest.raises(InputError, match=rf"method: one of unet, diffusion, paper, .*got .*{got}.*; add a line"):
+    with pytest.raises(InputError, match=rf"method: one of unet, diffusion, prior, paper, .*got .*{got}.*; add a line"):
         load_config(path)
 
 

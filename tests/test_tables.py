@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pcdiff.evaluation.methods_table import methods_table
 from pcdiff.evaluation.results import Results, write_results
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
@@ -111,6 +112,12 @@ def test_the_documents_have_their_markers(tool):
         text = document.read_text()
         for name in ("results", "variants"):
             assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
+
+
+def test_the_table_of_methods_is_that_of_its_file() -> None:
+    docs = TOOL.parents[1] / "docs"
+    table = methods_table(json.loads((docs / "results" / "methods.json").read_text()))
+    assert f"<!-- methods -->\n{table}\n<!-- /methods -->" in (docs / "methods.md").read_text()
 
 
 def test_an_ablation_has_one_row_per_variant() -> None:

@@ -1,11 +1,12 @@
-"""Writes the tables of README.md and MODEL_CARD.md from the results of `pcdiff evaluate`.
+"""Writes the tables of README.md, MODEL_CARD.md and docs/methods.md from the results of `pcdiff evaluate`.
 
     python tools/write_tables.py                                # from docs/results/*.json
     python tools/write_tables.py out/evaluation/results.json    # from other files
 
 In both documents the text between `<!-- results -->` and `<!-- /results -->` becomes the table of the data set's own
 defects, and the text between `<!-- variants -->` and `<!-- /variants -->` that of a suite's variants. Results of
-tools/ablate.py become the table of docs/experiments.md between `<!-- ablation -->` and `<!-- /ablation -->`.
+tools/ablate.py become the table of docs/experiments.md between `<!-- ablation -->` and `<!-- /ablation -->`, and those
+of tools/merge_results.py that of docs/methods.md between `<!-- methods -->` and `<!-- /methods -->`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pcdiff.evaluation.methods_table import methods_table
 from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,8 @@ def main() -> None:
     for results in files:
         if "variants" in results:
             write({"ablation": ablation_table(results)}, [ROOT / "docs" / "experiments.md"])
+        if "methods" in results:
+            write({"methods": methods_table(results)}, [ROOT / "docs" / "methods.md"])
 
 
 if __name__ == "__main__":

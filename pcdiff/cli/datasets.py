@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pcdiff.cli import options
+from pcdiff.errors import InputError
 
 
 def datasets(
@@ -15,6 +16,14 @@ def datasets(
         Path | None, typer.Argument(metavar="DATA", help="A data set's folder, or the YAML file that describes it.")
     ] = None,
     cases: options.Cases = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Write the heads in so many folds to the file --out.")
+    ] = None,
+    same: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,NAME", help="Scans of one head, which stay in one fold; repeatable."),
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File of the folds.")] = Path("splits.yaml"),
 ) -> None:
     """List the layouts of data sets that are read; or what a data set holds, by split and class.
 
@@ -23,7 +32,17 @@ def datasets(
 
         pcdiff datasets
         pcdiff datasets data/MUG500 --cases craniotomy
+        pcdiff datasets data/skullfix --folds 5 --same 000,052 --same 011,042 -o splits.yaml
     """
+    from pcdiff.data.cases import find_cases
     from pcdiff.data.datasets import contents_table, layouts_table
+    from pcdiff.data.splits import write_folds
 
+    if folds is not None:
+        if data is None:
+            raise InputError("--folds: expected the data set whose heads are split, got none; name it before --folds")
+        heads = [case.head for case in find_cases(data, cases)]
+        written = write_folds(out, heads, folds, [group.split(",") for group in same or ()])
+        typer.echo("\n".join(f"{name}: {len(of)} heads" for name, of in written.items()))
+        return
     typer.echo(layouts_table() if data is None else contents_table(data, cases))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ def evaluate(
     ],
     out: options.Out = Path("out/evaluation"),
     cases: options.Cases = None,
+    splits: options.SplitsFile = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -45,9 +46,11 @@ def evaluate(
     without a defect gets an implant.
 
         pcdiff evaluate --data skullfix --cases 060-074 --method prior,unet -o results
+        pcdiff evaluate --data skullfix --splits splits.yaml --cases fold1 --method ssm --weights FILE
         pcdiff evaluate --data skullfix --suite tilted,two_defects --ensemble 5 -o results
     """
     from pcdiff.data.cases import find_cases
+    from pcdiff.data.splits import expand, read_splits
     from pcdiff.data.suite import variants_named, write_suite
     from pcdiff.evaluation.runner import evaluate as run
     from pcdiff.methods.registry import default_method
@@ -58,9 +61,13 @@ def evaluate(
     methods = [name.strip() for name in names.split(",")]
     if weights is not None and len(methods) > 1:
         raise InputError(f"--weights belong to one method, got {names}; name it with --method")
-    digests = _digests(methods, weights)
-    notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE}
+    digests, training = _about_weights(methods, weights)
+    notes = {"suite": suite, "ensemble": ensemble or DEFAULT_ENSEMBLE, "training": training}
     command = _command(ensemble, weights, device)
+    if splits is not None:
+        if cases is None:
+            raise InputError("--splits: expected --cases with the name of a split, got none; for example --cases fold1")
+        cases = expand(cases, read_splits(splits))
     found = find_cases(data, cases)
     if variants is not None:
         found = write_suite(variants, found, out, seed, progress=not quiet)
@@ -116,33 +123,44 @@ def compare(
         list[Path], typer.Argument(metavar="RESULTS...", help="results.json of `pcdiff evaluate` or `pcdiff score`.")
     ],
     out: options.Out = Path("out/comparison"),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", metavar="FOLDER", help="Folder of a training run, for its learning curve; repeatable."),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Compare methods on the cases that all of them have: intervals, paired tests, ranks, figures.
 
     OUT gets comparison.html (one file that opens without a network), the tables as tables.md and tables.tex, and all
-    figures as scores.csv, tests.csv and ranks.csv.
+    figures as scores.csv, places.csv, tests.csv and ranks.csv.
 
         pcdiff compare results/*/results.json -o comparison
+        pcdiff compare results/*/results.json --run runs/unet --run runs/slices -o comparison
     """
     from pcdiff.evaluation.comparison import compare as compared
     from pcdiff.evaluation.comparison_page import write_comparison_page
     from pcdiff.evaluation.comparison_tables import describe, score_tables, write_tables
+    from pcdiff.evaluation.learning import read_curves
 
-    found = compared(results)
+    found, curves = compared(results), read_curves(runs or [])
     out.mkdir(parents=True, exist_ok=True)
     write_tables(out, found)
-    write_comparison_page(out, found)
+    write_comparison_page(out, found, curves)
     if not quiet:
         typer.echo("\n".join([*describe(found), "", score_tables(found)[0].to_markdown()]))
 
 
-def _digests(methods: list[str], weights: Path | None) -> dict[str, dict[str, str]]:
-    """Method -> name and sha256 of each weights file that it reads."""
+def _about_weights(
+    methods: list[str], weights: Path | None
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:
+    """Method -> name and sha256 of each weights file; method -> what its own file says of its training."""
+    from pcdiff.evaluation.training_notes import training_notes
     from pcdiff.files import sha256
-    from pcdiff.methods.registry import weights_files
+    from pcdiff.methods.registry import weights_of
 
-    return {name: {path.name: sha256(path) for path in weights_files(name, weights)} for name in methods}
+    files = {name: weights_of(name, weights) for name in methods}
+    digests = {name: {path.name: sha256(path) for path in of.all} for name, of in files.items()}
+    return digests, {name: training_notes(of.own) for name, of in files.items()}
 
 
 def _command(ensemble: int | None, weights: Path | None, device: str) -> list[str]:

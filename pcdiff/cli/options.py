@@ -141,6 +141,10 @@ Overwrite = Annotated[
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff design` or `demo` wrote.")]
 MovedSkull = Annotated[Path | None, typer.Option(metavar="FILE", help="The defective skull, if it has moved.")]
+SplitsFile = Annotated[
+    Path | None,
+    typer.Option("--splits", metavar="FILE", help="Splits of heads, as `pcdiff datasets --folds` writes them."),
+]
 Cases = Annotated[str | None, typer.Option(help="Use some cases or splits only, for example 000-059,063.")]
 
 

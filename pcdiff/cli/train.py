@@ -56,21 +56,36 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, such as optimiser.steps=100."),
     ] = None,
+    splits: options.SplitsFile = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Train on the other splits of --splits, in a folder of this name."),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
 
     Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are unet (the default method),
-    diffusion (that of an ensemble), atlas, ensemble, paper_skullfix and paper_skullbreak, and the networks of the field
-    (encoder_decoder, symmetry, slices, patches, coarse_to_fine, sparse); copy and change one.
+    diffusion (that of an ensemble), atlas, prior, ensemble, paper_skullfix and paper_skullbreak, and the networks of
+    the field (encoder_decoder, symmetry, slices, patches, coarse_to_fine, sparse); copy and change one.
 
         pcdiff train diffusion --set run.data=/elsewhere
         pcdiff train ours.yaml
+        pcdiff train atlas --splits splits.yaml --fold fold1
     """
-    from pcdiff.training.recipes import load_config
+    from pcdiff.data.splits import read_splits
+    from pcdiff.training.recipes import for_fold, load_config
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="pcdiff: %(message)s")
     config = load_config(recipe_file(recipe), _parse_changes(changes))
+    if (splits is None) != (fold is None):
+        raise InputError("expected --splits and --fold together, got one of them; name the file and the fold")
+    if splits is not None and fold is not None:
+        config = for_fold(config, fold, read_splits(splits))
+        if config.on_shape_model:  # the shipped shape model may have been built from heads of the fold
+            from pcdiff.training.prior import build_own_prior
+
+            build_own_prior(config.run)
     try:
         training = import_module(config.trainer)
     except ModuleNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,15 @@ class LoadedCase:
     def complete_skull(self) -> Volume:
         """Union of defective skull and implant, which is how SkullFix and SkullBreak were made."""
         return self.defective_skull.with_mask(self.defective_skull.mask | self.implant.mask)
+
+    @property
+    def digest(self) -> str:
+        """Of both masks and the grid: equal for two cases that scores may be compared on, whatever files hold them."""
+        grid = np.round(self.implant.affine, 4) + 0.0  # without a negative zero
+        found = hashlib.sha256(np.array(self.implant.mask.shape).tobytes() + grid.tobytes())
+        for volume in (self.defective_skull, self.implant):
+            found.update(np.packbits(volume.mask).tobytes())
+        return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pcdiff.evaluation.inference import holm, interval, paired_p, ranks, resampl
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.statistics import HIGHER_IS_BETTER, median
 from pcdiff.foreign import parsing, read_json
+from pcdiff.geometry.metrics import VERSION
 
 EXPECTED = "results.json of `pcdiff evaluate` or `pcdiff score`"
 REMEDY = "leave the file out, or run the evaluation again"
@@ -29,6 +30,7 @@ class _File(BaseModel):
     pcdiff: str
     ensemble: int = 1
     weights: dict[str, dict[str, str]] = {}
+    metrics: int = VERSION
     rows: list[dict[str, Any]]
 
 
@@ -101,7 +103,7 @@ class Comparison:
 
     def values(self, metric: str, kind: str | None = None) -> np.ndarray:
         """(H, M) of each head and method, of one class or of all; NaN for a method that was not measured so."""
-        return np.array([_by_head(rows, metric, kind) for rows in self.rows.values()]).T
+        return np.array([by_head(rows, metric, kind) for rows in self.rows.values()]).T
 
     def failed(self, method: str, kind: str | None = None) -> int:
         """Number of rows with an error."""
@@ -161,7 +163,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
 
     Raises InputError for other files, two files of one name, and methods without a case in common.
     """
-    files = {path.resolve(): _read(path) for path in paths}
+    files = {path.resolve(): read_results(path) for path in paths}
     rows = _by_method(files)
     if not rows:
         raise InputError("expected files with cases that have a defect, got none; give results.json of an evaluation")
@@ -171,28 +173,43 @@ def compare(paths: Sequence[Path]) -> Comparison:
         raise InputError(f"expected methods with a case in common, got none ({names}); compare files of the same cases")
     left_out = {name: len({row.case for row in each} - shared) for name, each in rows.items()}
     kept = {name: [row for row in each if row.case in shared] for name, each in rows.items()}
-    best_first = sorted(kept, key=lambda name: -float(np.mean(_by_head(kept[name], "dsc"))))
+    best_first = sorted(kept, key=lambda name: -float(np.mean(by_head(kept[name], "dsc"))))
     records = [{key: value for key, value in record.items() if key != "rows"} for record in files.values()]
     return Comparison({name: kept[name] for name in best_first}, left_out, records)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The file's contents with its rows as `Row`, without refusals and with a class each."""
+def read_results(path: Path) -> dict[str, Any]:
+    """The file's contents with its rows as `Row`, without refusals and with a class each.
+
+    Raises InputError for another file, and for scores by other definitions.
+    """
     record = read_json(path, _File, EXPECTED, REMEDY)
+    if (version := record.get("metrics", VERSION)) != VERSION:
+        raise InputError(
+            f"{path}: expected scores by the definitions {VERSION}, got {version}; run the evaluation again"
+        )
     with parsing(path, EXPECTED, REMEDY):
         rows = [Row.from_json(values) for values in record["rows"]]
     rows = [row if row.kind else replace(row, case=f"{OWN}/{row.case}") for row in rows if not row.refusal]
     return {"ensemble": 1, "weights": {}} | record | {"rows": rows}
 
 
+def rows_by_method(record: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """The rows of each method of a file; an ensemble's name has the number of its candidates."""
+    found = {}
+    for method in dict.fromkeys(row.method for row in record["rows"]):
+        rows = [row for row in record["rows"] if row.method == method]
+        several = record["ensemble"] > 1 and not all(np.isnan(row.spread_error) for row in rows)
+        found[f"{method}, {record['ensemble']} candidates" if several else method] = rows
+    return found
+
+
 def _by_method(files: Mapping[Path, Mapping[str, Any]]) -> dict[str, list[Row]]:
     found: dict[str, dict[str, list[Row]]] = {}  # method -> label of the file -> rows
     for path, record in files.items():
         label = path.stem if path.stem != "results" else path.parent.name
-        for method in dict.fromkeys(row.method for row in record["rows"]):
-            rows = [row for row in record["rows"] if row.method == method]
-            several = record["ensemble"] > 1 and not all(np.isnan(row.spread_error) for row in rows)
-            of_files = found.setdefault(f"{method}, {record['ensemble']} candidates" if several else method, {})
+        for method, rows in rows_by_method(record).items():
+            of_files = found.setdefault(method, {})
             if label in of_files:
                 raise InputError(f"{path}: expected a name of its own, got {label} twice for {method}; rename the file")
             of_files[label] = rows
@@ -206,13 +223,18 @@ def _by_method(files: Mapping[Path, Mapping[str, Any]]) -> dict[str, list[Row]]:
     return named
 
 
-def _by_head(rows: Sequence[Row], metric: str, kind: str | None = None) -> list[float]:
+def by_head(rows: Sequence[Row], metric: str, kind: str | None = None) -> list[float]:
     """The value of each head, by name: the mean of its cases; of a case the mean of its seeds."""
     heads: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if kind in (None, row.kind):
             heads.setdefault(row.skull, {}).setdefault(row.case, []).append(getattr(row, metric))
     return [float(np.mean([np.mean(seeds) for seeds in heads[head].values()])) for head in sorted(heads)]
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of one value per head, and its interval."""
+    return _estimates(np.array(values)[:, None])[0]
 
 
 def _estimates(values: np.ndarray) -> list[Estimate]:

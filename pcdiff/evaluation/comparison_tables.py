@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pcdiff.evaluation.comparison import Comparison, Estimate, PairedTest
 from pcdiff.evaluation.inference import CONFIDENCE, RESAMPLES
+from pcdiff.evaluation.places import PlaceEstimates, bands, by_rim, by_size, estimates
 from pcdiff.evaluation.statistics import METRICS
 from pcdiff.evaluation.tables import FINE, TITLES, markdown, number
 from pcdiff.files import written_beside
@@ -117,6 +118,18 @@ def difference_tables(found: Comparison) -> list[Table]:
     return tables
 
 
+def place_tables(found: Comparison) -> list[Table]:
+    """DSC by the size of the defect, and the mean surface error by the distance from the bone around it."""
+    return [
+        Table(
+            title,
+            ["method", *of],
+            [[name, *(_estimate(each[name], metric) for each in of.values())] for name in found.methods],
+        )
+        for title, metric, of in _places(found)
+    ]
+
+
 def rank_table(found: Comparison) -> Table:
     """The rank of each method by the main metrics, with its interval, and how often it is the first."""
     columns = {metric: found.ranks(metric) for metric in main_metrics(found)}
@@ -140,14 +153,33 @@ def rank_table(found: Comparison) -> Table:
 
 
 def write_tables(out: Path, found: Comparison) -> None:
-    """Writes tables.md, tables.tex, and with all metrics scores.csv, tests.csv and ranks.csv."""
-    tables = [*score_tables(found), *difference_tables(found), rank_table(found)]
+    """Writes tables.md, tables.tex, places.csv, and with all metrics scores.csv, tests.csv and ranks.csv."""
+    tables = [*score_tables(found), *place_tables(found), *difference_tables(found), rank_table(found)]
     _write(out / "tables.md", "\n".join(["\n".join(describe(found)), "", *(table.to_markdown() for table in tables)]))
     notes = [f"% {line}" for line in ("Needs the package booktabs.", *describe(found))]
     _write(out / "tables.tex", "\n".join([*notes, "", *(table.to_latex() for table in tables)]))
     _write_csv(out / "scores.csv", "class,method,metric,mean,low,high,failed", _score_lines(found))
+    _write_csv(out / "places.csv", "table,group,method,mean,low,high", _place_lines(found))
     _write_csv(out / "tests.csv", "metric,first,second,difference,low,high,p,p_holm", _test_lines(found))
     _write_csv(out / "ranks.csv", "metric,method,rank,low,high,first", _rank_lines(found))
+
+
+def _places(found: Comparison) -> list[tuple[str, str, PlaceEstimates]]:
+    """Title, the metric whose digits serve, and the estimates of each grouping that was measured."""
+    size, rim = by_size(found), by_rim(found)
+    of = (
+        ("DSC by volume of the true implant", "dsc", estimates(size, dict.fromkeys(size, "dsc"))),
+        ("Mean surface error in mm by distance from the bone", "masd", estimates(rim, bands())),
+    )
+    return [each for each in of if each[2]]
+
+
+def _place_lines(found: Comparison) -> Iterable[Sequence[object]]:
+    for title, _, groups in _places(found):
+        for name, methods in groups.items():
+            for method, of in methods.items():
+                if of is not None:
+                    yield title, name, method, of.mean, of.low, of.high
 
 
 def _score_lines(found: Comparison) -> Iterable[Sequence[object]]:
@@ -183,8 +215,8 @@ def _write_csv(path: Path, head: str, lines: Iterable[Sequence[object]]) -> None
         writer.writerows([["" if cell != cell else cell for cell in line] for line in lines])
 
 
-def _estimate(of: Estimate, metric: str) -> str:
-    if math.isnan(of.mean):
+def _estimate(of: Estimate | None, metric: str) -> str:
+    if of is None or math.isnan(of.mean):
         return ""
     return f"{number(of.mean, metric)} [{number(of.low, metric)}, {number(of.high, metric)}]"
 

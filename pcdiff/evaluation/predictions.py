@@ -11,6 +11,7 @@ from tqdm import tqdm
 from pcdiff.data.cases import Case
 from pcdiff.data.patterns import MESHES, SUFFIXES
 from pcdiff.errors import InputError
+from pcdiff.evaluation.rim_errors import rim_errors
 from pcdiff.evaluation.rows import Row
 from pcdiff.files import sha256
 from pcdiff.geometry.mesh_reading import is_mesh
@@ -82,12 +83,15 @@ def find_predictions(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
 
 def _row(case: Case, path: Path | None, method: str, space: str | None) -> Row:
     truth = case.load()
-    missing = Row(case.name, method, 0, ml_true=truth.implant.ml, error="no file for this case")
+    missing = Row(case.name, method, 0, ml_true=truth.implant.ml, truth=truth.digest, error="no file for this case")
     if path is None:
         return missing
     try:
         implant = read_implant(path, truth.defective_skull, space)
     except EmptyMask:
         return replace(missing, error="the mask is empty")
-    found = asdict(scores(implant, truth.implant, truth.defective_skull))
+    found = {
+        **asdict(scores(implant, truth.implant, truth.defective_skull)),
+        **asdict(rim_errors(implant, truth.implant, truth.defective_skull)),
+    }
     return replace(missing, **found, ml_predicted=implant.ml, error=None, implant=sha256(path))

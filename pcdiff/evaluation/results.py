@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pcdiff import __version__
-from pcdiff.environment import machine
+from pcdiff.environment import commit, machine
 from pcdiff.evaluation.measure import PCDIFF
 from pcdiff.evaluation.rows import Row, finite
 from pcdiff.evaluation.statistics import Summary, kinds_of, summarise
 from pcdiff.evaluation.tables import results_table
 from pcdiff.files import written_beside
+from pcdiff.geometry.metrics import VERSION
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ def write_results(out: Path, results: Results) -> None:
 
 
 def conditions_of(command: Sequence[str]) -> dict[str, Any]:
-    """Version, machine, date and command of an evaluation; of a path in the command only the name."""
+    """Version, commit, definitions of the scores, machine, date and command; of a path in the command only the name."""
     is_pcdiff = tuple(command[: len(PCDIFF)]) == PCDIFF
     words = ["pcdiff", *command[len(PCDIFF) :]] if is_pcdiff else command
     return {
         "pcdiff": __version__,
+        "commit": commit(),
+        "metrics": VERSION,
         **machine(),
         "processor": platform.processor() or platform.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -28,9 +28,11 @@ class Row:
 
     dsc to nsd_1mm: see `metrics.Scores`; NaN in a row of an earlier version that did not measure it.
 
+    error_0_5mm to error_20mm: see `rim_errors.RimErrors`; NaN for a failure.
     spread_error, within_1sd, within_2sd: see `spread.Spread`; NaN for a single candidate.
     seconds: wall time of the process, one of `workers` at once. peak_mb: its peak resident set, 10^6 bytes.
     ml_true, ml_predicted: volume of the true and of the designed implant.
+    truth: digest of the case, see `LoadedCase.digest`; empty in a row of an earlier version.
     refusal: the skull has no defect, so an implant must be refused. Such a row has no scores; `reason` is the message
     of the refusal, and an implant is an error.
     failed_checks: names of the checks that the implant did not pass, with spaces between; None if it was not checked.
@@ -47,6 +49,10 @@ class Row:
     masd: float = math.inf
     nsd_05mm: float = 0.0
     nsd_1mm: float = 0.0
+    error_0_5mm: float = math.nan
+    error_5_10mm: float = math.nan
+    error_10_20mm: float = math.nan
+    error_20mm: float = math.nan
     spread_error: float = math.nan
     within_1sd: float = math.nan
     within_2sd: float = math.nan
@@ -54,6 +60,7 @@ class Row:
     peak_mb: float = math.nan
     ml_true: float = math.nan
     ml_predicted: float = math.nan
+    truth: str = ""
     error: str | None = None
     workers: int = 1
     refusal: bool = False

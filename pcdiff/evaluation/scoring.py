@@ -14,6 +14,7 @@ from pcdiff.data.cases import LoadedCase
 from pcdiff.errors import InputError
 from pcdiff.evaluation.measure import NO_MESSAGE, Measurement, measure
 from pcdiff.evaluation.plan import Run
+from pcdiff.evaluation.rim_errors import rim_errors
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.spread import compare_spread
 from pcdiff.files import sha256
@@ -40,6 +41,7 @@ def run_case(run: Run, timeout_s: float, workers: int = 1) -> Row:
         skull = case.defective_skull or Path(folder) / f"{case.name.replace('/', '_')}.nrrd"
         try:
             truth = case.load()
+            row["truth"] = truth.digest
             if case.defective_skull is None:
                 write_volume(truth.defective_skull, skull)
             measured = measure(run.filled(skull, out), timeout_s)
@@ -67,6 +69,7 @@ def score_files(folder: Path, truth: LoadedCase) -> dict[str, float]:
     return {
         "ml_predicted": implant.ml,
         **asdict(scores(implant, truth.implant, truth.defective_skull)),
+        **asdict(rim_errors(implant, truth.implant, truth.defective_skull)),
         **asdict(compare_spread(implant, members, truth.implant, truth.defective_skull)),
     }
 

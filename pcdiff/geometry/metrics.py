@@ -18,6 +18,7 @@ from pcdiff.geometry.volume import Volume
 
 # The spacing of an oblique grid is rounded; a voxel exactly on the border must count all the same.
 ROUNDING_MM = 1e-6
+VERSION = 1  # of the definitions; raise it when the meaning of a score changes: results of two are not comparable
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class SurfaceDistances:
 
     a_to_b: (Na,) mm, one per surface voxel of a; infinite where b is empty.
     b_to_a: (Nb,) mm, one per surface voxel of b; infinite where a is empty.
+    points: (Na + Nb, 3) mm from the grid's first voxel: the surface voxels of a, then those of b.
     """
 
     a_to_b: np.ndarray
     b_to_a: np.ndarray
+    points: np.ndarray
 
     def percentile(self, q: float) -> float:
         """The q-th percentile of both directed distances *pooled*, mm; 0 for two empty masks, infinite for one.
@@ -113,8 +116,9 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: np.ndarray) -> Surf
     low, high = bounding_box(a | b)
     # No mask reaches beyond the box of both, so the crop changes no surface.
     borders = (voxel_border(_crop(mask, low, high), beyond="background") for mask in (a, b))
-    points_a, points_b = (np.argwhere(border) @ axes.T for border in borders)
-    return SurfaceDistances(_nearest(points_a, points_b), _nearest(points_b, points_a))
+    points_a, points_b = ((np.argwhere(border) + low) @ axes.T for border in borders)
+    points = np.concatenate([points_a, points_b])
+    return SurfaceDistances(_nearest(points_a, points_b), _nearest(points_b, points_a), points)
 
 
 def scores(prediction: Volume, truth: Volume, defective_skull: Volume) -> Scores:

@@ -51,7 +51,7 @@ class MethodEntry:
     help: one line. loader: `module:function`, imported when the method is loaded. own: the shipped file of its own
     weights, None where none is shipped. companions: files that are used where they lie beside the own weights.
     required: why weights must be given, for a method that ships none and needs some. extra: of the installation.
-    recipe: `module:class` of its training recipes, if it can be trained.
+    recipe: `module:class` of its training recipes, if it can be trained. source: whom it follows.
     """
 
     name: str
@@ -63,6 +63,7 @@ class MethodEntry:
     extra: str | None = None
     licence: str = WEIGHTS_LICENCE
     recipe: str | None = None
+    source: str = ""
 
     def load(self, files: WeightsFiles) -> Method | PriorBasedMethod:
         """Imports the loader and calls it. Raises InputError as the loader, MethodError for a package at fault."""
@@ -84,13 +85,19 @@ class MethodEntry:
         return loader
 
 
-BASELINES = {
-    "encoder_decoder": "a volumetric encoder-decoder from bone alone; blocks of several challenge entries",
-    "symmetry": "the same, trained with a symmetry loss",
-    "slices": "2D networks along three axes, averaged, or a recurrent one along z",
-    "patches": "an encoder-decoder on overlapping patches",
-    "coarse_to_fine": "a network on the whole head at low resolution, and one that refines around what it finds",
-    "sparse": "sparse convolutions on occupied points",
+BASELINES = {  # name -> what it is, and whom it follows
+    "encoder_decoder": (
+        "a volumetric encoder-decoder from bone alone; blocks of several challenge entries",
+        "Ellis and Aizenberg 2020, Wodzinski et al. 2021, Isensee et al. 2021",
+    ),
+    "symmetry": ("the same, trained with a symmetry loss", "Wodzinski et al. 2025"),
+    "slices": ("2D networks along three axes, averaged, or a recurrent one along z", "Yang et al. 2021"),
+    "patches": ("an encoder-decoder on overlapping patches", "Li et al. 2020"),
+    "coarse_to_fine": (
+        "a network on the whole head at low resolution, and one that refines around what it finds",
+        "Li et al. 2020, Bayat et al. 2020",
+    ),
+    "sparse": ("sparse convolutions on occupied points", "Li et al. 2021, Kroviakov et al. 2021"),
 }
 METHODS = {
     entry.name: entry
@@ -101,6 +108,7 @@ METHODS = {
             "pcdiff.methods.volumetric.method:load",
             own="unet.safetensors",
             recipe="pcdiff.training.recipes:VolumetricTrainConfig",
+            source="ours",
         ),
         MethodEntry(
             "diffusion",
@@ -109,8 +117,16 @@ METHODS = {
             own="denoiser.safetensors",
             companions=("unet.safetensors",),
             recipe="pcdiff.training.recipes:DiffusionTrainConfig",
+            source="ours",
         ),
-        MethodEntry("prior", "the statistical shape model alone", "pcdiff.methods.prior:load", own=PRIOR),
+        MethodEntry(
+            "prior",
+            "the statistical shape model alone",
+            "pcdiff.methods.prior:load",
+            own=PRIOR,
+            recipe="pcdiff.training.recipes:PriorTrainConfig",
+            source="ours",
+        ),
         MethodEntry(
             "paper",
             "the published model of Friedrich et al. (2023), with --weights",
@@ -119,23 +135,42 @@ METHODS = {
             "import-checkpoint, or train one with the recipe paper_skullfix",
             licence="as the weights given",
             recipe="pcdiff.training.recipes:PaperTrainConfig",
+            source="Friedrich et al. 2023",
         ),
         MethodEntry(
             "mirror",
             "the other side of the head, registered to the bone around the defect",
             "pcdiff.methods.mirror:load",
             own=PRIOR,
+            source="clinical practice",
         ),
         MethodEntry(
-            "rbf", "thin-plate splines through the bone around the defect", "pcdiff.methods.rbf:load", own=PRIOR
+            "rbf",
+            "thin-plate splines through the bone around the defect",
+            "pcdiff.methods.rbf:load",
+            own=PRIOR,
+            source="Carr et al. 1997",
         ),
-        MethodEntry("mean", "the mean healthy skull, deformed to the rim", "pcdiff.methods.mean:load", own=PRIOR),
-        MethodEntry("ssm", "the modes of the statistical shape model alone", "pcdiff.methods.ssm:load", own=PRIOR),
+        MethodEntry(
+            "mean",
+            "the mean healthy skull, deformed to the rim",
+            "pcdiff.methods.mean:load",
+            own=PRIOR,
+            source="Matzkin et al. 2020",
+        ),
+        MethodEntry(
+            "ssm",
+            "the modes of the statistical shape model alone",
+            "pcdiff.methods.ssm:load",
+            own=PRIOR,
+            source="Fuessinger et al. 2018",
+        ),
         MethodEntry(
             "gpmm",
             "a Gaussian-process morphable model that labels outliers; candidates are samples of its posterior",
             "pcdiff.methods.gpmm:load",
             own=PRIOR,
+            source="Madsen et al. 2019, Rahbani et al. 2022",
         ),
         MethodEntry(
             "atlas",
@@ -143,6 +178,7 @@ METHODS = {
             "pcdiff.methods.atlas:load",
             own="atlas.safetensors",
             recipe="pcdiff.training.recipes:AtlasTrainConfig",
+            source="Rohlfing and Maurer 2007",
         ),
         *(
             MethodEntry(
@@ -152,8 +188,9 @@ METHODS = {
                 required=f"none are shipped, so train them with the recipe {name}",
                 extra=None if name == "sparse" else "baselines",
                 recipe="pcdiff.training.recipes:BaselineTrainConfig",
+                source=source,
             )
-            for name, help_ in BASELINES.items()
+            for name, (help_, source) in BASELINES.items()
         ),
         MethodEntry(
             "ensemble",
@@ -162,6 +199,7 @@ METHODS = {
             own="ensemble.yaml",
             companions=("unet.safetensors", "atlas.safetensors"),
             recipe="pcdiff.training.recipes:EnsembleTrainConfig",
+            source="winners of challenges",
         ),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -74,17 +75,21 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
 
 
 def cached_heads(cache: Path, cases: str, skip: Sequence[str] = ()) -> list[str]:
-    """Names of the heads in a cache within a range such as 000-059, without those to skip."""
-    first, last = cases.split("-")
-    names = [path.stem for path in sorted((Path(cache) / "heads").glob("*.safetensors"))]
-    return [name for name in names if first <= name <= last and name not in skip]
+    """Names of the heads in a cache: ranges such as 000-059 and single names, with commas; without those to skip.
 
-
-def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]] = ()) -> np.ndarray:
-    """(H,) int: the fold of each head, by turns in order of name; `same` lists names of one head, for one fold."""
-    alias = {name: group[0] for group in same for name in group}
-    fold = {name: number % folds for number, name in enumerate(sorted({alias.get(name, name) for name in names}))}
-    return np.array([fold[alias.get(name, name)] for name in names])
+    A range holds what the cache has of it. Raises InputError for a single name that the cache lacks.
+    """
+    stored = [path.stem for path in sorted((Path(cache) / "heads").glob("*.safetensors"))]
+    chosen = set(skip)
+    for token in (part.strip() for part in cases.split(",")):
+        ends = re.fullmatch(r"(.*?\d+)-(.*\d+)", token)
+        if token in stored or token in skip or not ends:
+            chosen.add(token)
+        else:
+            chosen.update(name for name in stored if ends[1] <= name <= ends[2])
+    if missing := sorted(chosen.difference(stored, skip)):
+        raise InputError(f"{cache}: expected head {missing[0]}, got none; run `pcdiff prepare` first")
+    return [name for name in stored if name in chosen and name not in skip]
 
 
 def cached_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:

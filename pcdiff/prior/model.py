@@ -15,7 +15,7 @@ from pcdiff.prior.settings import SETTINGS, MapLayout, PriorSettings
 from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
 
 PRIOR_FORMAT = "pcdiff-prior-2"
-REMEDY = "use the shipped one; in a clone of pcdiff tools/build_prior.py builds one"
+REMEDY = "use the shipped one; `pcdiff train prior` builds one"
 LICENCE = "CC-BY-NC-SA-4.0"
 
 

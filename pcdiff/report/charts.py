@@ -1,4 +1,4 @@
-"""Charts of a comparison, drawn by plotly.js in the page: boxes by class, accuracy against seconds, shares of ranks."""
+"""Charts of a comparison, drawn by plotly.js in the page: boxes, accuracy against seconds, curves, shares of ranks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ FONT = {
     "size": 12,
 }
 
+# Of lines: Wong, "Points of view: Color blindness", Nature Methods 2011, without the yellow.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+DASHES = ("solid", "dash", "dot")
+
+Lines = Mapping[str, Sequence[tuple[float, float]]]  # label -> x and y of its points
 Points = Mapping[str, Sequence[tuple[str, float]]]  # method -> name of a case and its value
 
 
@@ -35,13 +40,14 @@ def box_chart(name: str, panels: Mapping[str, Points], caption: str, log: bool =
     values = [value for value in values if math.isfinite(value)]
     log = log and bool(values) and min(values) > 0
     methods = list(dict.fromkeys(method for points in panels.values() for method in points))
-    rows, columns = math.ceil(len(panels) / COLUMNS), min(COLUMNS, len(panels))
+    columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
     panel = TITLE + ROW * len(methods) + AXIS
     height = rows * panel
     layout = _layout(height) | {"margin": {"l": 0, "r": 0, "t": 0, "b": 0}}
     data = []
     for k, (title, points) in enumerate(panels.items()):
-        row, column = divmod(k, COLUMNS)
+        row, column = divmod(k, columns)
         left, right = column / columns + GAP / 2, (column + 1) / columns - GAP / 2
         top, bottom = 1 - (row * panel + TITLE) / height, 1 - ((row + 1) * panel - AXIS) / height
         axis = "" if k == 0 else str(k + 1)
@@ -116,6 +122,42 @@ def scatter_chart(name: str, axes: tuple[str, str], points: Sequence[Mapping[str
     low, high = (math.log10(end([point["x"] for point in points])) for end in (min, max))
     layout["xaxis"]["range"] = [low - 0.3, high + 0.4 + 0.25 * (high - low)]
     return _chart(name, [drawn], layout, caption)
+
+
+def line_chart(name: str, panels: Mapping[str, Lines], caption: str) -> Markup:
+    """Panels beside each other with one scale of y, called `name`; a panel's title is that of its x axis.
+
+    The lines have the same colours in each panel, and one legend below.
+    """
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    layout = _layout(400) | {"showlegend": True, "legend": {"orientation": "h", "y": -0.2}}
+    data = []
+    for k, (title, lines) in enumerate(panels.items()):
+        axis = "" if k == 0 else str(k + 1)
+        domain = [(k + GAP * (k > 0)) / len(panels), (k + 1 - GAP * (k + 1 < len(panels))) / len(panels)]
+        layout[f"xaxis{axis}"] = _axis(title, log=False) | {"domain": domain, "anchor": f"y{axis}"}
+        layout[f"yaxis{axis}"] = _axis(name if k == 0 else "", log=False) | {"anchor": f"x{axis}"}
+        if k:
+            layout[f"yaxis{axis}"] |= {"matches": "y", "showticklabels": False}
+        for label, points in lines.items():
+            dash, colour = divmod(labels.index(label), len(COLOURS))
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": escape(label),
+                    "legendgroup": escape(label),
+                    "showlegend": k == 0,
+                    "xaxis": f"x{axis}",
+                    "yaxis": f"y{axis}",
+                    "x": [x for x, _ in points],
+                    "y": [y for _, y in points],
+                    "hovertemplate": "%{x:,.4~g}: %{y:.4f}",
+                    "line": {"color": COLOURS[colour], "dash": DASHES[dash % len(DASHES)]},
+                    "marker": {"size": 5},
+                }
+            )
+    return _chart(name, data, layout, caption)
 
 
 def rank_chart(name: str, shares: Mapping[str, Sequence[float]], caption: str) -> Markup:

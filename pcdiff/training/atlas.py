@@ -10,7 +10,7 @@ from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.methods.atlas import LATTICE, Atlas
 from pcdiff.prior.folds import cached_heads
-from pcdiff.prior.model import ShapePrior
+from pcdiff.training.prior import shape_model
 from pcdiff.training.recipes import AtlasTrainConfig
 from pcdiff.training.run_state import same_recipe
 from pcdiff.training.volumetric.heads import load_heads
@@ -28,7 +28,7 @@ def train(config: AtlasTrainConfig, progress: bool = True) -> Path:
         raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
     same_recipe(run.out / "config.json", config)
     with worker_pool(run.workers) as pool:
-        heads = load_heads(run.cache, names, run.same, ShapePrior.shipped(), pool, progress)
+        heads = load_heads(run.cache, names, run.same, shape_model(run), pool, progress)
     first = np.round((LATTICE.low - HEAD_LOW) / HEAD_STEP).astype(int)
     i, j, k = (slice(start, start + n) for start, n in zip(first.tolist(), LATTICE.shape, strict=True))
     path = run.out / "atlas.safetensors"

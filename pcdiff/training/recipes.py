@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from pcdiff.config import StrictConfig, override, read_yaml, validate_config
 from pcdiff.data.craniotomy import KINDS
+from pcdiff.data.splits import Splits, leave_out
 from pcdiff.errors import InputError
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.networks.config import NetworkConfig
@@ -118,8 +119,12 @@ class RunConfig(StrictConfig):
 
 
 class RunRecipe(Recipe):
-    """A recipe on the heads of a cache."""
+    """A recipe on the heads of a cache.
 
+    on_shape_model: whether what it trains builds on the statistical shape model, see `training.prior.shape_model`.
+    """
+
+    on_shape_model: ClassVar[bool] = True
     run: RunConfig
 
 
@@ -127,6 +132,7 @@ class PaperTrainConfig(RunRecipe):
     """A recipe of the published model, as in configs/paper_*.yaml; `stage` chooses which network is trained."""
 
     trainer = "pcdiff.training.friedrich2023.train"
+    on_shape_model = False
     method: Literal["paper"]
     stage: Literal["denoiser", "voxelisation"] = "denoiser"
     paper: PaperConfig = PaperConfig()
@@ -194,6 +200,13 @@ class DiffusionTrainConfig(RunRecipe):
     optimiser: DiffusionOptimiserConfig = DiffusionOptimiserConfig()
 
 
+class PriorTrainConfig(RunRecipe):
+    """A recipe of the statistical shape model, as in configs/prior.yaml."""
+
+    trainer = "pcdiff.training.prior"
+    method: Literal["prior"]
+
+
 class AtlasTrainConfig(RunRecipe):
     """A recipe of the atlas, as in configs/atlas.yaml."""
 
@@ -232,6 +245,18 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     if kind is None:
         raise InputError(f"{path}: expected a method that can be trained, got {method}: {module} has no class {name}")
     return validate_config(kind, values, str(path))
+
+
+def for_fold(config: Recipe, fold: str, splits: Splits) -> RunRecipe:
+    """The recipe for one fold: trained on the other splits, validated on it, in a folder of its name in `run.out`.
+
+    Raises InputError for a recipe that trains on no heads, and an unknown fold.
+    """
+    if not isinstance(config, RunRecipe):
+        raise InputError(f"--fold: expected a recipe that trains on heads, got {config.method}; leave the option out")
+    cases, validation = leave_out(fold, splits)
+    run = {"cases": cases, "validation": validation, "out": config.run.out / fold}
+    return config.model_copy(update={"run": config.run.model_copy(update=run)})
 
 
 def _normalised(kinds: dict[str, float]) -> dict[str, float]:

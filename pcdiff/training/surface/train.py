@@ -17,14 +17,16 @@ from pcdiff.diffusion.ema import Ema
 from pcdiff.diffusion.loss import add_noise, denoising_loss
 from pcdiff.diffusion.schedule import log_normal_sigmas
 from pcdiff.environment import worker_pool
+from pcdiff.errors import InputError
 from pcdiff.files import written_beside
-from pcdiff.methods.registry import weights_of
+from pcdiff.methods.registry import PRIOR, weights_of
 from pcdiff.methods.surface.config import LAYOUT, SurfaceConfig
 from pcdiff.methods.surface.network import SurfaceDenoiser
 from pcdiff.methods.surface.noise import normal_noise
 from pcdiff.methods.surface.weights import save_denoiser
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.loop import Loop, make_accelerator
+from pcdiff.training.prior import shape_model
 from pcdiff.training.recipes import DiffusionTrainConfig
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
@@ -42,15 +44,21 @@ def train(config: DiffusionTrainConfig, progress: bool = True) -> Path:
     Writes into `config.run.out`: config.json, log.jsonl, checkpoint.safetensors, unet.safetensors, which the denoiser
     is trained for, and denoiser.safetensors, the averaged weights that did best on the held-out heads so far.
     At SIGTERM the checkpoint is written and the run ends.
-    Raises InputError if the cache lacks heads or the folder holds a run of another recipe.
+    Raises InputError if the cache lacks heads, the U-Net is on another shape model, or the folder holds a run of
+    another recipe.
     """
     run = config.run
     accelerator = make_accelerator(config.optimiser.precision)
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         log.info("training the surface denoiser; the resolved recipe is %s", run.out / "config.json")
-        prior = ShapePrior.shipped()
+        prior = shape_model(run)
         base = weights_of("unet", config.unet)
         assert base.own is not None
+        if ShapePrior.load(base.prior).digest != prior.digest:
+            raise InputError(
+                f"{base.own}: expected a U-Net on the shape model of this run, got one on another; "
+                f"give the one that was trained on the same heads, with {PRIOR} beside it: --set unet=FILE"
+            )
         with worker_pool(run.workers) as pool:
             _, fitted = load_sources(run, config.samples, prior, pool, progress)
             files = store_pairs(run.cache, fitted[config.first :], base.own, config.pool, pool, True, progress)

@@ -6,8 +6,9 @@ import logging
 from concurrent.futures import Executor
 from pathlib import Path
 
+from pcdiff.data.splits import assign_folds
 from pcdiff.errors import InputError
-from pcdiff.prior.folds import assign_folds, cached_heads, cached_prior, load_population
+from pcdiff.prior.folds import cached_heads, cached_prior, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.recipes import RunConfig, VolumetricSamplesConfig
 from pcdiff.training.volumetric.fitted import Folds, store_fitted_cases

@@ -14,8 +14,8 @@ from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.methods.volumetric.config import VolumetricConfig
 from pcdiff.methods.volumetric.model import VolumetricModel
-from pcdiff.prior.model import ShapePrior
 from pcdiff.training.loop import Loop, make_accelerator
+from pcdiff.training.prior import shape_model
 from pcdiff.training.recipes import VolumetricTrainConfig
 from pcdiff.training.run_state import same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
@@ -38,7 +38,7 @@ def train(config: VolumetricTrainConfig, progress: bool = True) -> Path:
     accelerator = make_accelerator(config.optimiser.precision)
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         log.info("training the volumetric U-Net; the resolved recipe is %s", run.out / "config.json")
-        prior = ShapePrior.shipped()
+        prior = shape_model(run)
         with worker_pool(run.workers) as pool:
             heads, fitted = load_sources(run, config.samples, prior, pool, progress)
             cases = store_cases(run, prior, pool, progress)

@@ -98,7 +98,6 @@ def test_a_recipe_of_a_fold(tmp_path: Path) -> None:
     assert not PaperTrainConfig.on_shape_model
 
 
-@pytest.mark.xfail(strict=True, reason="training/networks.py takes the shipped shape model: shape_model(run) is due")
 def test_every_trainer_builds_on_the_shape_model_of_its_run() -> None:
     """A trainer that took the shipped one would cross-validate on heads that it has seen."""
     folder = Path(training.__file__).parent

@@ -19,8 +19,8 @@ from pcdiff.methods.networks.config import BaselineConfig
 from pcdiff.methods.networks.make import make_network
 from pcdiff.methods.networks.model import BaselineModel
 from pcdiff.methods.networks.planning import planned_widths
-from pcdiff.prior.model import ShapePrior
 from pcdiff.training.loop import Loop, make_accelerator
+from pcdiff.training.prior import shape_model
 from pcdiff.training.recipes import BaselineTrainConfig
 from pcdiff.training.run_state import same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
@@ -44,7 +44,7 @@ def train(config: BaselineTrainConfig, progress: bool = True) -> Path:
     accelerator = make_accelerator(config.optimiser.precision)
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         log.info("training %s; the resolved recipe is %s", config.method, run.out / "config.json")
-        prior = ShapePrior.shipped()
+        prior = shape_model(run)
         with worker_pool(run.workers) as pool:
             heads, fitted = load_sources(run, config.samples, prior, pool, progress)
             cases = store_cases(run, prior, pool, progress)

@@ -60,6 +60,15 @@ def written_beside(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def refuse_to_replace(path: Path, overwrite: bool) -> None:
+    """Raises InputError for a file that exists, unless `overwrite` says so: it may be of another patient."""
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"{path}: expected a new file, found one that may be of another patient; choose another name, or pass "
+            "--overwrite to replace it"
+        )
+
+
 def shipped_file(name: str) -> Path:
     """The path of a shipped recipe or document, such as "configs/diffusion.yaml" or "docs/checks.md".
 

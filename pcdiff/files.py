@@ -79,6 +79,12 @@ def shipped_file(name: str) -> Path:
     return inside if inside.exists() else package.parent / name
 
 
+def shipped_digests() -> dict[str, str]:
+    """The SHA-256 of each weights file of this package, by its name."""
+    lines = (resources.files("pcdiff") / "weights" / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in map(str.split, lines)}
+
+
 def shipped_sha256(path: Path) -> str | None:
     """The SHA-256 that a weights file of this package was shipped with; None for any other file.
 
@@ -88,8 +94,7 @@ def shipped_sha256(path: Path) -> str | None:
     folder = Path(str(resources.files("pcdiff"))) / "weights"
     if os.path.realpath(path.parent) != os.path.realpath(folder):
         return None
-    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    known = {name: digest for digest, name in map(str.split, lines)}
+    known = shipped_digests()
     if path.name not in known:
         raise InputError(
             f"{path}: expected one of the shipped weights ({', '.join(known)}), got another file; keep your own "

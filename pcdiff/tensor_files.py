@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from pcdiff.config import Config
 from pcdiff.errors import InputError
-from pcdiff.files import shipped_sha256, written_beside
+from pcdiff.files import shipped_digests, shipped_sha256, written_beside
 from pcdiff.foreign import check_file, parsing, place_of, read_bytes
 
 MAX_BYTES = 4 * 2**30
@@ -27,7 +27,8 @@ KINDS = {"float": "f", "integer": "iu", "uint8": "u"}  # of numpy's types
 class TensorFile:
     """The content of a safetensors file: tensors by name (numpy arrays or torch tensors), and its metadata.
 
-    metadata: without the checksum. what, remedy: for messages. sha256: of the file.
+    metadata: without the checksum. what, remedy: for messages. sha256: of the file. compared: whether the values are
+    known to be those that were written, by the file's own checksum or because it is as it was shipped.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class TensorFile:
     what: str
     remedy: str
     sha256: str
+    compared: bool
 
     def config(self, kind: type[Config]) -> Config:
         """The JSON under "config" in the metadata; it has to be complete, so that no default of this version applies.
@@ -141,9 +143,10 @@ def read_tensors(
     if file_format is not None and found != file_format:
         found = found or "a file without a format"
         raise InputError(f"{path}: expected {what} of format {file_format}, got {found}; {remedy}")
-    if metadata.pop(CHECKSUM, None) not in (None, _checksum(data)):
+    if (checksum := metadata.pop(CHECKSUM, None)) not in (None, _checksum(data)):
         raise InputError(f"{path}: expected {what}, got a damaged file (its checksum differs); {remedy}")
-    return TensorFile(path, tensors, metadata, what, remedy, digest)
+    compared = checksum is not None or digest in shipped_digests().values()
+    return TensorFile(path, tensors, metadata, what, remedy, digest, compared)
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:

@@ -80,9 +80,24 @@ def shipped_file(name: str) -> Path:
 
 
 def shipped_digests() -> dict[str, str]:
-    """The SHA-256 of each weights file of this package, by its name."""
-    lines = (resources.files("pcdiff") / "weights" / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, name in map(str.split, lines)}
+    """The SHA-256 of each weights file of this package, by its name. Raises InputError where their list is damaged."""
+    path = Path(str(resources.files("pcdiff"))) / "weights" / "SHA256SUMS"
+    try:
+        return {name: digest for digest, name in map(str.split, path.read_text(encoding="utf-8").splitlines())}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the checksums of the shipped weights, got a missing or damaged file; install pcdiff "
+            "again (in a clone: git checkout it)"
+        ) from error
+
+
+def check_as_shipped(path: Path, digest: str) -> None:
+    """Raises InputError for a weights file of this package whose SHA-256, `digest`, is not that it was shipped with."""
+    if (known := shipped_sha256(path)) not in (None, digest):
+        raise InputError(
+            f"{path}: expected the file as it was shipped, with sha256 {str(known)[:16]}, got {digest[:16]}: it has "
+            "changed; install pcdiff again (in a clone, for new weights: make checksums)"
+        )
 
 
 def shipped_sha256(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from pcdiff.config import Config
 from pcdiff.errors import InputError
-from pcdiff.files import shipped_digests, shipped_sha256, written_beside
+from pcdiff.files import check_as_shipped, shipped_digests, written_beside
 from pcdiff.foreign import check_file, parsing, place_of, read_bytes
 
 MAX_BYTES = 4 * 2**30
@@ -131,11 +131,7 @@ def read_tensors(
     path = Path(path)
     data = read_bytes(path, what, remedy, MAX_BYTES)
     digest = hashlib.sha256(data).hexdigest()
-    if (known := shipped_sha256(path)) not in (None, digest):
-        raise InputError(
-            f"{path}: expected the file as it was shipped, with sha256 {str(known)[:16]}, got {digest[:16]}: it has "
-            "changed; install pcdiff again (in a clone, for new weights: make checksums)"
-        )
+    check_as_shipped(path, digest)
     with parsing(path, what, remedy):
         tensors = _library(framework).load(data)
         metadata = _header(data).get("__metadata__", {})

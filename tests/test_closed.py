@@ -72,7 +72,7 @@ def sunk(skull: Volume, flap: Volume, mm: float) -> np.ndarray:
 def test_a_sunk_flap_is_named(prior, cut, gap):
     skull, flap = cut
     back = sunk(skull, flap.with_mask(inside(skull, flap, gap)), 4)
-    with pytest.raises(InputError, match=r"the bone flap is in place, about [345] mm too deep: .* remove it"):
+    with pytest.raises(InputError, match=r"the bone flap is in place, too deep: .* remove it"):
         fit(prior, skull.with_mask(skull.mask | back))
 
 

@@ -87,12 +87,12 @@ class Closed:
         )
 
     def _sunk(self) -> str:
-        """How deep the outlined piece lies, by the skull beside its outline, or nothing."""
+        """In words: the outlined piece lies deeper than the skull around it. No figure, as the model follows it."""
         piece, offset = MAP.to_image(self.outlined, False), MAP.to_image(self.offset, np.nan)
         near, far = (ndimage.binary_dilation(piece, iterations=px) for px in BESIDE_PX)
         inside = piece & ndimage.binary_dilation(~piece, iterations=BESIDE_PX[1])
         sunk = float(np.nanmedian(offset[far & ~near]) - np.nanmedian(offset[inside]))
-        return "" if abs(sunk) < SUNK_MM else f", about {abs(sunk):.0f} mm too {'deep' if sunk > 0 else 'high'}"
+        return "" if abs(sunk) < SUNK_MM else f", too {'deep' if sunk > 0 else 'high'}"
 
     def _thin(self, rays: np.ndarray) -> str:
         thin, expected = np.median(self.bone[rays]), np.median(self.expected[rays])

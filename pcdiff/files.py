@@ -60,6 +60,15 @@ def written_beside(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def refuse_to_replace(path: Path, overwrite: bool) -> None:
+    """Raises InputError for a file that exists, unless `overwrite` says so: it may be of another patient."""
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"{path}: expected a new file, found one that may be of another patient; choose another name, or pass "
+            "--overwrite to replace it"
+        )
+
+
 def shipped_file(name: str) -> Path:
     """The path of a shipped recipe or document, such as "configs/diffusion.yaml" or "docs/checks.md".
 
@@ -68,6 +77,27 @@ def shipped_file(name: str) -> Path:
     package = Path(str(resources.files("pcdiff")))
     inside = package / name
     return inside if inside.exists() else package.parent / name
+
+
+def shipped_digests() -> dict[str, str]:
+    """The SHA-256 of each weights file of this package, by its name. Raises InputError where their list is damaged."""
+    path = Path(str(resources.files("pcdiff"))) / "weights" / "SHA256SUMS"
+    try:
+        return {name: digest for digest, name in map(str.split, path.read_text(encoding="utf-8").splitlines())}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the checksums of the shipped weights, got a missing or damaged file; install pcdiff "
+            "again (in a clone: git checkout it)"
+        ) from error
+
+
+def check_as_shipped(path: Path, digest: str) -> None:
+    """Raises InputError for a weights file of this package whose SHA-256, `digest`, is not that it was shipped with."""
+    if (known := shipped_sha256(path)) not in (None, digest):
+        raise InputError(
+            f"{path}: expected the file as it was shipped, with sha256 {str(known)[:16]}, got {digest[:16]}: it has "
+            "changed; install pcdiff again (in a clone, for new weights: make checksums)"
+        )
 
 
 def shipped_sha256(path: Path) -> str | None:
@@ -79,8 +109,7 @@ def shipped_sha256(path: Path) -> str | None:
     folder = Path(str(resources.files("pcdiff"))) / "weights"
     if os.path.realpath(path.parent) != os.path.realpath(folder):
         return None
-    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    known = {name: digest for digest, name in map(str.split, lines)}
+    known = shipped_digests()
     if path.name not in known:
         raise InputError(
             f"{path}: expected one of the shipped weights ({', '.join(known)}), got another file; keep your own "

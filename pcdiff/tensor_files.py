@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from pcdiff.config import Config
 from pcdiff.errors import InputError
-from pcdiff.files import shipped_sha256, written_beside
+from pcdiff.files import check_as_shipped, shipped_digests, written_beside
 from pcdiff.foreign import check_file, parsing, place_of, read_bytes
 
 MAX_BYTES = 4 * 2**30
@@ -27,7 +27,8 @@ KINDS = {"float": "f", "integer": "iu", "uint8": "u"}  # of numpy's types
 class TensorFile:
     """The content of a safetensors file: tensors by name (numpy arrays or torch tensors), and its metadata.
 
-    metadata: without the checksum. what, remedy: for messages. sha256: of the file.
+    metadata: without the checksum. what, remedy: for messages. sha256: of the file. compared: whether the values are
+    known to be those that were written, by the file's own checksum or because it is as it was shipped.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class TensorFile:
     what: str
     remedy: str
     sha256: str
+    compared: bool
 
     def config(self, kind: type[Config]) -> Config:
         """The JSON under "config" in the metadata; it has to be complete, so that no default of this version applies.
@@ -129,11 +131,7 @@ def read_tensors(
     path = Path(path)
     data = read_bytes(path, what, remedy, MAX_BYTES)
     digest = hashlib.sha256(data).hexdigest()
-    if (known := shipped_sha256(path)) not in (None, digest):
-        raise InputError(
-            f"{path}: expected the file as it was shipped, with sha256 {str(known)[:16]}, got {digest[:16]}: it has "
-            "changed; install pcdiff again (in a clone, for new weights: make checksums)"
-        )
+    check_as_shipped(path, digest)
     with parsing(path, what, remedy):
         tensors = _library(framework).load(data)
         metadata = _header(data).get("__metadata__", {})
@@ -141,9 +139,10 @@ def read_tensors(
     if file_format is not None and found != file_format:
         found = found or "a file without a format"
         raise InputError(f"{path}: expected {what} of format {file_format}, got {found}; {remedy}")
-    if metadata.pop(CHECKSUM, None) not in (None, _checksum(data)):
+    if (checksum := metadata.pop(CHECKSUM, None)) not in (None, _checksum(data)):
         raise InputError(f"{path}: expected {what}, got a damaged file (its checksum differs); {remedy}")
-    return TensorFile(path, tensors, metadata, what, remedy, digest)
+    compared = checksum is not None or digest in shipped_digests().values()
+    return TensorFile(path, tensors, metadata, what, remedy, digest, compared)
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:

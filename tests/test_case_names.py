@@ -116,6 +116,27 @@ def test_a_design_from_python_does_not_replace_another_either(
     assert record["input"]["path"] == "skull.nrrd"
 
 
+def test_a_mask_replaces_no_file_that_was_there(run: Run, method: Method, patients: list[Path], tmp_path: Path) -> None:
+    before = files(tmp_path)
+    command = (*DESIGN, tmp_path / "out", patients[0], "-q", "--mask-out")
+    for other in patients:
+        code, _, printed = run(*command, other)
+        assert code == 2
+        assert "expected a new file, found one that may be of another patient" in printed
+    code, _, printed = run(*command, patients[0], "--overwrite")
+    assert code == 2
+    assert "expected a file for the mask, got the scan itself" in printed
+    assert files(tmp_path) == before
+    assert run(*command, patients[1], "--overwrite")[0] == 0
+
+
+def test_a_segmentation_replaces_no_file_that_was_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "other.dcm").write_bytes(b"another patient's")
+    code, _, printed = run("dicom-seg", tmp_path, "--scan", tmp_path, "-o", tmp_path / "other.dcm")
+    assert code == 2
+    assert "found one that may be of another patient" in printed
+
+
 def test_a_simulation_and_the_demo_do_not_replace_another_result(
     run: Run, healthy: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +227,7 @@ def test_results_are_the_users_alone_unless_shared(
         out, shared = tmp_path / "out", tmp_path / "shared"
         options = ("--ensemble", 2, "-q", "--keep-points", "--mesh", "ply", "--mask-out", tmp_path / "mask.nrrd")
         assert run("design", "-o", out, patients[0], *options)[0] == 0
-        assert run("--shared", "design", "-o", shared, patients[0], *options)[0] == 0
+        assert run("--shared", "design", "-o", shared, patients[0], *options, "--overwrite")[0] == 0
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)

@@ -76,7 +76,8 @@ def check_schema(checks: dict) -> None:
 def test_a_true_implant_passes_as_volume_and_as_stl(run: Run, files: Path) -> None:
     printed = {}
     for name in ("implant.nrrd", "implant.stl"):
-        code, printed[name], _ = run("check", files / name, "--skull", files / "skull.nrrd", "-o", files / "out")
+        command = ("check", files / name, "--skull", files / "skull.nrrd", "-o", files / "out")
+        code, printed[name], _ = run(*command, "--overwrite")
         assert code == 0
         assert printed[name].count("pass  ") == 8
         assert "Not a medical device" in printed[name]
@@ -87,6 +88,9 @@ def test_a_true_implant_passes_as_volume_and_as_stl(run: Run, files: Path) -> No
         for values in arrays.values():
             assert values.shape == (len(read_stl(files / "implant.stl").vertices),)
             assert values.dtype == np.float32
+    code, _, error = run(*command)  # without --overwrite: they may be of another implant
+    assert code == 2
+    assert "checks.json: expected a new file, found one that may be of another patient" in error
 
 
 def test_the_skull_may_be_a_ct(run: Run, files: Path) -> None:

@@ -60,6 +60,42 @@ def test_a_flap_back_in_place_is_named(prior, cut):
     assert "finer" not in str(refused.value)
 
 
+def sunk(skull: Volume, flap: Volume, mm: float) -> np.ndarray:
+    """The flap, moved towards the middle of the head without a turn."""
+    bone, removed = (volume.to_mm(np.argwhere(volume.mask)) for volume in (skull, flap))
+    inward = np.array([*bone[:, :2].mean(0), bone[:, 2].max() - 75]) - removed.mean(0)
+    step = mm * inward / np.linalg.norm(inward)
+    return np.roll(flap.mask, np.rint(skull.to_index(skull.affine[:3, 3] + step)).astype(int), (0, 1, 2))
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.6])
+def test_a_sunk_flap_is_named(prior, cut, gap):
+    skull, flap = cut
+    back = sunk(skull, flap.with_mask(inside(skull, flap, gap)), 4)
+    with pytest.raises(InputError, match=r"the bone flap is in place, too deep: .* remove it"):
+        fit(prior, skull.with_mask(skull.mask | back))
+
+
+def test_a_bridged_flap_is_named(prior, cut):
+    skull, flap = cut
+    gap = flap.mask & ~inside(skull, flap, 1.6)
+    places = np.argwhere(gap)
+    bridges = np.zeros_like(gap)
+    for place in places[:: len(places) // 5 + 1]:
+        near = places[np.linalg.norm(skull.spacing * (places - place), axis=1) < 3]
+        bridges[tuple(near.T)] = True
+    back = skull.mask | flap.mask & (~gap | bridges)
+    with pytest.raises(InputError, match=r"the bone flap is in place: .* a bridged gap around it; .* remove it"):
+        fit(prior, skull.with_mask(back))
+
+
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_a_healthy_head_has_no_flap(prior, seed):
+    head = prior.draw(np.random.default_rng(seed), spacing=1.2)
+    with pytest.raises(InputError, match=r"no defect found: .* is this the defective skull, not the complete one"):
+        fit(prior, head)
+
+
 def test_a_flap_beside_a_defect_is_bone(prior):
     head = prior.draw(np.random.default_rng(0), spacing=1.2)
     skull, holes = simulate_craniotomy(head, "random_1", np.random.default_rng(5), defects=2)

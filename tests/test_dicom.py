@@ -165,6 +165,70 @@ def test_several_acquisitions_are_listed_and_chosen(tmp_path: Path, name: str, s
         read_scan(tmp_path, acquisition=3)
 
 
+@pytest.mark.parametrize("name", ["AcquisitionTime", "AcquisitionDateTime", "ContentTime"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        (lambda k: 5, lambda k: 40),  # one time for each
+        (lambda k: 5 + 0.4 * k, lambda k: 40 + 0.4 * k),  # of each slice
+        (lambda k: 5 + k, lambda k: 23 + k),  # without a pause
+        (lambda k: 5 + k, lambda k: 40 - k),  # down again
+    ],
+)
+def test_acquisitions_that_differ_in_time_only_are_listed_and_chosen(
+    tmp_path: Path, name: str, seconds: tuple[Callable[[int], float], ...]
+) -> None:
+    for folder, hu, second in zip("ab", (ct(), ct((13, 11, 17)) - 1), seconds, strict=True):
+        start = "20261127" * (name == "AcquisitionDateTime") + "1159"
+        changed(tmp_path / folder, setting(**{name: lambda k, s=second, at=start: f"{at}{s(k):05.2f}"}), hu)
+    refused(tmp_path, r"several acquisitions in one series; .* N: 1: 18 slices; 2: 17 slices$")
+    same_places(read_scan(tmp_path, acquisition=1), ct(), grid())
+    same_places(read_scan(tmp_path, acquisition=2), ct((13, 11, 17)) - 1, grid())
+
+
+def test_acquisitions_of_different_extent_are_told_apart_by_time(tmp_path: Path) -> None:
+    high = grid()
+    high[2, 3] += 1.25 * 30
+    write_dicom(tmp_path / "a", ct((13, 11, 60)), grid(), AcquisitionTime="115905")
+    write_dicom(tmp_path / "b", ct((13, 11, 20)) - 1, high, AcquisitionTime="115945.5")
+    refused(tmp_path, r"several acquisitions in one series; .* N: 1: 60 slices; 2: 20 slices$")
+    same_places(read_scan(tmp_path, acquisition=2), ct((13, 11, 20)) - 1, high)
+
+
+def test_a_copy_with_another_time_is_a_copy(tmp_path: Path) -> None:
+    changed(tmp_path / "a", setting(ContentTime=lambda k: f"1159{k:02d}"))
+    changed(tmp_path / "b", setting(ContentTime=lambda k: f"1204{k:02d}"))
+    same_places(read_scan(tmp_path), ct(), grid())
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda k: 0.4 * k,  # helical
+        lambda k: (7 * k) % 60,  # in any order
+        lambda k: 10 * (k // 20),  # a step of the table every 20 slices
+        lambda k: 30 * (k % 2) + k // 2,  # every other slice first
+        lambda k: 30 * (k % 2),  # the same, with one time for each half
+    ],
+)
+@pytest.mark.parametrize("name", ["AcquisitionTime", "ContentTime"])
+def test_times_do_not_split_a_stack(tmp_path: Path, name: str, second: Callable[[int], float]) -> None:
+    hu = ct((13, 11, 60))
+    changed(tmp_path, setting(**{name: lambda k: f"1159{second(k):05.2f}"}), hu)
+    same_places(read_scan(tmp_path), hu, grid())
+    with pytest.raises(InputError, match="--acquisition 2 is none of the series: 0: 60 slices"):
+        read_scan(tmp_path, acquisition=2)
+
+
+def test_parts_that_overlap_a_little_are_no_acquisitions(tmp_path: Path) -> None:
+    """Steps of the table, with four slices of each at the places of the next: none of them is a head."""
+    for number in range(3):
+        affine = grid()
+        affine[2, 3] += 1.25 * 16 * number
+        write_dicom(tmp_path / str(number), ct((13, 11, 20)) - number, affine, AcquisitionTime=f"11590{number}")
+    refused(tmp_path, "two slices at one position between slice 17 and 18 of 60")
+
+
 def test_an_acquisition_of_few_slices_is_no_head(tmp_path: Path) -> None:
     changed(tmp_path, setting(AcquisitionNumber=lambda k: str(1 + (k > 14))), ct((13, 11, 18)))
     same_places(read_scan(tmp_path), ct(), grid())

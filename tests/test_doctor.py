@@ -15,6 +15,7 @@ from pcdiff.cli import doctor
 from pcdiff.cli.console import available_device
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
+from pcdiff.methods.ensemble import read_ensemble
 from pcdiff.methods.registry import METHODS, load_method, weights_files
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
@@ -60,6 +61,21 @@ def test_changed_weights_are_a_problem(installed: list[str], monkeypatch: pytest
     assert "as shipped" in found["unet.safetensors"].words
     with pytest.raises(InputError, match="expected the file as it was shipped"):
         load_method("diffusion")
+
+
+def test_a_changed_ensemble_and_a_damaged_list_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for path in (Path(pcdiff.__file__).parent / "weights").iterdir():
+        (weights / path.name).write_bytes(path.read_bytes() if path.suffix != ".safetensors" else b"")
+    monkeypatch.setattr("pcdiff.files.resources.files", lambda name: tmp_path)
+    assert read_ensemble(weights / "ensemble.yaml").members
+    (weights / "ensemble.yaml").write_text("members: {unet: 5.0}")
+    with pytest.raises(InputError, match="expected the file as it was shipped"):
+        read_ensemble(weights / "ensemble.yaml")
+    (weights / "SHA256SUMS").write_text("no list of checksums")
+    with pytest.raises(InputError, match="expected the checksums of the shipped weights"):
+        read_ensemble(weights / "ensemble.yaml")
 
 
 def test_every_extra_has_a_purpose(installed: list[str]) -> None:

@@ -27,7 +27,7 @@ from pcdiff.prior.completed_surface import completed_surface
 from pcdiff.prior.defects import VAULT, check_reach, find_defects
 from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
 from pcdiff.prior.fit import choose_sites, complete, fit, with_bevel
-from pcdiff.prior.folds import load_population
+from pcdiff.prior.folds import cached_prior, load_population
 from pcdiff.prior.gaussian_process import MIRROR, Kernel, chord, regress
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece, register
@@ -806,3 +806,16 @@ def test_a_region_read_far_too_thick_is_left_out(prior):
     outer, thickness = prior.mean
     expected = observe._expected_tables(prior, outer, outer - thickness - region)
     np.testing.assert_allclose(expected, prior.mean, atol=1e-4)
+
+
+def test_a_damaged_model_of_a_cache_is_built_again(population, tmp_path):
+    chosen = np.ones(len(population.outer), bool)
+    first = cached_prior(tmp_path, population, chosen)
+    (path,) = (tmp_path / "priors").iterdir()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again = cached_prior(tmp_path, population, chosen)
+    assert path.read_bytes() != data
+    for name in ("mean", "std", "modes", "present"):
+        assert np.array_equal(getattr(again, name), getattr(first, name))

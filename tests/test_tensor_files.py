@@ -197,6 +197,18 @@ def test_the_same_content_gives_the_same_bytes(tmp_path, tensors):
     assert all(np.array_equal(content.tensors[name], np.asarray(value)) for name, value in tensors.items())
 
 
+def test_a_copy_of_the_shipped_shape_model_is_compared_too(tmp_path):
+    """It is older than checksums."""
+    data = bytearray((WEIGHTS / "prior.safetensors").read_bytes())
+    path = tmp_path / "prior.safetensors"
+    path.write_bytes(data)
+    assert ShapePrior.load(path).heads == 59
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="or the shipped one as it is, got neither: it may be damaged"):
+        ShapePrior.load(path)
+
+
 def test_a_checksum_is_the_same_for_both_libraries(tmp_path):
     for name, values in (("np", np.arange(3.0)), ("pt", torch.arange(3.0, dtype=torch.float64))):
         write_tensors(tmp_path / name, {"x": values}, {"format": "some-1"})

@@ -33,6 +33,7 @@ def check(
     clearance: options.Clearance = 0.0,
     criteria: options.Criteria = None,
     mesh_space: options.MeshSpaceIn = None,
+    overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Check any implant (mesh or mask) for fit and printability. Every value is printed with its limit.
@@ -46,10 +47,14 @@ def check(
     """
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.checks.files import write_checks, write_surface
+    from pcdiff.files import refuse_to_replace
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.pipeline.check import check_file
 
     limits, chosen = load_criteria(criteria), options.chosen_defects(defect)  # refused before the scan is read
+    if out is not None:
+        for name in ("checks.json", "surface.npz"):
+            refuse_to_replace(out / name, overwrite)
     bone, _ = read_skull(skull, threshold, series, label, acquisition, ignore_metal=ignore_metal)
     report = check_file(implant, bone, limits, clearance, chosen, mesh_space)
     if out is not None:
@@ -117,6 +122,7 @@ def dicom_seg(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write [CASE/implant.dcm].")
     ] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write the implant of a case as DICOM Segmentation, for a PACS or a planning station.
 
@@ -125,10 +131,13 @@ def dicom_seg(
 
         pcdiff dicom-seg out/head --scan dicom/series3
     """
+    from pcdiff.files import refuse_to_replace
     from pcdiff.imaging.dicom_seg import SEGMENTATION, write_dicom_seg
     from pcdiff.imaging.volumes import read_volume
     from pcdiff.pipeline.record import case_record, renew_record
 
+    if out is not None:
+        refuse_to_replace(out, overwrite)
     record = case_record(case)
     path = out or case / SEGMENTATION
     write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)

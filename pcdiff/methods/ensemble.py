@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pcdiff.config import StrictConfig, read_yaml, validate_config
 from pcdiff.errors import InputError
+from pcdiff.files import check_as_shipped, sha256
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Method, PriorBasedMethod, Proposal
 from pcdiff.methods.candidates import Mask, combine
@@ -74,8 +75,10 @@ def load(files: WeightsFiles) -> EnsembleMethod:
 
 
 def read_ensemble(path: Path) -> EnsembleConfig:
-    """Reads the ensemble's YAML. Raises InputError for another file."""
-    return validate_config(EnsembleConfig, read_yaml(path, "a YAML file with members: {method: share}"), str(path))
+    """Reads the ensemble's YAML. Raises InputError for another file, and for a shipped one that has changed."""
+    content = read_yaml(path, "a YAML file with members: {method: share}")
+    check_as_shipped(path, sha256(path))
+    return validate_config(EnsembleConfig, content, str(path))
 
 
 def _member(name: str, prior: ShapePrior, path: Path) -> Method | PriorBasedMethod:

@@ -15,7 +15,8 @@ from pcdiff import NOTICE
 from pcdiff.checks.files import write_checks, write_surface
 from pcdiff.checks.recommend import Choice, recommend, surface_std
 from pcdiff.environment import machine, peak_memory_mb
-from pcdiff.files import sha256
+from pcdiff.errors import InputError
+from pcdiff.files import refuse_to_replace, sha256
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.input_check import InputCheck
@@ -92,13 +93,18 @@ def design_case(
     """Reads a defective skull, designs its implant and writes the case folder; returns the record.
 
     source: a CT or a mask, see `input_check.read_skull`. mask_out: a file for the mask of the skull; it is written
-    before the design, so that it can be looked at if the design fails. on_warning: gets each warning of the input
-    check and of the fit. on_stage: gets the name of each stage as it begins, see `stages.STAGES`.
+    before the design, so that it can be looked at if the design fails, and never over the scan itself. on_warning: gets
+    each warning of the input check and of the fit. on_stage: gets the name of each stage as it begins, see
+    `stages.STAGES`.
 
-    Raises InputError for a skull that cannot be used, and for a folder that cannot be written, holds other files, or,
-    without `overwrite`, the result of another input; OutputError for a result that does not pass its own check. Then
-    the folder stays as it was.
+    Raises InputError for a skull that cannot be used, for a folder that cannot be written or holds other files, and,
+    without `overwrite`, for a folder with the result of another input and for a mask_out that exists; OutputError for a
+    result that does not pass its own check. Then the folder stays as it was.
     """
+    if mask_out is not None:
+        refuse_to_replace(mask_out, overwrite)
+        if mask_out.exists() and mask_out.resolve().is_relative_to(source.resolve()):
+            raise InputError(f"{mask_out}: expected a file for the mask, got the scan itself; choose another name")
     if not overwrite and read_record(folder) is not None:
         refuse_other_input(folder, input_digest(source), overwrite)
     with case_folder(folder, overwrite, source) as part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,9 @@ def cached_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePr
     tables = (people.outer[chosen], people.thickness[chosen], people.present[chosen])
     key = hashlib.sha256(b"".join(values.tobytes() for values in tables) + PRIOR_FORMAT.encode()).hexdigest()[:12]
     path = Path(cache) / "priors" / f"{key}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        people.prior(chosen).save(path)
+    if path.exists():
+        with suppress(InputError):  # damaged, or of a version without checksums: built again
+            return ShapePrior.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    people.prior(chosen).save(path)
     return ShapePrior.load(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
+from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.settings import SETTINGS, MapLayout, PriorSettings
@@ -63,6 +64,11 @@ class ShapePrior:
         values = {name: file.array(name, "float", shape).astype(np.float32) for name, shape in shapes.items()}
         present = file.array("present", "uint8", (rays,)).astype(np.float32) / 255
         heads = file.notes(_Notes).heads
+        if not file.compared:  # the shipped one is older than checksums, and a copy of it has none
+            raise InputError(
+                f"{path}: expected a statistical shape model with a checksum, or the shipped one as it is, got "
+                f"neither: it may be damaged; {REMEDY}"
+            )
         return cls(**values, present=present, heads=heads, settings=settings, digest=file.sha256)
 
     def save(self, path: Path) -> None:

@@ -60,7 +60,8 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, fi
     usually_bone = prior.present >= rules.min_presence
     loose = _loose_mm(head, occupancy, pose, field, absent, near_tables)
     bone_mm = (profile * near_tables).sum(1) * STEP + loose
-    closed = find_closed(absent, loose, bone_mm, expected[1], usually_bone, rules.opening_mm)
+    offset = outer - expected[0]
+    closed = find_closed(absent, loose, bone_mm, expected[1], offset, usually_bone, rules.opening_mm)
     defect = find_defects(absent & ~closed.held, within, usually_bone, rules)
     notes = check_cut(cut, defect) + closed.notes(defect, rules)
     doubtful = doubtful_defects(defect, usually_bone)

@@ -39,6 +39,7 @@ READ = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "ConvolutionKernel"),
     *("AcquisitionNumber", "TemporalPositionIdentifier", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel"),
+    *("AcquisitionTime", "AcquisitionDateTime", "ContentTime"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
@@ -50,9 +51,9 @@ class Slice:
     """A slice, as its header states it; what is not there is empty.
 
     series, instance: UIDs. number: of the series. acquisitions: acquisition number, and position in time. A number
-    that is missing is 0. position: (3,) mm, LPS, centre of its first voxel. directions: (6,) along a row and along a
-    column, LPS. spacing: mm between columns, between rows. thickness: mm, or None. problem: why it is no part of a CT
-    of a head.
+    that is missing is 0. time: s after midnight at which it was acquired, or None. position: (3,) mm, LPS, centre of
+    its first voxel. directions: (6,) along a row and along a column, LPS. spacing: mm between columns, between rows.
+    thickness: mm, or None. problem: why it is no part of a CT of a head.
     """
 
     pixels: Pixels
@@ -60,6 +61,7 @@ class Slice:
     instance: str
     number: int
     acquisitions: tuple[int, int]
+    time: float | None
     position: tuple[float, ...]
     directions: tuple[float, ...]
     spacing: tuple[float, ...]
@@ -137,6 +139,7 @@ def _slice(found: _Elements, pixels: Pixels, problem: str | None) -> Slice:
         instance=f"{instance or pixels.file}{f' frame {pixels.frame}' if pixels.frames > 1 else ''}",
         number=_ordinal(found.text("SeriesNumber")),
         acquisitions=(_ordinal(acquisition), _ordinal(time)),
+        time=_time_of_day(found),
         position=found.numbers("ImagePositionPatient", 3),
         directions=found.numbers("ImageOrientationPatient", 6),
         spacing=found.numbers("PixelSpacing", 2)[::-1],  # DICOM names the distance between rows first
@@ -253,6 +256,15 @@ def _claims_to_be_ct(file: DicomFile) -> bool:
 def _ordinal(text: str) -> int:
     """A number that counts; 0 for anything else."""
     return int(text) if re.fullmatch(r"\d{1,9}", text) else 0
+
+
+def _time_of_day(found: _Elements) -> float | None:
+    """Seconds since midnight; dates are not looked at."""
+    stamps = [found.text("AcquisitionTime"), *(found.text(f"{kind}AcquisitionDateTime")[8:] for kind in ("Frame", ""))]
+    for stamp in (*stamps, found.text("ContentTime")):
+        if parts := re.match(r"(\d\d)(\d\d)(\d\d(?:\.\d{1,6})?)", stamp):
+            return int(parts[1]) * 3600 + int(parts[2]) * 60 + float(parts[3])
+    return None
 
 
 def _technical_term(text: str) -> str:

@@ -20,6 +20,7 @@ from pcdiff.imaging.formats.dicom_stack import SAME_MM, axes_of, heights_of, sta
 MIN_SLICES = 16  # of a head; fewer are a localiser or a selection of slices
 MAX_LISTED = 20  # series without a CT of a head
 SAME_DEG = 0.2  # between directions of slices of one stack
+AGAIN_SHARE = 0.25  # of places, held by two acquisitions; parts of one that overlap share fewer
 SAME_EDGE_MM = 0.2  # by which the last column or row may lie elsewhere, as spacings differ
 
 
@@ -94,6 +95,7 @@ def one_acquisition(source: Path, series: Series, wanted: int | None) -> list[Sl
     for part in series.slices:
         for groups, number in zip(kinds, part.acquisitions, strict=True):
             groups[number].append(part)
+    kinds.append(_by_time(series.slices))
     several = next((groups for groups in kinds if _overlap(list(groups.values()))), None)
     if several is None and wanted is None:
         return series.slices
@@ -192,6 +194,50 @@ def _overlap(groups: list[list[Slice]]) -> bool:
     step = max((high - low) / (MIN_SLICES - 1) for low, high in spans)
     ends = np.maximum.accumulate([high for _, high in spans])
     return any(low < end - step for (low, _), end in zip(spans[1:], ends[:-1], strict=True))
+
+
+def _by_time(slices: list[Slice]) -> dict[int, list[Slice]]:
+    """The slices in groups 1, 2, ... by the time at which they were acquired.
+
+    Times alone say nothing: a scanner may give each slice its own, one to each step of the table, or take every other
+    slice first. They count where many places hold two slices with different pixels; else all are one group.
+    """
+    times = np.array([np.nan if part.time is None else part.time for part in slices])
+    again = np.diff(_heights(slices)) < SAME_MM
+    places = np.cumsum(np.append(True, ~again))
+    if np.isnan(times).any() or np.ptp(times) == 0 or again.sum() < AGAIN_SHARE * places[-1]:
+        return {1: slices}
+    if all(_same_pixels(slices[k], slices[k + 1]) for k in np.flatnonzero(again & (np.diff(times) != 0))):
+        return {1: slices}
+    groups: dict[int, list[Slice]] = defaultdict(list)
+    for number, part in zip(_rounds(times, places), slices, strict=True):
+        groups[int(number)].append(part)
+    return groups
+
+
+def _same_pixels(one: Slice, other: Slice) -> bool:
+    first, second = read_hu([one.pixels, other.pixels])
+    return np.array_equal(first, second)
+
+
+def _rounds(times: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(N,) numbers from 1 of the rounds in which slices were taken, each place once; places: (N,) int, ascending.
+
+    A round begins after the longest pause before a place comes again.
+    """
+    order = np.lexsort((places, times))
+    pauses = np.diff(times[order], prepend=times[order[0]])
+    begins = [0]
+    last: dict[int, int] = {}
+    for k, place in enumerate(places[order]):
+        earlier = last.get(place, -1)
+        pause = pauses[earlier + 1 : k + 1]
+        if earlier >= begins[-1] and pause.max() > 0:
+            begins.append(k - int(pause[::-1].argmax()))  # the last of pauses that are equal
+        last[place] = k
+    numbers = np.empty(len(order), int)
+    numbers[order] = np.searchsorted(begins, np.arange(len(order)), side="right")
+    return numbers
 
 
 def _series_named(source: Path, found: list[Series], wanted: str, listed: str) -> Series:

@@ -39,7 +39,9 @@ def test_what_it_lists(installed: list[str]) -> None:
     assert "15 s" in found["a case"].words
     assert {re.split("[<>=]", text)[0] for text in PROJECT["dependencies"]} <= found.keys()
     assert {f"method {name}" for name in METHODS} <= found.keys()
-    assert {path.name for name in METHODS if name != "paper" for path in weights_files(name)} <= found.keys()
+    assert {
+        path.name for name, entry in METHODS.items() if not entry.required for path in weights_files(name)
+    } <= found.keys()
     assert {"cuda", "display", "extra open3d"} <= found.keys()
     assert found["method paper"].good is None
     assert METHODS["paper"].required in found["method paper"].words

@@ -55,7 +55,7 @@ def augment(
     config = validate_config(AugmentConfig, values, "augment")
     measures = run(cache, out, count, config, generator, workers, progress=not quiet)
     if not quiet:
-        for kind, found in {"real": measures["real"], **measures["new"]}.items():
+        for kind, found in measures.items():
             figures = (f"{name} {value['mean']:.2f}" for name, value in found.items() if isinstance(value, dict))
             typer.echo(f"{kind}: {found['heads']} heads, {', '.join(figures)}")
         typer.echo(f"{count} cases -> {out}")

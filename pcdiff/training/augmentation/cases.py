@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,13 +31,11 @@ from pcdiff.prior.folds import cached_heads, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.pose import largest_piece
 from pcdiff.training.augmentation.generator import Generator
-from pcdiff.training.augmentation.measures import coverage, distances, head_measures, summary
+from pcdiff.training.augmentation.measures import Reference
 from pcdiff.training.augmentation.shapes import GENERATED, SHAPES, Shape, draw, make_head
 from pcdiff.training.augmentation.sheet import write_sheet
 from pcdiff.training.augmentation.sources import Sources, load_sources
 from pcdiff.training.run_state import same_recipe
-
-log = logging.getLogger(__name__)
 
 HEALED, TWO = "healed", "two_defects"
 DEFECTS = (*KINDS, TWO, HEALED)  # irregular ones in twos; one of any kind with a healed rim
@@ -118,29 +115,32 @@ def augment(
     prior = ShapePrior.shipped()
     with worker_pool(workers) as pool:
         sources = load_sources(cache, config.cases, config.skip, prior, pool, workers, progress)
-        real = prior.mean + sources.deviations
         held_out = _held_out(cache, config, prior, workers)
+        reference = Reference(prior, sources.names, prior.mean + sources.deviations, sources.scales, held_out)
         model = None if generator is None else Generator.load(generator, prior)
         records = {n: record for n in range(count) if (record := _record(out, n)) is not None}
-        jobs = (_job(n, sources, model, Path(out), config) for n in range(count) if n not in records)
+        jobs = (_job(n, sources, reference, model, Path(out), config) for n in range(count) if n not in records)
         bar = tqdm(total=count, initial=len(records), desc="cases", unit="case", disable=not progress)
         with bar:
             for job, tables in _made(pool, jobs, workers):
-                records[job.number] = _write_record(job, tables, sources, real, held_out, prior)
+                records[job.number] = _write_record(job, tables, reference)
                 bar.update()
     chosen = [records[n] for n in sorted(records)]
-    measures = _measures(chosen, sources, real, held_out, prior)
+    kinds = dict.fromkeys(record["shape"] for record in chosen)
+    measures = reference.summary({kind: [each for each in chosen if each["shape"] == kind] for kind in kinds})
     with written_beside(Path(out) / "measures.json") as beside:
         beside.write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
     write_sheet(Path(out), chosen)
     return measures
 
 
-def _job(number: int, sources: Sources, model: Generator | None, out: Path, config: AugmentConfig) -> _Job:
+def _job(
+    number: int, sources: Sources, reference: Reference, model: Generator | None, out: Path, config: AugmentConfig
+) -> _Job:
     """Shapes take turns; each shape's defects take turns."""
     kind = config.shapes[number % len(config.shapes)]
     defect = config.defects[number // len(config.shapes) % len(config.defects)]
-    shape = draw(kind, sources, model, np.random.default_rng([config.seed, number]))
+    shape = draw(kind, sources, reference, model, np.random.default_rng([config.seed, number]))
     return _Job(number, defect, shape, sources.files[shape.source], sources.poses[shape.source], out, config)
 
 
@@ -202,61 +202,22 @@ def _held_out(cache: Path, config: AugmentConfig, prior: ShapePrior, workers: in
     names = cached_heads(cache, config.held_out)
     if not names:
         raise InputError(f"{cache}: expected held-out heads {config.held_out}, got none; run `pcdiff prepare` for them")
-    people = load_population(cache, names, workers, prior)
-    return {name: np.stack([people.outer[k], people.thickness[k]]) for k, name in enumerate(names)}
+    deviations = load_population(cache, names, workers, prior).deviations(prior.mean)
+    return {name: prior.mean + deviations[k] for k, name in enumerate(names)}
 
 
-def _write_record(
-    job: _Job,
-    tables: np.ndarray,
-    sources: Sources,
-    real: np.ndarray,
-    held_out: dict[str, np.ndarray],
-    prior: ShapePrior,
-) -> dict[str, Any]:
+def _write_record(job: _Job, tables: np.ndarray, reference: Reference) -> dict[str, Any]:
     """Writes the record of a case last: a case with a record is whole."""
-    away = distances(tables, real, prior)
-    nearest = int(away.argmin())
     record = {
         "case": _name(job.number),
         "shape": job.shape.kind,
         "defect": job.defect,
-        "heads": [sources.names[k] for k in job.shape.used],
-        **head_measures(tables, job.shape.scales, prior),
-        "nearest": sources.names[nearest % len(sources.names)],
-        "nearest_mm": float(away[nearest]),
-        "held_out_mm": {name: float(distances(tables, other[None], prior)[0]) for name, other in held_out.items()},
+        "heads": [reference.names[k] for k in job.shape.used],
+        **reference.record(tables, job.shape.scales),
     }
     with written_beside(_record_file(job.out, job.number)) as beside:
         beside.write_text(json.dumps(record) + "\n", encoding="utf-8")
     return record
-
-
-def _measures(
-    records: Sequence[dict[str, Any]],
-    sources: Sources,
-    real: np.ndarray,
-    held_out: dict[str, np.ndarray],
-    prior: ShapePrior,
-) -> dict[str, Any]:
-    """Of the real heads, and of the new ones for each kind of shape."""
-    count = len(sources.names)
-    own = [head_measures(real[k], sources.scales[k], prior) for k in range(count)]
-    for k, record in enumerate(own):
-        others = np.delete(real, [k, k + count], axis=0)
-        record["nearest_mm"] = float(distances(real[k], others, prior).min(initial=np.inf))
-    nearest_real = np.array([distances(tables, real, prior).min() for tables in held_out.values()])
-    found: dict[str, Any] = {"real": summary(own), "new": {}}
-    for kind in dict.fromkeys(record["shape"] for record in records):
-        some = [record for record in records if record["shape"] == kind]
-        found["new"][kind] = summary(some)
-        if held_out:
-            nearest_new = np.array([min(record["held_out_mm"][name] for record in some) for name in held_out])
-            found["new"][kind]["held_out_nearest_mm"] = round(float(nearest_new.mean()), 3)
-            found["new"][kind]["coverage"] = round(coverage(nearest_new, nearest_real), 3)
-    if held_out:
-        found["real"]["held_out_nearest_mm"] = round(float(nearest_real.mean()), 3)
-    return found
 
 
 def _record(out: Path, number: int) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.augmentation.generator import Generator
 from pcdiff.training.augmentation.maps import to_images, to_rays
-from pcdiff.training.augmentation.measures import distances
+from pcdiff.training.augmentation.measures import Reference
 from pcdiff.training.augmentation.sources import Sources
 from pcdiff.training.recipes import VolumetricSamplesConfig
 from pcdiff.training.volumetric.draws import draw_shape
@@ -55,22 +55,24 @@ class Shape:
     tables: np.ndarray | None = None
 
 
-def draw(kind: str, sources: Sources, generator: Generator | None, rng: np.random.Generator) -> Shape:
-    """A random shape of a kind; generator: for `GENERATED` ones."""
+def draw(
+    kind: str, sources: Sources, reference: Reference, generator: Generator | None, rng: np.random.Generator
+) -> Shape:
+    """A random shape of a kind; reference: of the same heads; generator: for `GENERATED` ones."""
     if kind == GENERATED:
         assert generator is not None
-        return _generated(sources, generator, rng)
+        return _generated(sources, reference, generator, rng)
     source, used, field = draw_shape(sources.heads, SHAPES[kind], rng, range(len(sources.names)))
     scales = np.exp(np.log(sources.scales[used[1:]]).mean(0))
     return Shape(kind, source, tuple(dict.fromkeys(used)), scales, field)
 
 
-def _generated(sources: Sources, generator: Generator, rng: np.random.Generator) -> Shape:
+def _generated(sources: Sources, reference: Reference, generator: Generator, rng: np.random.Generator) -> Shape:
     """Tables from the generator on the nearest head; its size is that of another head, drawn at random."""
     prior, size = generator.prior, generator.config.network.size
     tables = generator.tables(1, int(rng.integers(2**31)))[0]
     heads = len(sources.names)
-    nearest = int(distances(tables, prior.mean + sources.deviations[:heads], prior).argmin())
+    nearest = int(reference.distances(tables)[:heads].argmin())
     sized = int(rng.integers(heads))
     # the head's own tables at the generator's resolution: finer relief stays as it is in the head
     own = prior.mean + to_rays(to_images(sources.deviations[nearest : nearest + 1], size))[0]

@@ -16,7 +16,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pcdiff import install_hint
 from pcdiff.config import StrictConfig
+from pcdiff.errors import InputError
 
 Model = Literal["vae", "wgan_gp", "vae_gan", "intro_vae", "latent_diffusion"]
 GENERATORS: dict[Model, str] = {
@@ -81,9 +83,17 @@ class MapGenerator(nn.Module, ABC):
 
 
 def make_generator(model: Model, config: GeneratorConfig, weight: Tensor) -> MapGenerator:
-    """An untrained model; its weights follow torch's random state. weight: see `MapGenerator`."""
+    """An untrained model; its weights follow torch's random state. weight: see `MapGenerator`.
+
+    Raises InputError where MONAI is not installed.
+    """
     module, _, name = GENERATORS[model].partition(":")
-    kind = getattr(import_module(f"pcdiff.data.augmentation.{module}"), name)
+    try:
+        kind = getattr(import_module(f"pcdiff.data.augmentation.{module}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "monai":
+            raise
+        raise InputError(f"generative models need MONAI, which is missing; run {install_hint('baselines')}") from error
     return cast(Callable[..., MapGenerator], kind)(config, weight)
 
 

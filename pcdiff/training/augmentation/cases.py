@@ -86,9 +86,9 @@ def augment(
     workers: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Writes a data set in SkullFix's layout, `complete_skull/00000.nrrd` and so on, and returns its measures.
+    """Writes a data set in SkullFix's layout, `complete_skull/a00000.nrrd` and so on, and returns its measures.
 
-    Beside it: records/00000.json, which shape and defect each case has; measures.json; sheet.png, a picture of some.
+    Beside it: records/a00000.json, which shape and defect each case has; measures.json; sheet.png, a picture of some.
     Cases that are there already are kept, so an interrupted run continues, and a larger count adds cases.
 
     Args:
@@ -109,7 +109,7 @@ def augment(
             "one with `pcdiff train generator`, and name generated among the shapes"
         )
     config = config.model_copy(update={"generator": sha256(generator) if generator else ""})
-    same_recipe(Path(out) / "config.json", config)
+    same_recipe(Path(out) / "config.json", config, "--out")
     for part in (*PARTS, "records"):
         (Path(out) / part).mkdir(exist_ok=True)
     prior = ShapePrior.shipped()
@@ -237,4 +237,4 @@ def _record_file(out: Path, number: int) -> Path:
 
 
 def _name(number: int) -> str:
-    return f"{number:05d}"
+    return f"a{number:05d}"  # apart from the heads of a data set, also in one cache with them

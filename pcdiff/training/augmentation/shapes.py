@@ -107,9 +107,9 @@ def make_head(head: Head, pose: Pose, shape: Shape, spacing: float) -> Volume:
     knots = (BOX.points(field.shape[2:]) + field[0].movedim(0, -1)).numpy() @ linear.T + start
     knots = torch.from_numpy(knots.astype(np.float32))
     mask = np.zeros(count, bool, order="F")
-    for k in range(0, int(count[2]), 16):  # by slabs: the coordinates of the whole grid would take half a gigabyte
-        index = at_axes(knots, (axes[0], axes[1], axes[2][k : k + 16])).movedim(-1, 0).numpy()
-        mask[:, :, k : k + 16] = map_coordinates(head.occupancy, index, order=1, output=np.float32) >= 127.5
+    for i in range(0, int(count[0]), 16):  # by slabs: the coordinates of the whole grid would take half a gigabyte
+        index = at_axes(knots, (axes[0][i : i + 16], axes[1], axes[2])).movedim(-1, 0).numpy()
+        mask[i : i + 16] = map_coordinates(head.occupancy, index, order=1, output=np.float32) >= 127.5
     return Volume(mask, affine)
 
 

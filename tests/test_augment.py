@@ -118,7 +118,6 @@ def cache(drawn: list[Head], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             yield pool
 
     monkeypatch.setattr(sources, "load_heads", registered)
-    monkeypatch.setattr(sources, "fit_pose", lambda *_: (OWN, 0.0))
     monkeypatch.setattr(cases, "worker_pool", threads)
     return folder
 

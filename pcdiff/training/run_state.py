@@ -108,7 +108,8 @@ class State:
 def same_recipe(path: Path, config: BaseModel, option: str = "`run.out`") -> None:
     """Writes the resolved recipe to `path` at the first start and compares it at every later one.
 
-    option: which names the folder. Raises InputError if the folder cannot be written or holds a run of another recipe; `FREE` settings may differ.
+    option: which names the folder, for the message. Raises InputError if the folder cannot be written or holds a run of
+    another recipe; `FREE` settings may differ.
     """
     resolved = config.model_dump_json(exclude={"run": FREE}, indent=2)
     if not path.exists():

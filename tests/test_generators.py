@@ -72,7 +72,7 @@ def test_what_a_model_makes_approaches_the_data(model: Any, images: Tensor, untr
     before = (draw(generator.eval(), 16, 0).mean(0) - images.mean(0)).abs().mean()
     rows = taught(generator.train(), images, STEPS.get(model, 120))
     after = (draw(generator, 16, 0).mean(0) - images.mean(0)).abs().mean()
-    assert after < 0.5 * before
+    assert after < 0.7 * before
     assert len({tuple(row) for row in rows}) == 1, "the log needs the same names at each step"
     if model == "vae":
         assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
@@ -147,7 +147,7 @@ def test_a_task_draws_the_same_heads_at_a_step(recipe: Any, population, prior) -
     for _ in range(2):
         task = GeneratorTask(recipe, images, prior, torch.device("cpu"))
         torch.manual_seed(3)
-        losses.append(float(task.losses(task.model, torch.tensor([1]), torch.Generator())[0]))
+        losses.append(float(task.losses(task.model, torch.tensor([1]), torch.Generator())[0].detach()))
     assert losses[0] == losses[1]
 
 

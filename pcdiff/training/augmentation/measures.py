@@ -90,12 +90,10 @@ class Reference:
         the nearest real, or new, one. coverage: share of held-out heads to which a new head is nearer than each real
         one; it grows with the number of new heads.
         """
-        count = len(self.names)
-        own = []
-        for k in range(count):
-            others = np.delete(self.distances(self.real[k]), [k, k + count])
-            nearest = float(others.min(initial=np.inf))
-            own.append(head_measures(self.real[k], self.scales[k], self.prior) | {"nearest_mm": nearest})
+        own = [head_measures(self.real[k], self.scales[k], self.prior) for k in range(len(self.names))]
+        for k, record in enumerate(own if len(own) > 1 else []):
+            others = np.delete(self.distances(self.real[k]), [k, k + len(own)])
+            record["nearest_mm"] = float(others.min())
         found: dict[str, Any] = {"real": _statistics(own)}
         real = np.array([self.distances(tables).min() for tables in self.held_out.values()])
         for name, records in groups.items():
@@ -133,7 +131,8 @@ class Reference:
 
 def _statistics(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation of each measure over heads."""
-    values = {name: np.array([record[name] for record in records]) for name in NAMES}
+    names = [name for name in NAMES if name in records[0]]
+    values = {name: np.array([record[name] for record in records]) for name in names}
     found = {name: {"mean": _rounded(of.mean()), "std": _rounded(of.std())} for name, of in values.items()}
     return {"heads": len(records), **found}
 

@@ -151,6 +151,14 @@ def test_a_task_draws_the_same_heads_at_a_step(recipe: Any, population, prior) -
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("model", GENERATORS)
+def test_weights_come_back(model: Any, tmp_path: Path, prior, untrained: Any) -> None:
+    generator = Generator(untrained(model).eval(), GeneratorFile(model=model, network=SMALL), prior)
+    generator.save(tmp_path / "generator.safetensors")
+    loaded = Generator.load(tmp_path / "generator.safetensors", prior)
+    assert torch.equal(draw(loaded.network, 2, 0), draw(generator.network, 2, 0))
+
+
 def test_another_file_is_refused(tmp_path: Path, prior, untrained: Any) -> None:
     file = GeneratorFile(model="vae", network=SMALL)
     path = tmp_path / "generator.safetensors"

@@ -1,8 +1,8 @@
-"""Measures the heads of generative models, and of two simple ones, against real heads; writes JSON.
+"""Measures the heads of generative models, and of simple ones, against real heads; writes JSON.
 
 usage: python tools/measure_generators.py CACHE vae=runs/vae/generator.safetensors ... -o docs/results/augmentation.json
 
-The simple ones: the shape model's Gaussian, and mixtures of the tables of two or three heads with random weights.
+The simple ones: the mean head alone, the shape model's Gaussian, and mixtures of the tables of two or three heads with random weights.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     deviations = load_population(args.cache, names, 1, prior).deviations(prior.mean)
     held_out = {name: prior.mean + deviations[k] for k, name in enumerate(names)}
     reference = Reference(prior, sources.names, prior.mean + sources.deviations, sources.scales, held_out)
-    groups = {}
+    groups = {"mean": prior.mean[None]}
     for name, make in (("gaussian", gaussian), ("mixtures", mixtures)):
         groups[name] = make(reference, args.count, np.random.default_rng(0))
     for name, file in (part.split("=", 1) for part in args.weights):
@@ -64,7 +64,7 @@ def main() -> None:
     rng = np.random.default_rng(1)
     sizes = sources.scales[rng.integers(len(sources.scales), size=args.count)]
     records = {
-        name: [reference.record(each, size) for each, size in zip(tables, sizes, strict=True)]
+        name: [reference.record(each, size) for each, size in zip(tables, sizes, strict=False)]
         for name, tables in groups.items()
     }
     args.out.write_text(json.dumps(reference.summary(records), indent=1) + "\n", encoding="utf-8")

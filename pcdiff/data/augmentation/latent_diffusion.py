@@ -84,7 +84,8 @@ class LatentDiffusion(MapGenerator):
         """See `MapGenerator`."""
         scheduler = DDIMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta", clip_sample=False)
         scheduler.set_timesteps(SAMPLING_STEPS)
-        images: Tensor = self._inferer(scheduler).sample(noise, self.autoencoder, self.denoiser, verbose=False)
+        images = self._inferer(scheduler).sample(noise, self.autoencoder, self.denoiser, verbose=False)
+        assert isinstance(images, Tensor)  # without the images on the way
         return images
 
     def _inferer(self, scheduler: DDPMScheduler | DDIMScheduler) -> LatentDiffusionInferer:

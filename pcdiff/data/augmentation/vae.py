@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
@@ -16,8 +18,9 @@ class Vae(MapGenerator):
     def __init__(self, config: GeneratorConfig, weight: Tensor) -> None:
         super().__init__(config, weight)
         shape, channels = (2, config.size, config.size), config.channels
+        none: Any = None  # MONAI's types do not allow it, its code does
         self.network = VarAutoEncoder(
-            2, shape, 2, config.latent, channels, (2,) * len(channels), norm=None, use_sigmoid=False
+            2, shape, 2, config.latent, channels, (2,) * len(channels), norm=none, use_sigmoid=False
         )
 
     @property

@@ -42,7 +42,7 @@ class WassersteinGan(MapGenerator):
         *ups, deepest = self.config.channels
         start = (deepest, *(self.config.size // 2 ** len(self.config.channels),) * 2)
         channels = (*ups[::-1], 2)
-        return Upsampler(self.config.latent, start, channels, (2,) * len(channels), num_res_units=0, norm="BATCH")
+        return Upsampler((self.config.latent,), start, channels, (2,) * len(channels), num_res_units=0, norm="BATCH")
 
     def sample(self, noise: Tensor) -> Tensor:
         """See `MapGenerator`."""
@@ -88,7 +88,7 @@ class VaeGan(WassersteinGan):
 
     def make_generator(self) -> Vae:
         """See `WassersteinGan`: the whole VAE, whose decoder makes the images."""
-        return Vae(self.config, self.weight)
+        return Vae(self.config, self.weight.clone())  # a file holds each tensor once
 
     def sample(self, noise: Tensor) -> Tensor:
         """See `MapGenerator`."""

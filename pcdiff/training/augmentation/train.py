@@ -22,7 +22,7 @@ from pcdiff.training.augmentation.maps import image_weight, to_images
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
-from pcdiff.training.volumetric.train import Steps
+from pcdiff.training.volumetric.task import Steps
 
 log = logging.getLogger(__name__)
 

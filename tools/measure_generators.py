@@ -2,7 +2,8 @@
 
 usage: python tools/measure_generators.py CACHE vae=runs/vae/generator.safetensors ... -o docs/results/augmentation.json
 
-The simple ones: the mean head alone, the shape model's Gaussian, and mixtures of the tables of two or three heads with random weights.
+The simple ones: the mean head alone, the shape model's Gaussian, and mixtures of the tables of two or three heads with
+random weights.
 """
 
 from __future__ import annotations

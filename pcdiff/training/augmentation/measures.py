@@ -125,7 +125,9 @@ class Reference:
     def _apart(self, tables: np.ndarray, others: np.ndarray) -> np.ndarray:
         surfaces = self._surfaces(tables)
         known = np.isfinite(surfaces).all(0)
-        apart: np.ndarray = np.abs(others[..., known] - surfaces[:, known]).mean((-2, -1))
+        if not known.all():
+            surfaces, others = surfaces[:, known], others[..., known]
+        apart: np.ndarray = np.abs(others - surfaces).mean((-2, -1))
         return apart
 
 

@@ -24,10 +24,10 @@ def augment(
     generator: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights that `pcdiff train generator` wrote, for generated.")
     ] = None,
-    cases: Annotated[str, typer.Option(help="The heads to use: first and last name.")] = "000-059",
+    cases: Annotated[str, typer.Option(help="The heads to use, such as 000-059,063.")] = "000-059",
     skip: Annotated[list[str] | None, typer.Option(help="A head to leave out, such as a copy; repeatable.")] = None,
     held_out: Annotated[
-        str, typer.Option(help="Heads of the cache, first and last name, whose coverage is measured.")
+        str, typer.Option(help="Heads of the cache, such as 060-074, whose coverage is measured.")
     ] = "",
     spacing: Annotated[float, typer.Option(metavar="MM", help="Voxel size.")] = 0.9,
     seed: options.Seed = 0,

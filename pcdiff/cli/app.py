@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from pcdiff import NOTICE, __version__
-from pcdiff.cli import datasets, design, doctor, evaluate, show, train
+from pcdiff.cli import augment, datasets, design, doctor, evaluate, show, train
 from pcdiff.cli.console import debugging, error_line, exit_code, print_message
 from pcdiff.cli.options import MethodCommand
 from pcdiff.files import shipped_file
@@ -57,6 +57,7 @@ app.command("evaluate", rich_help_panel=MODELS, cls=MethodCommand)(evaluate.eval
 app.command("score", rich_help_panel=MODELS)(evaluate.score)
 app.command("compare", rich_help_panel=MODELS)(evaluate.compare)
 app.command("datasets", rich_help_panel=MODELS)(datasets.datasets)
+app.command("augment", rich_help_panel=MODELS)(augment.augment)
 app.command("prepare", rich_help_panel=MODELS)(train.prepare)
 app.command("train", rich_help_panel=MODELS)(train.train)
 app.command("import-checkpoint", rich_help_panel=MODELS)(train.import_checkpoint)

@@ -32,10 +32,16 @@ class TableRadii:
 
 def measure_tables(head: Head, mean: np.ndarray, std: np.ndarray, settings: PriorSettings = SETTINGS) -> TableRadii:
     """Poses a healthy head on the mean and reads its tables; mean, std: (2, R) mm of outer radius and thickness."""
-    limits = settings.population
     occupancy = largest_piece(head.occupancy)
     pose, _ = fit_pose(occupancy, head.affine, mean[0], std[0], settings.pose)
-    profile, in_view = profiles(occupancy, head.affine, pose, MAP.directions)
+    return read_tables(occupancy, head.affine, pose, mean, settings.population)
+
+
+def read_tables(
+    occupancy: np.ndarray, affine: np.ndarray, pose: Pose, mean: np.ndarray, limits: PopulationSettings
+) -> TableRadii:
+    """The tables of a posed healthy head, the crossings nearest to the mean, (2, R) mm; occupancy as in `fit_pose`."""
+    profile, in_view = profiles(occupancy, affine, pose, MAP.directions)
     outer = crossing(profile, mean[0], outward=True)
     inner = crossing(profile, outer - mean[1], outward=False)
     near_mean = (mean[0] - mean[1] - 3)[:, None] <= RADII
@@ -82,11 +88,7 @@ def build(
 ) -> ShapePrior:
     """Mean and modes of the tables of heads, which are posed on about this mean, and of their mirror images."""
     options = settings.population
-    flat, gaps = _deviations(table_radii, mean, options.thickness_smoothing_px)
-    for _ in range(6):  # EM: the gaps of a head take the values that the leading modes predict there
-        weights, values, modes = np.linalg.svd(flat, full_matrices=False)
-        filled = (weights[:, : options.gap_modes] * values[: options.gap_modes]) @ modes[: options.gap_modes]
-        flat = np.where(gaps, filled, flat)
+    flat = filled_deviations(table_radii, mean, options)
     _, values, modes = np.linalg.svd(flat, full_matrices=False)
     scaled = modes[: options.modes] * (values[: options.modes] / np.sqrt(len(flat)))[:, None]
     with np.errstate(invalid="ignore"):
@@ -94,6 +96,16 @@ def build(
         present = np.concatenate([present, present[:, MAP.mirror]])
         share = np.nansum(present, 0) / np.maximum(np.isfinite(present).sum(0), 1)
     return ShapePrior(mean, std, scaled.reshape(-1, 2, mean.shape[1]), share, len(table_radii), settings)
+
+
+def filled_deviations(table_radii: Sequence[TableRadii], mean: np.ndarray, options: PopulationSettings) -> np.ndarray:
+    """(2 H, 2 R) float32 mm: deviations from the mean of heads, then of their mirror images, without gaps."""
+    flat, gaps = _deviations(table_radii, mean, options.thickness_smoothing_px)
+    for _ in range(6):  # EM: the gaps of a head take the values that the leading modes predict there
+        weights, values, modes = np.linalg.svd(flat, full_matrices=False)
+        filled = (weights[:, : options.gap_modes] * values[: options.gap_modes]) @ modes[: options.gap_modes]
+        flat = np.where(gaps, filled, flat)
+    return flat
 
 
 def _deviations(table_radii: Sequence[TableRadii], mean: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:

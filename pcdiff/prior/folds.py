@@ -16,9 +16,10 @@ from pcdiff.data.heads import load_head
 from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
-from pcdiff.prior.build import TableRadii, average, build, measure_tables, population_mean
+from pcdiff.prior.build import TableRadii, average, build, filled_deviations, measure_tables, population_mean
 from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.model import PRIOR_FORMAT, ShapePrior
+from pcdiff.prior.settings import SETTINGS, PopulationSettings
 from pcdiff.tensor_files import read_tensors, write_tensors
 
 TABLES_FORMAT = "pcdiff-tables-1"
@@ -39,12 +40,16 @@ class Population:
 
     def prior(self, chosen: Sequence[bool] | np.ndarray) -> ShapePrior:
         """The shape model of some of the heads; chosen: (H,) bool."""
-        origin = Pose(np.eye(3), np.zeros(3))
-        table_radii = [
-            TableRadii(self.outer[k], self.thickness[k], self.present[k], origin)
-            for k in np.flatnonzero(np.asarray(chosen))
-        ]
+        table_radii = [self._table_radii(k) for k in np.flatnonzero(np.asarray(chosen)).tolist()]
         return build(table_radii, *average(table_radii))
+
+    def deviations(self, mean: np.ndarray, settings: PopulationSettings = SETTINGS.population) -> np.ndarray:
+        """(2 H, 2, R) float32 mm, deviations from a mean (2, R) of heads, then of their mirror images; without gaps."""
+        table_radii = [self._table_radii(k) for k in range(len(self.names))]
+        return filled_deviations(table_radii, mean, settings).reshape(2 * len(self.names), *mean.shape)
+
+    def _table_radii(self, head: int) -> TableRadii:
+        return TableRadii(self.outer[head], self.thickness[head], self.present[head], Pose(np.eye(3), np.zeros(3)))
 
 
 def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: ShapePrior | None = None) -> Population:

@@ -21,6 +21,9 @@ from pcdiff.methods.volumetric.config import UNetConfig
 
 log = logging.getLogger(__name__)
 
+# Recipes of what is no method; those of methods are in their table.
+OTHER_RECIPES = {"generator": "pcdiff.training.augmentation.config:GeneratorTrainConfig"}
+
 
 class Recipe(StrictConfig):
     """A training recipe; `method` decides which class it is: see `MethodEntry.recipe`.
@@ -235,6 +238,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     log.info("recipe %s", path)
     method = values.get("method", "none")
     recipes = {name: entry.recipe for name, entry in (METHODS | installed_methods()).items() if entry.recipe}
+    recipes |= OTHER_RECIPES
     if not isinstance(method, str) or method not in recipes:
         names = ", ".join(recipes)
         raise InputError(

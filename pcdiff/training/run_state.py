@@ -105,10 +105,11 @@ class State:
         return moments
 
 
-def same_recipe(path: Path, config: BaseModel) -> None:
+def same_recipe(path: Path, config: BaseModel, option: str = "`run.out`") -> None:
     """Writes the resolved recipe to `path` at the first start and compares it at every later one.
 
-    Raises InputError if the folder cannot be written or holds a run of another recipe; `FREE` settings may differ.
+    option: which names the folder, for the message. Raises InputError if the folder cannot be written or holds a run of
+    another recipe; `FREE` settings may differ.
     """
     resolved = config.model_dump_json(exclude={"run": FREE}, indent=2)
     if not path.exists():
@@ -118,8 +119,8 @@ def same_recipe(path: Path, config: BaseModel) -> None:
                 beside.write_bytes(resolved.encode())
         except OSError as error:
             raise InputError(f"{path.parent}: expected a folder to write to, got {error.strerror}") from error
-    elif read_bytes(path, "the recipe of a run", "choose another `run.out`") != resolved.encode():
-        raise InputError(f"{path}: the folder holds a run of another recipe; choose another `run.out` or remove it")
+    elif read_bytes(path, "the recipe of a run", f"choose another {option}") != resolved.encode():
+        raise InputError(f"{path}: the folder holds a run of another recipe; choose another {option} or remove it")
 
 
 def write_row(run: RunConfig, row: dict[str, float]) -> None:

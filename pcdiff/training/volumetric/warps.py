@@ -43,16 +43,22 @@ def warped(occupancy: Tensor, knots: Tensor, axes: Sequence[np.ndarray], near: n
 
     knots: see `knots_in_head`. near: (I, J, K) bool, points that can hold bone; the others get none.
     """
-    dense = knots
-    for axis, low, high, count in zip(axes, BOX.low, BOX.high, knots.shape[:3], strict=True):
-        # the first axis is replaced, and comes back as the last but one
-        dense = torch.tensordot(interpolation(axis, low, high, count), dense, dims=([1], [0])).movedim(0, 2)
+    dense = at_axes(knots, axes)
     if near is None:
         return functional.grid_sample(occupancy, dense[None], align_corners=True)[0, 0].numpy()
     head = np.zeros(near.shape, np.float32)
     some = dense[torch.from_numpy(near)][None, None, None]
     head[near] = functional.grid_sample(occupancy, some, align_corners=True)[0, 0, 0, 0].numpy()
     return head
+
+
+def at_axes(knots: Tensor, axes: Sequence[np.ndarray]) -> Tensor:
+    """Values (A, B, C, 3) on knots spread evenly over `BOX`, at the points of three axes, mm -> (I, J, K, 3)."""
+    dense = knots
+    for axis, low, high, count in zip(axes, BOX.low, BOX.high, knots.shape[:3], strict=True):
+        # the first axis is replaced, and comes back as the last but one
+        dense = torch.tensordot(interpolation(axis, low, high, count), dense, dims=([1], [0])).movedim(0, 2)
+    return dense
 
 
 def interpolation(at: np.ndarray, low: float, high: float, knots: int) -> Tensor:

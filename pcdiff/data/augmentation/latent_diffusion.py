@@ -1,0 +1,92 @@
+"""Latent diffusion (Rombach et al. 2022): an autoencoder to small images, and a diffusion of those.
+
+The autoencoder is trained first, then the denoising network on what it makes of the images.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.inferers import LatentDiffusionInferer
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from torch import Tensor
+from torch.nn import functional
+
+from pcdiff.data.augmentation.generators import RATE, GeneratorConfig, MapGenerator, trains_only
+
+AUTOENCODER_SHARE = 0.4  # of the steps
+KL_WEIGHT = 1e-4  # of the divergence for each number, against the mean squared error
+LATENT_CHANNELS = 4
+TRAINING_STEPS, SAMPLING_STEPS = 1000, 50  # of the diffusion: DDPM and DDIM
+GROUPS = 4  # of the group normalisation
+MEMORY = 0.98  # of the latent numbers' mean square
+
+
+class LatentDiffusion(MapGenerator):
+    """MONAI's AutoencoderKL and DiffusionModelUNet, joined by its LatentDiffusionInferer."""
+
+    def __init__(self, config: GeneratorConfig, weight: Tensor) -> None:
+        super().__init__(config, weight)
+        half = config.width // 2
+        channels = (half, 2 * half, 4 * half, 4 * half)
+        self.autoencoder = AutoencoderKL(
+            2,
+            2,
+            2,
+            num_res_blocks=1,
+            channels=channels,
+            attention_levels=(False,) * len(channels),
+            latent_channels=LATENT_CHANNELS,
+            norm_num_groups=GROUPS,
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+        )
+        self.denoiser = DiffusionModelUNet(
+            2,
+            LATENT_CHANNELS,
+            LATENT_CHANNELS,
+            num_res_blocks=1,
+            channels=(2 * config.width, 4 * config.width),
+            attention_levels=(False, True),
+            norm_num_groups=GROUPS,
+            num_head_channels=config.width,
+        )
+        self.register_buffer("square", torch.ones(()))
+        self.square: Tensor  # mean square of the latent numbers
+        side = config.size // 2 ** (len(channels) - 1)
+        self.noise = (LATENT_CHANNELS, side, side)
+
+    def rate(self, share: float) -> float:
+        """See `MapGenerator`: it falls for each of the two networks."""
+        begin, end = (0, AUTOENCODER_SHARE) if share < AUTOENCODER_SHARE else (AUTOENCODER_SHARE, 1)
+        return RATE * max((end - share) / (end - begin), 0.05)
+
+    def forward(self, images: Tensor, step: int, share: float) -> dict[str, Tensor]:
+        """See `MapGenerator`."""
+        images = images * (self.weight > 0)
+        if share < AUTOENCODER_SHARE:
+            trains_only(self.autoencoder, self.denoiser)
+            decoded, mean, sigma = self.autoencoder(images)
+            error = self.error(decoded, images).mean()
+            kl = (mean**2 + sigma**2 - 1 - 2 * sigma.log()).mean() / 2
+            self.square.lerp_((mean**2 + sigma**2).mean().detach(), 1 - MEMORY)
+            return {"loss": error + KL_WEIGHT * kl, "error": error}
+        trains_only(self.denoiser, self.autoencoder)
+        self.denoiser.train()
+        scheduler = DDPMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta")
+        noise = torch.randn(len(images), *self.noise, device=images.device)
+        when = torch.randint(TRAINING_STEPS, (len(images),), device=images.device)
+        found = self._inferer(scheduler)(images, self.autoencoder, self.denoiser, noise, when)
+        loss = functional.mse_loss(found, noise)
+        return {"loss": loss, "error": loss.detach()}
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """See `MapGenerator`."""
+        scheduler = DDIMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta", clip_sample=False)
+        scheduler.set_timesteps(SAMPLING_STEPS)
+        images = self._inferer(scheduler).sample(noise, self.autoencoder, self.denoiser, verbose=False)
+        assert isinstance(images, Tensor)  # without the images on the way
+        return images
+
+    def _inferer(self, scheduler: DDPMScheduler | DDIMScheduler) -> LatentDiffusionInferer:
+        return LatentDiffusionInferer(scheduler, scale_factor=float(self.square.rsqrt()))

@@ -254,7 +254,11 @@ def test_a_case_that_fails_is_one_line_and_the_others_go_on(run: Run, stub: Stub
     ("error", "code", "line"),
     [
         (InputError("no defect found: expected one"), 2, "pcdiff: head.nii.gz: no defect found: expected one"),
-        (OSError(28, "No space left on device", "x"), 1, "pcdiff: head.nii.gz: x: No space left on device"),
+        (
+            OSError(28, "No space left on device", "x"),
+            3,
+            "pcdiff: head.nii.gz: x: No space left on device; free space, or write elsewhere",
+        ),
         (OSError(36, "File name too long", "x"), 2, "pcdiff: head.nii.gz: x: File name too long"),
         (MemoryError(), 1, "pcdiff: head.nii.gz: out of memory"),
         (KeyError("why"), 1, "pcdiff: head.nii.gz: unexpected KeyError: 'why'; run again with PCDIFF_DEBUG=1"),

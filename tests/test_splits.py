@@ -102,7 +102,7 @@ def test_every_trainer_builds_on_the_shape_model_of_its_run() -> None:
     """A trainer that took the shipped one would cross-validate on heads that it has seen."""
     folder = Path(training.__file__).parent
     shipped = [path.name for path in folder.rglob("*.py") if "ShapePrior.shipped()" in path.read_text()]
-    assert shipped == ["prior.py"]
+    assert sorted(shipped) == ["cases.py", "prior.py"]  # cases.py trains nothing: it writes a data set
 
 
 def test_a_denoiser_needs_a_unet_on_its_own_shape_model(tmp_path: Path, prior: ShapePrior) -> None:

@@ -20,6 +20,7 @@ from pcdiff.training.augmentation.config import GeneratorTrainConfig
 from pcdiff.training.augmentation.generator import Generator, GeneratorFile
 from pcdiff.training.augmentation.maps import image_weight, to_images
 from pcdiff.training.loop import Loop, make_accelerator
+from pcdiff.training.prior import shape_model
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
 from pcdiff.training.volumetric.task import Steps
@@ -39,7 +40,7 @@ def train(config: GeneratorTrainConfig, progress: bool = True) -> Path:
     run = config.run
     accelerator = make_accelerator()
     with clean_exit_on_sigterm(), accelerator.main_process_first():
-        prior = ShapePrior.shipped()
+        prior = shape_model(run)
         names = cached_heads(run.cache, run.cases, run.skip)
         if not names:
             raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")

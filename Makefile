@@ -32,7 +32,7 @@ lint: $(READY_DEV)  ## style and types
 	$(BIN)/python tools/check_examples.py
 
 docs: $(READY_DOCS)  ## build the site of these documents into build/site, without a network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open build/site/index.html"
 
 checksums:  ## list the sha256 of the shipped weights anew, after they were replaced

@@ -53,7 +53,7 @@ def test_the_reference_names_what_import_pcdiff_offers() -> None:
 
 def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="needs the extra docs")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     html = [*tmp_path.rglob("*.html")]

@@ -5,10 +5,11 @@ BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
+READY_DOCS := .venv/.ready-docs
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test mutants lint checksums open3d clean
+.PHONY: help demo test mutants lint docs checksums open3d clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +31,10 @@ lint: $(READY_DEV)  ## style and types
 	$(BIN)/mypy
 	$(BIN)/python tools/check_examples.py
 
+docs: $(READY_DOCS)  ## build the site of these documents into build/site, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
+
 checksums:  ## list the sha256 of the shipped weights anew, after they were replaced
 	cd pcdiff/weights && sha256sum *.safetensors *.yaml >SHA256SUMS
 
@@ -44,6 +49,11 @@ $(READY): pyproject.toml
 $(READY_DEV): pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+	touch $(READY) $@
+
+$(READY_DOCS): pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $(READY) $@
 
 # Open3D is the second reconstruction backend, and optional: tried once, done without where it cannot be had.

@@ -15,7 +15,7 @@ from pcdiff.geometry.metrics import dice
 
 ROOT = Path(__file__).parents[1]
 API = ROOT / "docs" / "api.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tools" / "slicer" / "README.md"]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tools" / "slicer" / "README.md"]
 
 
 def test_every_command_and_option_is_in_the_reference() -> None:

@@ -81,7 +81,7 @@ def test_a_changed_ensemble_and_a_damaged_list_are_refused(monkeypatch: pytest.M
 
 
 def test_every_extra_has_a_purpose(installed: list[str]) -> None:
-    assert doctor.requirements().keys() == {"", "dev", *doctor.PURPOSES}
+    assert doctor.requirements().keys() == {"", "dev", "docs", *doctor.PURPOSES}
     assert doctor.requirements()["dicom"] == ["highdicom"]
 
 

@@ -116,7 +116,8 @@ def test_the_forge_has_each_python_and_each_system() -> None:
     matrix = WORKFLOW["jobs"]["test"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS
     assert [name.split("-")[0] for name in sorted(matrix["os"])] == ["macos", "ubuntu", "windows"]
-    assert len([name for name in PROJECT["classifiers"] if name.startswith("Operating System")]) == 3
+    systems = [name for name in PROJECT["classifiers"] if name.startswith("Operating System")]
+    assert systems == ["Operating System :: POSIX :: Linux"]  # the others when their tests have been seen to pass
 
 
 def test_the_hooks_are_the_programs_of_this_environment(tmp_path: Path) -> None:

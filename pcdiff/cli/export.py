@@ -1,0 +1,41 @@
+"""The commands export hub and export bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new, or empty.")]
+
+app = typer.Typer(
+    help="Write the shipped weights as a folder for other tools: of Hugging Face, or a MONAI bundle. Needs no network.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def hub(out: Folder) -> None:
+    """Write a Hugging Face folder: README.md (the model card with YAML front matter), config.json, weights, LICENSE.
+
+    pcdiff export hub out/hub
+    """
+    from pcdiff.pipeline.export import write_hub
+
+    for path in write_hub(out):
+        typer.echo(path)
+
+
+@app.command()
+def bundle(out: Folder) -> None:
+    """Write a MONAI bundle whose inference calls pcdiff: configs/metadata.json, configs/inference.json, models/.
+
+    pcdiff export bundle out/bundle
+    python -m monai.bundle run --config_file out/bundle/configs/inference.json --bundle_root out/bundle
+    --scan skull.nrrd --output_dir out
+    """
+    from pcdiff.pipeline.export import write_bundle
+
+    for path in write_bundle(out):
+        typer.echo(path)

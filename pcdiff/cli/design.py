@@ -21,7 +21,7 @@ def design(
     out: options.Out,
     skulls: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SCAN...", help="CT or mask of a skull with a defect; several are possible."),
+        typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect; several are possible."),
     ] = None,
     inputs: Annotated[list[Path] | None, typer.Option("-i", "--input", hidden=True)] = None,
     method: options.Method = None,

@@ -31,9 +31,9 @@ def hub(out: Folder) -> None:
 def bundle(out: Folder) -> None:
     """Write a MONAI bundle whose inference calls pcdiff: configs/metadata.json, configs/inference.json, models/.
 
-    pcdiff export bundle out/bundle
-    python -m monai.bundle run --config_file out/bundle/configs/inference.json --bundle_root out/bundle
-    --scan skull.nrrd --output_dir out
+    `monai.bundle.run` designs an implant with it: see commands.md in the manual.
+
+        pcdiff export bundle out/bundle
     """
     from pcdiff.pipeline.export import write_bundle
 

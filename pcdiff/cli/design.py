@@ -122,7 +122,8 @@ def info(
 ) -> None:
     """List what a scan is and which defects it has, without a design. `pcdiff design --defect N` closes one of them.
 
-    Without a scan: version, methods, extras, devices and weights of this installation, in a second, without torch.
+    Without a scan it says what this installation can do: version, methods that are ready, extras, devices and weights.
+    That takes a second; `pcdiff doctor` looks closer.
 
         pcdiff info
         pcdiff info dicom/ --png defects.png

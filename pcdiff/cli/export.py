@@ -9,10 +9,16 @@ import typer
 
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new, or empty.")]
 
-app = typer.Typer(
-    help="Write the shipped weights as a folder for other tools: of Hugging Face, or a MONAI bundle. Needs no network.",
-    no_args_is_help=True,
-)
+HELP = """Write the shipped weights as a folder for other tools: of Hugging Face, or a MONAI bundle.
+
+Nothing is uploaded, and no network is needed.
+Each folder is new or empty, and holds the licence of the weights.
+
+    pcdiff export hub out/hub
+    pcdiff export bundle out/bundle
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-
+GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")  # of NVIDIA, AMD, WSL, Jetson
 
 # Control groups of version 2 and 1: their folder, and the files of the limit and of what is used.
 GROUP_FILES = {
@@ -89,6 +89,25 @@ def _address_limit() -> list[int]:
     return [] if limit == resource.RLIM_INFINITY else [max(0, limit - used)]
 
 
+def cpu_count() -> int | None:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def may_have_gpu() -> bool:
+    """Whether a GPU may be there, without torch: on Linux a driver shows a file; elsewhere only torch can tell."""
+    return sys.platform != "linux" or any(Path(name).exists() for name in GPU_FILES)
+
+
+def gpu_names() -> list[str]:
+    """Names of the NVIDIA GPUs that the driver lists, without torch; empty where its tool is missing or fails."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return re.findall(r"^GPU \d+: (.*?) \(UUID", done.stdout, re.MULTILINE)
+
+
 def machine() -> dict[str, Any]:
     """The platform and package versions that the bytes of a result may depend on, beside its settings."""
     packages = ("numpy", "scipy", "scikit-image", "torch")
@@ -96,7 +115,7 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in packages},
-        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_count": cpu_count(),
     }
 
 

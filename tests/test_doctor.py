@@ -120,8 +120,17 @@ def test_the_built_in_case_is_measured(monkeypatch: pytest.MonkeyPatch, dsc: flo
 
 
 def test_auto_is_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for available, name in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
-        assert available_device("auto") == name
+    monkeypatch.setattr("pcdiff.cli.console.may_have_gpu", lambda: True)
+    monkeypatch.setattr("torch.empty", lambda *_, device: None)
+    assert available_device("auto") == "cuda"
+
+    def broken(*_: object, device: str) -> None:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr("torch.empty", broken)
+    assert available_device("auto") == "cpu"
+    monkeypatch.setattr("torch.empty", lambda *_, device: None)
+    monkeypatch.setattr("pcdiff.cli.console.may_have_gpu", lambda: False)
+    assert available_device("auto") == "cpu"
     with pytest.raises(InputError, match="cuda:N or auto"):
         available_device("abacus")

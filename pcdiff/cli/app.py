@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from pcdiff import NOTICE, __version__
-from pcdiff.cli import augment, datasets, design, doctor, evaluate, show, train
+from pcdiff.cli import augment, datasets, design, doctor, evaluate, export, mcp_server, show, train
 from pcdiff.cli.console import debugging, error_line, exit_code, print_message
 from pcdiff.cli.options import MethodCommand
 from pcdiff.files import shipped_file
@@ -62,6 +62,8 @@ app.command("prepare", rich_help_panel=MODELS)(train.prepare)
 app.command("train", rich_help_panel=MODELS)(train.train)
 app.command("import-checkpoint", rich_help_panel=MODELS)(train.import_checkpoint)
 app.command("export-checkpoint", rich_help_panel=MODELS)(train.export_checkpoint)
+app.add_typer(export.app, name="export", rich_help_panel=MODELS)
+app.command("mcp", rich_help_panel=SETUP)(mcp_server.mcp)
 app.command("doctor", rich_help_panel=SETUP)(doctor.doctor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pcdiff.cli.console import debugging, error_line, exit_code, print_message
+from pcdiff.cli.console import debugging, error_line, exit_code, print_json, print_message
 from pcdiff.cli.progress import Progress, print_above_bars
 from pcdiff.errors import InputError
 from pcdiff.files import absolute
 from pcdiff.imaging.scan import scan_source
 from pcdiff.pipeline.case import design_case, is_done
-from pcdiff.pipeline.names import case_folder_for, case_name, distinct_names
+from pcdiff.pipeline.names import as_text, case_folder_for, case_name, distinct_names, shown_name
+from pcdiff.pipeline.record import case_record
+from pcdiff.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
@@ -29,6 +32,7 @@ class Batch:
     """Designs implants into `out`, one folder for each case. A case that fails does not stop the others.
 
     mask_out: a file for the mask of the skull, for a single case. strict: an implant that fails a check is a failure.
+    as_json: what stdout gets of a case is its record, one line of JSON. verbose: a line on stderr for each stage.
     failed: the cases that failed so far. unfit: names of the cases whose implant fails a check.
     """
 
@@ -38,6 +42,8 @@ class Batch:
     mask_out: Path | None = None
     quiet: bool = False
     strict: bool = False
+    as_json: bool = False
+    verbose: bool = False
     failed: dict[Path, Exception] = field(default_factory=dict)
     unfit: list[str] = field(default_factory=list)
 
@@ -75,6 +81,8 @@ class Batch:
             raise InputError(f"{skull}: {owner[folder]} also goes to {folder}; give them different output folders")
         if not self.overwrite and not self.mask_out and is_done(folder, skull, self.settings):
             self._note(f"{folder.name}: already designed in {folder}; --overwrite designs it again")
+            if self.as_json:
+                print_json(case_record_line(folder, case_record(folder)))
             self._name_failed_checks(folder)
             return
         if folder.name not in (name, case_name(skull)):
@@ -105,9 +113,11 @@ class Batch:
                 self.overwrite,
                 self.mask_out,
                 on_warning=lambda text: self._note(f"{name}: warning: {text}"),
-                on_stage=progress.start_stage,
+                on_stage=self._stages_of(name, progress),
             )
-            if not self.quiet:
+            if self.as_json:
+                print_json(case_record_line(folder, record))
+            elif not self.quiet:
                 print_above_bars(f"{name}: {result_line(record)} -> {folder}", stderr=False)
             self._name_failed_checks(folder)
         except Exception as error:
@@ -117,9 +127,22 @@ class Batch:
         finally:
             progress.finish_case()
 
+    def _stages_of(self, name: str, progress: Progress) -> Callable[[str], None]:
+        """What gets the name of each stage of a case as it begins."""
+        started = time.perf_counter()
+
+        def begin(stage: str) -> None:
+            progress.start_stage(stage)
+            if self.verbose:
+                print_above_bars(f"{name}: {time.perf_counter() - started:6.1f} s  {STAGES[stage].title}")
+
+        return begin
+
     def _fail(self, skull: Path, error: Exception) -> None:
         self.failed[skull] = error
         line = error_line(error)
+        if self.as_json:
+            print_json({"input": {"path": shown_name(skull)}, "error": line, "exit_code": exit_code(error)})
         print_above_bars(line if skull.name in line else f"{skull.name}: {line}")
 
     def _name_failed_checks(self, folder: Path) -> None:
@@ -149,6 +172,11 @@ def as_scans(paths: list[Path], quiet: bool = False) -> list[Path]:
     return list(scans)
 
 
+def case_record_line(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints of a case: its name, its folder, and the record that run.json holds."""
+    return {"case": as_text(folder.name), "folder": as_text(str(folder)), **record}
+
+
 def failed_checks(folder: Path) -> list[str]:
     """Titles, as in the report, of the checks that the implant of a case failed."""
     checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))["checks"]
@@ -160,6 +188,11 @@ def result_line(record: dict[str, Any]) -> str:
     defects, pieces = record["defects"], len(record["pieces_ml"])
     volume, seconds = record["implant_ml"], record["seconds"]["total"]
     text = f"{_count(defects, 'defect')}, implant {volume:.1f} ml, {seconds:.1f} s"
+    trimmed, holes = record["fitting"]["trimmed_ml"], record["fitting"]["drain_holes"]
+    if holes:
+        text += f", {_count(holes, 'drain hole')}"
+    if trimmed:
+        text += f", {trimmed:.2f} ml of undercuts trimmed"
     if not record["checks"]["failed"]:
         text += ", passes every check"
     if len(record["members_ml"]) > 1:

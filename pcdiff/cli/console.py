@@ -1,13 +1,17 @@
-"""Messages on stderr, exit codes, and the choice of a device."""
+"""Results on stdout, messages on stderr, exit codes, and the choice of a device."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import typer
 
+from pcdiff.environment import may_have_gpu
 from pcdiff.errors import InputError, MethodError, OutputError
 
 NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
@@ -20,16 +24,17 @@ def debugging() -> bool:
 
 
 def available_device(name: str) -> str:
-    """The device of that name after a test that it can be used; `auto` is a GPU if there is one, else the CPU.
+    """The device of that name after a test that it can be used; `auto` is a GPU that can be used, else the CPU.
 
-    Loads torch only for a GPU. Raises InputError for an unknown device and one that cannot be used.
+    Loads torch only where there may be a GPU. Raises InputError for an unknown device and one that cannot be used.
     """
-    if name == "cpu":
-        return name
+    if name == "cpu" or (name == "auto" and not may_have_gpu()):
+        return "cpu"
     if name == "auto":
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return available_device("cuda")
+        except InputError:
+            return "cpu"
     if not re.fullmatch(r"cuda(:\d+)?", name):
         raise InputError(f"device {name!r}: expected cpu, cuda, cuda:N or auto; use --device cpu")
     import torch
@@ -39,6 +44,11 @@ def available_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used ({first_line(error)}); use --device cpu") from error
     return name
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """Prints a result on stdout as one line of JSON: what `--json` asks for. Every value must be finite."""
+    typer.echo(json.dumps(record, allow_nan=False))
 
 
 def print_message(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pcdiff.cli import options
+from pcdiff.cli.console import print_json
 from pcdiff.errors import InputError
 
 
@@ -24,6 +25,7 @@ def datasets(
         typer.Option(metavar="NAME,NAME", help="Scans of one head, which stay in one fold; repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="File of the folds.")] = Path("splits.yaml"),
+    as_json: options.AsJson = False,
 ) -> None:
     """List the layouts of data sets that are read; or what a data set holds, by split and class.
 
@@ -35,7 +37,7 @@ def datasets(
         pcdiff datasets data/skullfix --folds 5 --same 000,052 --same 011,042 -o splits.yaml
     """
     from pcdiff.data.cases import find_cases
-    from pcdiff.data.datasets import contents_table, layouts_table
+    from pcdiff.data.datasets import contents, contents_table, layouts_record, layouts_table
     from pcdiff.data.splits import write_folds
 
     if folds is not None:
@@ -43,6 +45,12 @@ def datasets(
             raise InputError("--folds: expected the data set whose heads are split, got none; name it before --folds")
         heads = [case.head for case in find_cases(data, cases)]
         written = write_folds(out, heads, folds, [group.split(",") for group in same or ()])
-        typer.echo("\n".join(f"{name}: {len(of)} heads" for name, of in written.items()))
+        if as_json:
+            print_json({"folds": {name: len(of) for name, of in written.items()}})
+        else:
+            typer.echo("\n".join(f"{name}: {len(of)} heads" for name, of in written.items()))
+        return
+    if as_json:
+        print_json({"layouts": layouts_record()} if data is None else {"contents": contents(data, cases)})
         return
     typer.echo(layouts_table() if data is None else contents_table(data, cases))

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pcdiff import NOTICE
 from pcdiff.cli import options
-from pcdiff.cli.console import available_device, print_message
+from pcdiff.cli.console import available_device, print_json, print_message
 from pcdiff.errors import InputError
 from pcdiff.methods.registry import DEFAULT, default_method
 
+if TYPE_CHECKING:
+    from pcdiff.pipeline.info import ScanInfo
+
 
 def design(
-    skulls: Annotated[
-        list[Path], typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect; several are possible.")
-    ],
     out: options.Out,
+    skulls: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect; several are possible."),
+    ] = None,
+    inputs: Annotated[list[Path] | None, typer.Option("-i", "--input", hidden=True)] = None,
     method: options.Method = None,
     weights: options.Weights = None,
     ensemble: options.Ensemble = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
     backend: options.Backend = "spectral",
     threshold: options.Threshold = None,
     series: options.Series = None,
@@ -45,6 +50,8 @@ def design(
     keep_points: options.KeepPoints = False,
     report: options.WithReport = True,
     overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Design implants for skulls with defects.
@@ -56,7 +63,7 @@ def design(
     exit code is 1 then. Each of several candidates is checked, and one is recommended.
 
         pcdiff design skull.nrrd -o out
-        pcdiff design scans/*.nii.gz -o out --device auto
+        pcdiff design scans/*.nii.gz -o out --json
         pcdiff design dicom/ -o out --clearance 0.5 --thickness 3mm --make-insertable
         pcdiff design segmentation.seg.nrrd -o out --label Skull
         pcdiff design skull.nrrd -o out --ensemble 5 --drain-holes 2@12 --keep-points --mesh 3mf,glb
@@ -66,6 +73,9 @@ def design(
     from pcdiff.pipeline.fitting import FitOptions
     from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE, Settings
 
+    given = [*(skulls or []), *(inputs or [])]
+    if not given:
+        raise InputError("expected a scan, got none; for example: pcdiff design skull.nrrd -o out")
     candidates = ensemble or DEFAULT_ENSEMBLE
     settings = Settings(
         method=method or default_method(candidates),
@@ -88,15 +98,17 @@ def design(
         keep_points=keep_points,
         report=report,
     )
-    scans = as_scans(skulls, quiet)
+    scans = as_scans(given, quiet)
     if mask_out is not None and len(scans) > 1:
         raise InputError(f"--mask-out writes one mask, got {len(scans)} scans; give one scan")
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
-    Batch(out, settings, overwrite, mask_out, quiet, strict).design(scans)
+    if verbose:
+        print_message(f"method {settings.method}, device {settings.device}, seed {seed}")
+    Batch(out, settings, overwrite, mask_out, quiet, strict, as_json, verbose).design(scans)
 
 
 def info(
-    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect.")],
+    scan: Annotated[Path | None, typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect.")] = None,
     threshold: options.Threshold = None,
     series: options.Series = None,
     label: options.Label = None,
@@ -106,11 +118,27 @@ def info(
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture of each defect to this file.")
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """List what a scan is and which defects it has, without a design. `pcdiff design --defect N` closes one of them.
 
-    pcdiff info dicom/ --png defects.png
+    Without a scan it says what this installation can do: version, methods that are ready, extras, devices and weights.
+    That takes a second; `pcdiff doctor` looks closer.
+
+        pcdiff info
+        pcdiff info dicom/ --png defects.png
+        pcdiff info skull.nrrd --json
     """
+    if scan is None:
+        from pcdiff.cli.capabilities import capabilities, capability_lines
+
+        found_here = capabilities()
+        if as_json:
+            print_json(found_here)
+        else:
+            typer.echo("\n".join(capability_lines(found_here)))
+        return
+
     from pcdiff.pipeline.info import scan_info
     from pcdiff.pipeline.settings import Settings
 
@@ -124,16 +152,24 @@ def info(
         assume_orientation=assume_orientation,
     )
     found = scan_info(scan, settings, png)
-    check = found.check
-    size, spacing = (" x ".join(f"{value:g}" for value in values) for values in (check.shape, check.spacing_mm))
-    typer.echo(f"{'CT' if check.kind == 'ct' else 'mask'}, {check.format}: {size} voxels of {spacing} mm")
-    for warning in (*check.warnings, *found.notes):
-        typer.echo(f"warning: {warning}")
-    for defect in found.defects:
-        doubt = "; doubtful: many healthy heads have no bone there" if defect.label in found.doubtful else ""
-        typer.echo(f"defect {defect.label}: {defect.place}, {defect.area_cm2:.0f} cm2{doubt}")
+    if as_json:
+        print_json(found.record())
+    else:
+        typer.echo("\n".join(_scan_lines(found)))
     if found.why_none:
         raise InputError(f"{scan}: {found.why_none}")
+
+
+def _scan_lines(found: ScanInfo) -> list[str]:
+    """What a scan is and which defects it has, for people."""
+    check = found.check
+    size, spacing = (" x ".join(f"{value:g}" for value in values) for values in (check.shape, check.spacing_mm))
+    lines = [f"{'CT' if check.kind == 'ct' else 'mask'}, {check.format}: {size} voxels of {spacing} mm"]
+    lines += [f"warning: {warning}" for warning in (*check.warnings, *found.notes)]
+    for defect in found.defects:
+        doubt = "; doubtful: many healthy heads have no bone there" if defect.label in found.doubtful else ""
+        lines.append(f"defect {defect.label}: {defect.place}, {defect.area_cm2:.0f} cm2{doubt}")
+    return lines
 
 
 def demo(
@@ -142,6 +178,7 @@ def demo(
     weights: options.Weights = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Design an implant for a built-in case: a synthetic head, sampled from the statistical shape model, with a defect.
@@ -152,14 +189,16 @@ def demo(
         pcdiff demo -o out/demo
         pcdiff demo -o out/other --seed 7
     """
-    from pcdiff.cli.batch import result_line
+    from pcdiff.cli.batch import case_record_line, result_line
     from pcdiff.pipeline.demo import demo as run
     from pcdiff.pipeline.settings import Settings
 
     if not quiet:
         print_message("sampling a head from the statistical shape model, cutting a defect, designing the implant ...")
     record = run(out, Settings(method or DEFAULT, seed=seed, weights=weights), overwrite)
-    if quiet:
+    if as_json:
+        print_json(case_record_line(out, record))
+    if quiet or as_json:
         return
     scores = record["scores"]
     typer.echo(f"""
@@ -193,6 +232,7 @@ def simulate(
     series: options.Series = None,
     acquisition: options.Acquisition = None,
     overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Simulate a craniotomy on a healthy skull: OUT gets defective_skull.nrrd and implant.nrrd, the bone removed.
@@ -201,6 +241,7 @@ def simulate(
 
     pcdiff simulate healthy.nrrd -o out/cut --kind irregular --defects 2
     """
+    from pcdiff.pipeline.names import as_text
     from pcdiff.pipeline.simulate import write_simulation
 
     record = write_simulation(
@@ -216,7 +257,9 @@ def simulate(
         label=label,
         on_warning=None if quiet else lambda text: print_message(f"warning: {text}"),
     )
-    if not quiet:
+    if as_json:
+        print_json({"folder": as_text(str(out)), **record})
+    elif not quiet:
         typer.echo(
             f"{record['implant_ml']:.1f} ml of bone removed -> {out}\n"
             f"Next, design the implant:  pcdiff design {out / 'defective_skull.nrrd'} -o out"

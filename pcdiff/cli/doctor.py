@@ -7,7 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,9 @@ from typing import Annotated
 import typer
 
 from pcdiff import DISTRIBUTION, __version__, install_hint
-from pcdiff.cli.console import first_line, print_message
+from pcdiff.cli import options
+from pcdiff.cli.console import first_line, print_json, print_message
+from pcdiff.environment import cpu_count
 from pcdiff.errors import MethodError
 from pcdiff.files import sha256, shipped_sha256
 from pcdiff.methods.registry import DEFAULT, METHODS, installed_methods, weights_files
@@ -27,6 +29,7 @@ PURPOSES = {  # of the extras that a user may want
     "triton": "faster point operations on CUDA",
     "baselines": "networks of the field, from MONAI",
     "train": "training",
+    "mcp": "a server for agents: `pcdiff mcp`",
 }
 MIN_DSC = 0.95  # of the built-in case; it reaches 0.962
 USUAL_COST = "15 s and 1.0 GB on two cores for a CT of 0.4 mm; pcdiff doctor --try measures it here"
@@ -44,6 +47,7 @@ class Finding:
 
 def doctor(
     try_it: Annotated[bool, typer.Option("--try", help="Also design the built-in case and measure it.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check the installation: dependencies, methods, weights, devices, and the time of a case.
 
@@ -53,14 +57,19 @@ def doctor(
         pcdiff doctor
         pcdiff doctor --try
     """
-    problems = 0
+    findings = []
     for finding in examine(try_it):
-        problems += finding.good is False
-        typer.echo(f"{MARKS[finding.good]} {finding.name:<22}{finding.words}")
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{MARKS[finding.good]} {finding.name:<22}{finding.words}")
+    problems = sum(finding.good is False for finding in findings)
+    if as_json:
+        print_json({"problems": problems, "findings": [asdict(finding) for finding in findings]})
     if problems:
         print_message(f"{problems} problem{'' if problems == 1 else 's'}, marked BAD above")
         raise typer.Exit(1)
-    typer.echo("all dependencies found")
+    if not as_json:
+        typer.echo("all dependencies found")
 
 
 def examine(try_it: bool = False) -> Iterator[Finding]:
@@ -97,10 +106,10 @@ def _dependencies() -> Iterator[Finding]:
         yield Finding(DISTRIBUTION, f"not installed as a package; run {install_hint()}", False)
         return
     for name in required[""]:
-        version = _version(name)
+        version = version_of(name)
         yield Finding(name, version or f"missing; run pip install {name}", version is not None)
     for extra, purpose in PURPOSES.items():
-        missing = [name for name in required.get(extra, []) if _version(name) is None]
+        missing = [name for name in required.get(extra, []) if version_of(name) is None]
         words = f"installed: {purpose}"
         if missing:
             words = f"optional, without {', '.join(missing)}; for {purpose} run {install_hint(extra)}"
@@ -141,12 +150,11 @@ def _weights_file(path: Path) -> Finding:
 
 
 def _devices() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         memory = f", {size / 1e9:.1f} GB of memory"
-    yield Finding("cpu", f"{cores} cores{memory}", None)
+    yield Finding("cpu", f"{cpu_count()} cores{memory}", None)
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -182,7 +190,8 @@ def _built_in_case() -> Finding:
     return Finding("a case", words, dsc > MIN_DSC)
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The version of an installed package, None without it."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pcdiff.cli import options
-from pcdiff.cli.console import available_device
+from pcdiff.cli.console import available_device, print_json
 from pcdiff.errors import InputError
 
 
@@ -32,11 +32,12 @@ def evaluate(
     ensemble: options.Ensemble = None,
     weights: options.Weights = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
     timeout: Annotated[float, typer.Option(min=1, help="Time limit for a case, in seconds.")] = 900,
     workers: Annotated[
         int, typer.Option(min=1, help="Number of cases at the same time; use 1 to compare run times.")
     ] = 1,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Evaluate methods on a data set, from file to file: overlap, surface distances, volume, time and memory.
@@ -72,7 +73,9 @@ def evaluate(
     if variants is not None:
         found = write_suite(variants, found, out, seed, progress=not quiet)
     results = run(methods, found, out, seed, command, timeout, workers, notes, progress=not quiet, weights=digests)
-    if not quiet:
+    if as_json:
+        print_json(results.record())
+    elif not quiet:
         typer.echo(results.table())
     if any(row.error for row in results.rows):
         raise typer.Exit(1)
@@ -92,6 +95,7 @@ def score(
     ] = None,
     cases: options.Cases = None,
     mesh_space: options.MeshSpaceIn = None,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Score the implants of any program (a colleague's, nnU-Net's) as `evaluate` scores its methods.
@@ -112,7 +116,9 @@ def score(
     results = Results(rows, {**conditions, "workers": 1, "weights": {method: {}}, "suite": None, "ensemble": 1})
     out.mkdir(parents=True, exist_ok=True)
     write_results(out, results)
-    if not quiet:
+    if as_json:
+        print_json(results.record())
+    elif not quiet:
         typer.echo(results.table())
     if any(row.error for row in rows):
         raise typer.Exit(1)
@@ -127,6 +133,7 @@ def compare(
         list[Path] | None,
         typer.Option("--run", metavar="FOLDER", help="Folder of a training run, for its learning curve; repeatable."),
     ] = None,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Compare methods on the cases that all of them have: intervals, paired tests, ranks, figures.
@@ -139,14 +146,16 @@ def compare(
     """
     from pcdiff.evaluation.comparison import compare as compared
     from pcdiff.evaluation.comparison_page import write_comparison_page
-    from pcdiff.evaluation.comparison_tables import describe, score_tables, write_tables
+    from pcdiff.evaluation.comparison_tables import comparison_record, describe, score_tables, write_tables
     from pcdiff.evaluation.learning import read_curves
 
     found, curves = compared(results), read_curves(runs or [])
     out.mkdir(parents=True, exist_ok=True)
     write_tables(out, found)
     write_comparison_page(out, found, curves)
-    if not quiet:
+    if as_json:
+        print_json(comparison_record(found))
+    elif not quiet:
         typer.echo("\n".join([*describe(found), "", score_tables(found)[0].to_markdown()]))
 
 

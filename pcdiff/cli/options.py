@@ -29,7 +29,7 @@ Seed = Annotated[
     int,
     typer.Option(min=0, help="Reproducible: on one machine the same seed gives identical files (timestamps aside)."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto (a GPU if one is available).")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto (a GPU if one can be used, else the CPU).")]
 Backend = Annotated[str, typer.Option(help="Surface reconstruction: spectral, or screened (needs open3d).")]
 Threshold = Annotated[
     int | None, typer.Option(rich_help_panel=SCAN, metavar="HU", help="CT only: lowest HU of bone [300].")
@@ -138,6 +138,10 @@ WithReport = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write even if the result exists, or if the folder holds other files.")
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result on stdout as one line of JSON, instead of text; also with -q.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print each stage and its time on stderr.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 CaseFolder = Annotated[Path, typer.Argument(metavar="CASE", help="A folder that `pcdiff design` or `demo` wrote.")]
 MovedSkull = Annotated[Path | None, typer.Option(metavar="FILE", help="The defective skull, if it has moved.")]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcdiff import NOTICE
+from pcdiff import NOTICE, __version__
 from pcdiff.cli import options
-from pcdiff.cli.console import print_message
+from pcdiff.cli.console import print_json, print_message
 
 if TYPE_CHECKING:
     from pcdiff.checks.report import Check
@@ -34,6 +34,7 @@ def check(
     criteria: options.Criteria = None,
     mesh_space: options.MeshSpaceIn = None,
     overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Check any implant (mesh or mask) for fit and printability. Every value is printed with its limit.
@@ -61,7 +62,9 @@ def check(
         out.mkdir(parents=True, exist_ok=True)
         write_checks(report, out / "checks.json")
         write_surface(report, out / "surface.npz")
-    if not quiet:
+    if as_json:
+        print_json(report.record(__version__, NOTICE))
+    elif not quiet:
         for each in report.checks:
             typer.echo("\n".join(_check_lines(each)))
         typer.echo(NOTICE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pcdiff.data.cases import find_cases
 from pcdiff.data.layouts import LAYOUTS, read_dataset
@@ -21,20 +22,44 @@ def layouts_table() -> str:
     return "\n".join(lines)
 
 
-def contents_table(source: Path, cases: str | None = None) -> str:
+def layouts_record() -> dict[str, Any]:
+    """The same for programs: the name of each layout, and its title, files, splits and source."""
+    return {
+        name: {
+            "title": layout.title,
+            "files": layout.files,
+            "splits": [*filter(None, layout.splits)],
+            "source": layout.source,
+        }
+        for name, layout in LAYOUTS.items()
+    }
+
+
+def contents(source: Path, cases: str | None = None) -> list[dict[str, Any]]:
     """The number of cases, heads and files of a data set, for each split and class. Raises InputError as `find_cases`.
 
     A case can be evaluated if two of its three files are there, and a head prepared if its complete skull is.
     """
     found = find_cases(source, cases)
-    groups = list(dict.fromkeys((case.split, case.name.rpartition("/")[0]) for case in found))
+    rows = []
+    for split, kind in dict.fromkeys((case.split, case.name.rpartition("/")[0]) for case in found):
+        here = [case for case in found if (case.split, case.name.rpartition("/")[0]) == (split, kind)]
+        row = {
+            "split": split or None,
+            "class": kind or None,
+            "cases": len(here),
+            "heads": len({case.head for case in here}),
+        }
+        row |= {f"{part}s": sum(getattr(case, part) is not None for case in here) for part in PARTS}
+        rows.append(row | {"can_be_evaluated": sum(case.is_whole for case in here)})
+    return rows
+
+
+def contents_table(source: Path, cases: str | None = None) -> str:
+    """The same as text, one row for each split and class. Raises InputError as `find_cases`."""
     head = ("split", "class", "cases", "heads", *(f"{part.replace('_', ' ')}s" for part in PARTS), "can be evaluated")
-    rows = [head]
-    for group in groups:
-        here = [case for case in found if (case.split, case.name.rpartition("/")[0]) == group]
-        counts = [len(here), len({case.head for case in here})]
-        counts += [sum(getattr(case, part) is not None for case in here) for part in PARTS]
-        rows.append((*(name or "-" for name in group), *map(str, counts), str(sum(case.is_whole for case in here))))
+    counted = contents(source, cases)
+    rows = [head, *(tuple("-" if value is None else str(value) for value in row.values()) for row in counted)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     layout = LAYOUTS.get(read_dataset(source).layout)
     lines = [f"{source}: {layout.title if layout else 'described by a YAML file'}"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pcdiff.evaluation.comparison import Comparison, Estimate, PairedTest
 from pcdiff.evaluation.inference import CONFIDENCE, RESAMPLES
 from pcdiff.evaluation.places import PlaceEstimates, bands, by_rim, by_size, estimates
+from pcdiff.evaluation.rows import finite
 from pcdiff.evaluation.statistics import METRICS
 from pcdiff.evaluation.tables import FINE, TITLES, markdown, number
 from pcdiff.files import written_beside
@@ -79,6 +81,24 @@ def describe(found: Comparison) -> list[str]:
         if count
     ]
     return lines
+
+
+def comparison_record(found: Comparison) -> dict[str, Any]:
+    """For `pcdiff compare --json`: what was compared, and the scores, tests and ranks of each metric."""
+    metrics = {
+        metric: {
+            "scores": {method: asdict(estimate) for method, estimate in found.estimates(metric).items()},
+            "tests": [asdict(test) for test in found.tests(metric)],
+            "ranks": {method: asdict(rank) for method, rank in found.ranks(metric).items()},
+        }
+        for metric in METRICS
+        if found.ranks(metric)
+    }
+    failed = {method: found.failed(method) for method in found.methods}
+    return {
+        **{"methods": found.methods, "heads": found.heads, "classes": found.kinds, "cases": found.cases},
+        **{"left_out": dict(found.left_out), "failed": failed, "metrics": finite(metrics)},
+    }
 
 
 def main_metrics(found: Comparison) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class ScanInfo:
     notes: tuple[str, ...] = ()
     why_none: str = ""
     doubtful: tuple[int, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """For `pcdiff info --json`: the input check, `notes`, `defects` with their doubts, and `why_none`."""
+        defects = [asdict(defect) | {"doubtful": defect.label in self.doubtful} for defect in self.defects]
+        return asdict(self.check) | {"notes": list(self.notes), "defects": defects, "why_none": self.why_none or None}
 
 
 def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> ScanInfo:

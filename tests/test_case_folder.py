@@ -166,7 +166,8 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from pcdiff.cli import app\n"
+        "import signal, sys, time; from pathlib import Path; from pcdiff.cli import app\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from pcdiff.pipeline.case_folder import case_folder\n"
         "def wait(*_, **__):\n"
         "    with case_folder(Path(sys.argv[1])) as part:\n"
@@ -179,7 +180,10 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_p
         assert child.stdout.readline() == "written\n"
         began = time.monotonic()
         child.send_signal(number)
-        assert child.wait(20) == code
+        try:
+            assert child.wait(20) == code
+        finally:
+            child.kill()
         assert time.monotonic() - began < 10
     assert list(tmp_path.iterdir()) == []
 

@@ -28,6 +28,7 @@ from pcdiff.methods.registry import (
     installed_methods,
     load_method,
     method_entry,
+    ready_methods,
     weights_files,
     weights_of,
 )
@@ -119,6 +120,13 @@ def test_each_method_s_loader_is_there(name: str) -> None:
     assert callable(getattr(import_module(module), function))
     assert entry.help
     assert "\n" not in entry.help
+
+
+def test_all_methods_are_those_that_have_their_weights() -> None:
+    ready = ready_methods()
+    assert {"unet", "diffusion", "prior", "mirror", "rbf", "mean", "ssm", "gpmm", "atlas", "ensemble"} <= set(ready)
+    assert "paper" not in ready
+    assert all(path.is_file() for name in ready for path in weights_files(name))
 
 
 def test_an_ensemble_is_of_a_method_that_has_several_answers() -> None:

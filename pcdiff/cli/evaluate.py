@@ -22,7 +22,9 @@ def evaluate(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES", help="One or more, separated by commas, by default prior and the default method:"
+            metavar="NAMES",
+            help="One or more, separated by commas, by default prior and the default method; `all`: those with weights."
+            " They are",
         ),
     ] = None,
     suite: Annotated[
@@ -54,12 +56,12 @@ def evaluate(
     from pcdiff.data.splits import expand, read_splits
     from pcdiff.data.suite import variants_named, write_suite
     from pcdiff.evaluation.runner import evaluate as run
-    from pcdiff.methods.registry import default_method
+    from pcdiff.methods.registry import default_method, ready_methods
     from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE
 
     variants = None if suite is None else variants_named(suite)
     names = method or f"prior,{default_method(ensemble or DEFAULT_ENSEMBLE)}"
-    methods = [name.strip() for name in names.split(",")]
+    methods = [name.strip() for name in names.split(",")] if names != "all" else ready_methods()
     if weights is not None and len(methods) > 1:
         raise InputError(f"--weights belong to one method, got {names}; name it with --method")
     digests, training = _about_weights(methods, weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from glob import glob
 from pathlib import Path
 
 from pcdiff.errors import InputError
@@ -43,13 +44,16 @@ def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = F
     form, suffixes = _expression(pattern), (*SUFFIXES, *MESHES) if meshes else SCANS
     wide = pattern.replace("[", "[[]").replace("{head}", heads, 1).replace("{head}", "*").replace("{kind}", "*")
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob(re.sub(r"\*+", "*", f"{wide}*"))):  # two would mean folders in folders
+    for path in _listed(folder, re.sub(r"\*+", "*", f"{wide}*")):  # two would mean folders in folders
         place = path.relative_to(folder).as_posix()
         suffix = next((suffix for suffix in suffixes if place.lower().endswith(suffix)), "")
         fits = form.fullmatch(place[: len(place) - len(suffix)]) or form.fullmatch(place)
         if not fits or not fnmatchcase(fits["head"], heads) or any(part.startswith(".") for part in place.split("/")):
             continue
-        if not (path.is_file() if suffix else not meshes and _is_dicom_folder(path)):
+        try:
+            if not (path.is_file() if suffix else not meshes and _is_dicom_folder(path)):
+                continue
+        except (FileNotFoundError, ProcessLookupError):  # it has just gone
             continue
         name = "/".join(filter(None, (fits.groupdict().get("kind"), fits["head"])))
         if name in found and not is_mesh(path) and not is_mesh(found[name]):
@@ -57,6 +61,11 @@ def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = F
         if name not in found or is_mesh(found[name]):
             found[name] = path
     return found
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """Paths below a folder that fit a pattern; what goes while they are listed is left out."""
+    return sorted(folder / name for name in glob(pattern, root_dir=folder))  # noqa: PTH207  Path.glob fails then
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

@@ -212,6 +212,11 @@ def default_method(ensemble: int = 1) -> str:
     return DEFAULT if ensemble == 1 else DEFAULT_OF_ENSEMBLE
 
 
+def ready_methods() -> list[str]:
+    """Names of the methods of this package that need no weights of one's own."""
+    return [name for name, entry in METHODS.items() if not entry.required]
+
+
 def method_entry(name: str) -> MethodEntry:
     """The row of a method: one of ours, else one that another installed package registers.
 

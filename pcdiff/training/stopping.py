@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import InvalidStateError
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import active_children
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -64,9 +67,10 @@ class Sigterm:
 @contextmanager
 def clean_exit_on_sigterm() -> Iterator[None]:
     """SIGTERM ends the worker processes started in the block, leaves the block, and only then ends this process."""
-    others = active_children()
+    others, hook = active_children(), threading.excepthook
 
     def end_workers() -> None:
+        threading.excepthook = partial(_unless_cancelled, hook)
         for child in active_children():
             if child not in others:
                 child.terminate()
@@ -76,7 +80,14 @@ def clean_exit_on_sigterm() -> Iterator[None]:
             yield
     except Interrupted:
         signal.raise_signal(signal.SIGTERM)  # the earlier handler's turn: by default it ends the process
+        threading.excepthook = hook
         raise
+
+
+def _unless_cancelled(hook: Callable[[Any], Any], error: Any) -> None:
+    """A pool's thread that finds its workers gone may meet items that are cancelled by now, which is no error."""
+    if error.exc_type is not InvalidStateError:
+        hook(error)
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:

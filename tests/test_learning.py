@@ -48,6 +48,11 @@ def test_weights_beside_the_log_know_the_samples(tmp_path: Path) -> None:
     folder = log(tmp_path / "unet", {"step": 50, "val_dsc": 0.5}, batch=None)
     write_tensors(folder / "unet.safetensors", {"values": np.zeros(1)}, {"step": "50", "windows": "700"})
     assert read_curve(folder).points[0].windows == 700
+    notes = {"step": "50", "windows": "1700", "earlier_windows": "1000"}  # the run began from other weights
+    write_tensors(folder / "unet.safetensors", {"values": np.zeros(1)}, notes)
+    assert read_curve(folder).points[0].windows == 1700
+    log(folder, {"step": 100, "val_dsc": 0.5}, batch=None)
+    assert read_curve(folder).points[0].windows == 2400
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def read_curve(folder: Path) -> Curve:
     """
     path = folder / "log.jsonl"
     data = read_bytes(path, EXPECTED, REMEDY)
-    per_step = _windows_per_step(folder)
+    earlier, per_step = _windows_seen(folder)
     points: dict[int, Point] = {}
     before = clock = 0.0
     with parsing(path, EXPECTED, REMEDY):
@@ -79,18 +79,23 @@ def read_curve(folder: Path) -> Curve:
             points = {earlier: point for earlier, point in points.items() if earlier < step}
             scores = {name.removeprefix("val_"): float(row[name]) for name in row if name.startswith("val_")}
             if scores:
-                points[step] = Point(step, step * per_step, before + clock, scores)
+                points[step] = Point(step, earlier + step * per_step, before + clock, scores)
     if not points:
         raise InputError(f"{path}: expected scores on held-out heads, got none; lower run.validate_every")
     return Curve(folder.resolve().name, list(points.values()))
 
 
-def _windows_per_step(folder: Path) -> float:
-    """By the weights, which know the true number, else by the recipe's batch."""
+def _windows_seen(folder: Path) -> tuple[float, float]:
+    """Before the run, by the weights that it starts from, and in each step.
+
+    The weights know the true numbers; else the recipe's batch counts.
+    """
     for path in sorted(folder.glob("*.safetensors")):
         notes = read_metadata(path) or {}
         if "windows" in notes and float(notes.get("step", 0)) > 0:
-            return float(notes["windows"]) / float(notes["step"])
+            earlier = float(notes.get("earlier_windows", 0))
+            return earlier, (float(notes["windows"]) - earlier) / float(notes["step"])
     path = folder / "config.json"
     with parsing(path, "config.json of `pcdiff train`", REMEDY):
-        return _Recipe.model_validate_json(read_bytes(path, "config.json of `pcdiff train`", REMEDY)).optimiser.batch
+        recipe = _Recipe.model_validate_json(read_bytes(path, "config.json of `pcdiff train`", REMEDY))
+    return 0.0, recipe.optimiser.batch

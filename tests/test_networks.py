@@ -19,17 +19,18 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.networks import coarse_to_fine
-from pcdiff.methods.networks.base import INITIAL_LOG_ODDS, Answer, BoneNetwork
+from pcdiff.methods.networks.base import Answer, BoneNetwork
 from pcdiff.methods.networks.config import BLOCKS, BaselineConfig, Kind, NetworkConfig
 from pcdiff.methods.networks.make import make_network
-from pcdiff.methods.networks.method import BaselineMethod, load_slices, on_grid
-from pcdiff.methods.networks.model import BaselineModel, lattice_index
+from pcdiff.methods.networks.method import BaselineMethod, lattice_index, load_slices, on_grid
+from pcdiff.methods.networks.model import BaselineModel
 from pcdiff.methods.networks.planning import planned_widths
 from pcdiff.methods.networks.slices import BidirectionalConvLstm
 from pcdiff.methods.networks.sparse import CHILDREN, NEIGHBOURS, Grow, Points, Shrink, SparseConvolution
 from pcdiff.methods.registry import WeightsFiles, weights_of
 from pcdiff.methods.volumetric.config import LAYOUT
 from pcdiff.methods.volumetric.features import LATTICE, coordinates
+from pcdiff.nets.unet3d import INITIAL_LOG_ODDS
 from pcdiff.prior.direction_map import Pose
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.networks import NetworkTask, asymmetry
@@ -380,6 +381,7 @@ def test_a_run_goes_on_from_weights_and_counts_their_windows(tmp_path: Path) -> 
     Loop(task(config), make_accelerator(), progress=False).run()
     with safe_open(tmp_path / "run" / "slices.safetensors", "np") as file:
         assert int(file.metadata()["windows"]) == 100 + config.optimiser.batch
+        assert file.metadata()["earlier_windows"] == "100"
     mine, theirs = (BaselineModel.load(p).network.state_dict() for p in (first, config.run.out / "slices.safetensors"))
     assert all(torch.allclose(value, theirs[name], atol=1e-3) for name, value in mine.items())
     with pytest.raises(InputError, match="weights of another network"):

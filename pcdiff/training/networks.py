@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcdiff.environment import worker_pool
-from pcdiff.errors import InputError
 from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.metrics import dice
 from pcdiff.methods.networks.base import BoneNetwork
-from pcdiff.methods.networks.config import BaselineConfig
+from pcdiff.methods.networks.config import BaselineConfig, NetworkConfig
 from pcdiff.methods.networks.make import make_network
 from pcdiff.methods.networks.model import BaselineModel
 from pcdiff.methods.networks.planning import planned_widths
-from pcdiff.training.loop import Loop, make_accelerator
-from pcdiff.training.prior import shape_model
 from pcdiff.training.recipes import BaselineTrainConfig
-from pcdiff.training.run_state import same_recipe
-from pcdiff.training.stopping import clean_exit_on_sigterm
-from pcdiff.training.volumetric.cuts import Cuts, Windows
+from pcdiff.training.volumetric.cuts import Windows
 from pcdiff.training.volumetric.fitted import FittedCase
-from pcdiff.training.volumetric.sources import load_sources
 from pcdiff.training.volumetric.task import WindowsTask, missing_loss
-from pcdiff.training.volumetric.validation import finer, store_cases
+from pcdiff.training.volumetric.train import train_on_windows
+from pcdiff.training.volumetric.validation import finer
 
 log = logging.getLogger(__name__)
 
@@ -40,57 +33,31 @@ def train(config: BaselineTrainConfig, progress: bool = True) -> Path:
     weights that did best on the held-out heads so far. At SIGTERM the checkpoint is written and the run ends.
     Raises InputError if the cache lacks heads or the folder holds a run of another recipe.
     """
-    run = config.run
-    accelerator = make_accelerator(config.optimiser.precision)
-    with clean_exit_on_sigterm(), accelerator.main_process_first():
-        log.info("training %s; the resolved recipe is %s", config.method, run.out / "config.json")
-        prior = shape_model(run)
-        with worker_pool(run.workers) as pool:
-            heads, fitted = load_sources(run, config.samples, prior, pool, progress)
-            cases = store_cases(run, prior, pool, progress)
-        same_recipe(run.out / "config.json", config)
     hidden = config.samples.windows.model_copy(update={"hidden": 1.0})
-    cuts = Cuts(fitted, heads, hidden, accelerator.device)
-    task = NetworkTask(config, cuts, heads.mean(), cases, accelerator.device)
-    state = Loop(task, accelerator, progress).run()
-    return task.weights if math.isfinite(state.best) else task.checkpoint
+    return train_on_windows(config, NetworkTask, hidden, progress)
 
 
 class NetworkTask(WindowsTask):
-    """A network of the field as a `Task` of the training loop.
-
-    chosen: the network; nnU-Net's block plans its widths from the cuts. A new run starts from `config.weights`, or from
-    an untrained network. Raises InputError for weights of another network.
-    """
+    """A network of the field as a `Task` of the training loop."""
 
     score = "val_dsc"
     config: BaselineTrainConfig
+    chosen: NetworkConfig
 
-    def __init__(
-        self,
-        config: BaselineTrainConfig,
-        cuts: Cuts,
-        mean: np.ndarray,
-        cases: dict[str, list[Path]],
-        device: torch.device,
-    ) -> None:
-        self.chosen = config.network
-        if config.network.block == "nnunet":
-            self.chosen = self.chosen.model_copy(update={"widths": planned_widths(cuts.sides)})
-        super().__init__(config, cuts, cases, device)
-        self.mean = mean
+    def choose(self) -> NetworkConfig:
+        """See `WindowsTask`; nnU-Net's block plans its widths from the cuts."""
+        network = self.config.network
+        if network.block != "nnunet":
+            return network
+        return network.model_copy(update={"widths": planned_widths(self.cuts.sides)})
 
-    def start(self) -> nn.Module:
+    def make(self) -> BoneNetwork:
         """See `WindowsTask`."""
-        network = make_network(self.chosen)
-        if self.config.weights is not None:
-            start = BaselineModel.load(self.config.weights)
-            if start.config.network != self.chosen:
-                raise InputError(
-                    f"{self.config.weights}: weights of another network: {start.config.network}; change `network`"
-                )
-            network.load_state_dict(start.network.state_dict())
-        return network
+        return make_network(self.chosen)
+
+    def load(self, path: Path) -> BaselineModel:
+        """See `WindowsTask`."""
+        return BaselineModel.load(path)
 
     def loss(self, model: nn.Module, windows: Windows) -> Tensor:
         """See `WindowsTask`: the mean over the network's answers, and the symmetry loss of the last one."""
@@ -107,7 +74,7 @@ class NetworkTask(WindowsTask):
 
     def averaged(self) -> BaselineModel:
         """See `WindowsTask`."""
-        network = self.copy_average(make_network(self.chosen))
+        network = self.averaged_network()
         assert isinstance(network, BoneNetwork)
         mean = self.mean if "mean" in self.chosen.inputs else None
         return BaselineModel(network, mean, BaselineConfig(network=self.chosen))

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdiff.methods.volumetric.config import LAYOUT
-
-INITIAL_LOG_ODDS = -4.0  # of an untrained network: bone is missing in few voxels
+from pcdiff.nets.unet3d import INITIAL_LOG_ODDS
 
 
 class Answer(NamedTuple):

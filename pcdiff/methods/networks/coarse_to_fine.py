@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pcdiff.methods.networks.base import Answer, BoneNetwork
 from pcdiff.methods.networks.config import Block
-from pcdiff.methods.networks.encoder_decoder import EncoderDecoder
+from pcdiff.methods.networks.encoder_decoder import EncoderDecoder, padded
 
 CROP = (56, 64, 64)  # lattice points that the second network sees: 112 x 128 x 128 mm
 UNSURE = 0.1  # share of missing bone that does not count for the crop's place
@@ -46,7 +46,7 @@ class CoarseToFine(BoneNetwork):
 
     def _rough(self, bone: Tensor, where: Tensor) -> Tensor:
         """(B, I, J, K) log-odds of the first network."""
-        half = [functional.avg_pool3d(_even(x.float()), 2) for x in (bone, where)]
+        half = [functional.avg_pool3d(padded(x.float(), mode="replicate"), 2) for x in (bone, where)]
         odds = self.rough.predict(*half)[:, None].float()
         return functional.interpolate(odds, scale_factor=2.0, mode="trilinear")[
             :, 0, : bone.shape[2], : bone.shape[3], : bone.shape[4]
@@ -76,9 +76,3 @@ def crop_around(share: Tensor) -> list[int]:
         corner = min(max(round(middle - crop / 2), 0), side - crop)
         first.append(corner - corner % 2)
     return first
-
-
-def _even(x: Tensor) -> Tensor:
-    """A copy of the last values, where a side is odd."""
-    ends = [(0, side % 2) for side in reversed(x.shape[2:])]
-    return functional.pad(x, [n for end in ends for n in end], mode="replicate")

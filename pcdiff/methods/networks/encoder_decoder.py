@@ -73,7 +73,7 @@ class Levels(nn.Module):
         for block, shrink in zip(self.down, self.shrink, strict=True):
             x = block(x)
             skipped.append(x)
-            x = shrink(_padded(x))
+            x = shrink(padded(x))
         x = self.middle(x)
         for grow, block, skip in zip(reversed(self.grow), reversed(self.up), reversed(skipped), strict=True):
             x = functional.interpolate(grow(x), scale_factor=2.0, mode="nearest")
@@ -118,22 +118,25 @@ class NnUNet(BoneNetwork):
 
     def predict(self, bone: Tensor, where: Tensor) -> Tensor:
         """See `BoneNetwork.predict`."""
-        padded = _padded(bone, 2 ** (len(self.network.filters) - 1))
-        odds = self.network(padded)
-        odds = odds[:, 0] if odds.ndim == padded.ndim + 1 else odds  # in training: all depths
+        odds = self._all_depths(bone)
+        odds = odds[:, 0] if odds.ndim == bone.ndim + 1 else odds  # in training: all depths
         return _cropped(odds, bone.shape[2:])[:, 0]
 
     def answers(self, bone: Tensor, where: Tensor, missing: Tensor) -> list[Answer]:
         """One answer for each depth, all at full resolution."""
-        odds = self.network(_padded(bone, 2 ** (len(self.network.filters) - 1)))
+        odds = self._all_depths(bone)
         depths = odds.unbind(1) if odds.ndim == bone.ndim + 1 else [odds]
         return [Answer(_cropped(depth, bone.shape[2:])[:, 0], missing) for depth in depths]
 
+    def _all_depths(self, bone: Tensor) -> Tensor:
+        odds: Tensor = self.network(padded(bone, 2 ** (len(self.network.filters) - 1)))
+        return odds
 
-def _padded(x: Tensor, multiple: int = 2) -> Tensor:
-    """Zeros after the last values, so that each side is a multiple."""
+
+def padded(x: Tensor, multiple: int = 2, mode: str = "constant") -> Tensor:
+    """Zeros after the last values, so that each side is a multiple; mode: of `functional.pad`."""
     ends = [(0, -side % multiple) for side in reversed(x.shape[2:])]
-    return functional.pad(x, [n for end in ends for n in end])
+    return functional.pad(x, [n for end in ends for n in end], mode)
 
 
 def _cropped(x: Tensor, sides: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import Field
 from pcdiff.methods.networks.config import Kind
-from pcdiff.methods.networks.model import REMEDY, BaselineModel, lattice_index
+from pcdiff.methods.networks.model import REMEDY, BaselineModel
 from pcdiff.methods.registry import WeightsFiles
-from pcdiff.methods.volumetric.features import defect_windows, windows_occupancy
+from pcdiff.methods.volumetric.features import LATTICE, defect_windows, windows_occupancy
 from pcdiff.prior.direction_map import Pose
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
@@ -63,6 +64,14 @@ def on_grid(values: np.ndarray, pose: Pose, skull: Volume) -> np.ndarray:
     return found
 
 
+def lattice_index() -> np.ndarray:
+    """(4, 4) affine: model mm -> index of the lattice."""
+    affine = np.eye(4) / LATTICE.step
+    affine[:3, 3] = -LATTICE.low / LATTICE.step
+    affine[3, 3] = 1
+    return affine
+
+
 def load(files: WeightsFiles, kind: Kind) -> BaselineMethod:
     """The method with the weights of the files. Raises InputError for a file of another kind."""
     assert files.own is not None
@@ -72,26 +81,8 @@ def load(files: WeightsFiles, kind: Kind) -> BaselineMethod:
     return BaselineMethod(ShapePrior.load(files.prior), model)
 
 
-def load_encoder_decoder(files: WeightsFiles) -> BaselineMethod:
-    """See `load`."""
-    return load(files, "encoder_decoder")
-
-
-def load_slices(files: WeightsFiles) -> BaselineMethod:
-    """See `load`."""
-    return load(files, "slices")
-
-
-def load_patches(files: WeightsFiles) -> BaselineMethod:
-    """See `load`."""
-    return load(files, "patches")
-
-
-def load_coarse_to_fine(files: WeightsFiles) -> BaselineMethod:
-    """See `load`."""
-    return load(files, "coarse_to_fine")
-
-
-def load_sparse(files: WeightsFiles) -> BaselineMethod:
-    """See `load`."""
-    return load(files, "sparse")
+load_encoder_decoder = partial(load, kind="encoder_decoder")
+load_slices = partial(load, kind="slices")
+load_patches = partial(load, kind="patches")
+load_coarse_to_fine = partial(load, kind="coarse_to_fine")
+load_sparse = partial(load, kind="sparse")

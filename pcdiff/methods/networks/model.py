@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 from scipy.special import expit
 
 from pcdiff.methods.networks.base import BoneNetwork
 from pcdiff.methods.networks.config import BaselineConfig
 from pcdiff.methods.networks.make import make_network
 from pcdiff.methods.volumetric.config import LAYOUT
-from pcdiff.methods.volumetric.features import LATTICE, Window
+from pcdiff.methods.volumetric.features import Window
 from pcdiff.methods.volumetric.model import run_in_windows
-from pcdiff.methods.volumetric.surroundings import RIM
+from pcdiff.methods.volumetric.surroundings import at_rim
 from pcdiff.nets.devices import on_device
 from pcdiff.nets.states import load_network
 from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
@@ -83,14 +82,5 @@ class BaselineModel:
         mean = np.zeros(LAYOUT.shape, np.uint8) if self.mean is None else self.mean
         odds = run_in_windows(network, mean, bone, windows, None, device, mirror)
         missing = expit(np.where(np.isfinite(odds), odds, -np.inf))
-        rim = ndimage.binary_dilation(missing > 0.5, iterations=RIM) & (bone > 0)
-        share: np.ndarray = np.where(rim, np.minimum(missing + bone, 1), missing).astype(np.float32)
+        share: np.ndarray = np.where(at_rim(missing, bone), np.minimum(missing + bone, 1), missing).astype(np.float32)
         return share
-
-
-def lattice_index() -> np.ndarray:
-    """(4, 4) affine: model mm -> index of the lattice."""
-    affine = np.eye(4) / LATTICE.step
-    affine[:3, 3] = -LATTICE.low / LATTICE.step
-    affine[3, 3] = 1
-    return affine

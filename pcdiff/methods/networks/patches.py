@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pcdiff.methods.networks.base import Answer, BoneNetwork
 from pcdiff.methods.networks.config import Block
-from pcdiff.methods.networks.encoder_decoder import EncoderDecoder
+from pcdiff.methods.networks.encoder_decoder import EncoderDecoder, padded
 
 SIDE = 32  # lattice points: 64 mm
 TOGETHER = "b c (i p) (j q) (k r) -> (b i j k) c p q r"
@@ -51,6 +51,4 @@ class Patches(BoneNetwork):
 
 def _patches(x: Tensor, side: int) -> Tensor:
     """(B, C, I, J, K) -> (B N, C, side, side, side), with zeros beyond the volume."""
-    ends = [(0, -n % side) for n in reversed(x.shape[2:])]
-    padded = functional.pad(x, [n for end in ends for n in end])
-    return rearrange(padded, TOGETHER, p=side, q=side, r=side)
+    return rearrange(padded(x, side), TOGETHER, p=side, q=side, r=side)

@@ -70,6 +70,12 @@ class Surroundings:
         return replace(surface, of_defect=surface.of_defect & ((surface.border > 0) | ~present))
 
 
+def at_rim(missing: np.ndarray, bone: np.ndarray) -> np.ndarray:
+    """(I, J, K) bool: points beside missing bone that hold present bone; missing, bone: (I, J, K) shares."""
+    rim: np.ndarray = ndimage.binary_dilation(missing > 0.5, iterations=RIM) & (bone > 0)
+    return rim
+
+
 def fused(odds: np.ndarray, bone: np.ndarray, tables: np.ndarray, fusion: FusionConfig) -> np.ndarray:
     """(I, J, K) float32 log-odds to add to those of the completed tables, (I, J, K).
 
@@ -82,7 +88,7 @@ def fused(odds: np.ndarray, bone: np.ndarray, tables: np.ndarray, fusion: Fusion
     """
     known = np.isfinite(odds)
     missing = expit(np.where(known, odds, -np.inf) + tables)
-    rim = ndimage.binary_dilation(missing > 0.5, iterations=RIM) & (bone > 0)
+    rim = at_rim(missing, bone)
     completed = logit(np.clip(missing + bone, SMALL, 1 - SMALL)) - tables
     near, far = fusion.near_mm
     rise = np.clip((np.abs(tables) * fusion.slope_mm - near) / (far - near), 0, 1)

@@ -15,6 +15,9 @@ from torch.utils.data import Dataset
 
 from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
+from pcdiff.errors import InputError
+from pcdiff.methods.networks.config import BaselineConfig, NetworkConfig
+from pcdiff.methods.volumetric.config import UNetConfig, VolumetricConfig
 from pcdiff.nets.devices import device_name
 from pcdiff.tensor_files import read_metadata
 from pcdiff.training.recipes import BaselineTrainConfig, VolumetricTrainConfig
@@ -32,8 +35,16 @@ class Steps(Dataset[int]):
         return item
 
 
-class Weights(Protocol):
-    """A model that can be written."""
+class Model(Protocol):
+    """A network with the config that it was made by, as its file holds them."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network."""
+
+    @property
+    def config(self) -> VolumetricConfig | BaselineConfig:
+        """What travels with it."""
 
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
         """Writes the weights; notes go into the metadata."""
@@ -43,6 +54,8 @@ class WindowsTask(ABC):
     """A network on windows of fitted cuts as a `Task` of the training loop.
 
     Subclasses say which network, which loss and which score; `score` names the one that the best weights are chosen by.
+    chosen: the network. A new run starts from `config.weights`, or from an untrained network. Raises InputError for
+    weights of another network.
     """
 
     score: str
@@ -51,27 +64,37 @@ class WindowsTask(ABC):
         self,
         config: VolumetricTrainConfig | BaselineTrainConfig,
         cuts: Cuts,
+        mean: np.ndarray,
         cases: dict[str, list[Path]],
         device: torch.device,
     ) -> None:
         options = config.optimiser
-        self.config, self.cuts, self.cases, self.device = config, cuts, cases, device
+        self.config, self.cuts, self.mean, self.cases, self.device = config, cuts, mean, cases, device
+        self.chosen = self.choose()
         self.dataset = Steps()
         self.steps, self.clip = options.steps, options.clip
         self.checkpoint = config.run.out / "checkpoint.safetensors"
         self.weights = config.run.out / f"{config.method}.safetensors"
         torch.backends.cudnn.benchmark = True  # windows have few shapes
         torch.manual_seed(config.run.seed)
-        self.model: nn.Module = self.start()
+        self.model: nn.Module = self._start()
         self.network: nn.Module = self.model.to(device)
         self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             self.model.parameters(), options.rate, betas=(0.9, 0.98), weight_decay=options.decay
         )
         self.ema: Ema | None = Ema(self.network, options.ema)
 
+    def choose(self) -> UNetConfig | NetworkConfig:
+        """The network; that of the recipe."""
+        return self.config.network
+
     @abstractmethod
-    def start(self) -> nn.Module:
-        """The network that a new run starts from, on the CPU."""
+    def make(self) -> nn.Module:
+        """The chosen network, untrained, on the CPU."""
+
+    @abstractmethod
+    def load(self, path: Path) -> Model:
+        """A model from its file."""
 
     @abstractmethod
     def loss(self, model: nn.Module, windows: Windows) -> Tensor:
@@ -82,7 +105,7 @@ class WindowsTask(ABC):
         """See `Task`."""
 
     @abstractmethod
-    def averaged(self) -> Weights:
+    def averaged(self) -> Model:
         """The model with the averaged weights as they stand."""
 
     def batches(self, start: int, rank: int, world: int) -> Iterator[list[int]]:
@@ -118,6 +141,7 @@ class WindowsTask(ABC):
         notes = {
             "step": str(state.step),
             "windows": str(windows),
+            "earlier_windows": str(earlier.get("windows", 0)),
             "seconds": str(seconds + round(trained_seconds(self.config.run))),
             "device": device_name(self.device),
             "pcdiff": __version__,
@@ -127,11 +151,22 @@ class WindowsTask(ABC):
         self.averaged().save(self.weights, notes)
         return self.weights
 
-    def copy_average(self, network: nn.Module) -> nn.Module:
-        """The averaged weights into an untrained network, on the training device and in evaluation mode."""
+    def averaged_network(self) -> nn.Module:
+        """A network with the averaged weights, on the training device and in evaluation mode."""
+        network = self.make().to(self.device)
         assert self.ema is not None
-        self.ema.copy_to(network.to(self.device))
+        self.ema.copy_to(network)
         return network.eval()
+
+    def _start(self) -> nn.Module:
+        """The network that a new run starts from, on the CPU."""
+        network, path = self.make(), self.config.weights
+        if path is not None:
+            start = self.load(path)
+            if start.config.network != self.chosen:
+                raise InputError(f"{path}: weights of another network: {start.config.network}; change `network`")
+            network.load_state_dict(start.network.state_dict())
+        return network
 
 
 def missing_loss(odds: Tensor, missing: Tensor) -> Tensor:

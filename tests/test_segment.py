@@ -374,7 +374,7 @@ def test_the_mask_is_written_even_if_the_design_fails(run: Run, whole: Volume, t
 def test_one_mask_out_for_one_scan(run: Run, folder: Path, tmp_path: Path) -> None:
     code, _, errors = run("sample", folder, folder / "..", "-o", tmp_path, "--mask-out", tmp_path / "m.nrrd")
     assert code == 2
-    assert "--mask-out writes one mask, got 2 scans" in errors
+    assert "--mask-out is for one scan, got 2" in errors
 
 
 def test_unreadable_scans_give_one_line(run: Run, folder: Path, tmp_path: Path) -> None:

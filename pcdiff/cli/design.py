@@ -37,6 +37,7 @@ def design(
     ignore_metal: options.IgnoreMetal = False,
     assume_orientation: options.AssumeOrientation = False,
     defect: options.Defects = None,
+    edited: options.Edited = None,
     mask_out: options.MaskOut = None,
     clearance: options.Clearance = 0.0,
     thickness: options.Thickness = "bone",
@@ -67,6 +68,7 @@ def design(
         pcdiff design dicom/ -o out --clearance 0.5 --thickness 3mm --make-insertable
         pcdiff design segmentation.seg.nrrd -o out --label Skull
         pcdiff design skull.nrrd -o out --ensemble 5 --drain-holes 2@12 --keep-points --mesh 3mf,glb
+        pcdiff design skull.nrrd -o edited --edited implant-edited.stl --clearance 0.5
     """
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.cli.batch import Batch, as_scans
@@ -76,14 +78,16 @@ def design(
     given = [*(skulls or []), *(inputs or [])]
     if not given:
         raise InputError("expected a scan, got none; for example: pcdiff design skull.nrrd -o out")
+    if edited is not None and (method or weights or ensemble):
+        raise InputError("--edited gives the implant: leave out --method, --weights and --ensemble")
     candidates = ensemble or DEFAULT_ENSEMBLE
     settings = Settings(
-        method=method or default_method(candidates),
+        method="edited" if edited else method or default_method(candidates),
         ensemble=candidates,
         seed=seed,
         device=available_device(device),
         backend=backend,
-        weights=weights,
+        weights=edited or weights,
         threshold=threshold,
         series=series,
         label=label,
@@ -99,8 +103,9 @@ def design(
         report=report,
     )
     scans = as_scans(given, quiet)
-    if mask_out is not None and len(scans) > 1:
-        raise InputError(f"--mask-out writes one mask, got {len(scans)} scans; give one scan")
+    for option, file in (("--mask-out", mask_out), ("--edited", edited)):
+        if file is not None and len(scans) > 1:
+            raise InputError(f"{option} is for one scan, got {len(scans)}; give one")
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
     if verbose:
         print_message(f"method {settings.method}, device {settings.device}, seed {seed}")

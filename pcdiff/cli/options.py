@@ -70,6 +70,15 @@ Clearance = Annotated[
     float,
     typer.Option(rich_help_panel=FIT, metavar="MM", help="Gap between implant and bone, in mm; 0.5 is usual."),
 ]
+Edited = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="FILE",
+        help="An implant edited by hand (mask or mesh), instead of a designed one: its rim is closed, the options "
+        "above apply to it, and it is checked anew.",
+    ),
+]
 Criteria = Annotated[
     Path | None,
     typer.Option(

@@ -193,6 +193,14 @@ METHODS = {
             for name, (help_, source) in BASELINES.items()
         ),
         MethodEntry(
+            "edited",
+            "an implant edited by hand, with --edited: it is made to fit and checked",
+            "pcdiff.methods.edited:load",
+            required="give the implant's file: pcdiff design --edited FILE",
+            licence="as the implant given",
+            source="whoever edited it",
+        ),
+        MethodEntry(
             "ensemble",
             "a vote of other methods, by the shares in a YAML file",
             "pcdiff.methods.ensemble:load",

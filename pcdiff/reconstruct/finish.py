@@ -96,12 +96,17 @@ def without_slivers(mask: np.ndarray) -> np.ndarray:
     return ndimage.binary_dilation(core, CROSS, iterations=2, mask=mask)
 
 
+def close_rim(implant: np.ndarray, bone: np.ndarray) -> np.ndarray:
+    """The implant with the gaps between it and bone filled, where both are near; (i, j, k) bool each."""
+    rim = ndimage.binary_dilation(implant, CROSS, SEAM_VOXELS) & ndimage.binary_dilation(bone, CROSS, SEAM_VOXELS)
+    closed = ndimage.binary_closing(implant | bone, CROSS, SEAM_VOXELS)
+    filled: np.ndarray = implant | (closed & rim & ~bone)
+    return filled
+
+
 def close_seam(implant: np.ndarray, bone: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """Fills gaps between implant and bone, and voids that both enclose, with `allowed` voxels that are not bone."""
-    both = implant | bone
-    rim = ndimage.binary_dilation(implant, CROSS, SEAM_VOXELS) & ndimage.binary_dilation(bone, CROSS, SEAM_VOXELS)
-    closed = ndimage.binary_closing(both, CROSS, SEAM_VOXELS)
-    implant = implant | (closed & rim & allowed & ~bone)
+    implant = implant | (close_rim(implant, bone) & allowed)
 
     # Voids enclosed by implant and bone are filled where allowed, those inside the implant alone everywhere.
     for solid, fillable in ((implant | bone, allowed & ~bone), (implant, ~bone)):

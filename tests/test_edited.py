@@ -1,0 +1,86 @@
+"""An implant that a person edited is made to fit and checked, and never taken for another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from pcdiff.errors import InputError
+from pcdiff.geometry.mesh import write_stl
+from pcdiff.geometry.metrics import dice
+from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
+from pcdiff.methods.registry import load_method
+from pcdiff.pipeline.fit_options import FitOptions
+from pcdiff.pipeline.flow import design
+from pcdiff.prior.fit import PriorFit
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def proposed(file: Path, skull: Volume, fitted: PriorFit) -> np.ndarray:
+    method = load_method("edited", file)
+    return method(skull, fitted).candidates[0].to_volume(skull).mask  # type: ignore[call-arg, arg-type]
+
+
+def test_the_rim_is_closed_and_bone_is_left_out(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path: Path) -> None:
+    skull, implant = case
+    rim = implant.mask & ndimage.binary_dilation(skull.mask)
+    loose = implant.mask & ~rim  # a voxel of 1.6 mm from bone
+    dent = np.argwhere(ndimage.binary_erosion(loose, iterations=2)).mean(0).round().astype(int)
+    loose[tuple(slice(c - 2, c + 3) for c in dent)] = False  # what the person changed
+    swollen = ndimage.binary_dilation(implant.mask)
+    for name, mask in (("loose", loose), ("swollen", swollen)):
+        write_volume(implant.with_mask(mask), tmp_path / f"{name}.nrrd")
+        found = proposed(tmp_path / f"{name}.nrrd", skull, fitted)
+        assert not (found & skull.mask).any()
+        assert (found & rim).sum() > 0.75 * rim.sum()  # of a plate four voxels thick; its corners are rounded
+        far = ~ndimage.binary_dilation(skull.mask, iterations=6)
+        assert np.array_equal(found[far], mask[far])  # the edit itself stays
+
+
+def test_a_mesh_serves_too_and_the_options_apply(case: tuple[Volume, Volume], tmp_path: Path) -> None:
+    skull, implant = case
+    write_stl(volume_to_mesh(implant), tmp_path / "implant.stl")
+    method = load_method("edited", tmp_path / "implant.stl")
+    made = design(skull, method, options=FitOptions(make_insertable=False)).implant
+    assert dice(made.mask, implant.mask) > 0.95
+    loose = design(skull, method, options=FitOptions(clearance=1.0, make_insertable=False)).implant
+    assert not (loose.mask & ndimage.binary_dilation(skull.mask)).any()
+    assert loose.ml < made.ml
+
+
+def test_an_implant_of_elsewhere_is_refused(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path: Path) -> None:
+    skull, implant = case
+    centre = np.round(skull.to_index(fitted.pose.shift)).astype(int)
+    elsewhere = np.zeros_like(implant.mask)
+    elsewhere[tuple(slice(c - 4, c + 4) for c in centre)] = True
+    write_volume(implant.with_mask(elsewhere & ~skull.mask), tmp_path / "elsewhere.nrrd")
+    with pytest.raises(InputError, match="expected an implant in a defect, got"):
+        proposed(tmp_path / "elsewhere.nrrd", skull, fitted)
+    write_volume(skull, tmp_path / "bone.nrrd")
+    with pytest.raises(InputError, match="lies in bone"):
+        proposed(tmp_path / "bone.nrrd", skull, fitted)
+
+
+def test_the_command_takes_the_implant_of_one_scan_alone(case: tuple[Volume, Volume], tmp_path: Path, run: Run) -> None:
+    skull, implant = case
+    write_volume(skull, tmp_path / "skull.nrrd")
+    write_volume(implant, tmp_path / "edited.nrrd")
+    edited = ("--edited", tmp_path / "edited.nrrd")
+    code, out, _ = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", *edited, "--no-report", "--json")
+    assert code == 0
+    assert '"method": "edited"' in out
+    assert '"edited.nrrd"' in out  # its sha256 is recorded
+    code, _, error = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", *edited, "--method", "rbf")
+    assert code == 2
+    assert "leave out --method" in error
+    scans = (tmp_path / "skull.nrrd", tmp_path / "edited.nrrd")
+    code, _, error = run("design", *scans, "-o", tmp_path / "out", *edited)
+    assert code == 2
+    assert "--edited is for one scan, got 2" in error

@@ -18,7 +18,10 @@ from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import load_method
 from pcdiff.pipeline.fit_options import FitOptions
 from pcdiff.pipeline.flow import design
-from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.defects import rays_through
+from pcdiff.prior.direction_map import MAP
+from pcdiff.prior.fit import PriorFit, fit
+from pcdiff.prior.model import ShapePrior
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -77,6 +80,13 @@ def test_the_command_takes_the_implant_of_one_scan_alone(case: tuple[Volume, Vol
     assert code == 0
     assert '"method": "edited"' in out
     assert '"edited.nrrd"' in out  # its sha256 is recorded
+    region = ("--region", tmp_path / "edited.nrrd")
+    options = ("--skull", tmp_path / "skull.nrrd", *region)
+    code, out, _ = run("check", tmp_path / "edited.nrrd", *options, "--json")
+    assert code in (0, 1)
+    code, _, error = run("check", tmp_path / "edited.nrrd", *options, "--defect", 1)
+    assert code == 2
+    assert "leave one of them out" in error
     code, _, error = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", *edited, "--method", "rbf")
     assert code == 2
     assert "leave out --method" in error
@@ -84,3 +94,31 @@ def test_the_command_takes_the_implant_of_one_scan_alone(case: tuple[Volume, Vol
     code, _, error = run("design", *scans, "-o", tmp_path / "out", *edited)
     assert code == 2
     assert "--edited is for one scan, got 2" in error
+
+
+def test_a_region_restricts_and_adds(case: tuple[Volume, Volume], prior: ShapePrior, fitted: PriorFit) -> None:
+    skull, implant = case
+    middle = np.argwhere(implant.mask).mean(0)
+    half = implant.mask & (np.indices(implant.mask.shape)[0] < middle[0])
+    part = fit(prior, skull, defects=skull.with_mask(ndimage.binary_dilation(half)))
+    covered, whole = (
+        found.defect_at(skull.to_mm(np.argwhere(implant.mask).astype(float))) > 0 for found in (part, fitted)
+    )
+    in_half = half[implant.mask]
+    assert covered[in_half].mean() > 0.95 * whole[in_half].mean()
+    assert covered[~in_half].mean() < 0.2 < whole[~in_half].mean()
+    everywhere = fit(prior, skull, defects=skull.with_mask(np.ones_like(skull.mask)))
+    assert everywhere.defects >= 1
+    assert (everywhere.defect > 0).sum() >= (fitted.defect > 0).sum()
+    with pytest.raises(InputError, match="no bone is absent within the region"):
+        fit(prior, skull, defects=skull)
+
+
+def test_a_coarse_region_is_one_region(case: tuple[Volume, Volume], fitted: PriorFit) -> None:
+    _, implant = case
+    drawn = rays_through(implant, fitted.pose)
+    sparse = np.zeros_like(implant.mask)
+    sparse[::2, ::2, ::2] = implant.mask[::2, ::2, ::2]  # voxels of 3.2 mm
+    coarse = rays_through(implant.with_mask(sparse), fitted.pose)
+    assert (coarse & drawn).sum() > 0.8 * drawn.sum()
+    assert MAP.inside.sum() == len(drawn)

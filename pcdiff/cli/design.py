@@ -37,6 +37,7 @@ def design(
     ignore_metal: options.IgnoreMetal = False,
     assume_orientation: options.AssumeOrientation = False,
     defect: options.Defects = None,
+    region: options.Region = None,
     edited: options.Edited = None,
     mask_out: options.MaskOut = None,
     clearance: options.Clearance = 0.0,
@@ -94,7 +95,8 @@ def design(
         acquisition=acquisition,
         ignore_metal=ignore_metal,
         assume_orientation=assume_orientation,
-        defects=options.chosen_defects(defect),
+        defects=options.chosen_defects(defect, region),
+        region=region,
         fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
         criteria=load_criteria(criteria),
         mesh=mesh,
@@ -103,7 +105,7 @@ def design(
         report=report,
     )
     scans = as_scans(given, quiet)
-    for option, file in (("--mask-out", mask_out), ("--edited", edited)):
+    for option, file in (("--mask-out", mask_out), ("--region", region), ("--edited", edited)):
         if file is not None and len(scans) > 1:
             raise InputError(f"{option} is for one scan, got {len(scans)}; give one")
     settings.record()  # fails once for an unknown method or missing weights, not once for each case

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from pcdiff.errors import InputError
+
 if TYPE_CHECKING:
-    from pcdiff.prior.defects import DefectChoice
+    from pcdiff.prior.defects import DefectNumbers
 
 SCAN, FIT, FILES = "Scan", "Fit", "Files"  # panels of the help
 
@@ -62,6 +64,15 @@ AssumeOrientation = Annotated[
 Defects = Annotated[
     list[int] | None,
     typer.Option("--defect", rich_help_panel=SCAN, metavar="N", help="Only this defect of `pcdiff info`; repeatable."),
+]
+Region = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=SCAN,
+        metavar="FILE",
+        help="A mask on the scan's grid: all bone that is absent within it is completed, also of a small or natural "
+        "opening, and none without.",
+    ),
 ]
 MaskOut = Annotated[
     Path | None, typer.Option(rich_help_panel=SCAN, metavar="FILE", help="Write the mask of the skull to this file.")
@@ -168,8 +179,10 @@ def method_lines() -> dict[str, str]:
     return {name: entry.help for name, entry in (METHODS | installed_methods()).items()}
 
 
-def chosen_defects(numbers: list[int] | None) -> DefectChoice:
-    """The defects that --defect chooses."""
+def chosen_defects(numbers: list[int] | None, region: Path | None) -> DefectNumbers:
+    """The defects that --defect chooses. Raises InputError for --region beside it."""
+    if numbers and region is not None:
+        raise InputError("--region and --defect both say what is to be closed; leave one of them out")
     return tuple(numbers) if numbers else "clear"
 
 

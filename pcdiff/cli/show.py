@@ -30,6 +30,7 @@ def check(
     acquisition: options.Acquisition = None,
     ignore_metal: options.IgnoreMetal = False,
     defect: options.Defects = None,
+    region: options.Region = None,
     clearance: options.Clearance = 0.0,
     criteria: options.Criteria = None,
     mesh_space: options.MeshSpaceIn = None,
@@ -51,13 +52,14 @@ def check(
     from pcdiff.files import refuse_to_replace
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.pipeline.check import check_file
+    from pcdiff.pipeline.settings import closing
 
-    limits, chosen = load_criteria(criteria), options.chosen_defects(defect)  # refused before the scan is read
+    limits, chosen = load_criteria(criteria), options.chosen_defects(defect, region)  # refused before the scan is read
     if out is not None:
         for name in ("checks.json", "surface.npz"):
             refuse_to_replace(out / name, overwrite)
     bone, _ = read_skull(skull, threshold, series, label, acquisition, ignore_metal=ignore_metal)
-    report = check_file(implant, bone, limits, clearance, chosen, mesh_space)
+    report = check_file(implant, bone, limits, clearance, closing(chosen, region, bone), mesh_space)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_checks(report, out / "checks.json")

@@ -55,6 +55,14 @@ def read_implant(
     return implant
 
 
+def read_region(path: Path, skull: Volume) -> Volume:
+    """The mask of a region on the skull's own grid. Raises InputError for another file, lattice, or an empty mask."""
+    region = on_skull_grid(str(path), read_volume(path), skull)
+    if not region.mask.any():
+        raise InputError(f"{path}: expected a mask of the region to be closed, got one without a voxel")
+    return region
+
+
 def _axes_of(path: Path, skull: Volume) -> Callable[[np.ndarray], np.ndarray]:
     """Coordinates of a skull's own surface -> voxel index, (N, 3) each, in the axes in which it lies on the bone."""
     axes: list[Callable[[np.ndarray], np.ndarray]] = [

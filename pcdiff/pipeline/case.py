@@ -144,7 +144,7 @@ def write_case(
         device=settings.device,
         keep_members=settings.ensemble > 1,
         options=settings.fitting,
-        defects=settings.defects,
+        defects=settings.closing(given.skull),
         axes=settings.axes_of(given.check),
         watch=watch,
     )

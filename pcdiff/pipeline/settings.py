@@ -12,13 +12,14 @@ from pcdiff.files import sha256
 from pcdiff.geometry.mesh import check_space
 from pcdiff.geometry.mesh_files import mesh_kinds
 from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.implants import read_region
 from pcdiff.imaging.input_check import InputCheck, read_skull
 from pcdiff.methods.registry import weights_files
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
 
 if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
-    from pcdiff.prior.defects import DefectChoice
+    from pcdiff.prior.defects import DefectChoice, DefectNumbers
     from pcdiff.prior.orientation import Axes
 
 DEFAULT_ENSEMBLE = 1
@@ -32,9 +33,10 @@ class Settings:
     method: a name of `methods.registry`. ensemble: number of candidates. backend: of the reconstruction of oriented
     points. weights: a file, None for the shipped weights. threshold (HU), series, acquisition, label: of a CT, of DICOM
     and of a segmentation, see `input_check.read_skull`. ignore_metal: of a CT. assume_orientation: go on with a head
-    that is not upright in patient axes, or of unusual size. defects: those to close, see `prior.fit`. fitting: how the
-    implant is made to fit. criteria: limits of the checks. mesh: kinds of mesh files, separated by commas, see
-    `mesh_files`; an STL is always written. keep_points: write points.npz. report: write report.html and preview.png.
+    that is not upright in patient axes, or of unusual size. defects: those to close, see `prior.fit`. region:
+    a mask, in place of `defects`. fitting: how the implant is made to fit. criteria: limits of the checks. mesh: kinds
+    of mesh files, separated by commas, see `mesh_files`; an STL is always written. keep_points: write points.npz.
+    report: write report.html and preview.png.
     """
 
     method: str
@@ -49,7 +51,8 @@ class Settings:
     acquisition: int | None = None
     ignore_metal: bool = False
     assume_orientation: bool = False
-    defects: DefectChoice = "clear"
+    defects: DefectNumbers = "clear"
+    region: Path | None = None
     fitting: FitOptions = USUAL
     criteria: Criteria = DEFAULT_CRITERIA
     mesh: str = "stl"
@@ -62,6 +65,10 @@ class Settings:
         return read_skull(
             source, self.threshold, self.series, self.label, self.acquisition, ignore_metal=self.ignore_metal
         )
+
+    def closing(self, skull: Volume) -> DefectChoice:
+        """What is to be closed of a skull, see `prior.fit`. Raises InputError for a region on another grid."""
+        return closing(self.defects, self.region, skull)
 
     def axes_of(self, check: InputCheck) -> Axes:
         """What is known of the patient axes of a scan, see `prior.fit`."""
@@ -84,8 +91,14 @@ class Settings:
         """For `run.json`: version, settings, and the sha256 of each weights file."""
         settings = asdict(self)
         del settings["weights"]
+        settings["region"] = None if self.region is None else sha256(self.region)
         if not isinstance(self.defects, str):
             settings["defects"] = list(self.defects)
         settings |= {"criteria": self.criteria.model_dump()}
         weights = {path.name: sha256(path) for path in weights_files(self.method, self.weights)}
         return {"pcdiff": __version__, "settings": settings, "weights": weights}
+
+
+def closing(defects: DefectNumbers, region: Path | None, skull: Volume) -> DefectChoice:
+    """What is to be closed of a skull, see `prior.fit`. Raises InputError for a region's file on another grid."""
+    return defects if region is None else read_region(region, skull)

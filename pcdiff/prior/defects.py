@@ -10,7 +10,9 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
-from pcdiff.prior.direction_map import MAP, PIXEL
+from pcdiff.geometry.directions import unit
+from pcdiff.geometry.volume import Volume
+from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.settings import DefectSettings
 
 VAULT = MAP.directions[:, 2] > np.cos(np.deg2rad(55.0))  # (R,) the cone around the vertex that a scan has to cover
@@ -20,7 +22,10 @@ WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of
 MIN_USUAL = 0.6  # share of a defect over which healthy heads have bone; ten true ones of the suite have at least 0.74
 MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
 
-DefectChoice = Sequence[int] | Literal["clear", "all"]  # numbers; `clear`: all but the doubtful ones
+REGION_PX = 3  # pixels of the map that are closed between the voxels of a region, which may be coarse
+
+DefectNumbers = Sequence[int] | Literal["clear", "all"]  # `clear`: all but the doubtful ones
+DefectChoice = DefectNumbers | Volume  # a mask: whatever bone is absent within it
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,31 @@ def find_defects(
     return defects[MAP.inside]
 
 
+def rays_through(region: Volume, pose: Pose) -> np.ndarray:
+    """(R,) bool: the rays through the voxels of a mask, which may be coarse."""
+    points = pose.to_model(region.to_mm(np.argwhere(region.mask).astype(float)))
+    pixels = np.rint(MAP.to_pixel(unit(points))).astype(int)
+    drawn = np.zeros(np.add(MAP.inside.shape, 2 * REGION_PX), bool)
+    drawn[tuple(pixels[((pixels >= 0) & (pixels < MAP.inside.shape)).all(1)].T + REGION_PX)] = True
+    closed = ndimage.binary_closing(drawn, iterations=REGION_PX)[REGION_PX:-REGION_PX, REGION_PX:-REGION_PX]
+    return np.asarray(closed[MAP.inside])
+
+
+def defects_within(drawn: np.ndarray, absent: np.ndarray, opening_mm: float) -> np.ndarray:
+    """(R,) int labels of the absent bone on the rays of a region that a person drew: natural openings count, too.
+
+    drawn, absent: (R,) bool. opening_mm: see `DefectSettings`. Raises InputError where no bone is absent.
+    """
+    region = MAP.to_image(drawn, False)
+    labels, count = ndimage.label(_smooth_regions(MAP.to_image(absent, False) & region, opening_mm) & region)
+    if not count:
+        raise InputError(
+            "no bone is absent within the region: expected a mask of what is to be closed, got one over bone alone, "
+            "or narrower than a defect; draw it through the opening"
+        )
+    return np.asarray(labels[MAP.inside])
+
+
 def doubtful_defects(defect: np.ndarray, usually_bone: np.ndarray) -> tuple[int, ...]:
     """Labels of the defects (R,) that may be natural openings, such as an orbit: many healthy heads have no bone there.
 
@@ -80,7 +110,7 @@ def doubtful_defects(defect: np.ndarray, usually_bone: np.ndarray) -> tuple[int,
     return tuple(label for label in labels if usually_bone[defect == label].mean() < MIN_USUAL)
 
 
-def choose_defects(count: int, doubtful: Sequence[int], choice: DefectChoice) -> tuple[list[int], tuple[str, ...]]:
+def choose_defects(count: int, doubtful: Sequence[int], choice: DefectNumbers) -> tuple[list[int], tuple[str, ...]]:
     """(numbers of the chosen defects, ascending; a line that names those left out for doubt), of defects 1 to `count`.
 
     Raises InputError for a number that there is not, and where every defect is doubtful.

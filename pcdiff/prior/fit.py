@@ -12,7 +12,15 @@ from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.completed_surface import completed_surface
-from pcdiff.prior.defects import DefectChoice, Observation, check_reach, choose_defects, open_rays, with_defects
+from pcdiff.prior.defects import (
+    DefectChoice,
+    DefectNumbers,
+    Observation,
+    check_reach,
+    choose_defects,
+    open_rays,
+    with_defects,
+)
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.gaussian_process import Posterior, regress
 from pcdiff.prior.model import ShapePrior
@@ -76,7 +84,8 @@ def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated", defects: Defect
     """Fits the shape model to a defective skull; absent bone does not influence the pose.
 
     axes: what is known of the patient axes; `assumed` goes on with a head that is not upright, or of unusual size.
-    defects: those to complete, by their numbers among all that are found; the fit numbers them anew.
+    defects: those to complete, by their numbers among all that are found; the fit numbers them anew. Or a mask, within
+    which all absent bone is completed and none without.
 
     Raises InputError when the skull is cut off at the vault, is not a head or not an upright one, has no defect,
     or none of those chosen.
@@ -102,15 +111,17 @@ def fit_head(
             f"of the mean skull, got a median distance of {residual:.1f} mm; check that this is a head in patient axes"
         )
     notes = placed.check(axes)
-    observed = observe(prior, occupancy, head, pose, field)
+    choice: DefectNumbers = "all" if isinstance(defects, Volume) else defects
+    region = defects if isinstance(defects, Volume) else None
+    observed = observe(prior, occupancy, head, pose, field, region)
     observation = observed.observation
     if observation.defect.max(initial=0) == 0:
         raise observed.closed.no_defect(settings.defects)
-    numbers, left_out = choose_defects(int(observation.defect.max()), observed.doubtful, defects)
+    numbers, left_out = choose_defects(int(observation.defect.max()), observed.doubtful, choice)
     observation = with_defects(observation, numbers)
     around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
     first = complete(prior, pose, observation, residual, around, settings.completion.initial_border_mm)
-    completed = complete(prior, pose, with_bevel(observation, first, observed.closed.held), residual)
+    completed = complete(prior, pose, with_bevel(observation, first, observed.left), residual)
     missing = completed.defect > 0
     middle, outer = (
         missing & ~in_view(pose, field, completed.outer - depth) for depth in (completed.thickness / 2, EDGE_MM)
@@ -122,12 +133,13 @@ def fit_head(
     )
 
 
-def with_bevel(observation: Observation, first: PriorFit, held: np.ndarray | None = None) -> Observation:
+def with_bevel(observation: Observation, first: PriorFit, left: np.ndarray | None = None) -> Observation:
     """The defects grown by neighbouring rays that the craniotomy cut in part: there the tables are those of the cut.
 
     first: a completion from bone far enough from the defect to be whole. A ray counts as cut where the bone lacks
     `bevel_loss_mm` of the predicted table, outside or inside; it joins the defect when such rays connect them.
-    held: (R,) bool, rays over bone that is no part of the skull's largest piece; they have no tables and do not join.
+    left: (R,) bool, rays that do not join: over bone that is no part of the skull's largest piece, or outside of a
+    region.
     """
     settings = first.prior.settings.completion
     with np.errstate(invalid="ignore"):
@@ -135,8 +147,8 @@ def with_bevel(observation: Observation, first: PriorFit, held: np.ndarray | Non
         inner = observation.outer - observation.thickness
         inner_lost = ~(inner < first.outer - first.thickness + settings.bevel_loss_mm)
     lost = (outer_lost | inner_lost) & (observation.distance <= settings.band_mm)
-    if held is not None:
-        lost &= ~held
+    if left is not None:
+        lost &= ~left
     defect = MAP.to_image(observation.defect)
     grown = ndimage.binary_propagation(defect > 0, mask=(defect > 0) | MAP.to_image(lost, False))
     nearest = tuple(ndimage.distance_transform_edt(defect == 0, return_distances=False, return_indices=True))

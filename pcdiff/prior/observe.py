@@ -9,7 +9,17 @@ import numpy as np
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.closed import Closed, find_closed
-from pcdiff.prior.defects import VAULT, Observation, check_cut, check_view, doubtful_defects, find_defects, open_rays
+from pcdiff.prior.defects import (
+    VAULT,
+    Observation,
+    check_cut,
+    check_view,
+    defects_within,
+    doubtful_defects,
+    find_defects,
+    open_rays,
+    rays_through,
+)
 from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, inner_table, profiles
 from pcdiff.prior.model import ShapePrior
 
@@ -21,19 +31,26 @@ STEP = float(RADII[1] - RADII[0])  # mm between the samples along a ray
 
 @dataclass(frozen=True)
 class Observed:
-    """Both tables and the defects, what closes a defect, and warnings. doubtful: labels, see `doubtful_defects`."""
+    """Both tables and the defects, what closes a defect, and warnings.
+
+    doubtful: labels, see `doubtful_defects`. left: (R,) bool, rays that no defect may grow into.
+    """
 
     observation: Observation
     closed: Closed
     notes: tuple[str, ...]
     doubtful: tuple[int, ...]
+    left: np.ndarray
 
 
-def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, field: Volume) -> Observed:
+def observe(
+    prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, field: Volume, region: Volume | None = None
+) -> Observed:
     """Reads both tables along every ray, and finds the defects within the field of view.
 
     occupancy: (I, J, K) uint8, 255 = bone, the largest piece of `head`. field: a volume on the scan's grid; its extent
-    is used, and what is loose in it. Raises InputError where the scan ends below the top of the head or in a defect.
+    is used, and what is loose in it. region: a mask; only what is absent within it is a defect, and all of that. Raises
+    InputError where the scan ends below the top of the head or in a defect.
     """
     settings, rules = prior.settings.tables, prior.settings.defects
     profile, _ = profiles(occupancy, head.affine, pose, MAP.directions)
@@ -62,10 +79,16 @@ def observe(prior: ShapePrior, occupancy: np.ndarray, head: Head, pose: Pose, fi
     bone_mm = (profile * near_tables).sum(1) * STEP + loose
     offset = outer - expected[0]
     closed = find_closed(absent, loose, bone_mm, expected[1], offset, usually_bone, rules.opening_mm)
-    defect = find_defects(absent & ~closed.held, within, usually_bone, rules)
+    open_ = absent & ~closed.held
+    if region is None:
+        left, defect = closed.held, find_defects(open_, within, usually_bone, rules)
+        doubtful = doubtful_defects(defect, usually_bone)
+    else:
+        drawn = rays_through(region, pose)
+        left, defect = closed.held | ~drawn, defects_within(drawn, open_, rules.opening_mm)
+        doubtful = ()
     notes = check_cut(cut, defect) + closed.notes(defect, rules)
-    doubtful = doubtful_defects(defect, usually_bone)
-    return Observed(open_rays(outer, thickness, defect), closed, notes, doubtful)
+    return Observed(open_rays(outer, thickness, defect), closed, notes, doubtful, left)
 
 
 def in_view(pose: Pose, field: Volume, radius: np.ndarray) -> np.ndarray:

@@ -95,6 +95,7 @@ def test_other_cases_other_truths_and_other_definitions_are_refused(tmp_path: Pa
     fewer = write(tmp_path / "fewer", rows("rbf", 0.7)[1:])
     with pytest.raises(InputError, match=r"rbf without own/000 \(1 of 18 are missing\)"):
         merge([*files, fewer])
+    assert len(merge([*files, fewer], common=True)["rows"]) == 3 * 17
     digest = [replace(row, truth="other") if row.case == "own/001" else row for row in rows("rbf", 0.7)]
     with pytest.raises(InputError, match="case own/001: expected one skull and one true implant, got others for unet"):
         merge([*files, write(tmp_path / "digest", digest)])

@@ -2,6 +2,7 @@
 
     python tools/merge_results.py runs/*/results.json                   # in place of what the file holds
     python tools/merge_results.py docs/results/methods.json new/results.json
+    python tools/merge_results.py runs/*/results.json --common          # the cases that all methods have been run on
 
 The second form adds a method, or measures one again. Then `python tools/write_tables.py` writes docs/methods.md, and
 `pcdiff compare docs/results/methods.json` compares the methods.
@@ -23,9 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("-o", "--out", type=Path, default=OUT)
+    parser.add_argument("--common", action="store_true", help="leave out cases that not all methods have")
     args = parser.parse_args()
     try:
-        record = merge(args.results)
+        record = merge(args.results, args.common)
     except InputError as error:
         raise SystemExit(str(error)) from error
     write_merged(args.out, record)

@@ -20,11 +20,11 @@ LEFT_OUT = ("implant", "fingerprint", "refusal", "reason")  # of a row
 SAME_ML = 1e-6  # relative difference of the true volumes of one case
 
 
-def merge(paths: Sequence[Path]) -> dict[str, Any]:
+def merge(paths: Sequence[Path], common: bool = False) -> dict[str, Any]:
     """The contents of results.json files, or of files that `write_merged` wrote, as one.
 
     The last file that holds a method gives all of its rows, unless it holds other cases than an earlier one: a method
-    may be evaluated in parts.
+    may be evaluated in parts. common: only the cases that all methods have been run on.
 
     Returns:
         `methods`: name -> `runs`, the conditions of each run with the commit, and `training`, what the weights say of
@@ -46,6 +46,9 @@ def merge(paths: Sequence[Path]) -> dict[str, Any]:
             rows[name] = [*earlier, *(replace(row, method=name) for row in found)]
             runs = [*(methods[name]["runs"] if earlier else []), *about["runs"]]
             methods[name] = {**about, "runs": runs}
+    if common:
+        shared = set.intersection(*({row.case for row in of} for of in rows.values()))
+        rows = {name: [row for row in of if row.case in shared] for name, of in rows.items()}
     _check(rows)
     return {
         "pcdiff": ", ".join(sorted({str(run["pcdiff"]) for of in methods.values() for run in of["runs"]})),

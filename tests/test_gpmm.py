@@ -43,7 +43,7 @@ def test_the_outliers_are_the_defect(
     prior: ShapePrior, case: tuple[Volume, Volume], fitted: PriorFit, found: Registration
 ) -> None:
     truth = head_occupancy(case[1])
-    profile, _ = profiles(truth.occupancy, truth.affine, fitted.pose, MAP.directions)
+    profile = profiles(truth.occupancy, truth.affine, fitted.pose, MAP.directions)
     true, defect = (profile >= 0.5).any(1), GpmmMethod(prior).defects(found.outlier) > 0
     assert (true & defect).sum() / (true | defect).sum() > 0.85
 

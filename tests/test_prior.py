@@ -25,12 +25,12 @@ from pcdiff.prior import observe
 from pcdiff.prior.build import measure_tables
 from pcdiff.prior.completed_surface import completed_surface
 from pcdiff.prior.defects import VAULT, check_reach, find_defects
-from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, profiles
+from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, in_grid, profiles, ray_index
 from pcdiff.prior.fit import choose_sites, complete, fit, with_bevel
 from pcdiff.prior.folds import cached_prior, load_population
 from pcdiff.prior.gaussian_process import MIRROR, Kernel, chord, regress
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece, register
+from pcdiff.prior.pose import Surface, bone_points, fit_pose, initial_pose, largest_piece, register
 from pcdiff.prior.settings import SETTINGS
 from pcdiff.reconstruct.spectral import local_areas
 from pcdiff.tensor_files import read_tensors
@@ -130,7 +130,8 @@ def sphere() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_radii_of_a_spherical_shell_are_read(sphere):
     occupancy, affine, centre = sphere
-    profile, in_view = profiles(occupancy, affine, Pose(np.eye(3), centre), MAP.directions[::10])
+    rays = affine, Pose(np.eye(3), centre), MAP.directions[::10]
+    profile, in_view = profiles(occupancy, *rays), in_grid(ray_index(*rays), occupancy.shape)
     outer = crossing(profile, np.full(len(profile), 78.0), outward=True)
     inner = crossing(profile, outer - 7, outward=False)
     assert np.abs(outer - 80).max() < 0.2
@@ -142,7 +143,7 @@ def test_the_radii_of_a_spherical_shell_are_read(sphere):
 def test_a_scaled_pose_reads_model_millimetres(sphere):
     occupancy, affine, centre = sphere
     pose = Pose(rotation((3, 1, 0), 70) * 1.25, centre)
-    profile, _ = profiles(occupancy, affine, pose, MAP.directions[::50])
+    profile = profiles(occupancy, affine, pose, MAP.directions[::50])
     assert np.abs(crossing(profile, None, outward=True) - 80 / 1.25).max() < 0.2
 
 
@@ -201,7 +202,7 @@ def test_a_head_holder_is_removed():
 
 def test_the_initial_centre_is_the_middle_of_the_vault(mean_head):
     head = head_occupancy(mean_head)
-    pose = initial_pose(head.occupancy, head.affine, 75.0)
+    pose = initial_pose(bone_points(head.occupancy, head.affine), 75.0)
     assert np.array_equal(pose.linear, np.eye(3))
     assert abs(pose.shift[0]) < 2.5
     top = head.affine[2, 3] + head.affine[2, 2] * np.nonzero(head.occupancy.any((0, 1)))[0][-1]
@@ -355,7 +356,7 @@ def test_sampled_heads_are_seeded(prior):
 
 def test_a_head_sampled_at_scale_0_is_the_mean(prior):
     head = prior.draw(np.random.default_rng(0), spacing=1.6, scale=0.0)
-    profile, _ = profiles(head.mask.astype(np.uint8) * 255, head.affine, IDENTITY, MAP.directions[::5])
+    profile = profiles(head.mask.astype(np.uint8) * 255, head.affine, IDENTITY, MAP.directions[::5])
     outer = crossing(profile, prior.mean[0, ::5], outward=True)
     inner = crossing(profile, (prior.mean[0] - prior.mean[1])[::5], outward=False)
     assert np.nanmedian(np.abs(outer - prior.mean[0, ::5])) < 0.4
@@ -566,7 +567,8 @@ def test_rays_that_the_craniotomy_cut_in_part_join_the_defect(fitted):
     cut = replace(
         observation, outer=np.where(bevel | apart, fitted.outer - 3, fitted.outer), thickness=fitted.thickness
     )
-    grown = with_bevel(cut, fitted)
+    expected = np.stack([fitted.outer, fitted.thickness])
+    grown = with_bevel(cut, expected, fitted.prior.settings.completion)
     assert np.array_equal(grown.defect > 0, (observation.defect > 0) | bevel)
     assert np.isnan(grown.outer[bevel]).all()
     assert set(np.unique(grown.defect)) == set(np.unique(observation.defect))
@@ -794,7 +796,7 @@ def test_the_size_of_a_head_of_which_little_is_seen_is_drawn_to_the_mean():
     seen = MAP.directions[MAP.directions[:, 2] > np.cos(np.deg2rad(75))] * 85
     start = Pose(np.eye(3), np.array([0, 0, 2.0]))
     for size in (1.0, 1.04):
-        pose, residual = register(size * seen, radius, np.full(RAYS, 2.0), start, SETTINGS.pose)
+        pose, residual = register(size * seen, Surface.of(radius, np.full(RAYS, 2.0)), start, SETTINGS.pose)
         scales = np.linalg.norm(pose.linear, axis=0)
         assert residual < 0.2
         assert 1 + 0.2 * (size - 1) - 1e-3 < scales.mean() < 1 + 0.8 * (size - 1) + 1e-3

@@ -71,6 +71,7 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     low, high = triangles.min(1), triangles.max(1)
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low, axis=1) / 2
+    low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
     # one class for all triangles up to the median size; in the others, sizes differ by a factor of two at most
     sizes = np.floor(np.log2(np.maximum(reach, max(np.median(reach), 1e-9)))).astype(int)
     classes = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
@@ -99,13 +100,16 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
 def _crossing(
     pairs: np.ndarray, triangles: np.ndarray, faces: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """The pairs that intersect, of (N, 2) candidates."""
-    for axis in range(3):
-        a, b = pairs.T
-        pairs = pairs[(low[a, axis] <= high[b, axis]) & (low[b, axis] <= high[a, axis])]
+    """The pairs that intersect, of (N, 2) candidates. low, high: (3, F), the triangles' boxes."""
+    a, b = pairs.T
+    for first, last in zip(low, high, strict=True):
+        near = (first[a] <= last[b]) & (first[b] <= last[a])
+        a, b = a[near], b[near]
+    corners = np.ascontiguousarray(faces.T)
     for k in range(9):
-        a, b = pairs.T
-        pairs = pairs[faces[a, k // 3] != faces[b, k % 3]]
+        apart = corners[k // 3][a] != corners[k % 3][b]
+        a, b = a[apart], b[apart]
+    pairs = np.stack([a, b], axis=1)
     for one, other in ((0, 1), (1, 0)):  # a triangle on one side of the other's plane does not intersect it
         height = _heights(triangles[pairs[:, one]], triangles[pairs[:, other]])
         pairs = pairs[~((height > 0).all(1) | (height < 0).all(1))]

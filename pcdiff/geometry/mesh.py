@@ -113,7 +113,7 @@ def read_stl(path: str | Path, space: str | None = None) -> Mesh:
     SPACE=RAS, else LPS. Raises InputError for a file that is missing, damaged or without triangles, and for coordinates
     that are no place in a scan.
     """
-    import trimesh
+    from trimesh.grouping import unique_rows
 
     path = Path(path)
     if not path.is_file():
@@ -123,14 +123,22 @@ def read_stl(path: str | Path, space: str | None = None) -> Mesh:
     text = data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:1000] and len(data) != end
     if not text and not 84 <= end <= len(data):
         raise InputError(f"{path}: not an STL file, or a truncated one; {EXPORT_AGAIN}")
-    with parsing(path, "an STL file, but its text is damaged", EXPORT_AGAIN):
-        loaded = trimesh.load_mesh(BytesIO(data if text else data[:end]), file_type="stl", process=False)
-        mesh = Mesh(np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces))
-    check_mesh(mesh, path)
-    loaded.merge_vertices()
+    corners = _text_corners(data, path) if text else np.frombuffer(data[84:end], STL_TRIANGLE)["corners"]
+    corners = corners.reshape(-1, 3).astype(np.float64)
+    check_mesh(Mesh(corners, np.arange(len(corners)).reshape(-1, 3)), path)
+    first, vertex = unique_rows(corners, keep_order=True)
     if space is None:
         space = "ras" if b"SPACE=RAS" in data[:80] else "lps"
-    return Mesh(in_space(np.asarray(loaded.vertices, np.float64), space), np.asarray(loaded.faces))
+    return Mesh(in_space(corners[first], space), vertex.reshape(-1, 3))
+
+
+def _text_corners(data: bytes, path: Path) -> np.ndarray:
+    """(F, 3, 3) of a text STL."""
+    import trimesh
+
+    with parsing(path, "an STL file, but its text is damaged", EXPORT_AGAIN):
+        loaded = trimesh.load_mesh(BytesIO(data), file_type="stl", process=False)
+        return np.asarray(loaded.vertices, np.float64)[np.asarray(loaded.faces)]
 
 
 def check_mesh(mesh: Mesh, path: Path) -> None:

@@ -261,7 +261,7 @@ class GpmmMethod:
         """Expectation maximisation over labels and shape. It gets the pose only, and no outline of a defect."""
         prior, settings = self.prior, self.prior.settings
         head = head_occupancy(skull)
-        profile, _ = profiles(largest_piece(head.occupancy), head.affine, pose, MAP.directions)
+        profile = profiles(largest_piece(head.occupancy), head.affine, pose, MAP.directions)
         usual = prior.present >= settings.defects.min_presence
         outer, thickness = prior.mean
         labels = Labels.start(usual)

@@ -10,7 +10,7 @@ from pcdiff.methods.registry import WeightsFiles
 from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.pose import register
+from pcdiff.prior.pose import Surface, register
 
 AROUND_MM = 20.0  # bone within this distance of a defect guides the registration
 MIN_MIRRORED = 0.95  # share of a defect that the other side has bone for; the nearest bone serves for the rest
@@ -51,7 +51,7 @@ class MirrorMethod(RayMethod):
         bone = MAP.directions[around] * observed.outer[around, None]
         surface = MAP.smoothed(MAP.filled(mirrored)[MAP.inside], 1.0)
         rigid = settings.pose.model_copy(update={"scale_ridge": RIGID, "min_points": MIN_POINTS})
-        motion, _ = register(bone, surface, np.ones_like(surface), Pose(np.eye(3), np.zeros(3)), rigid)
+        motion, _ = register(bone, Surface.of(surface, np.ones_like(surface)), Pose(np.eye(3), np.zeros(3)), rigid)
         return motion
 
 

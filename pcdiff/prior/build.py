@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 
 from pcdiff.geometry.occupancy import Head
-from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, profiles
+from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, in_grid, profiles, ray_index
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.pose import fit_pose, initial_pose, largest_piece
+from pcdiff.prior.pose import bone_points, fit_pose, initial_pose, largest_piece
 from pcdiff.prior.settings import SETTINGS, PopulationSettings, PriorSettings
 
 
@@ -41,7 +41,8 @@ def read_tables(
     occupancy: np.ndarray, affine: np.ndarray, pose: Pose, mean: np.ndarray, limits: PopulationSettings
 ) -> TableRadii:
     """The tables of a posed healthy head, the crossings nearest to the mean, (2, R) mm; occupancy as in `fit_pose`."""
-    profile, in_view = profiles(occupancy, affine, pose, MAP.directions)
+    profile = profiles(occupancy, affine, pose, MAP.directions)
+    in_view = in_grid(ray_index(affine, pose, MAP.directions), occupancy.shape)
     outer = crossing(profile, mean[0], outward=True)
     inner = crossing(profile, outer - mean[1], outward=False)
     near_mean = (mean[0] - mean[1] - 3)[:, None] <= RADII
@@ -56,8 +57,8 @@ def read_tables(
 def outermost_bone(head: Head, settings: PriorSettings = SETTINGS) -> np.ndarray:
     """(R,) mm: the outermost bone along each ray from a rough centre; enough for an initial mean."""
     occupancy = largest_piece(head.occupancy)
-    pose = initial_pose(occupancy, head.affine, settings.pose.vault_mm)
-    profile, _ = profiles(occupancy, head.affine, pose, MAP.directions)
+    pose = initial_pose(bone_points(occupancy, head.affine), settings.pose.vault_mm)
+    profile = profiles(occupancy, head.affine, pose, MAP.directions)
     return crossing(profile, None, outward=True)
 
 

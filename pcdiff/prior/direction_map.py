@@ -133,22 +133,36 @@ def outward_normals(radius: np.ndarray) -> np.ndarray:
     return normal * np.sign((normal * MAP.to_image(MAP.directions)).sum(-1, keepdims=True))
 
 
-def profiles(
-    occupancy: np.ndarray, affine: np.ndarray, pose: Pose, directions: np.ndarray, radii: np.ndarray = RADII
-) -> tuple[np.ndarray, np.ndarray]:
-    """Occupancy along rays from the pose's centre.
+def ray_index(affine: np.ndarray, pose: Pose, directions: np.ndarray, radii: np.ndarray = RADII) -> np.ndarray:
+    """(3, R, S) float32: continuous index on a grid of points along rays from the pose's centre.
 
-    occupancy: (I, J, K) uint8, 255 = bone. affine: (4, 4) index -> mm. directions: (R, 3). radii: (S,) model mm.
-    Returns (R, S) float32 in [0, 1] and (R, S) bool: whether the sample lies within the grid.
+    affine: (4, 4) index -> mm. directions: (R, 3). radii: (S,) model mm.
     """
     to_index = np.linalg.inv(affine)
     step = (directions @ (to_index[:3, :3] @ pose.linear).T).astype(np.float32)  # (R, 3) voxels per mm
     start = (to_index[:3, :3] @ pose.shift + to_index[:3, 3]).astype(np.float32)
-    coords = start[:, None, None] + step.T[:, :, None] * radii.astype(np.float32)  # (3, R, S)
-    values = map_coordinates(occupancy, coords.reshape(3, -1), order=1, output=np.float32).reshape(coords.shape[1:])
-    limit = np.array(occupancy.shape, np.float32)[:, None, None]
-    in_view = ((coords > -0.5) & (coords < limit - 0.5)).all(0)
-    return values / 255, in_view
+    index = step.T[:, :, None] * radii.astype(np.float32)
+    index += start[:, None, None]
+    return index
+
+
+def in_grid(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(3, ...) continuous index -> (...) bool: whether it lies within the voxels of a grid."""
+    limit = np.array(shape, np.float32).reshape(3, *[1] * (index.ndim - 1))
+    return np.asarray(((index > -0.5) & (index < limit - 0.5)).all(0))
+
+
+def profiles(
+    occupancy: np.ndarray, affine: np.ndarray, pose: Pose, directions: np.ndarray, radii: np.ndarray = RADII
+) -> np.ndarray:
+    """Occupancy along rays from the pose's centre, (R, S) float32 in [0, 1]; 0 beyond the grid.
+
+    occupancy: (I, J, K) uint8, 255 = bone. Others as in `ray_index`.
+    """
+    index = ray_index(affine, pose, directions, radii)
+    values = map_coordinates(occupancy, index.reshape(3, -1), order=1, output=np.float32)
+    values /= 255
+    return values.reshape(index.shape[1:])
 
 
 def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radii: np.ndarray = RADII) -> np.ndarray:
@@ -157,9 +171,9 @@ def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radi
     profile: (R, S). target: (R,) mm; None selects the outermost crossing. outward=True: bone ends going outward (an
     outer table); False: bone begins (an inner table).
     """
-    edge, radius = _edges(profile, outward, radii)
-    cost = -radius if target is None else np.abs(radius - target[:, None])
-    return _cheapest(edge, radius, cost)
+    ray, radius = _crossings(profile, outward, radii)
+    cost = -radius if target is None else np.abs(radius - target[ray])
+    return _cheapest(len(profile), ray, radius, cost)
 
 
 def inner_table(profile: np.ndarray, expected: np.ndarray, reach: float, radii: np.ndarray = RADII) -> np.ndarray:
@@ -167,21 +181,22 @@ def inner_table(profile: np.ndarray, expected: np.ndarray, reach: float, radii: 
 
     The smallest and not the nearest, because a thresholded mask has pores in the diploe, behind which bone begins too.
     """
-    edge, radius = _edges(profile, False, radii)
-    with np.errstate(invalid="ignore"):
-        edge &= np.abs(radius - expected[:, None]) <= reach
-    return _cheapest(edge, radius, radius)
+    ray, radius = _crossings(profile, False, radii)
+    near = np.abs(radius - expected[ray]) <= reach
+    return _cheapest(len(profile), ray[near], radius[near], radius[near])
 
 
-def _edges(profile: np.ndarray, outward: bool, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half-level crossings between neighbouring samples: (R, S - 1) bool, and their radii, (R, S - 1) mm."""
-    a, b = profile[:, :-1], profile[:, 1:]
-    edge = (a >= 0.5) & (b < 0.5) if outward else (a < 0.5) & (b >= 0.5)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return edge, radii[:-1] + (radii[1:] - radii[:-1]) * (0.5 - a) / (b - a)
+def _crossings(profile: np.ndarray, outward: bool, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every half-level crossing between neighbouring samples: its ray, (N,) int, and its radius, (N,) mm."""
+    bone = profile >= 0.5
+    ray, sample = np.nonzero(bone[:, :-1] & ~bone[:, 1:] if outward else ~bone[:, :-1] & bone[:, 1:])
+    a, b = profile[ray, sample], profile[ray, sample + 1]
+    return ray, radii[sample] + (radii[sample + 1] - radii[sample]) * (0.5 - a) / (b - a)
 
 
-def _cheapest(edge: np.ndarray, radius: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    best = np.where(edge, cost, np.inf).argmin(1)
-    rows = np.arange(len(edge))
-    return np.where(edge[rows, best], radius[rows, best], np.nan)
+def _cheapest(rays: int, ray: np.ndarray, radius: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """(R,) the radius of least cost of each ray, NaN for one without; ray, radius, cost: (N,)."""
+    found = np.full(rays, np.nan, radius.dtype)
+    dearest_first = np.lexsort((cost, ray))[::-1]
+    found[ray[dearest_first]] = radius[dearest_first]  # the last one assigned stays
+    return found

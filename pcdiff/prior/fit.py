@@ -27,6 +27,7 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.observe import EDGE_MM, in_view, observe
 from pcdiff.prior.orientation import Axes, place_head
 from pcdiff.prior.pose import largest_piece
+from pcdiff.prior.settings import CompletionSettings
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,11 @@ def fit_head(
         raise observed.closed.no_defect(settings.defects)
     numbers, left_out = choose_defects(int(observation.defect.max()), observed.doubtful, choice)
     observation = with_defects(observation, numbers)
-    around = np.flatnonzero(observation.distance <= settings.completion.band_mm)
-    first = complete(prior, pose, observation, residual, around, settings.completion.initial_border_mm)
-    completed = complete(prior, pose, with_bevel(observation, first, observed.left), residual)
+    completion = settings.completion
+    band = np.flatnonzero((observation.defect == 0) & (observation.distance <= completion.band_mm))
+    first, _ = _tables(prior, observation, band, completion.initial_border_mm)
+    observation = with_bevel(observation, first, completion, observed.left)
+    completed = complete(prior, pose, observation, residual)
     missing = completed.defect > 0
     middle, outer = (
         missing & ~in_view(pose, field, completed.outer - depth) for depth in (completed.thickness / 2, EDGE_MM)
@@ -133,19 +136,20 @@ def fit_head(
     )
 
 
-def with_bevel(observation: Observation, first: PriorFit, left: np.ndarray | None = None) -> Observation:
+def with_bevel(
+    observation: Observation, expected: np.ndarray, settings: CompletionSettings, left: np.ndarray | None = None
+) -> Observation:
     """The defects grown by neighbouring rays that the craniotomy cut in part: there the tables are those of the cut.
 
-    first: a completion from bone far enough from the defect to be whole. A ray counts as cut where the bone lacks
-    `bevel_loss_mm` of the predicted table, outside or inside; it joins the defect when such rays connect them.
-    left: (R,) bool, rays that do not join: over bone that is no part of the skull's largest piece, or outside of a
-    region.
+    expected: (2, R) mm, outer table and thickness completed from bone far enough from the defect to be whole. A ray
+    counts as cut where the bone lacks `bevel_loss_mm` of the expected table, outside or inside; it joins the defect
+    when such rays connect them. left: (R,) bool, rays that do not join: over bone that is no part of the skull's
+    largest piece, or outside of a region.
     """
-    settings = first.prior.settings.completion
     with np.errstate(invalid="ignore"):
-        outer_lost = ~(observation.outer > first.outer - settings.bevel_loss_mm)
+        outer_lost = ~(observation.outer > expected[0] - settings.bevel_loss_mm)
         inner = observation.outer - observation.thickness
-        inner_lost = ~(inner < first.outer - first.thickness + settings.bevel_loss_mm)
+        inner_lost = ~(inner < expected[0] - expected[1] + settings.bevel_loss_mm)
     lost = (outer_lost | inner_lost) & (observation.distance <= settings.band_mm)
     if left is not None:
         lost &= ~left
@@ -174,16 +178,24 @@ def complete(
     if targets is None:
         nearest = np.argsort(observation.distance, kind="stable")[: settings.min_rays]
         targets = np.union1d(np.flatnonzero(observation.distance <= settings.band_mm), nearest)
+    mean, posteriors = _tables(prior, observation, targets, border_mm)
+    std = np.zeros_like(mean)
+    for axis, posterior in enumerate(posteriors):
+        std[axis, targets] = np.sqrt(posterior.variance)
+    return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual, targets)
+
+
+def _tables(
+    prior: ShapePrior, observation: Observation, targets: np.ndarray, border_mm: float
+) -> tuple[np.ndarray, tuple[Posterior, Posterior]]:
+    """(2, R) mm, outer table and thickness: the posterior mean at the targets, else as measured; and the posteriors."""
     posteriors = (
         _regress_table(prior, observation, 0, targets, border_mm),
         _regress_table(prior, observation, 1, targets, border_mm),
     )
-    mean = np.stack([observation.outer, observation.thickness])
-    std = np.zeros_like(mean)
-    for axis, posterior in enumerate(posteriors):
-        mean[axis, targets] = prior.mean[axis, targets] + posterior.mean
-        std[axis, targets] = np.sqrt(posterior.variance)
-    return PriorFit(prior, pose, observation, mean[0], mean[1], std, residual, targets)
+    tables = np.stack([observation.outer, observation.thickness])
+    tables[:, targets] = prior.mean[:, targets] + [posterior.mean for posterior in posteriors]
+    return tables, posteriors
 
 
 def choose_sites(

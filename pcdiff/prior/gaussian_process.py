@@ -44,19 +44,27 @@ class Kernel(StrictConfig):
     def __call__(self, a: np.ndarray, b: np.ndarray, modes_a: np.ndarray, modes_b: np.ndarray) -> np.ndarray:
         """A (A, 3), b (B, 3) unit vectors; modes_a (M, A), modes_b (M, B) mm -> (A, B) mm^2."""
         learned = (self.learned * modes_a.T) @ modes_b if self.learned else None
-        value = np.empty((len(a), len(b)), np.result_type(a, b))
+        value, mirrored = np.empty((len(a), len(b)), np.result_type(a, b)), b * MIRROR
         rows = max(1, BLOCK // max(1, len(b)))
         for first in range(0, len(a), rows):  # intermediate arrays of one block fit into the cache
             block = slice(first, first + rows)
-            distance, mirrored = chord(a[block], b), chord(a[block], b * MIRROR)
-            total = np.zeros_like(distance)
+            distances = chord(a[block], b), chord(a[block], mirrored)
+            total = value[block]
+            total[:] = 0
             for amplitude, length in zip(self.amplitudes, self.lengths, strict=True):
                 variance = (1 - self.learned) * amplitude**2
-                total += variance * matern(distance, length)
-                total += variance * self.mirrored * matern(mirrored, length)
+                for weight, distance in zip((1.0, self.mirrored), distances, strict=True):
+                    part = matern(distance, length)
+                    part *= variance * weight
+                    total += part
             if learned is not None:
-                total += learned[block] * np.exp(-0.5 * (distance / self.taper) ** 2)
-            value[block] = total
+                near = distances[0]
+                near /= self.taper
+                near *= near
+                near *= -0.5
+                np.exp(near, out=near)
+                near *= learned[block]
+                total += near
         return value
 
     def variance(self, a: np.ndarray, modes: np.ndarray) -> np.ndarray:
@@ -70,7 +78,13 @@ class Kernel(StrictConfig):
 
 def chord(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(A, B) mm between unit vectors, at the reference radius."""
-    return RADIUS * np.sqrt(np.maximum(2 - 2 * (a @ b.T), 0, dtype=np.float32))
+    square = a @ b.T
+    square *= -2
+    square += 2
+    square = np.maximum(square, 0, dtype=np.float32)
+    np.sqrt(square, out=square)
+    square *= RADIUS
+    return square
 
 
 def chord_to_mirror(a: np.ndarray) -> np.ndarray:
@@ -81,15 +95,30 @@ def chord_to_mirror(a: np.ndarray) -> np.ndarray:
 def matern(distance: np.ndarray, length: float) -> np.ndarray:
     """Matern correlation, nu = 3/2 (Rasmussen & Williams 2006, eq. 4.17)."""
     scaled = distance * np.float32(np.sqrt(3) / length)
-    return (1 + scaled) * np.exp(-scaled)
+    decay = np.exp(-scaled)
+    scaled += 1
+    decay *= scaled
+    return decay
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """The process at the targets, given the values at the sites. mean, variance: (T,) mm, mm^2."""
+    """The process at the targets, given the values at the sites.
+
+    mean: (T,) mm. before: (T,) mm^2, the variance without the sites. factor: (S, S), lower Cholesky factor of the
+    sites' covariance. across: (S, T) mm^2, covariance of sites and targets.
+    """
 
     mean: np.ndarray
-    variance: np.ndarray
+    before: np.ndarray
+    factor: np.ndarray
+    across: np.ndarray
+
+    @property
+    def variance(self) -> np.ndarray:
+        """(T,) mm^2. It takes as long as all the rest, and is worked out when it is asked for."""
+        half = solve_triangular(self.factor, self.across, lower=True, check_finite=False)  # (S, T)
+        return np.maximum(self.before - np.square(half, out=half).sum(0), 0)
 
 
 def regress(
@@ -109,11 +138,12 @@ def regress(
     at_targets = kernel(sites, targets, modes[0], modes[1])
     values = values.astype(np.float32)
     noise = np.full(len(sites), kernel.noise**2, np.float32)
+    diagonal = np.diag_indices(len(sites))
     for _ in range(passes):
-        factor = cho_factor(at_sites + np.diag(noise), lower=True, check_finite=False)
+        covariance = at_sites.copy(order="F")
+        covariance[diagonal] += noise
+        factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
         solved = cho_solve(factor, values, check_finite=False)
         misfit = noise * solved
         noise = (kernel.noise**2 * (1 + (misfit / (2.5 * kernel.noise)) ** 2)).astype(np.float32)
-    half = solve_triangular(factor[0], at_targets, lower=True, check_finite=False)  # (S, T)
-    variance = np.maximum(kernel.variance(targets, modes[1]) - (half**2).sum(0), 0)
-    return Posterior(solved @ at_targets, variance)
+    return Posterior(solved @ at_targets, kernel.variance(targets, modes[1]), factor[0], at_targets)

@@ -53,7 +53,7 @@ def observe(
     InputError where the scan ends below the top of the head or in a defect.
     """
     settings, rules = prior.settings.tables, prior.settings.defects
-    profile, _ = profiles(occupancy, head.affine, pose, MAP.directions)
+    profile = profiles(occupancy, head.affine, pose, MAP.directions)
     outer = crossing(profile, prior.mean[0], outward=True)
     expected = _expected_tables(prior, outer, inner_table(profile, outer - prior.mean[1], settings.inner_reach_mm))
     for _ in range(2):
@@ -121,7 +121,7 @@ def _loose_mm(
     if field.loose is not None and field.loose.any():
         pieces.append(head_occupancy(Volume(field.loose, field.affine)))
     for piece in pieces:
-        profile, _ = profiles(piece.occupancy, piece.affine, pose, MAP.directions[rays])
+        profile = profiles(piece.occupancy, piece.affine, pose, MAP.directions[rays])
         loose_mm[rays] += (profile * near_tables[rays]).sum(1) * STEP
     return loose_mm
 

@@ -16,7 +16,7 @@ import numpy as np
 from pcdiff.errors import InputError
 from pcdiff.prior.direction_map import Pose
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.pose import EVERY, fit_pose
+from pcdiff.prior.pose import EVERY, bone_points, fit_pose, initial_pose
 
 # What is known of the patient axes: the file states them, it does not, or the user says to go on whatever they are.
 Axes = Literal["stated", "unstated", "assumed"]
@@ -120,12 +120,15 @@ def place_head(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray) -> 
 
     occupancy: (I, J, K) uint8, 255 = bone. affine: (4, 4) index -> mm. Raises InputError without a vault.
     """
+    points = bone_points(occupancy, affine)
 
     def placed(turn: np.ndarray, rounds: int = 4, every: int = EVERY) -> Placed:
         turned = np.eye(4)
         turned[:3, :3] = turn
+        settings = prior.settings.pose
+        start = initial_pose(points @ turn.T, settings.vault_mm)
         pose, residual = fit_pose(
-            occupancy, turned @ affine, prior.mean[0], prior.std[0], prior.settings.pose, rounds, every
+            occupancy, turned @ affine, prior.mean[0], prior.std[0], settings, rounds, every, start
         )
         return Placed(Pose(turn.T @ pose.linear, turn.T @ pose.shift), residual)
 
@@ -139,7 +142,9 @@ def place_head(prior: ShapePrior, occupancy: np.ndarray, affine: np.ndarray) -> 
     if upright is not None and not upright.is_doubtful:
         return upright
     rough = [(each.residual, number) for number, turn in enumerate(TURNS) if (each := tried(turn, *COARSE))]
-    others = [other for _, number in sorted(rough)[:FINALISTS] if (other := tried(TURNS[number]))]
+    limit = np.inf if upright is None else upright.residual  # a rough fit is about 3 % farther than the full one
+    finalists = [TURNS[number] for residual, number in sorted(rough)[:FINALISTS] if number and residual < limit]
+    others = [other for turn in finalists if (other := tried(turn))]
     best = min(others, key=lambda other: other.residual, default=None)
     if best is not None and (upright is None or best.residual < BETTER * upright.residual):
         return best

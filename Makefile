@@ -9,7 +9,7 @@ READY_DOCS := .venv/.ready-docs
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test mutants lint docs checksums open3d clean
+.PHONY: help demo test mutants fuzz lint docs checksums open3d clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test: $(READY_DEV) .venv/.open3d  ## set up, then lint, check types and run the 
 
 mutants: $(READY_DEV)  ## break forty lines, one at a time; the tests must notice at least 36
 	$(BIN)/python tools/mutants.py --jobs 2
+
+fuzz: $(READY_DEV)  ## read thousands of mutations of every format; each is read or refused in one line (half an hour)
+	FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 7200 -k 'mutat or another_error' tests
 
 lint: $(READY_DEV)  ## style and types
 	$(BIN)/ruff check .

@@ -228,7 +228,8 @@ def _notes(path: Path, head: _Header, axes: Axes) -> tuple[str, ...]:
         notes.append("the file does not state the patient's orientation: RAS axes are assumed")
     elif head.sform > 0 and head.qform > 0:
         corners = np.array(np.meshgrid(*[[0, n - 1] for n in axes.shape], [1])).reshape(4, -1)
-        apart = np.abs((_affine(head) - _by_qform(head)) @ corners).max()
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers that are no places, which `check_affine` names
+            apart = np.abs((_affine(head) - _by_qform(head)) @ corners).max()
         if apart > SAME_PLACE_MM:
             notes.append(f"sform and qform differ by up to {apart:.0f} mm: the sform is used; check the orientation")
     return tuple(notes)

@@ -29,7 +29,7 @@ def capabilities() -> dict[str, Any]:
         missing = [path.name for path in files if not path.is_file()]
         methods[name] = {
             "help": entry.help,
-            "ready": not entry.required and not missing and (entry.extra is None or bool(extras.get(entry.extra))),
+            "ready": not entry.required and not missing and entry.is_installed,
             "needs": entry.required or (f"weights that are missing: {', '.join(missing)}" if missing else None),
             "extra": entry.extra,
             "licence": entry.licence,

@@ -126,7 +126,9 @@ def _methods() -> Iterator[Finding]:
         files = weights_files(name)
         missing = [path.name for path in files if not path.is_file()]
         words = f"{entry.help}; licence: {entry.licence}" if not missing else f"without {', '.join(missing)}"
-        good = not missing
+        good: bool | None = not missing
+        if good and entry.extra and not entry.is_installed:
+            good, words = None, f"{words}; optional, run {install_hint(entry.extra)}"
         if name not in METHODS:
             try:
                 entry.find_loader()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata, resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
 
 PRIOR = "prior.safetensors"
+EXTRAS = {"baselines": "monai"}  # extra -> the package that methods need of it
 GROUP = "pcdiff.methods"  # entry points of other packages
 WEIGHTS_LICENCE = "CC BY-NC-SA 4.0"
 
@@ -65,6 +67,11 @@ class MethodEntry:
     recipe: str | None = None
     source: str = ""
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the extra that it needs is installed."""
+        return self.extra is None or find_spec(EXTRAS[self.extra]) is not None
+
     def load(self, files: WeightsFiles) -> Method | PriorBasedMethod:
         """Imports the loader and calls it. Raises InputError as the loader, MethodError for a package at fault."""
         method = self.find_loader()(files)
@@ -87,7 +94,7 @@ class MethodEntry:
 
 BASELINES = {  # name -> what it is, and whom it follows
     "encoder_decoder": (
-        "a volumetric encoder-decoder from bone alone; blocks of several challenge entries",
+        "a volumetric encoder-decoder from bone and the mean head; blocks of several challenge entries",
         "Ellis and Aizenberg 2020, Wodzinski et al. 2021, Isensee et al. 2021",
     ),
     "symmetry": ("the same, trained with a symmetry loss", "Wodzinski et al. 2025"),
@@ -185,7 +192,8 @@ METHODS = {
                 name,
                 help_,
                 f"pcdiff.methods.networks.method:load_{name.replace('symmetry', 'encoder_decoder')}",
-                required=f"none are shipped, so train them with the recipe {name}",
+                own=None if name == "sparse" else f"{name}.safetensors",
+                required="none are shipped, so train them with the recipe sparse" if name == "sparse" else "",
                 extra=None if name == "sparse" else "baselines",
                 recipe="pcdiff.training.recipes:BaselineTrainConfig",
                 source=source,
@@ -220,9 +228,14 @@ def default_method(ensemble: int = 1) -> str:
     return DEFAULT if ensemble == 1 else DEFAULT_OF_ENSEMBLE
 
 
-def ready_methods() -> list[str]:
+def shipped_methods() -> list[str]:
     """Names of the methods of this package that need no weights of one's own."""
     return [name for name, entry in METHODS.items() if not entry.required]
+
+
+def ready_methods() -> list[str]:
+    """Those of them whose extra is installed."""
+    return [name for name in shipped_methods() if METHODS[name].is_installed]
 
 
 def method_entry(name: str) -> MethodEntry:

@@ -17,7 +17,7 @@ import yaml
 from pcdiff import DISTRIBUTION, NOTICE, __version__
 from pcdiff.errors import InputError
 from pcdiff.files import absolute, sha256, shipped_file
-from pcdiff.methods.registry import DEFAULT, ready_methods, weights_files
+from pcdiff.methods.registry import DEFAULT, shipped_methods, weights_files
 from pcdiff.tensor_files import read_metadata
 
 CARD = "MODEL_CARD.md"
@@ -55,7 +55,7 @@ def write_hub(folder: Path) -> list[Path]:
             "pcdiff": __version__,
             "notice": NOTICE,
             "default_method": DEFAULT,
-            "methods": {name: [path.name for path in weights_files(name)] for name in ready_methods()},
+            "methods": {name: [path.name for path in weights_files(name)] for name in shipped_methods()},
             "files": {path.name: {"sha256": sha256(path), "metadata": _settings(path)} for path in weights},
         }
         _write_json(part / "config.json", config)
@@ -163,7 +163,7 @@ def _card() -> str:
 
 def _shipped() -> list[Path]:
     """Every shipped weights file, each once."""
-    return list(dict.fromkeys(path for name in ready_methods() for path in weights_files(name)))
+    return list(dict.fromkeys(path for name in shipped_methods() for path in weights_files(name)))
 
 
 def _settings(path: Path) -> dict[str, Any]:

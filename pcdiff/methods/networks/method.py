@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Proposal
@@ -27,6 +28,7 @@ from pcdiff.prior.model import ShapePrior
 class BaselineMethod:
     """Of the shape model only its pose and the places of the defects are used.
 
+    Of what the network predicts the largest pieces are kept, one for each defect, as entries of the challenges do.
     Nothing is drawn at random, so there is one candidate.
     """
 
@@ -40,6 +42,8 @@ class BaselineMethod:
         around = defect_windows(fit)
         bone = windows_occupancy(head_occupancy(skull), fit.pose, self.model.windows(around))
         share = self.model.completed_share(bone, around, device)
+        pieces = largest_components(share >= Field.level, fit.defects)
+        share *= ndimage.binary_dilation(pieces)
         return Proposal([Field(on_grid(share, fit.pose, skull))])
 
 

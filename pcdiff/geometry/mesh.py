@@ -123,7 +123,7 @@ def read_stl(path: str | Path, space: str | None = None) -> Mesh:
     text = data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:1000] and len(data) != end
     if not text and not 84 <= end <= len(data):
         raise InputError(f"{path}: not an STL file, or a truncated one; {EXPORT_AGAIN}")
-    corners = _text_corners(data, path) if text else np.frombuffer(data[84:end], STL_TRIANGLE)["corners"]
+    corners = _text_corners(data, path) if text else np.frombuffer(data, STL_TRIANGLE, (end - 84) // 50, 84)["corners"]
     corners = corners.reshape(-1, 3).astype(np.float64)
     check_mesh(Mesh(corners, np.arange(len(corners)).reshape(-1, 3)), path)
     first, vertex = unique_rows(corners, keep_order=True)

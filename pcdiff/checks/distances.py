@@ -65,10 +65,11 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
     if not len(faces):
         return np.full(len(points), np.inf)
     tree = cKDTree(bone.to_mm(faces), balanced_tree=False, compact_nodes=False)
-    gap, _ = tree.query(points, distance_upper_bound=FAR_MM)
+    close_mm = CLOSE_VOXELS * float(bone.spacing.max())
+    gap, _ = tree.query(points, distance_upper_bound=max(close_mm, FAR_MM))
     far = np.isinf(gap)
     gap[far], _ = tree.query(points[far], eps=FAR_SHARE)
-    close = np.flatnonzero(gap < CLOSE_VOXELS * bone.spacing.max())
+    close = np.flatnonzero(gap < close_mm)
     _, nearest = tree.query(points[close], k=min(FACES, len(faces)))
     nearest = nearest.reshape(len(close), min(FACES, len(faces)))
     offset = np.abs(bone.to_index(points[close])[:, None] - faces[nearest])  # (N, FACES, 3) voxels

@@ -34,9 +34,7 @@ def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check
     reach, or NaN if unknown.
     """
     import manifold3d
-    import trimesh
 
-    surface = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
     solid = manifold3d.Manifold(
         manifold3d.Mesh64(np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64))
     )
@@ -45,8 +43,8 @@ def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check
     size = float(np.ptp(mesh.vertices, axis=0).max())
     known_wall = "Wall thickness, reached by 99 % of the surface"
     figures = (
-        Figure("watertight", "Watertight", bool(surface.is_watertight), expected=True),
-        Figure("consistent_winding", "Consistent winding", bool(surface.is_winding_consistent), expected=True),
+        Figure("watertight", "Watertight", mesh.is_watertight, expected=True),
+        Figure("consistent_winding", "Consistent winding", mesh.is_wound_alike, expected=True),
         Figure("manifold", "Manifold", solid.status() == manifold3d.Error.NoError, expected=True),
         Figure("bodies", "Separate bodies", len(volumes), expected=bodies),
         Figure("inverted_bodies", "Bodies that face inward", sum(volume <= 0 for volume in volumes), expected=0),

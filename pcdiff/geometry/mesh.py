@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -64,9 +65,23 @@ class Mesh:
     @property
     def is_watertight(self) -> bool:
         """Whether every edge belongs to exactly two triangles. Equal vertices must be one, as in all meshes here."""
-        import trimesh
+        return self._paired_edges[0]
 
-        return bool(trimesh.Trimesh(self.vertices, self.faces, process=False).is_watertight)
+    @property
+    def is_wound_alike(self) -> bool:
+        """Whether the two triangles of each edge that belongs to two run through it in opposite directions."""
+        return self._paired_edges[1]
+
+    @cached_property
+    def _paired_edges(self) -> tuple[bool, bool]:
+        start, end = self.faces.astype(np.int64).ravel(), np.roll(self.faces, -1, axis=1).astype(np.int64).ravel()
+        edge = np.minimum(start, end) * len(self.vertices) + np.maximum(start, end)
+        run = np.sort(2 * edge + (start > end))
+        first = np.flatnonzero(np.diff(run // 2, prepend=-1))
+        pair = np.diff(first, append=len(run)) == 2
+        one, other = run[first[pair]], run[first[pair] + 1]
+        collapsed = one // 2 % (len(self.vertices) + 1) == 0  # the edge from a vertex to itself
+        return bool(pair.size and pair.all()), bool(((one != other) | collapsed).all())
 
 
 def check_space(space: str) -> None:
@@ -113,8 +128,6 @@ def read_stl(path: str | Path, space: str | None = None) -> Mesh:
     SPACE=RAS, else LPS. Raises InputError for a file that is missing, damaged or without triangles, and for coordinates
     that are no place in a scan.
     """
-    from trimesh.grouping import unique_rows
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected an STL file, found none; check the path")
@@ -123,13 +136,23 @@ def read_stl(path: str | Path, space: str | None = None) -> Mesh:
     text = data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:1000] and len(data) != end
     if not text and not 84 <= end <= len(data):
         raise InputError(f"{path}: not an STL file, or a truncated one; {EXPORT_AGAIN}")
-    corners = _text_corners(data, path) if text else np.frombuffer(data[84:end], STL_TRIANGLE)["corners"]
-    corners = corners.reshape(-1, 3).astype(np.float64)
+    corners = _text_corners(data, path) if text else np.frombuffer(data, STL_TRIANGLE, (end - 84) // 50, 84)["corners"]
+    corners = corners.reshape(-1, 3)
     check_mesh(Mesh(corners, np.arange(len(corners)).reshape(-1, 3)), path)
-    first, vertex = unique_rows(corners, keep_order=True)
+    vertices, index = _merged(corners)
     if space is None:
         space = "ras" if b"SPACE=RAS" in data[:80] else "lps"
-    return Mesh(in_space(corners[first], space), vertex.reshape(-1, 3))
+    return Mesh(in_space(vertices.astype(np.float64), space), index.reshape(-1, 3))
+
+
+def _merged(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (N, 3) without repetitions, (V, 3) in the order in which they first occur, and (N,) int, that of each."""
+    rows = (corners + 0.0).view(f"V{3 * corners.itemsize}")[:, 0]  # as bytes, which -0.0 would not share with 0.0
+    _, first, index = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return corners[first[order]], rank[index]
 
 
 def _text_corners(data: bytes, path: Path) -> np.ndarray:

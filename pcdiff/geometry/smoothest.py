@@ -43,13 +43,13 @@ def smoothest(mesh: Mesh, step: np.ndarray, lowest: np.ndarray, highest: np.ndar
     average = _average(mesh)
     difference = csr_array(eye_array(len(step)) - average)
     row = np.repeat(np.arange(len(step)), np.diff(difference.indptr))
-    slide = np.zeros(len(step), np.float32)
+    along, slide = step[difference.indices], np.zeros(len(step), np.float32)
     for number, steps in enumerate((*ROUNDS, LAST)):
         normals = _slid(mesh, step, slide).vertex_normals
         for _ in range(NORMAL_ROUNDS):
             normals = unit(normals + average @ normals)
         at_rest = (normals * (difference @ mesh.vertices)).sum(1) / voxel
-        change = difference.data * np.einsum("nx,nx->n", normals[row], step[difference.indices]) / voxel
+        change = difference.data * np.einsum("nx,nx->n", normals[row], along) / voxel
         bending = csr_array((change, difference.indices, difference.indptr), difference.shape)
         if 0 < number < len(ROUNDS):
             weight = 1 / np.sqrt(1 + ((bending @ slide + at_rest) / CREASE) ** 2)
@@ -65,7 +65,8 @@ def _slid(mesh: Mesh, step: np.ndarray, slide: np.ndarray) -> Mesh:
 
 def _average(mesh: Mesh) -> csr_array:
     """(V, V) sparse: the mean over the neighbours of each vertex."""
-    start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, axis=1).ravel()  # a closed mesh has each edge both ways
+    faces = mesh.faces.astype(np.int32)  # products with int64 indices take a third longer
+    start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()  # a closed mesh has each edge both ways
     count = len(mesh.vertices)
     degree = np.bincount(start, minlength=count)
     return csr_array(coo_array((1 / degree[start], (start, end)), (count, count)))

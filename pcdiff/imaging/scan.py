@@ -14,9 +14,8 @@ from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.geometry.grid import voxels_per_mm
 from pcdiff.imaging.causes import check_bone, check_ct, is_hounsfield, neither_ct_nor_mask, not_in_hu
-from pcdiff.imaging.formats import dicom, format_of
+from pcdiff.imaging.formats import format_of
 from pcdiff.imaging.formats.dicom_files import DicomFile, dicom_files, is_dicom, is_zip
-from pcdiff.imaging.formats.dicom_header import read_slices
 from pcdiff.imaging.formats.image import Image, check_memory
 from pcdiff.imaging.volumes import NotAMask, check_affine, mask_values, open_image, read_label
 
@@ -96,6 +95,8 @@ def read_scan(
 
 def _read_dicom(path: Path, series: str | None, acquisition: int | None, notes: tuple[str, ...]) -> Scan:
     """A CT from DICOM. notes: about how it was given."""
+    from pcdiff.imaging.formats import dicom  # loads pydicom, which an image file does not need
+
     image = dicom.open_scan(path, series, acquisition)
     check_affine(path, image.affine)
     values = _read_rounded(path, image)
@@ -107,8 +108,11 @@ def _read_dicom(path: Path, series: str | None, acquisition: int | None, notes: 
 
 def scan_source(path: Path) -> Path:
     """What a path stands for: a DICOM slice or the index of a disc (DICOMDIR) for its folder, others for themselves."""
-    if path.is_file() and is_dicom_scan(path) and not is_zip(path) and len(read_slices(DicomFile(path))) < 2:
-        return path.parent
+    if path.is_file() and is_dicom_scan(path) and not is_zip(path):
+        from pcdiff.imaging.formats.dicom_header import read_slices
+
+        if len(read_slices(DicomFile(path))) < 2:
+            return path.parent
     return path
 
 

@@ -20,6 +20,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import METHODS
 from pcdiff.pipeline.record import read_record
+from pcdiff.pipeline.stages import STAGES
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -42,6 +43,7 @@ def test_info_without_a_scan_says_what_is_here(run: Run, monkeypatch: pytest.Mon
     assert found["methods"]["unet"]["ready"] is True
     assert found["methods"]["paper"]["ready"] is False
     assert "import-checkpoint" in found["methods"]["paper"]["needs"]
+    assert [stage["title"] for stage in found["stages"]] == [stage.title for stage in STAGES.values()]
     assert found["extras"]["open3d"] is True
     assert found["extras"]["triton"] is False
     assert found["devices"]["cpu_cores"] >= 1

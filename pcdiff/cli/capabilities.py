@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from pcdiff.cli.doctor import PURPOSES, requirements, version_of
 from pcdiff.environment import cpu_count, gpu_names
 from pcdiff.files import sha256, shipped_sha256
 from pcdiff.methods.registry import DEFAULT, DEFAULT_OF_ENSEMBLE, METHODS, installed_methods, weights_files
+from pcdiff.pipeline.stages import STAGES
 
 
 def capabilities() -> dict[str, Any]:
-    """Version, methods, extras, devices and weights, as `pcdiff info --json` prints them.
+    """Version, methods, stages of a design, extras, devices and weights, as `pcdiff info --json` prints them.
 
     `methods[NAME].ready` is False for a method that needs weights of your own, or whose weights or extra are missing.
     `weights[FILE].as_shipped` is None for a file that this package does not ship. GPUs are those that NVIDIA's driver
@@ -44,6 +46,7 @@ def capabilities() -> dict[str, Any]:
         "default_method": DEFAULT,
         "default_method_of_ensemble": DEFAULT_OF_ENSEMBLE,
         "methods": methods,
+        "stages": [asdict(stage) for stage in STAGES.values()],
         "extras": extras,
         "devices": {"cpu_cores": cpu_count(), "gpus": gpu_names()},
         "weights": weights,

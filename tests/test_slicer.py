@@ -95,10 +95,10 @@ def open_panel(slicer: Any, tmp_path: Path) -> Iterator[Callable[[str], Panel]]:
         panel.cleanup()
 
 
-def wait(panel: Panel, seconds: float = 300, until: Callable[[], bool] | None = None) -> None:
+def wait(panel: Panel, seconds: float = 300, until: Callable[[], object] = lambda: False) -> None:
     """Lets the timer tick until no run is left, or until something holds."""
     end = time.monotonic() + seconds
-    while panel.timer.active and not (until and until()):
+    while panel.timer.active and not until():
         panel.timer.tick()
         time.sleep(0.02)
         assert time.monotonic() < end, "the run does not end"
@@ -142,7 +142,10 @@ def test_an_implant_is_designed_edited_fitted_and_checked(
     panel.form.method.currentIndex = methods.index("rbf")
     panel.design_button.click()
     assert not panel.design_button.enabled
-    wait(panel)
+    seen: list[tuple[str, int]] = []
+    wait(panel, until=lambda: seen.append((panel.stage.text, panel.progress.value)))
+    assert {"fitting the shape model", "writing the report"} <= {text for text, _ in seen}
+    assert [value for _, value in seen] == sorted(value for _, value in seen)
     assert not temporary(tmp_path)
     folder = tmp_path / "documents" / "pcdiff" / "a_b_scan"
     assert "fronto" in panel.message.text or "pariet" in panel.message.text or "occip" in panel.message.text

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from skimage.measure import marching_cubes
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask, read_stl, write_stl
-from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.surface import isosurface, volume_to_mesh
 from pcdiff.geometry.volume import Volume
 
 
@@ -173,3 +174,15 @@ def test_mask_of_a_ball_is_its_centres() -> None:
     sure = np.abs(distance - 12) > 0.3  # the fine mesh is that good
     np.testing.assert_array_equal(mask[sure], distance[sure] < 12)
     assert 3000 < mask.sum() < 6000
+
+
+def test_sheets_between_ambiguous_cells_are_left_out() -> None:
+    rng, grid = np.random.default_rng(0), Volume(np.zeros((5, 5, 5), bool), np.eye(4))
+    with_sheets = 0
+    for _ in range(400):
+        values = np.zeros((5, 5, 5), np.float32)
+        values[1:4, 1:4, 1:4] = rng.random((3, 3, 3)) < 0.5
+        _, faces, _, _ = marching_cubes(values, 0.5, allow_degenerate=False)
+        with_sheets += len(np.unique(np.sort(faces, axis=1), axis=0)) < len(faces)
+        assert isosurface(values, 0.5, grid, np.zeros(3)).is_watertight
+    assert with_sheets > 0

@@ -98,8 +98,21 @@ def isosurface(values: np.ndarray, level: float, grid: Volume, low: np.ndarray) 
     from skimage.measure import marching_cubes
 
     vertices, faces, _, _ = marching_cubes(values, level, allow_degenerate=False)
+    faces = _without_sheets(faces)
     mesh = Mesh(grid.to_mm(vertices.astype(np.float64) + low), faces)
     return mesh if mesh.volume_ml > 0 else Mesh(mesh.vertices, faces[:, ::-1])
+
+
+def _without_sheets(faces: np.ndarray) -> np.ndarray:
+    """The triangles (F, 3) without pairs on the same three vertices.
+
+    Where a face of a cell is ambiguous, neighbouring cells may both fill it: a sheet of no thickness, at whose edges
+    four triangles meet.
+    """
+    a, b, c = np.sort(faces, axis=1).astype(np.int64).T
+    count = int(faces.max()) + 1
+    _, index, times = np.unique((a * count + b) * count + c, return_inverse=True, return_counts=True)
+    return np.asarray(faces[times[index] == 1])
 
 
 def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> PointCloud:

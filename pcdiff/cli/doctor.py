@@ -17,9 +17,9 @@ import typer
 
 from pcdiff import DISTRIBUTION, __version__, install_hint
 from pcdiff.cli import options
-from pcdiff.cli.console import first_line, print_json, print_message
+from pcdiff.cli.console import print_json, print_message
 from pcdiff.environment import cpu_count
-from pcdiff.errors import MethodError
+from pcdiff.errors import MethodError, first_line
 from pcdiff.files import sha256, shipped_sha256
 from pcdiff.methods.registry import DEFAULT, METHODS, installed_methods, weights_files
 

@@ -1,0 +1,109 @@
+"""Dask clusters: processes on this machine, or the workers of a scheduler that runs already."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcdiff import install_hint
+from pcdiff.environment import THREADS
+from pcdiff.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
+
+MB = "MB"  # the resource of a worker and of a case: memory, 10^6 bytes
+TRIES = 2  # of a case whose worker dies
+CONNECT_S = 10
+CLOSE_S = 5
+
+
+def check_installed() -> None:
+    """Raises InputError without Dask."""
+    if importlib.util.find_spec("distributed") is None or importlib.util.find_spec("cryptography") is None:
+        raise InputError(f"pcdiff cohort needs Dask, which is missing; run {install_hint('cohort')}")
+
+
+@contextmanager
+def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
+    """Worker processes on this machine, each for one case at a time on so many threads, with so much memory.
+
+    They talk over the loopback interface, encrypted with a key of their own, so other users of the machine cannot give
+    them work. If the block raises, they are killed: nothing goes on without the caller.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    ours = {"distributed.scheduler.allowed-failures": TRIES - 1, "logging.distributed": "critical"}
+    with dask.config.set(ours):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            security=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL + 1,
+            memory_limit=0,  # a case's estimate is what limits it
+            resources={MB: mb_each},
+            env=dict.fromkeys(THREADS, str(threads)),
+        )
+        client = None
+        try:
+            client = Client(cluster)
+            yield client
+        except BaseException:
+            _kill_workers(cluster)
+            raise
+        finally:
+            for each in filter(None, (client, cluster)):
+                with suppress(TimeoutError):
+                    each.close(timeout=CLOSE_S)
+
+
+@contextmanager
+def running_cluster(scheduler: str) -> Iterator[Client]:
+    """The cluster of a scheduler that runs already. scheduler: its address, or the file that it has written.
+
+    Raises InputError for a scheduler that does not answer.
+    """
+    from distributed import Client
+
+    where = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    try:
+        client = Client(**where, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(
+            f"--scheduler {scheduler}: expected the address of a Dask scheduler, or its scheduler file, got no answer "
+            f"({first_line(error)}); start one with: dask scheduler"
+        ) from error
+    try:
+        yield client
+    finally:
+        with suppress(TimeoutError):
+            client.close(timeout=CLOSE_S)
+
+
+def capacities(client: Client) -> list[tuple[int, int]]:
+    """Of each worker that states its memory: cases at the same time, and that memory in 10^6 bytes."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return [(each["nthreads"], int(each["resources"][MB])) for each in workers if MB in each["resources"]]
+
+
+def dashboard_of(client: Client) -> str | None:
+    """The address of the dashboard, where there is one: Dask needs Bokeh for it."""
+    return client.dashboard_link if importlib.util.find_spec("bokeh") else None
+
+
+def _kill_workers(cluster: LocalCluster) -> None:
+    """Ends the workers at once, whatever they do."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if nanny.process is not None and nanny.process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.process.pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pcdiff import install_hint
 from pcdiff.environment import THREADS
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
 MB = "MB"  # the resource of a worker and of a case: memory, 10^6 bytes
-TRIES = 2  # of a case whose worker dies
 CONNECT_S = 10
 CLOSE_S = 5
 
@@ -30,9 +29,19 @@ def check_installed() -> None:
         raise InputError(f"pcdiff cohort needs Dask, which is missing; run {install_hint('cohort')}")
 
 
+class Worker(NamedTuple):
+    """A worker of Dask. cases: at the same time. mb: its memory, 10^6 bytes."""
+
+    address: str
+    cases: int
+    mb: int
+
+
 @contextmanager
 def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
     """Worker processes on this machine, each for one case at a time on so many threads, with so much memory.
+
+    Where the environment says how many threads, as OMP_NUM_THREADS does, that holds.
 
     They talk over the loopback interface, encrypted with a key of their own, so other users of the machine cannot give
     them work. If the block raises, they are killed: nothing goes on without the caller.
@@ -40,7 +49,7 @@ def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    ours = {"distributed.scheduler.allowed-failures": TRIES - 1, "logging.distributed": "critical"}
+    ours = {"distributed.scheduler.allowed-failures": 0, "logging.distributed": "critical"}
     with dask.config.set(ours):
         cluster = LocalCluster(
             n_workers=workers,
@@ -51,7 +60,7 @@ def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
             silence_logs=logging.CRITICAL + 1,
             memory_limit=0,  # a case's estimate is what limits it
             resources={MB: mb_each},
-            env=dict.fromkeys(THREADS, str(threads)),
+            env={name: os.environ.get(name, str(threads)) for name in THREADS},
         )
         client = None
         try:
@@ -89,10 +98,19 @@ def running_cluster(scheduler: str) -> Iterator[Client]:
             client.close(timeout=CLOSE_S)
 
 
-def capacities(client: Client) -> list[tuple[int, int]]:
-    """Of each worker that states its memory: cases at the same time, and that memory in 10^6 bytes."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return [(each["nthreads"], int(each["resources"][MB])) for each in workers if MB in each["resources"]]
+def workers_of(client: Client) -> list[Worker]:
+    """The workers that are there. Raises InputError if none of them states its memory."""
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    workers = [
+        Worker(address, each["nthreads"], int(each["resources"][MB]))
+        for address, each in found.items()
+        if MB in each["resources"]
+    ]
+    if found and not workers:
+        raise InputError(
+            f"the Dask workers do not state their memory; start each with --resources {MB}=4000 for 4000 MB"
+        )
+    return workers
 
 
 def dashboard_of(client: Client) -> str | None:

@@ -13,9 +13,9 @@ from pcdiff.imaging.volumes import open_image
 from pcdiff.pipeline.settings import Settings
 
 # Measured with `pcdiff cohort`, see docs/scale.md: above the peak of every case there.
-BASE_MB = 700  # packages, weights, shape model
-BYTES_PER_VOXEL = 8
-CANDIDATE_MB = 350  # for each candidate beyond the first
+BASE_MB = 750  # packages, weights, shape model
+BYTES_PER_VOXEL = 10
+CANDIDATE_MB = 300  # for each candidate beyond the first
 
 
 def expected_mb(scan: Path, settings: Settings) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pcdiff.cohort.cluster import check_installed, dashboard_of, local_cluster, running_cluster
-from pcdiff.cohort.dispatch import dispatch, waves
+from pcdiff.cohort.dispatch import Dispatch, waves
 from pcdiff.cohort.memory import expected_mb
 from pcdiff.cohort.page import write_cohort_page
 from pcdiff.cohort.rows import Journal, Row, write_table
@@ -85,19 +85,20 @@ class Cohort:
             looked = pool.map(lambda job: self._look(job, journal.earlier), planned)
             for found in looked:
                 if isinstance(found, Row):
-                    yield found, True
+                    yield found, found.state == "designed" or found is journal.earlier.get(found.scan)
                 else:
                     jobs.append(found)
         self.on_start(len(jobs))
-        running: dict[str, Job] = {}
-        for start, some in self._clusters(jobs) if jobs else ():
+        for cluster, some in self._clusters(jobs) if jobs else ():
+            dispatch = None
             try:
-                with start as client:
+                with cluster as client:
                     self._check(client, some[0])
-                    for row in dispatch(client, some, running, work):
+                    dispatch = Dispatch(client, some, work)
+                    for row in dispatch.rows():
                         yield row, False
-            finally:
-                for job in running.values():
+            finally:  # once the workers are gone
+                for job in dispatch.in_work if dispatch else ():
                     clear_away(job.folder)
 
     def _plan(self, scans: Mapping[Path, str | None]) -> tuple[list[Job], list[Row]]:
@@ -117,7 +118,9 @@ class Cohort:
         return planned, refused
 
     def _look(self, job: Job, earlier: Mapping[str, Row]) -> Row | Job:
-        """The row of a case that stands, and of one that failed before; else the case with the memory it may need."""
+        """The row of a case that stands, that failed before, or has no scan; else the case with the memory it needs."""
+        if not job.scan.exists():
+            return failed_row(job, InputError(f"{job.scan}: expected a scan, found none; check the path"))
         before = earlier.get(as_text(str(job.scan)))
         before = before if before is not None and before.settings == job.fingerprint else None
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pcdiff.cohort.picture import case_picture
 from pcdiff.cohort.rows import Row
+from pcdiff.environment import forget_peak_memory
 from pcdiff.errors import InputError, error_line, exit_code
-from pcdiff.files import absolute
+from pcdiff.files import absolute, sha256
 from pcdiff.imaging.scan import input_digest
 from pcdiff.pipeline.case import design_case, is_done
 from pcdiff.pipeline.names import as_text
@@ -46,6 +48,7 @@ def fingerprint(settings: Settings) -> str:
 def design_row(job: Job) -> Row:
     """Designs a case, unless its folder holds this very result, and returns its row; an error is a row, too."""
     os.umask(job.umask)  # a worker on another machine has one of its own
+    forget_peak_memory()
     try:
         if job.overwrite or not is_done(job.folder, job.scan, job.settings):
             method = _method(job.settings, job.fingerprint)
@@ -104,11 +107,11 @@ def failed_row(job: Job, error: Exception) -> Row:
 
 
 def digest_of(scan: Path) -> str | None:
-    """The SHA-256 of a scan, None where it cannot be read."""
-    try:
-        return input_digest(scan)
-    except (InputError, OSError):
-        return None
+    """The SHA-256 of a scan, of one that is damaged that of its file; None where there is nothing to read."""
+    for digest in (input_digest, sha256):
+        with suppress(InputError, OSError):
+            return digest(scan)
+    return None
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -216,11 +217,25 @@ def test_a_scheduler_that_runs(tmp_path: Path, run: Run, heads: Path) -> None:
 
 @pytest.fixture(scope="module")
 def done(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A cohort of all heads, and what it said."""
+    """A cohort of all heads, one of whose workers is killed in the middle of a design; and what it said."""
     out = tmp_path_factory.mktemp("cohort") / "out"
     command = [sys.executable, "-m", "pcdiff", "cohort", str(heads), "-o", str(out), *OPTIONS, "--workers", "2"]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    return out, subprocess.run(command, capture_output=True, text=True, env=one_thread, check=False)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
+    try:
+        wait_for(lambda: any(out.glob(".1_head.*")))
+        (part,) = out.glob(".1_head.*")
+        (worker,) = (child for child in psutil.Process(process.pid).children() if str(part) in held(child.pid))
+        worker.kill()
+        printed, said = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    return out, subprocess.CompletedProcess(command, process.returncode, printed, said)
+
+
+def held(pid: int) -> list[str]:
+    """What a process has open."""
+    return [os.path.realpath(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 def test_hostile_scans_in_between(done: tuple[Path, subprocess.CompletedProcess[str]], heads: Path) -> None:
@@ -336,6 +351,24 @@ def test_without_dask_it_says_how_to_get_it(
 def test_the_digest_of_what_cannot_be_read(heads: Path) -> None:
     assert digest_of(heads / "0_text.nii.gz") == sha256(heads / "0_text.nii.gz")
     assert digest_of(heads / "gone.nrrd") is None
+
+
+# The simulation ------------------------------------------------------------------------------------------------------
+
+
+def test_the_simulation_bends_where_its_parts_are_full() -> None:
+    """One worker waits for nobody; many are as fast as the disk, or as the client, allows."""
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "simulate_cohort.py"))
+    simulate, costs = tool["simulate"], tool["Costs"]
+    alone = simulate(1, 10, costs([3.0], 0.5, 0.25, 0.25, 1.0))
+    assert alone.hours * 3600 == pytest.approx(1 + 10 * 4)
+    assert alone.disk == pytest.approx(6 / 41)
+    for client_s, disk_s in ((0.1, 0.5), (0.5, 0.1)):
+        full = simulate(100, 1000, costs([3.0, 5.0], client_s, disk_s / 2, disk_s / 2, 0.0))
+        assert full.cases_per_hour == pytest.approx(3600 / 0.5, rel=0.02)
+        assert max(full.client, full.disk) > 0.98
+    free = simulate(100, 1000, costs([4.0], 1e-6, 0.0, 0.0, 0.0))
+    assert free.cases_per_hour == pytest.approx(100 * 3600 / 4, rel=0.001)
 
 
 # The page ------------------------------------------------------------------------------------------------------------

@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tqdm import tqdm
 
 from pcdiff.cli import options
 from pcdiff.cli.console import print_json
 from pcdiff.cli.design_options import Settings, with_settings
-from pcdiff.cli.progress import print_above_bars
 
 if TYPE_CHECKING:
     from pcdiff.cohort.rows import Row
-
-BAR = "{desc}{percentage:3.0f}% |{bar:30}| {n_fmt} of {total_fmt}, {elapsed}, about {remaining} left"
 
 
 @with_settings
@@ -62,6 +58,7 @@ def cohort(
         pcdiff cohort cases.csv -o out --retry
         pcdiff cohort cases.csv -o out --scheduler tcp://head-node:8786
     """
+    from pcdiff.cli.progress import CohortProgress
     from pcdiff.cohort.cluster import check_installed
     from pcdiff.cohort.inputs import find_scans
     from pcdiff.cohort.page import PAGE
@@ -70,7 +67,7 @@ def cohort(
 
     check_installed()
     found = find_scans(scans)
-    with _Progress(quiet) as progress:
+    with CohortProgress(quiet) as progress:
         run = Cohort(out, settings, workers, scheduler, retry, overwrite, progress.start, progress.add, progress.note)
         rows = run.run(found)
     summary = _summary(rows, progress.stood)
@@ -103,39 +100,3 @@ def _words(summary: dict[str, int]) -> str:
     if summary["failed"]:
         text += f"; {summary['failed']} cases failed"
     return text
-
-
-class _Progress:
-    """A bar on stderr over the cases to design, and a line for each case that fails."""
-
-    def __init__(self, quiet: bool) -> None:
-        """quiet: no bar and no notes."""
-        self._quiet = quiet
-        self._bar = tqdm(total=0, disable=True)
-        self.stood = 0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def start(self, count: int) -> None:
-        """Shows a bar for so many cases."""
-        if count:
-            self._bar = tqdm(total=count, disable=self._quiet, bar_format=BAR)
-
-    def add(self, row: Row, stood: bool) -> None:
-        """Counts a case, and says why it failed."""
-        if row.failed:
-            before = " (failed before; --retry tries again)" if stood else ""
-            print_above_bars(f"{row.case}: {row.reason}{before}")
-        if stood:
-            self.stood += not row.failed
-        else:
-            self._bar.update()
-
-    def note(self, text: str) -> None:
-        """Prints what the user may know."""
-        if not self._quiet:
-            print_above_bars(text)

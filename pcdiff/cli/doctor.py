@@ -29,6 +29,7 @@ PURPOSES = {  # of the extras that a user may want
     "triton": "faster point operations on CUDA",
     "baselines": "networks of the field, from MONAI",
     "train": "training",
+    "cohort": "many cases on all cores or a cluster: `pcdiff cohort`",
     "mcp": "a server for agents: `pcdiff mcp`",
 }
 MIN_DSC = 0.95  # of the built-in case; it reaches 0.962

@@ -9,7 +9,7 @@ import typer
 
 from pcdiff.cli import options
 from pcdiff.cli.console import print_json
-from pcdiff.cli.design_options import Settings, with_settings
+from pcdiff.cli.design_options import Settings, check_single, with_settings
 
 if TYPE_CHECKING:
     from pcdiff.cohort.rows import Row
@@ -67,6 +67,7 @@ def cohort(
 
     check_installed()
     found = find_scans(scans)
+    check_single(settings, len(found))
     with CohortProgress(quiet) as progress:
         run = Cohort(out, settings, workers, scheduler, retry, overwrite, progress.start, progress.add, progress.note)
         rows = run.run(found)

@@ -53,6 +53,10 @@ class Cohort:
     on_row: Callable[[Row, bool], None] = lambda row, stood: None
     note: Callable[[str], None] = lambda text: None
 
+    def __post_init__(self) -> None:
+        if self.settings.weights is not None:  # a worker may have another working folder
+            self.settings = replace(self.settings, weights=absolute(self.settings.weights))
+
     def run(self, scans: Mapping[Path, str | None], work: Callable[[Job], Row] = design_row) -> list[Row]:
         """The row of each scan, in no order. scans: see `inputs.find_scans`. work: what a worker does with a case.
 

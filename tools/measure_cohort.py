@@ -42,6 +42,7 @@ def main() -> None:
     """Makes the heads, runs the cohorts, and writes what they took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spacing", type=float, default=2.5, help="mm between the voxels of the heads")
+    parser.add_argument("--scans", type=Path, help="a folder of scans to take instead")
     parser.add_argument("--cases", type=int, default=12)
     parser.add_argument("--workers", default="1,2", help="numbers of workers, one cohort for each")
     parser.add_argument("--options", default="--method prior --no-report", help="of pcdiff cohort")
@@ -51,18 +52,18 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_heads(folder / "heads", given.cases, given.spacing)
+        heads = given.scans or write_heads(folder / "heads", given.cases, given.spacing)
         runs = [
-            measured(folder / "heads", folder / f"out_{round_}_{workers}", workers, shlex.split(given.options))
+            measured(heads, folder / f"out_{round_}_{workers}", workers, shlex.split(given.options))
             for round_ in range(given.rounds)
             for workers in map(int, given.workers.split(","))
         ]
         found = {
             "commit": commit(),
             "machine": machine(),
-            "spacing_mm": given.spacing,
+            "scans": "heads of real people" if given.scans else f"synthetic heads of {given.spacing} mm",
             "options": given.options,
-            "input_mb": statistics.mean(path.stat().st_size for path in (folder / "heads").iterdir()) / 1e6,
+            "input_mb": statistics.mean(path.stat().st_size for path in heads.iterdir()) / 1e6,
             "runs": runs,
             "client": client_cost(folder / "empty", given.empty),
         }
@@ -75,14 +76,15 @@ def main() -> None:
     print(f"client: {1000 * found['client']['cpu_s_per_case']:.1f} CPU-ms a case")
 
 
-def write_heads(folder: Path, count: int, spacing: float) -> None:
-    """Heads drawn from the shipped shape model, each with a defect."""
+def write_heads(folder: Path, count: int, spacing: float) -> Path:
+    """Heads drawn from the shipped shape model, each with a defect; returns the folder."""
     folder.mkdir()
     prior = ShapePrior.shipped()
     for number in range(count):
         rng = np.random.default_rng(number)
         skull, _ = simulate_craniotomy(prior.draw(rng, spacing=spacing), KINDS[number % len(KINDS)], rng)
         write_volume(skull, folder / f"{number:04d}.nrrd")
+    return folder
 
 
 def measured(heads: Path, out: Path, workers: int, options: list[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MB = "MB"  # the resource of a worker and of a case: memory, 10^6 bytes
 CONNECT_S = 10
+PATIENCE = "10 minutes"  # with a worker that starts on a busy machine
 CLOSE_S = 5
 
 
@@ -49,7 +50,12 @@ def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    ours = {"distributed.scheduler.allowed-failures": 0, "logging.distributed": "critical"}
+    ours = {
+        "distributed.scheduler.allowed-failures": 0,  # `dispatch` tries again itself
+        "distributed.deploy.lost-worker-timeout": PATIENCE,  # else a dead worker is given up before it is back
+        "distributed.comm.timeouts.connect": PATIENCE,
+        "logging.distributed": "critical",
+    }
     with dask.config.set(ours):
         cluster = LocalCluster(
             n_workers=workers,

@@ -53,6 +53,7 @@ def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
     ours = {
         "distributed.scheduler.allowed-failures": 0,  # `dispatch` tries again itself
         "distributed.deploy.lost-worker-timeout": PATIENCE,  # else a dead worker is given up before it is back
+        "distributed.scheduler.worker-ttl": None,
         "distributed.comm.timeouts.connect": PATIENCE,
         "logging.distributed": "critical",
     }
@@ -106,7 +107,7 @@ def running_cluster(scheduler: str) -> Iterator[Client]:
 
 def workers_of(client: Client) -> list[Worker]:
     """The workers that are there. Raises InputError if none of them states its memory."""
-    found = client.scheduler_info(n_workers=-1)["workers"]
+    found = client.sync(client.scheduler.identity, n_workers=-1)["workers"]  # what `scheduler_info` keeps may be cut
     workers = [
         Worker(address, each["nthreads"], int(each["resources"][MB]))
         for address, each in found.items()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 TRIES = 2  # of a case whose worker dies
 LOOK_S = 1.0  # between two looks at the workers
-FETCH_S = 30.0  # a result that does not come in this time is lost with its worker
+ABSENT_S = 20.0  # a worker is dead that is not seen for so long
+FETCH_S = 10.0  # after so long without a result that is ready, its worker may have died with it
 
 
 def waves(jobs: Sequence[Job], most: int, budget_mb: int) -> list[tuple[int, list[Job]]]:
@@ -63,6 +64,7 @@ class Dispatch:
         self._done: SimpleQueue[Future] = SimpleQueue()
         self._workers: list[Worker] = []
         self._look_at = 0.0
+        self._seen: dict[str, float] = {}  # when each worker was there last
 
     @property
     def in_work(self) -> list[Job]:
@@ -90,7 +92,12 @@ class Dispatch:
             self._workers = workers_of(self._client)
         except (OSError, TimeoutError) as error:
             raise _gone() from error
-        self._look_at = time.monotonic() + LOOK_S
+        now = time.monotonic()
+        self._look_at = now + LOOK_S
+        self._seen |= {worker.address: now for worker in self._workers}
+
+    def _is_dead(self, address: str) -> bool:
+        return time.monotonic() > self._seen[address] + ABSENT_S
 
     def _refused(self) -> Iterator[Row]:
         """Rows of the cases that fit no worker; without a worker nothing is known."""
@@ -116,8 +123,7 @@ class Dispatch:
 
     def _ended(self) -> list[str]:
         """Keys of cases that are done or have lost their worker, after waiting a little for the first."""
-        present = {worker.address for worker in self._workers}
-        keys = [key for key, hand in self._hands.items() if hand.address not in present]
+        keys = [key for key, hand in self._hands.items() if self._is_dead(hand.address)]
         with suppress(Empty):
             keys.append(self._done.get(timeout=0 if keys else LOOK_S).key)
             while True:
@@ -130,12 +136,16 @@ class Dispatch:
 
         if (hand := self._hands.pop(key, None)) is None:
             return None
-        if hand.future.done():
+        while hand.future.done():
             try:
                 row: Row = hand.future.result(timeout=FETCH_S)
                 return row
-            except (KilledWorker, TimeoutError):
-                pass
+            except KilledWorker:
+                break
+            except TimeoutError:
+                self._look()
+                if self._is_dead(hand.address):
+                    break
             except Exception as error:  # such as a worker without pcdiff
                 if hand.future.cancelled():
                     raise _gone() from error

@@ -1,4 +1,11 @@
-"""The error that a user can correct."""
+"""The error that a user can correct, and what the user is told of any error: one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of the disk
 
 
 class InputError(ValueError):
@@ -27,3 +34,32 @@ class MethodError(ValueError):
 
 class OutputError(RuntimeError):
     """A result did not pass its own check; nothing was written."""
+
+
+def exit_code(error: Exception) -> int:
+    """2 for input that the user can correct, such as a path that no system can open; 3 for a full disk; 1 else."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in NO_PATH or isinstance(error, InputError):
+        return 2
+    return 3 if number in NOT_WRITTEN else 1
+
+
+def error_line(error: Exception) -> str:
+    """The error in one line for the user."""
+    if isinstance(error, InputError | MethodError | OutputError):
+        return str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        advice = "; free space, or write elsewhere" if error.errno in NOT_WRITTEN else ""
+        return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}{advice}"
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or crop the scan to the head"
+    return (
+        f"unexpected {type(error).__name__}: {first_line(error)}; run again with PCDIFF_DEBUG=1 to see where, and "
+        "please report it"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the error's message, or its class if there is no message."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

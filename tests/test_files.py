@@ -11,8 +11,7 @@ from threading import Barrier
 
 import pytest
 
-from pcdiff.cli.console import error_line, exit_code
-from pcdiff.errors import InputError
+from pcdiff.errors import InputError, error_line, exit_code
 from pcdiff.files import sha256, written_beside
 
 

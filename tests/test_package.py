@@ -32,7 +32,7 @@ MODULES = {
 ROOMS = (
     *("errors", "environment", "foreign", "files", "config", "tensor_files", "array_files"),
     *("geometry", "imaging", "diffusion", "nets", "reconstruct", "data"),
-    *("prior", "methods", "checks", "report", "evaluation", "pipeline", "training", "cli", "__main__"),
+    *("prior", "methods", "checks", "report", "evaluation", "pipeline", "cohort", "training", "cli", "__main__"),
 )
 # Names that differ between an import and the package index.
 DISTRIBUTIONS = {"PIL": "pillow", "nrrd": "pynrrd", "skimage": "scikit-image", "yaml": "pyyaml"}

@@ -19,9 +19,10 @@ from typing import Annotated
 import typer
 
 from pcdiff import NOTICE, __version__
-from pcdiff.cli import augment, datasets, design, doctor, evaluate, export, mcp_server, show, train
-from pcdiff.cli.console import debugging, error_line, exit_code, print_message
+from pcdiff.cli import augment, cohort, datasets, design, doctor, evaluate, export, mcp_server, show, train
+from pcdiff.cli.console import debugging, print_message
 from pcdiff.cli.options import MethodCommand
+from pcdiff.errors import error_line, exit_code
 from pcdiff.files import shipped_file
 
 HELP = f"""Designs patient-specific cranial implants: from a skull with a defect to the missing piece of bone, as a
@@ -47,6 +48,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 app.command("demo", rich_help_panel=DESIGN, cls=MethodCommand)(design.demo)
 app.command("design", rich_help_panel=DESIGN, cls=MethodCommand)(design.design)
 app.command("sample", hidden=True, cls=MethodCommand)(design.design)  # the earlier name of `design`
+app.command("cohort", rich_help_panel=DESIGN, cls=MethodCommand)(cohort.cohort)
 app.command("info", rich_help_panel=DESIGN)(design.info)
 app.command("simulate", rich_help_panel=DESIGN)(design.simulate)
 app.command("check", rich_help_panel=RESULTS)(show.check)

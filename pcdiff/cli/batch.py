@@ -6,19 +6,19 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pcdiff.cli.console import debugging, error_line, exit_code, print_json, print_message
+from pcdiff.cli.console import debugging, print_json, print_message
 from pcdiff.cli.progress import Progress, print_above_bars
-from pcdiff.errors import InputError
+from pcdiff.errors import InputError, error_line, exit_code
 from pcdiff.files import absolute
 from pcdiff.imaging.scan import scan_source
 from pcdiff.pipeline.case import design_case, is_done
-from pcdiff.pipeline.names import as_text, case_folder_for, case_name, distinct_names, shown_name
+from pcdiff.pipeline.names import as_text, case_name, shown_name
+from pcdiff.pipeline.plan import PlannedCase, planned_cases
 from pcdiff.pipeline.record import case_record
 from pcdiff.pipeline.stages import STAGES
 
@@ -49,7 +49,6 @@ class Batch:
 
     def design(self, skulls: list[Path]) -> None:
         """Designs all cases that are not done yet. Raises typer.Exit with the lowest exit code if any failed."""
-        skulls = list({absolute(skull): skull for skull in reversed(skulls)}.values())[::-1]
         planned = self._plan(skulls)
         if planned:
             method = self.settings.load()
@@ -58,47 +57,45 @@ class Batch:
             with Progress(len(planned), self.quiet) as progress:
                 for folder, skull in planned.items():
                     self._run(folder, skull, method, progress)
-        if self.failed and len(skulls) > 1:
-            print_above_bars(f"{len(self.failed)} of {len(skulls)} cases failed")
+        if self.failed and (count := len({absolute(skull) for skull in skulls})) > 1:
+            print_above_bars(f"{len(self.failed)} of {count} cases failed")
         codes = [exit_code(error) for error in self.failed.values()] + [1] * (self.strict and bool(self.unfit))
         if codes:
             raise typer.Exit(min(codes))
 
     def _plan(self, skulls: list[Path]) -> dict[Path, Path]:
-        """The folder of each case to design -> its scan: each folder once, without those that are done."""
-        named = [skull for skull in skulls if self._try(skull, partial(case_name, skull))]
-        names = distinct_names(named)
+        """The folder of each case to design -> its scan, without those that are done."""
         planned: dict[Path, Path] = {}
-        owner: dict[Path, Path] = {}
-        for skull in named:
-            self._try(skull, partial(self._plan_case, skull, names[skull], planned, owner))
+        for case in planned_cases(skulls, self.out, self.overwrite, self._refuse):
+            try:
+                if not self._is_done(case):
+                    planned[case.folder] = case.scan
+            except Exception as error:
+                if debugging():
+                    raise
+                self._fail(case.scan, error)
         return planned
 
-    def _plan_case(self, skull: Path, name: str, planned: dict[Path, Path], owner: dict[Path, Path]) -> None:
-        """Adds one case to those planned, unless it is done. owner: of each folder, also of those done."""
-        folder = case_folder_for(skull, name, self.out, self.overwrite)
-        if owner.setdefault(folder, skull) != skull:
-            raise InputError(f"{skull}: {owner[folder]} also goes to {folder}; give them different output folders")
-        if not self.overwrite and not self.mask_out and is_done(folder, skull, self.settings):
+    def _is_done(self, case: PlannedCase) -> bool:
+        """Whether the case is designed already; says so, or where it goes if not to the folder of its own name."""
+        folder = case.folder
+        if not self.overwrite and not self.mask_out and is_done(folder, case.scan, self.settings):
             self._note(f"{folder.name}: already designed in {folder}; --overwrite designs it again")
             if self.as_json:
                 print_json(case_record_line(folder, case_record(folder)))
             self._name_failed_checks(folder)
-            return
-        if folder.name not in (name, case_name(skull)):
-            self._note(f"{skull}: {self.out / name} holds the result of another input; this one goes to {folder}")
-        planned[folder] = skull
+            return True
+        if folder.name not in (case.name, case_name(case.scan)):
+            self._note(
+                f"{case.scan}: {self.out / case.name} holds the result of another input; this one goes to {folder}"
+            )
+        return False
 
-    def _try(self, skull: Path, act: Callable[[], object]) -> bool:
-        """Whether nothing failed; a failure is the case's alone."""
-        try:
-            act()
-        except Exception as error:
-            if debugging():
-                raise
-            self._fail(skull, error)
-            return False
-        return True
+    def _refuse(self, skull: Path, error: Exception) -> None:
+        """A case that cannot be planned: its failure is its alone."""
+        if debugging():
+            raise error
+        self._fail(skull, error)
 
     def _run(self, folder: Path, skull: Path, method: Method | PriorBasedMethod, progress: Progress) -> None:
         """Designs one case and prints its result, or the reason why it failed."""

@@ -1,8 +1,7 @@
-"""Results on stdout, messages on stderr, exit codes, and the choice of a device."""
+"""Results on stdout, messages on stderr, and the choice of a device."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -12,10 +11,7 @@ from typing import Any
 import typer
 
 from pcdiff.environment import may_have_gpu
-from pcdiff.errors import InputError, MethodError, OutputError
-
-NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
-NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of the disk
+from pcdiff.errors import InputError, first_line
 
 
 def debugging() -> bool:
@@ -56,35 +52,6 @@ def print_message(text: str) -> None:
     typer.echo(f"pcdiff: {one_line(text)}", err=True)
 
 
-def exit_code(error: Exception) -> int:
-    """2 for input that the user can correct, such as a path that no system can open; 3 for a full disk; 1 else."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number in NO_PATH or isinstance(error, InputError):
-        return 2
-    return 3 if number in NOT_WRITTEN else 1
-
-
-def error_line(error: Exception) -> str:
-    """The error in one line for the user."""
-    if isinstance(error, InputError | MethodError | OutputError):
-        return str(error) or type(error).__name__
-    if isinstance(error, OSError):
-        advice = "; free space, or write elsewhere" if error.errno in NOT_WRITTEN else ""
-        return f"{error.filename or 'input or output'}: {error.strerror or first_line(error)}{advice}"
-    if isinstance(error, MemoryError):
-        return "out of memory; close other programs, or crop the scan to the head"
-    return (
-        f"unexpected {type(error).__name__}: {first_line(error)}; run again with PCDIFF_DEBUG=1 to see where, and "
-        "please report it"
-    )
-
-
 def one_line(text: str) -> str:
     """The text with its control characters written out: file names may hold line ends, and what a terminal obeys."""
     return "".join(each if ord(each) >= 32 and each != "\x7f" else f"\\x{ord(each):02x}" for each in text)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of the error's message, or its class if there is no message."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

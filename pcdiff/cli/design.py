@@ -9,48 +9,26 @@ import typer
 
 from pcdiff import NOTICE
 from pcdiff.cli import options
-from pcdiff.cli.console import available_device, print_json, print_message
+from pcdiff.cli.console import print_json, print_message
+from pcdiff.cli.design_options import Settings, check_single, with_settings
 from pcdiff.errors import InputError
-from pcdiff.methods.registry import DEFAULT, default_method
+from pcdiff.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
     from pcdiff.pipeline.info import ScanInfo
 
 
+@with_settings
 def design(
     out: options.Out,
+    settings: Settings,
     skulls: Annotated[
         list[Path] | None,
         typer.Argument(metavar="SCAN", help="CT or mask of a skull with a defect; several are possible."),
     ] = None,
     inputs: Annotated[list[Path] | None, typer.Option("-i", "--input", hidden=True)] = None,
-    method: options.Method = None,
-    weights: options.Weights = None,
-    ensemble: options.Ensemble = None,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    backend: options.Backend = "spectral",
-    threshold: options.Threshold = None,
-    series: options.Series = None,
-    label: options.Label = None,
-    acquisition: options.Acquisition = None,
-    ignore_metal: options.IgnoreMetal = False,
-    assume_orientation: options.AssumeOrientation = False,
-    defect: options.Defects = None,
-    region: options.Region = None,
-    edited: options.Edited = None,
     mask_out: options.MaskOut = None,
-    clearance: options.Clearance = 0.0,
-    thickness: options.Thickness = "bone",
-    smooth: options.Smooth = 0.0,
-    drain_holes: options.DrainHoles = None,
-    make_insertable: options.MakeInsertable = None,
-    criteria: options.Criteria = None,
     strict: options.Strict = False,
-    mesh: options.MeshKinds = "stl",
-    mesh_space: options.MeshSpace = "lps",
-    keep_points: options.KeepPoints = False,
-    report: options.WithReport = True,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
@@ -62,7 +40,8 @@ def design(
     a folder OUT/NAME/ with implant.nrrd (on the scan's own grid), implant.stl, report.html, checks.json (fit and
     printability), surface.npz (thickness and gap at each vertex) and run.json. Results that exist are skipped. A case
     that fails does not stop the others. Checks that fail are reported and do not stop the design; with --strict the
-    exit code is 1 then. Each of several candidates is checked, and one is recommended.
+    exit code is 1 then. Each of several candidates is checked, and one is recommended. Scans are designed one after
+    the other; for many, `pcdiff cohort` uses all cores or a cluster.
 
         pcdiff design skull.nrrd -o out
         pcdiff design scans/*.nii.gz -o out --json
@@ -71,46 +50,17 @@ def design(
         pcdiff design skull.nrrd -o out --ensemble 5 --drain-holes 2@12 --keep-points --mesh 3mf,glb
         pcdiff design skull.nrrd -o edited --edited implant-edited.stl --clearance 0.5
     """
-    from pcdiff.checks.criteria import load_criteria
     from pcdiff.cli.batch import Batch, as_scans
-    from pcdiff.pipeline.fitting import FitOptions
-    from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE, Settings
 
     given = [*(skulls or []), *(inputs or [])]
     if not given:
         raise InputError("expected a scan, got none; for example: pcdiff design skull.nrrd -o out")
-    if edited is not None and (method or weights or ensemble):
-        raise InputError("--edited gives the implant: leave out --method, --weights and --ensemble")
-    candidates = ensemble or DEFAULT_ENSEMBLE
-    settings = Settings(
-        method="edited" if edited else method or default_method(candidates),
-        ensemble=candidates,
-        seed=seed,
-        device=available_device(device),
-        backend=backend,
-        weights=edited or weights,
-        threshold=threshold,
-        series=series,
-        label=label,
-        acquisition=acquisition,
-        ignore_metal=ignore_metal,
-        assume_orientation=assume_orientation,
-        defects=options.chosen_defects(defect, region),
-        region=region,
-        fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
-        criteria=load_criteria(criteria),
-        mesh=mesh,
-        mesh_space=mesh_space,
-        keep_points=keep_points,
-        report=report,
-    )
     scans = as_scans(given, quiet)
-    for option, file in (("--mask-out", mask_out), ("--region", region), ("--edited", edited)):
-        if file is not None and len(scans) > 1:
-            raise InputError(f"{option} is for one scan, got {len(scans)}; give one")
-    settings.record()  # fails once for an unknown method or missing weights, not once for each case
+    check_single(settings, len(scans))
+    if mask_out is not None and len(scans) > 1:
+        raise InputError(f"--mask-out is for one scan, got {len(scans)}; give one")
     if verbose:
-        print_message(f"method {settings.method}, device {settings.device}, seed {seed}")
+        print_message(f"method {settings.method}, device {settings.device}, seed {settings.seed}")
     Batch(out, settings, overwrite, mask_out, quiet, strict, as_json, verbose).design(scans)
 
 

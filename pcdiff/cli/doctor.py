@@ -17,9 +17,9 @@ import typer
 
 from pcdiff import DISTRIBUTION, __version__, install_hint
 from pcdiff.cli import options
-from pcdiff.cli.console import first_line, print_json, print_message
+from pcdiff.cli.console import print_json, print_message
 from pcdiff.environment import cpu_count
-from pcdiff.errors import MethodError
+from pcdiff.errors import MethodError, first_line
 from pcdiff.files import sha256, shipped_sha256
 from pcdiff.methods.registry import DEFAULT, METHODS, installed_methods, weights_files
 
@@ -29,6 +29,7 @@ PURPOSES = {  # of the extras that a user may want
     "triton": "faster point operations on CUDA",
     "baselines": "networks of the field, from MONAI",
     "train": "training",
+    "cohort": "many cases on all cores or a cluster: `pcdiff cohort`",
     "mcp": "a server for agents: `pcdiff mcp`",
 }
 MIN_DSC = 0.95  # of the built-in case; it reaches 0.962

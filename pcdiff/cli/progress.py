@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from pcdiff.cli.console import one_line
 from pcdiff.pipeline.stages import STAGES
+
+if TYPE_CHECKING:
+    from pcdiff.cohort.rows import Row
+
+
+BAR = "{desc}{percentage:3.0f}% |{bar:30}| {n_fmt} of {total_fmt}, {elapsed}, about {remaining} left"
 
 
 class Progress:
@@ -55,6 +62,42 @@ class Progress:
             self._bar.close()
         else:
             self._bar.update()
+
+
+class CohortProgress:
+    """A bar on stderr over the cases to design, and a line for each case that fails."""
+
+    def __init__(self, quiet: bool) -> None:
+        """quiet: no bar and no notes."""
+        self._quiet = quiet
+        self._bar = tqdm(total=0, disable=True)
+        self.stood = 0
+
+    def __enter__(self) -> CohortProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def start(self, count: int) -> None:
+        """Shows a bar for so many cases."""
+        if count:
+            self._bar = tqdm(total=count, disable=self._quiet, bar_format=BAR)
+
+    def add(self, row: Row, stood: bool) -> None:
+        """Counts a case, and says why it failed."""
+        if row.failed:
+            before = " (failed before; --retry tries again)" if stood else ""
+            print_above_bars(f"{row.case}: {row.reason}{before}")
+        if stood:
+            self.stood += not row.failed
+        else:
+            self._bar.update()
+
+    def note(self, text: str) -> None:
+        """Prints what the user may know."""
+        if not self._quiet:
+            print_above_bars(text)
 
 
 def print_above_bars(text: str, stderr: bool = True) -> None:

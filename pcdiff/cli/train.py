@@ -11,8 +11,8 @@ import typer
 
 from pcdiff import install_hint
 from pcdiff.cli import options
-from pcdiff.cli.console import debugging, error_line, exit_code
-from pcdiff.errors import InputError
+from pcdiff.cli.console import debugging
+from pcdiff.errors import InputError, error_line, exit_code
 
 
 def prepare(

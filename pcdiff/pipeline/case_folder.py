@@ -60,6 +60,14 @@ def case_folder(folder: Path, overwrite: bool = False, source: Path | None = Non
         _unlock(lock)
 
 
+def clear_away(folder: Path) -> None:
+    """Removes what dead writers of a case folder have left beside it; of a writer that lives it removes nothing."""
+    place = _real(folder) if folder.is_symlink() else absolute(folder)
+    if place.parent.is_dir():
+        with _locked(place.parent):
+            _clear_away(place)
+
+
 def _refuse_foreign_files(folder: Path, overwrite: bool) -> None:
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise FileExistsError(17, "a file of that name exists")

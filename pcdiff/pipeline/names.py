@@ -27,6 +27,11 @@ def case_name(scan: Path, parents: int = 0) -> str:
     whole = absolute(scan)
     above = whole.parent.parts[1:]  # without the root
     name = "_".join([*above[len(above) - min(parents, len(above)) :], _own_name(scan)])
+    return check_name(name, scan)
+
+
+def check_name(name: str, scan: Path) -> str:
+    """The name of a scan's case. Raises InputError for one that would lead out of the output folder."""
     if not name.strip(".") or any(character in "/\\" or ord(character) < 32 for character in name):
         raise InputError(
             f"{scan}: expected a scan whose name, without its suffix, can name a folder, got {name!r}; rename it, or "

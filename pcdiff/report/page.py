@@ -17,6 +17,7 @@ from pcdiff.report.templates import fill
 
 MAX_PAGE_BYTES = 15_000_000
 SCRIPTS = {"scene": "viewer.js", "chart": "charts.js"}  # class of an element -> what draws it, with plotly.js
+PLAIN_SCRIPTS = {"cases": "cases.js"}  # the same without plotly.js
 
 
 def write_page(path: Path, title: str, body: Markup) -> None:
@@ -34,6 +35,7 @@ def write_page(path: Path, title: str, body: Markup) -> None:
     if scripts:
         plotly = resources.files("plotly") / "package_data" / "plotly.min.js"
         scripts.insert(0, plotly.read_text(encoding="utf-8"))
+    scripts += [_asset(script) for kind, script in PLAIN_SCRIPTS.items() if f'class="{kind}"' in body]
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     ours = {"policy": Markup(policy), "style": Markup(_asset("style.css")), "scripts": list(map(Markup, scripts))}

@@ -1,0 +1,134 @@
+"""Dask clusters: processes on this machine, or the workers of a scheduler that runs already."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pcdiff import install_hint
+from pcdiff.environment import THREADS
+from pcdiff.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
+
+MB = "MB"  # the resource of a worker and of a case: memory, 10^6 bytes
+CONNECT_S = 10
+PATIENCE = "10 minutes"  # with a worker that starts on a busy machine
+CLOSE_S = 5
+
+
+def check_installed() -> None:
+    """Raises InputError without Dask."""
+    if importlib.util.find_spec("distributed") is None or importlib.util.find_spec("cryptography") is None:
+        raise InputError(f"pcdiff cohort needs Dask, which is missing; run {install_hint('cohort')}")
+
+
+class Worker(NamedTuple):
+    """A worker of Dask. cases: at the same time. mb: its memory, 10^6 bytes."""
+
+    address: str
+    cases: int
+    mb: int
+
+
+@contextmanager
+def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
+    """Worker processes on this machine, each for one case at a time on so many threads, with so much memory.
+
+    Where the environment says how many threads, as OMP_NUM_THREADS does, that holds.
+
+    They talk over the loopback interface, encrypted with a key of their own, so other users of the machine cannot give
+    them work. If the block raises, they are killed: nothing goes on without the caller.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    ours = {
+        "distributed.scheduler.allowed-failures": 0,  # `dispatch` tries again itself
+        "distributed.deploy.lost-worker-timeout": PATIENCE,  # else a dead worker is given up before it is back
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.comm.timeouts.connect": PATIENCE,
+        "logging.distributed": "critical",
+    }
+    with dask.config.set(ours):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            security=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL + 1,
+            memory_limit=0,  # a case's estimate is what limits it
+            resources={MB: mb_each},
+            env={name: os.environ.get(name, str(threads)) for name in THREADS},
+        )
+        client = None
+        try:
+            client = Client(cluster)
+            yield client
+        except BaseException:
+            _kill_workers(cluster)
+            raise
+        finally:
+            for each in filter(None, (client, cluster)):
+                with suppress(TimeoutError):
+                    each.close(timeout=CLOSE_S)
+
+
+@contextmanager
+def running_cluster(scheduler: str) -> Iterator[Client]:
+    """The cluster of a scheduler that runs already. scheduler: its address, or the file that it has written.
+
+    Raises InputError for a scheduler that does not answer.
+    """
+    from distributed import Client
+
+    where = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    try:
+        client = Client(**where, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(
+            f"--scheduler {scheduler}: expected the address of a Dask scheduler, or its scheduler file, got no answer "
+            f"({first_line(error)}); start one with: dask scheduler"
+        ) from error
+    try:
+        yield client
+    finally:
+        with suppress(TimeoutError):
+            client.close(timeout=CLOSE_S)
+
+
+def workers_of(client: Client) -> list[Worker]:
+    """The workers that are there. Raises InputError if none of them states its memory."""
+    found = client.sync(client.scheduler.identity, n_workers=-1)["workers"]  # what `scheduler_info` keeps may be cut
+    workers = [
+        Worker(address, each["nthreads"], int(each["resources"][MB]))
+        for address, each in found.items()
+        if MB in each["resources"]
+    ]
+    if found and not workers:
+        raise InputError(
+            f"the Dask workers do not state their memory; start each with --resources {MB}=4000 for 4000 MB"
+        )
+    return workers
+
+
+def dashboard_of(client: Client) -> str | None:
+    """The address of the dashboard, where there is one: Dask needs Bokeh for it."""
+    return client.dashboard_link if importlib.util.find_spec("bokeh") else None
+
+
+def _kill_workers(cluster: LocalCluster) -> None:
+    """Ends the workers at once, whatever they do."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if nanny.process is not None and nanny.process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.process.pid, signal.SIGKILL)

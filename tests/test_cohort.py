@@ -1,0 +1,446 @@
+"""A cohort on worker processes: rows for all, deaths and signals in between, and the same files as `pcdiff design`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pcdiff.cohort.cluster import local_cluster, running_cluster
+from pcdiff.cohort.dispatch import Dispatch, waves
+from pcdiff.cohort.inputs import find_scans
+from pcdiff.cohort.memory import BASE_MB, expected_mb
+from pcdiff.cohort.page import write_cohort_page
+from pcdiff.cohort.picture import _seen, _view
+from pcdiff.cohort.rows import Journal, Row
+from pcdiff.cohort.runner import Cohort
+from pcdiff.cohort.work import Job, digest_of
+from pcdiff.data.craniotomy import simulate_craniotomy
+from pcdiff.errors import InputError
+from pcdiff.files import sha256
+from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
+from pcdiff.pipeline.settings import Settings
+from pcdiff.prior.model import ShapePrior
+
+distributed = pytest.importorskip("distributed", reason="needs the extra cohort")
+pytest.importorskip("cryptography", reason="needs the extra cohort")
+psutil = pytest.importorskip("psutil")
+
+Run = Callable[..., tuple[int, str, str]]
+SETTINGS = Settings("prior", report=False)
+OPTIONS = ("--method", "prior", "--no-report")
+FILES = ("implant.nrrd", "implant.stl", "checks.json", "surface.npz", "defective_skull.nrrd")
+
+
+def job(folder: Path, mb: int = 100) -> Job:
+    return Job(folder.with_suffix(".nrrd"), folder, SETTINGS, "", mb)
+
+
+def row_of(job: Job, **values: object) -> Row:
+    return replace(Row(job.folder.name, str(job.scan), job.fingerprint, "designed"), **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory, prior: ShapePrior) -> Path:
+    """Two coarse heads with a defect, a damaged file between them, and a whole skull."""
+    folder = tmp_path_factory.mktemp("heads")
+    healthy = prior.draw(np.random.default_rng(3), spacing=2.5)
+    for number, kind in enumerate(("random_1", "bilateral")):
+        skull, _ = simulate_craniotomy(healthy, kind, np.random.default_rng(number))
+        write_volume(skull, folder / f"{number}_head.nrrd")
+    (folder / "0_damaged.nrrd").write_bytes((folder / "0_head.nrrd").read_bytes()[:2000])
+    (folder / "0_text.nii.gz").write_text("patient\n")
+    return folder
+
+
+# Scans ---------------------------------------------------------------------------------------------------------------
+
+
+def test_scans_from_patterns_folders_and_tables(tmp_path: Path) -> None:
+    for name in (
+        "p1/scan/a.dcm",
+        "p2/scan/a.dcm",
+        "p2/notes.txt",
+        "images/1.nrrd",
+        "images/2.nii.gz",
+        "images/.3.nrrd",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("old.hdr", "old.img", "alone.img"):
+        (tmp_path / "images" / name).touch()
+    assert [*find_scans([f"{tmp_path}/p*/scan"])] == [tmp_path / "p1/scan", tmp_path / "p2/scan"]
+    assert [*find_scans([f"{tmp_path}/**/*.nrrd"])] == [tmp_path / "images/1.nrrd"]
+    names = [
+        scan.name for scan in find_scans([tmp_path / "images", tmp_path / "images/1.nrrd", tmp_path / "gone.nrrd"])
+    ]
+    assert names == ["1.nrrd", "2.nii.gz", "alone.img", "old.hdr", "gone.nrrd"]
+    table = tmp_path / "cases.csv"
+    for text in ("case,scan\nanna,images/1.nrrd\n,p1/scan\n", "\ufeffage;scan;case\n7;images/1.nrrd;anna\n8;p1/scan\n"):
+        table.write_text(text)
+        assert find_scans([table]) == {tmp_path / "images/1.nrrd": "anna", tmp_path / "p1/scan": None}
+
+
+@pytest.mark.parametrize("text", ["", "file\na.nrrd\n", 'scan\n"a.nrrd\n', "scan\n\xff"])
+def test_what_is_no_table_of_scans(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cases.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"cases\.csv: expected a table with a column `scan`"):
+        find_scans([tmp_path / "cases.csv"])
+
+
+def test_a_pattern_without_a_match(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="got no match"):
+        find_scans([tmp_path / "p*" / "scan"])
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_by_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    write_volume(Volume(np.ones((100, 200, 50), bool), np.eye(4)), path)
+    assert expected_mb(path, SETTINGS) == BASE_MB + 10
+    assert expected_mb(path, replace(SETTINGS, ensemble=3)) > expected_mb(path, SETTINGS) + 500
+    assert expected_mb(tmp_path / "gone.nrrd", SETTINGS) == BASE_MB
+
+
+def test_large_cases_run_among_fewer_workers(tmp_path: Path) -> None:
+    small, large, giant = (job(tmp_path / name, mb) for name, mb in (("s", 900), ("l", 3000), ("g", 9000)))
+    assert waves([large, small, giant, small], 4, 8000) == [(2, [small, small]), (1, [large, giant])] or waves(
+        [large, small, giant, small], 4, 8000
+    ) == [(2, [small, small]), (1, [large]), (1, [giant])]
+    assert waves([small] * 9, 4, 8000) == [(4, [small] * 9)]
+    assert waves([], 4, 8000) == []
+
+
+# Rows ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_journal_keeps_the_last_row_of_each_scan(tmp_path: Path) -> None:
+    first, second = (row_of(job(tmp_path / name)) for name in "ab")
+    with Journal(tmp_path) as journal:
+        journal.add(first)
+        journal.add(second)
+        with pytest.raises(InputError, match="another `pcdiff cohort` writes here"), Journal(tmp_path):
+            pass
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole + b'{"case": "c"}\nno row\n' + whole[:50])
+    with Journal(tmp_path) as journal:
+        assert [*journal.earlier.values()] == [first, second]
+        journal.add(replace(first, implant_ml=2.5))
+        assert len(journal.path.read_bytes().splitlines()) == 6
+    with Journal(tmp_path) as journal:
+        assert [*journal.earlier.values()] == [replace(first, implant_ml=2.5), second]
+        assert len(journal.path.read_bytes().splitlines()) == 2
+
+
+# Workers -------------------------------------------------------------------------------------------------------------
+
+
+def pretend(job: Job) -> Row:
+    """A case whose name says what happens to its worker."""
+    mark = job.folder.with_suffix(".tried")
+    tried = mark.read_text() if mark.exists() else ""
+    mark.write_text(f"{tried}{os.getpid()} ")
+    if "kill" in job.folder.name and ("always" in job.folder.name or not tried):
+        os.kill(os.getpid(), signal.SIGKILL)
+    began = time.time()
+    time.sleep(0.3)
+    return row_of(job, warnings=[f"{began} {time.time()}"])
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[object]:
+    """Two workers of 1000 MB."""
+    with local_cluster(2, 1, 1000) as client:
+        yield client
+
+
+def test_dead_workers_stop_nobody(client: distributed.Client, tmp_path: Path) -> None:
+    names = ["a", "kill_always", "b", "kill_once", "c", "d"]
+    jobs = [job(tmp_path / name) for name in names]
+    left = tmp_path / f".kill_always.{'0' * 32}"
+    left.mkdir()
+    rows = {row.case: row for row in Dispatch(client, jobs, pretend).rows()}
+    assert rows.keys() == set(names)
+    assert [name for name in names if rows[name].failed] == ["kill_always"]
+    reason = rows["kill_always"].reason
+    assert reason.startswith("kill_always.nrrd: its worker died 2 times in the middle of it")
+    assert rows["kill_always"].exit_code == 1
+    tries = {name: (tmp_path / f"{name}.tried").read_text().split() for name in names}
+    assert {name: len(set(pids)) for name, pids in tries.items()} == dict.fromkeys(names, 1) | {
+        "kill_always": 2,
+        "kill_once": 2,
+    }
+    assert not left.exists()
+
+
+def test_nothing_is_started_that_does_not_fit(client: distributed.Client, tmp_path: Path) -> None:
+    jobs = [job(tmp_path / "large", 1001), *(job(tmp_path / f"{number}", 600) for number in range(4))]
+    large, *others = sorted(Dispatch(client, jobs, pretend).rows(), key=lambda row: row.state, reverse=True)
+    assert large.failed
+    assert "may need 1001 MB of memory, 1000 MB is the most that a worker has" in large.reason
+    assert large.exit_code == 2
+    spans = [tuple(map(float, row.warnings[0].split())) for row in others]
+    assert max(sum(began <= start < ended for began, ended in spans) for start, _ in spans) <= 2
+
+
+def test_a_scheduler_that_runs(tmp_path: Path, run: Run, heads: Path) -> None:
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, resources={"MB": 2000}
+    )
+    with cluster:
+        address = cluster.scheduler_address
+        rows = Cohort(tmp_path / "out", SETTINGS, scheduler=address).run({heads / "0_head.nrrd": "anna"}, pretend)
+        assert [(row.case, row.state) for row in rows] == [("anna", "designed")]
+    code, _, said = run("cohort", heads, "-o", tmp_path / "out", *OPTIONS, "--scheduler", "tcp://127.0.0.1:9")
+    assert code == 2
+    assert "expected the address of a Dask scheduler" in said
+    with pytest.raises(InputError, match="got no answer"), running_cluster("nonsense"):
+        pass
+
+
+# The whole -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A cohort of all heads, one of whose workers is killed in the middle of a design; and what it said."""
+    out = tmp_path_factory.mktemp("cohort") / "out"
+    command = [sys.executable, "-m", "pcdiff", "cohort", str(heads), "-o", str(out), *OPTIONS, "--workers", "2"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
+    try:
+        wait_for(lambda: any(out.glob(".1_head.*")))
+        (part,) = out.glob(".1_head.*")
+        (worker,) = (child for child in psutil.Process(process.pid).children() if str(part) in held(child.pid))
+        worker.kill()
+        printed, said = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    return out, subprocess.CompletedProcess(command, process.returncode, printed, said)
+
+
+def held(pid: int) -> list[str]:
+    """What a process has open."""
+    return [os.path.realpath(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_hostile_scans_in_between(done: tuple[Path, subprocess.CompletedProcess[str]], heads: Path) -> None:
+    out, said = done
+    assert said.returncode == 2
+    assert said.stdout.startswith("2 of 4 cases have an implant")
+    assert "2 cases failed" in said.stdout
+    assert "Traceback" not in said.stderr
+    assert "about" in said.stderr
+    rows = {row["case"]: row for row in map(json.loads, (out / "cohort.jsonl").read_text().splitlines())}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "0_head": "designed",
+        "1_head": "designed",
+        "0_damaged": "failed",
+        "0_text": "failed",
+    }
+    assert all(row["sha256"] == sha256(Path(row["scan"])) for row in rows.values())
+    assert all(name in rows[name]["reason"] for name in ("0_damaged", "0_text"))
+    assert rows["0_head"]["picture"].startswith("data:image/webp;base64,")
+    assert 0 < rows["0_head"]["peak_memory_mb"] < rows["0_head"]["expected_mb"]
+    with (out / "cohort.csv").open() as file:
+        table = {line["case"]: line for line in csv.DictReader(file)}
+    assert table.keys() == rows.keys()
+    assert float(table["1_head"]["implant_ml"]) == rows["1_head"]["implant_ml"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("0_head", "1_head", "cohort.csv", "cohort.html", "cohort.jsonl"),
+    ]
+
+
+def test_the_files_are_those_of_design(
+    done: tuple[Path, subprocess.CompletedProcess[str]], heads: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "pcdiff", "design", str(heads / "1_head.nrrd"), "-o", str(tmp_path), *OPTIONS]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    for name in FILES:
+        assert (tmp_path / "1_head" / name).read_bytes() == (done[0] / "1_head" / name).read_bytes(), name
+    ours, theirs = (json.loads((folder / "1_head/run.json").read_text()) for folder in (done[0], tmp_path))
+    for record in (ours, theirs):
+        for key in ("seconds", "peak_memory_mb", "date"):
+            del record[key]
+    assert ours == theirs
+
+
+def test_a_second_time_does_nothing(
+    done: tuple[Path, subprocess.CompletedProcess[str]], heads: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = done[0]
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*_head/*")}
+    started = []
+
+    def no_cluster(*arguments: object) -> Iterator[object]:
+        started.append(arguments)
+        raise InputError("a cluster is started")
+
+    monkeypatch.setattr("pcdiff.cohort.runner.local_cluster", no_cluster)
+    cohort = ("cohort", f"{heads}/*", "-o", out, *OPTIONS)
+    code, printed, said = run(*cohort, "--json")
+    assert code == 2
+    assert json.loads(printed) | {"out": ""} == {
+        **{"cases": 4, "designed": 2, "stood": 2, "failed": 2, "out": ""},
+        "fail_a_check": json.loads(printed)["fail_a_check"],
+    }
+    assert said.count("(failed before; --retry tries again)") == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not started
+    for again in (["--retry"], ["--overwrite"], ["--seed", "1"]):
+        code, _, said = run(*cohort, *again)
+        assert (code, len(started)) == (2, 1), again
+        assert "a cluster is started" in said
+        started.clear()
+    assert len((out / "cohort.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(number: signal.Signals, heads: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pcdiff", "cohort", str(heads / "*_head*"), "-o", str(tmp_path), *OPTIONS]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        wait_for(lambda: any(tmp_path.glob(".*_head.*")))
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) > 1
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)  # Ctrl-C reaches the whole group
+        said = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in said
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        *("cohort.csv", "cohort.html", "cohort.jsonl"),
+    ]
+    assert not [*tmp_path.glob(".*")]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 50) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_without_dask_it_says_how_to_get_it(
+    run: Run, heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, said = run("cohort", heads, "-o", tmp_path / "out", *OPTIONS)
+    assert code == 2
+    assert said.startswith("pcdiff: pcdiff cohort needs Dask, which is missing; run pip install")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_digest_of_what_cannot_be_read(heads: Path) -> None:
+    assert digest_of(heads / "0_text.nii.gz") == sha256(heads / "0_text.nii.gz")
+    assert digest_of(heads / "gone.nrrd") is None
+
+
+# The simulation ------------------------------------------------------------------------------------------------------
+
+
+def test_the_simulation_bends_where_its_parts_are_full() -> None:
+    """One worker waits for nobody; many are as fast as the disk, or as the client, allows."""
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "simulate_cohort.py"))
+    simulate, costs = tool["simulate"], tool["Costs"]
+    alone = simulate(1, 10, costs([3.0], 0.5, 0.25, 0.25, 1.0))
+    assert alone.hours * 3600 == pytest.approx(1 + 10 * 4)
+    assert alone.disk == pytest.approx(6 / 41)
+    for client_s, disk_s in ((0.1, 0.5), (0.5, 0.1)):
+        full = simulate(100, 1000, costs([3.0, 5.0], client_s, disk_s / 2, disk_s / 2, 0.0))
+        assert full.cases_per_hour == pytest.approx(3600 / 0.5, rel=0.02)
+        assert max(full.client, full.disk) > 0.98
+    free = simulate(100, 1000, costs([4.0], 1e-6, 0.0, 0.0, 0.0))
+    assert free.cases_per_hour == pytest.approx(100 * 3600 / 4, rel=0.001)
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_the_side_of_the_implant() -> None:
+    """A ball of bone with implant on its left: the viewer sees the left, the front to the viewer's left."""
+    z, y, x = np.indices((40, 50, 60)) - np.array([20, 25, 30])[:, None, None, None]
+    ball = (x / 28) ** 2 + (y / 23) ** 2 + (z / 18) ** 2 < 1
+    for flip in (1, -1):
+        affine = np.array([[0, 0, flip, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])  # (z, y, x) of a file
+        skull = Volume(ball & (x < 20), affine)
+        implant = Volume(ball & (x >= 20) & (z > 0) & (y < 0), affine)  # superior, anterior
+        axis, sign = _view(skull, implant)
+        assert (axis, sign) == (2, 1)
+        depth, is_implant, row_mm, column_mm = _seen(skull, implant, axis, sign)
+        assert (row_mm, column_mm) == (1, 2)
+        rows, columns = np.nonzero(is_implant)
+        assert rows.mean() < depth.shape[0] / 2  # above
+        # Seen from the left (+x in LPS) the front is on the viewer's left; from the right, on the right.
+        assert (columns.mean() < depth.shape[1] / 2) == (flip == 1)
+
+
+def test_the_page_sorts_and_filters_without_a_network(tmp_path: Path) -> None:
+    from test_report import CHROMIUM
+
+    rows = [
+        row_of(job(tmp_path / "<b>anna"), implant_ml=9.5, failed_checks=["Thickness"]),
+        row_of(job(tmp_path / "berta"), implant_ml=80.0, failed_checks=["Thickness", "One piece"]),
+        row_of(job(tmp_path / "carl"), implant_ml=20.0),
+        row_of(job(tmp_path / "dora"), state="failed", reason=f"{tmp_path}/dora.nrrd: not an NRRD file"),
+    ]
+    write_cohort_page(tmp_path, rows)
+    text = (tmp_path / "cohort.html").read_text()
+    assert "&lt;b&gt;anna" in text
+    assert str(tmp_path) not in text  # folders name patients
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("request", lambda request: request.url.startswith("file") or wrong.append(request.url))
+        page.goto(f"file://{tmp_path}/cohort.html")
+
+        def shown() -> list[str]:
+            return [row.query_selector_all("td")[1].inner_text() for row in page.query_selector_all("tbody tr:visible")]
+
+        assert shown() == ["dora", "<b>anna", "berta", "carl"]
+        page.get_by_role("button", name="Implant, ml").click()
+        assert shown() == ["<b>anna", "carl", "berta", "dora"]
+        page.get_by_role("button", name="Implant, ml").click()
+        assert shown() == ["berta", "carl", "<b>anna", "dora"]
+        page.select_option("#filter", "check:One piece")
+        assert shown() == ["berta"]
+        page.select_option("#filter", "check:Thickness")
+        assert shown() == ["berta", "<b>anna"]
+        page.select_option("#filter", "")
+        page.fill("#find", "nrrd file")
+        assert shown() == ["dora"]
+        assert page.inner_text("#shown") == "1 of 4 shown"
+        assert not wrong
+        browser.close()
+
+
+def test_a_large_cohort_keeps_the_page_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcdiff.cohort.page.PICTURES_BYTES", 25)
+    monkeypatch.setattr("pcdiff.cohort.page.MAX_ROWS", 3)
+    rows = [row_of(job(tmp_path / name), picture="data:0123456") for name in "abcd"]
+    write_cohort_page(tmp_path, [*rows, replace(rows[0], case="z", state="failed", picture="")])
+    text = (tmp_path / "cohort.html").read_text()
+    assert "The first 3 of 5 cases" in text
+    assert text.count("<img") == 2

@@ -69,7 +69,12 @@ def check_implant(
 
 
 def surroundings(skull: Volume, implant: Volume, margin_mm: float = SURROUNDINGS_MM) -> tuple[Volume, Volume]:
-    """Skull and implant, cropped to the implant and a margin: the checks take time per voxel."""
+    """Skull and implant, cropped to the implant and a margin: the checks take time per voxel.
+
+    They are copies of one memory order, as arrays of different orders are slow to combine.
+    """
     low, high = bounding_box(implant.mask)
     margin = np.ceil(margin_mm * voxels_per_mm(skull.affine[:3, :3])).astype(int)
-    return skull.crop(low - margin, high + margin), implant.crop(low - margin, high + margin)
+    crops = (volume.crop(low - margin, high + margin) for volume in (skull, implant))
+    bone, solid = (crop.with_mask(np.ascontiguousarray(crop.mask)) for crop in crops)
+    return bone, solid

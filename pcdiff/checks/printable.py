@@ -70,8 +70,8 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low, axis=1) / 2
     low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
-    # one class for all triangles up to the median size; in the others, sizes differ by a factor of two at most
-    sizes = np.floor(np.log2(np.maximum(reach, max(np.median(reach), 1e-9)))).astype(int)
+    # one class for all triangles up to the median size; in the others, sizes differ by a factor of 1.4 at most
+    sizes = np.floor(2 * np.log2(np.maximum(reach, max(np.median(reach), 1e-9)))).astype(int)
     classes = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
     trees = [cKDTree(centre[members]) for members in classes]
     found = []

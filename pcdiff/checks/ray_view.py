@@ -87,15 +87,9 @@ class RayView:
         step = np.moveaxis(along @ np.linalg.inv(skull.affine[:3, :3]).T, -1, 0).astype(np.float32)[..., None]
         start = skull.to_index(vault.pose.shift).astype(np.float32)[:, None, None, None]
         index = (start + step * (outer[..., None] + HEIGHTS).astype(np.float32)).reshape(3, -1)
-        bone, solid = (
-            ndimage.map_coordinates(
-                volume.mask.view(np.uint8) * np.uint8(200), index, order=1, output=np.float32
-            ).reshape(*shape, len(HEIGHTS))
-            / 200
-            for volume in (skull, implant)
-        )
         far = (-(thickness + VAULT_MM)[..., None] > HEIGHTS) | (HEIGHTS > VAULT_MM)
-        bone[far] = 0
+        bone, solid = np.zeros(far.shape, np.float32), _occupancy(implant, index).reshape(far.shape)
+        bone[~far] = _occupancy(skull, index[:, ~far.ravel()])
         defect = ndimage.map_coordinates(MAP.to_image(vault.defect), pixels.T, order=0).reshape(shape)
         known = _interpolate(MAP.to_image(np.isfinite(vault.mirrored).astype(float)), pixels).reshape(shape) > 0.99
         mirrored = np.where(known, _interpolate(MAP.filled(vault.mirrored), pixels).reshape(shape) - outer, np.nan)
@@ -149,6 +143,13 @@ def _window(vault: CompletedVault, implant: Volume) -> tuple[np.ndarray, tuple[i
     lines = [np.arange(a, b + 1e-9, 1 / RAYS_PER_PIXEL) for a, b in zip(low, high, strict=True)]
     grid = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
     return grid.reshape(-1, 2), (len(lines[0]), len(lines[1]))
+
+
+def _occupancy(volume: Volume, index: np.ndarray) -> np.ndarray:
+    """(N,) float32, 0 to 1, at (3, N) continuous index."""
+    values = ndimage.map_coordinates(volume.mask.view(np.uint8) * np.uint8(200), index, order=1, output=np.float32)
+    values /= 200
+    return values
 
 
 def _interpolate(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -22,6 +22,11 @@ def box_slices(low: Iterable[int], high: Iterable[int]) -> tuple[slice, ...]:
     return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
 
 
+def nothing_like(mask: np.ndarray) -> np.ndarray:
+    """An empty mask of the same shape and memory order; unlike `zeros_like` it takes no memory where it stays empty."""
+    return np.zeros(mask.shape, bool, order="F" if mask.strides[0] < mask.strides[-1] else "C")
+
+
 def voxels_per_mm(axes: np.ndarray) -> np.ndarray:
     """(3,) voxels that a step of 1 mm crosses at most along each index axis.
 
@@ -54,11 +59,13 @@ def largest_components(mask: np.ndarray, count: int = 1, corners: bool = False) 
     (6 neighbours). Of components of equal size the one that comes first in index order is taken.
     """
     box, labels, found = _label(mask, corners)
-    sizes = np.bincount(labels.ravel(), minlength=found + 1)[1:]
+    part = labels[labels > 0]
+    sizes = np.bincount(part, minlength=found + 1)[1:]
     selected = np.zeros(found + 1, bool)
     selected[1 + np.argsort(-sizes, kind="stable")[:count]] = True
-    largest = np.zeros_like(mask)
-    largest[box] = selected[labels]
+    labels[labels > 0] = selected[part]
+    largest = nothing_like(mask)
+    largest[box] = labels
     return largest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import box_slices, voxels_per_mm
+from pcdiff.geometry.grid import box_slices, nothing_like, voxels_per_mm
 
 MAX_OFF_LATTICE = 0.02  # voxels, between places that are meant to be the same: headers round
 
@@ -83,7 +83,7 @@ class Volume:
 
     def with_voxels(self, index: np.ndarray) -> Volume:
         """The mask of some voxels, (N, 3) int index, on the same grid."""
-        mask = np.zeros_like(self.mask)
+        mask = nothing_like(self.mask)
         mask[tuple(index.T)] = True
         return self.with_mask(mask)
 
@@ -116,6 +116,6 @@ class Volume:
 
     def with_crop(self, crop: np.ndarray, low: np.ndarray) -> Volume:
         """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on, and nothing elsewhere."""
-        mask = np.zeros_like(self.mask)
+        mask = nothing_like(self.mask)
         mask[box_slices(low, low + np.array(crop.shape))] = crop
         return self.with_mask(mask)

@@ -43,7 +43,7 @@ def finish(values: np.ndarray, low: np.ndarray, skull: Volume, points: PointClou
     start = np.clip(np.floor(index.min(0) - reach), 0, values.shape).astype(int)
     stop = np.clip(np.ceil(index.max(0) + reach) + 1, start, values.shape).astype(int)
     near = box_slices(start, stop)
-    values, bone = values[near], bone[near]
+    values, bone = values[near], np.ascontiguousarray(bone[near])  # in the values' memory order: mixed ones are slow
 
     owner = nearest_defect((values > SEAM_LEVEL) & ~bone, skull, low + start, points)
     implant = (values > 0.5) & (owner > 0)
@@ -71,7 +71,8 @@ def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: Po
     to_defect, index = cKDTree(points.points[in_defect]).query(mm, workers=-1)
     label = points.defect[in_defect][index]
     if not in_defect.all():
-        to_bone, _ = cKDTree(points.points[~in_defect]).query(mm, workers=-1)
+        near = max(0.0, to_defect.max(initial=0) - REACH_MM)  # bone farther away decides nothing
+        to_bone, _ = cKDTree(points.points[~in_defect]).query(mm, distance_upper_bound=near, workers=-1)
         label = np.where(to_defect <= to_bone + REACH_MM, label, 0)
     owner = np.zeros(blocks.shape, np.int16)
     owner[tuple(found.T)] = label

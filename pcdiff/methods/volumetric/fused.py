@@ -49,8 +49,8 @@ def fused_surface(maps: TableMaps, coarse: Lattice, correction: np.ndarray, fusi
     """
     lattice = coarse.finer(FINER)
     pixels, radius = map_position(lattice.points)
-    index = np.argwhere(np.ones(lattice.shape, bool)).T / FINER
-    added = map_coordinates(correction, index, order=1).reshape(lattice.shape)
+    finer = np.array(lattice.shape) / correction.shape
+    added = ndimage.zoom(correction, finer, order=1)  # from first to last point, linearly
     top, bottom, border = maps.sample(pixels, "outer", "inner", "border")
     odds = table_log_odds(top - radius, radius - bottom, border, fusion) + added
     at, normals, faces = _zero_surface(odds, outside=-fusion.max_log_odds)

@@ -575,6 +575,19 @@ def test_report_is_written_again(run: Run, demo_copy: Path) -> None:
     assert files(demo_copy).keys() >= read_record(demo_copy)["files"].keys()
 
 
+def test_a_printed_report_is_not_replaced_and_belongs_to_its_case(
+    run: Run, demo_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pcdiff.report.pdf.print_pdf", lambda page, path: path.write_bytes(page.read_bytes()[:20]))
+    for plan in (tmp_path / "plan.pdf", demo_copy / "plan.pdf"):
+        assert run("report", demo_copy, "--pdf", plan)[:2] == (0, f"{demo_copy / 'report.html'}\n{plan}\n")
+    assert read_record(demo_copy)["files"]["plan.pdf"] == sha256(demo_copy / "plan.pdf")
+    code, _, error = run("report", demo_copy, "--pdf", tmp_path / "plan.pdf")
+    assert code == 2
+    assert "found one that may be of another patient" in error
+    assert run("report", demo_copy, "--pdf", tmp_path / "plan.pdf", "--overwrite")[0] == 0
+
+
 def test_the_help_of_train_names_the_shipped_recipes(run: Run) -> None:
     _, printed, _ = run("train", "--help")
     words = set(re.findall(r"\w+", printed))

@@ -18,7 +18,7 @@ import pytest
 from pcdiff.data.cases import Case, find_cases
 from pcdiff.errors import InputError
 from pcdiff.evaluation import runner
-from pcdiff.evaluation.measure import COMMAND, measure
+from pcdiff.evaluation.measure import _PROGRAM, COMMAND, measure
 from pcdiff.evaluation.plan import package_digest
 from pcdiff.evaluation.results import Results
 from pcdiff.evaluation.rows import Row
@@ -236,6 +236,13 @@ def test_a_killed_command_reports_the_signal():
     _, _, code, error = measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
     assert code == -15
     assert error == "killed by SIGTERM: nothing on stderr"
+
+
+def test_the_timer_does_not_end_what_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    often = _PROGRAM.replace("min(limit, 0.5), 0.5", "0.01, 0.0003")  # alarms while its interpreter ends
+    assert often != _PROGRAM
+    monkeypatch.setattr("pcdiff.evaluation.measure._PROGRAM", often)
+    assert {measure([sys.executable, "-S", "-c", "pass"], 60).error for _ in range(10)} == {None}
 
 
 def test_rows_are_reused_and_only_missing_ones_run(tmp_path, cases, program, calls):

@@ -37,7 +37,8 @@ def runs(job: str) -> list[str]:
 
 def test_the_navigation_has_every_page_once() -> None:
     named = [*pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])]
-    documents = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    found = [path for suffix in ("md", "ipynb") for path in (ROOT / "docs").rglob(f"*.{suffix}")]
+    documents = {path.relative_to(ROOT).as_posix() for path in found}
     assert len(named) == len(set(named))
     assert {name for name in named if name.startswith("docs/")} == documents
     assert all((ROOT / name).is_file() for name in named)

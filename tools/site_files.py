@@ -1,8 +1,9 @@
 """A hook of mkdocs: the site gets the repository's own folders, so links between documents hold in both.
 
-mkdocs reads one folder of documents; README.md, MODEL_CARD.md and others lie outside of docs/.
+mkdocs reads one folder of documents; README.md, MODEL_CARD.md and others lie outside of docs/. Notebooks become pages.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -22,12 +23,32 @@ OUTSIDE = (
 )
 
 
+class Notebook(File):
+    """A notebook as a page: its text, and its code in blocks. Notebooks are kept without outputs."""
+
+    def is_documentation_page(self) -> bool:
+        """What mkdocs asks before it makes a page of a file."""
+        return True
+
+    @property
+    def content_string(self) -> str:
+        """The notebook as Markdown."""
+        cells = json.loads((ROOT / self.src_uri).read_text("utf-8"))["cells"]
+        marks = {"code": "```python\n{}\n```", "markdown": "{}"}
+        parts = [marks[cell["cell_type"]].format("".join(cell["source"])) for cell in cells]
+        return "\n\n".join([*parts, f"*This page is the notebook `{self.src_uri}` of the repository.*", ""])
+
+
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Replaces the files of docs/ by the same files, and those of OUTSIDE, under their paths in the repository."""
     theme = [file for file in files if file.src_dir != config.docs_dir]
     found = [path for pattern in (*OUTSIDE, "docs/**/*") for path in sorted(ROOT.glob(pattern)) if path.is_file()]
+    kinds = {".ipynb": Notebook}
     own = [
-        File(path.relative_to(ROOT).as_posix(), str(ROOT), config.site_dir, config.use_directory_urls) for path in found
+        kinds.get(path.suffix, File)(
+            path.relative_to(ROOT).as_posix(), str(ROOT), config.site_dir, config.use_directory_urls
+        )
+        for path in found
     ]
     return Files([*theme, *own])
 

@@ -102,23 +102,41 @@ def view(
         typer.echo(path)
 
 
-def report(case: options.CaseFolder, skull: options.MovedSkull = None) -> None:
-    """Write report.html and preview.png of a case again, for example after an update of pcdiff.
+def report(
+    case: options.CaseFolder,
+    skull: options.MovedSkull = None,
+    pdf: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Print the report to this file, too: A4, by Chromium, Chrome or Edge."),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write report.html and preview.png of a case again, for example after an update of pcdiff; print it as PDF.
 
     Both show the defective skull: the file given with --skull, else the one in the case folder, else the one that the
     implant was designed from.
 
-        pcdiff report out/head
+        pcdiff report out/head --pdf plan.pdf
         pcdiff report out/head --skull scans/head.nrrd
     """
+    from pcdiff.files import refuse_to_replace
     from pcdiff.pipeline.contents import read_contents
     from pcdiff.pipeline.record import renew_record
     from pcdiff.report.case_report import PREVIEW, REPORT, write_report
+    from pcdiff.report.pdf import print_pdf
 
+    if pdf is not None:
+        refuse_to_replace(pdf, overwrite)
     contents = read_contents(case, skull)
     write_report(case, contents)
-    renew_record(case, dict(contents.record), (REPORT, PREVIEW))
+    written = [REPORT, PREVIEW]
+    renew_record(case, dict(contents.record), written)
     typer.echo(case / REPORT)
+    if pdf is not None:
+        print_pdf(case / REPORT, pdf)
+        if pdf.parent.samefile(case):  # a later design in this folder removes it with the others
+            renew_record(case, dict(contents.record), [*written, pdf.name])
+        typer.echo(pdf)
 
 
 def dicom_seg(

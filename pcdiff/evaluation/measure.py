@@ -32,6 +32,7 @@ signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 signal.signal(signal.SIGALRM, look)
 signal.setitimer(signal.ITIMER_REAL, min(limit, 0.5), 0.5)
 _, status, usage = os.wait4(child.pid, 0)
+signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm while the interpreter ends would kill it
 print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]))
 """
 _RSS_PER_MB = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # ru_maxrss is in bytes there, in KiB elsewhere

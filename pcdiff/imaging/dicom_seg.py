@@ -78,6 +78,7 @@ def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
             software_versions=__version__,
             device_serial_number="0",
             series_description="Cranial implant, not a medical device",
+            specific_character_set="ISO_IR 192",  # UTF-8: highdicom refuses some that scans have, Japanese ones too
         )
     with written_beside(path) as part:
         segmentation.save_as(part)

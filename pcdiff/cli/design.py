@@ -51,6 +51,7 @@ def design(
     mesh_space: options.MeshSpace = "lps",
     keep_points: options.KeepPoints = False,
     report: options.WithReport = True,
+    case_id: options.CaseId = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
@@ -103,10 +104,16 @@ def design(
         mesh_space=mesh_space,
         keep_points=keep_points,
         report=report,
+        case_id=case_id,
     )
     scans = as_scans(given, quiet)
-    for option, file in (("--mask-out", mask_out), ("--region", region), ("--edited", edited)):
-        if file is not None and len(scans) > 1:
+    for option, given_value in (
+        ("--mask-out", mask_out),
+        ("--region", region),
+        ("--edited", edited),
+        ("--case-id", case_id),
+    ):
+        if given_value is not None and len(scans) > 1:
             raise InputError(f"{option} is for one scan, got {len(scans)}; give one")
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
     if verbose:

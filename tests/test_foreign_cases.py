@@ -93,7 +93,8 @@ def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pcdiff.report.case_report.case_picture", lambda *arguments: tiny)
     monkeypatch.setattr("pcdiff.report.case_report.render", lambda *arguments: tiny)
     monkeypatch.setattr("pcdiff.report.case_report.views", lambda *arguments: [("front", tiny)])
-    monkeypatch.setattr("pcdiff.report.case_report.sections", lambda *arguments: [("axial", tiny)])
+    monkeypatch.setattr("pcdiff.report.case_report.Slices.__init__", lambda slices, contents: None)
+    monkeypatch.setattr("pcdiff.report.case_report.Slices.html", lambda slices: "")
 
 
 def test_no_text_of_a_foreign_folder_reaches_the_page_unescaped(folder: Path, plain_pictures: None) -> None:
@@ -131,7 +132,7 @@ def test_every_value_is_of_its_kind_or_refused(
     monkeypatch.setattr("pcdiff.report.case_report.case_scene", lambda contents: scene)
     monkeypatch.setattr("pcdiff.report.case_report.scene_html", lambda scene: "")
     monkeypatch.setattr("pcdiff.report.case_report.write_png", lambda picture, path: None)
-    monkeypatch.setattr("pcdiff.report.case_report.write_page", lambda path, title, body: pages.append(body))
+    monkeypatch.setattr("pcdiff.report.case_report.write_page", lambda path, title, body, header: pages.append(body))
     unchanged(monkeypatch, contents)
     monkeypatch.setattr("pcdiff.pipeline.contents.read_arrays", lambda *arguments: {})
     monkeypatch.setattr("pcdiff.pipeline.contents._read_points", lambda path: contents.points)

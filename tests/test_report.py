@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from markupsafe import escape
+from phantom import head_ct
 from PIL import Image
 
 from pcdiff import NOTICE
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
+from pcdiff.geometry.grey import Grid, grey_head
 from pcdiff.geometry.mesh import read_stl, write_stl
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
@@ -29,11 +31,12 @@ from pcdiff.pipeline.record import RECORD, case_record, renew_record
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit
 from pcdiff.report.case_report import PREVIEW, REPORT, write_report
+from pcdiff.report.colours import GREY_BONE
 from pcdiff.report.contents import CaseContents
-from pcdiff.report.gallery import position
 from pcdiff.report.page import MAX_PAGE_BYTES
 from pcdiff.report.record_sections import checks_section
 from pcdiff.report.scene import case_scene
+from pcdiff.report.slices import position
 from pcdiff.report.viewer import scene_html
 
 NAME = "<script>alert(1)<script> & 'co'"
@@ -86,7 +89,9 @@ def folder(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path_factory: pyte
         "input_check": input_check,
         "input": record["input"] | {"path": f"/home/x/{NAME}"},
     }
-    write_report(folder, replace(read_contents(folder), record=record))
+    hu, grid = head_ct(case[0])
+    grey = grey_head(hu, grid.affine, Grid.around(grid))
+    write_report(folder, replace(read_contents(folder), record=record, grey=grey))
     return folder
 
 
@@ -100,7 +105,7 @@ def test_the_text_shows_record_and_checks(text: str) -> None:
     assert shown.count(NOTICE) == 2
     assert shown.index(NOTICE) < shown.index("<h1>") < shown.rindex(NOTICE)
     for part in (
-        "0 of 1 checks passed; see the failed checks below",
+        "0 of 1 checks passed; see the failed checks",
         '<span class="light bad">failed</span>',
         '<span class="light none">not assessed</span>',
         "at most 0.1 ml",
@@ -117,9 +122,47 @@ def test_the_text_shows_record_and_checks(text: str) -> None:
         "prior.safetensors",
     ):
         assert part in shown, part
-    for caption in ("front", "top, forehead up", "from inside", "close-up of the rim", "axial section"):
+    for caption in ("front", "top, forehead up", "from inside", "close-up of the rim", "axial slice at ", "rim at "):
         assert f"<figcaption>{caption}" in shown, caption
     assert re.search(r"<figcaption>(left|right) side<", shown)
+
+
+def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None:
+    record = case_record(folder)
+    plan = text[text.index('class="plan"') : text.index("<h2>Slices")]
+    ml = record["implant_ml"]
+    for part in (
+        f"case {record['input']['sha256'][:8]}",
+        f"implant.stl {sha256(folder / 'implant.stl')[:8]}",
+        "left parietal",
+        "31 cm\u00b2",
+        f"{ml:.1f} ml",
+        f"PEEK {1.3 * ml:.0f} g, titanium {4.43 * ml:.0f} g, PMMA {1.18 * ml:.0f} g",
+        "<b>Can be inserted:</b> It collides with &lt;b&gt;bone&lt;/b&gt; during insertion.",
+        "Not assessed</span> Restores the shape.",
+        "1 warning about the input",
+        "Surgeon",
+        "not a medical device",
+    ):
+        assert part in plan, part
+    assert re.search(r"Length x width x height</dt><dd>\d+ x \d+ x \d+ mm", plan)
+    assert str(escape(NAME)) not in plan
+    assert record["input"]["sha256"] not in plan
+    assert text.index("<h2>Limitations") < text.index(record["input"]["sha256"]), "hashes stand at the end"
+
+
+def test_the_plan_gives_the_thickness_away_from_the_rim(folder: Path, tmp_path: Path) -> None:
+    contents = read_contents(folder)
+    count = len(contents.mesh.vertices)
+    thickness, gap = np.full(count, 9.0), np.full(count, 8.0)
+    thickness[: count // 2], gap[: count // 2] = 1.0, 0.5
+    fields = {"thickness_mm": thickness, "gap_mm": gap}
+    settings = {**contents.record["settings"], "case_id": "OP-7 <b>"}
+    write_report(tmp_path, replace(contents, vertex_fields=fields, record={**contents.record, "settings": settings}))
+    text = (tmp_path / REPORT).read_text(encoding="utf-8")
+    assert "9.0 mm (median); 90 % from 9.0 to 9.0 mm" in text
+    assert "<b>OP-7 &lt;b&gt;</b>" in text
+    assert re.search(r'@top-left { content: "Plan\\20 of.*OP\\2d 7\\20 \\3c b\\3e', text)
 
 
 def test_texts_are_escaped_and_folders_are_not_shown(text: str) -> None:
@@ -263,6 +306,24 @@ def test_a_scene_holds_all_surfaces_fields_and_clouds(
     assert [scene.clouds[n].name for n in (0, 1, 4)] == titles
 
 
+def test_colour_scales_say_what_is_good(folder: Path) -> None:
+    contents = read_contents(folder)
+    figure = {"key": "bone_thickness", "name": "bone", "value": 6.0}
+    checks = {"passed": True, "checks": [{"name": "thickness", "title": "Thickness", "figures": [figure]}]}
+    thickness, gap, *_ = case_scene(replace(contents, checks=checks)).implant.fields
+    assert (thickness.low, thickness.high) == (3.0, 9.0)
+    thin, bone, thick = thickness.scale.at(np.array([3.0, 6.0, 9.0]), thickness.low, thickness.high)
+    assert bone.min() > 0.85, "white where it is as thick as the bone"
+    assert thin[0] > 2 * thin[2]
+    assert thick[2] > 2 * thick[0]
+    rim = gap.values >= 0
+    assert 0.05 < rim.mean() < 0.7
+    colours = gap.scale.at(gap.values, gap.low, gap.high)
+    assert (colours[~rim] == GREY_BONE).all(), "no colour away from the rim"
+    assert not (colours[rim] == GREY_BONE).all(axis=1).any()
+    assert [text for _, text in gap.ticks] == ["0 (touches)", "1", "2", "3 or more"]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     driver = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -343,6 +404,167 @@ def test_a_browser_draws_the_scene_and_its_controls_work(browser: Any, folder: P
     assert (turned != moved).any()
     assert errors == []
     assert requests == [(folder / REPORT).as_uri()]
+    page.close()
+
+
+def open_report(browser: Any, folder: Path, **options: Any) -> Any:
+    page = browser.new_page(viewport={"width": 1000, "height": 900}, **options)
+    page.goto((folder / REPORT).as_uri())
+    return page
+
+
+def drawn_after(page: Any, act: Any) -> None:
+    """Acts, and waits until the slices are drawn again."""
+    drawn = int(page.locator(".slices").get_attribute("data-drawn"))
+    act()
+    page.wait_for_function(f"() => Number(document.querySelector('.slices').dataset.drawn) > {drawn}", timeout=60_000)
+
+
+def millimetres(text: str) -> np.ndarray:
+    """(3,) mm, LPS, of a place such as "R 41, A 12, S 71 mm"."""
+    found = re.findall(r"([RLAPIS]) (\d+)", text)
+    return np.array([int(mm) * (1 if side in "LPS" else -1) for side, mm in found])
+
+
+def test_slices_in_a_browser_show_what_a_click_points_to(browser: Any, folder: Path) -> None:
+    page = open_report(browser, folder)
+    page.wait_for_selector(".slices[data-drawn]", timeout=60_000)
+
+    def where_after(act: Any) -> np.ndarray:
+        drawn_after(page, act)
+        return millimetres(page.locator(".where").inner_text())
+
+    sides = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+    axes = {"axial": (0, 1, 1), "coronal": (0, 2, -1), "sagittal": (1, 2, -1)}  # to the right, downwards and its sign
+    for name, shown in sides.items():
+        panel = page.locator(f".panel[data-plane={name}]")
+        at = ("left", "right", "top", "bottom")
+        assert "".join(panel.locator(f".side.{side}").inner_text() for side in at) == shown
+        canvas = panel.locator("canvas")
+        box = canvas.bounding_box()
+        x, y = box["width"] / 2, box["height"] / 2
+        before = where_after(lambda canvas=canvas, x=x, y=y: canvas.click(position={"x": x, "y": y}))
+        after = where_after(lambda canvas=canvas, x=x, y=y: canvas.click(position={"x": x + 60, "y": y + 40}))
+        moved = after - before
+        right, down, sign = axes[name]
+        # The scale bar and the click measure the same millimetres.
+        bar = panel.locator(".scale i").bounding_box()["width"]
+        mm_per_pixel = int(panel.locator(".scale b").inner_text().removesuffix(" mm")) / bar
+        assert moved[right] == pytest.approx(60 * mm_per_pixel, abs=1.6)
+        assert sign * moved[down] == pytest.approx(40 * mm_per_pixel, abs=1.6)
+        across = 3 - right - down
+        assert moved[across] == 0
+        slider = panel.locator("input")
+        mm = int(slider.get_attribute("min")) + 5
+        assert where_after(lambda slider=slider, mm=mm: slider.fill(str(mm)))[across] == mm
+    assert page.locator(".panel[data-plane=rim] .scale b").inner_text() == "20 mm"
+    page.close()
+
+
+def test_outlines_can_be_switched_off(browser: Any, folder: Path) -> None:
+    page = open_report(browser, folder)
+    page.wait_for_selector(".slices[data-drawn]", timeout=60_000)
+
+    def coloured() -> int:
+        drawn = page.evaluate(
+            "() => { const c = document.querySelector('.panel canvas');"
+            " return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; }"
+        )
+        pixels = np.array(drawn).reshape(-1, 4)[:, :3]
+        return int((np.ptp(pixels, axis=1) > 60).sum())
+
+    both = coloured()
+    drawn_after(page, lambda: page.uncheck("[data-outline=implant]"))
+    bone = coloured()
+    drawn_after(page, lambda: page.uncheck("[data-outline=bone]"))
+    drawn_after(page, lambda: page.uncheck("[data-outline=cross]"))
+    assert both > bone > 300
+    assert coloured() == 0, "grey values alone"
+    drawn_after(page, lambda: page.check("[data-outline=mirrored]"))
+    assert coloured() > 300
+    page.close()
+
+
+def test_a_wheel_scrolls_the_page_until_the_view_is_clicked(browser: Any, folder: Path) -> None:
+    page = open_report(browser, folder)
+    page.wait_for_selector(".scene[data-drawn]", timeout=60_000)
+    page.locator(".plot").scroll_into_view_if_needed()
+    box = page.locator(".plot").bounding_box()
+
+    def wheel_scrolls(expected: bool) -> bool:
+        """Whether a wheel scrolls the page; one that does not has a second to do so."""
+        before = page.evaluate("scrollY")
+        page.mouse.wheel(0, 40)
+        for _ in range(100 if expected else 5):
+            page.wait_for_timeout(200)
+            if page.evaluate("scrollY") != before:
+                return True
+        return False
+
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 150)
+    assert wheel_scrolls(True)
+    page.mouse.down()
+    page.mouse.up()
+    assert not wheel_scrolls(False)
+    page.mouse.move(5, 5)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 150)
+    assert wheel_scrolls(True), "after the pointer has left"
+    page.close()
+
+
+def test_the_view_from_inside_gives_its_cut_back(browser: Any, folder: Path) -> None:
+    page = open_report(browser, folder)
+    page.wait_for_selector(".scene[data-drawn]", timeout=60_000)
+    chosen = page.locator("[data-control=slice]")
+    page.click("button[data-view=inside]")
+    assert chosen.input_value() != "off"
+    page.click("button[data-view=front]")
+    assert chosen.input_value() == "off"
+    page.select_option("[data-control=slice]", "axial")
+    page.click("button[data-view=reset]")
+    assert chosen.input_value() == "off"
+    page.close()
+
+
+def test_without_webgl_there_are_pictures_and_slices(browser: Any, folder: Path) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page.add_init_script(
+        "const get = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {"
+        " return kind.startsWith('webgl') ? null : get.call(this, kind, ...rest); };"
+    )
+    page.goto((folder / REPORT).as_uri())
+    page.wait_for_selector(".slices[data-drawn]", timeout=60_000)
+    assert page.locator(".fallback").is_visible()
+    assert not page.locator(".plot").is_visible()
+    page.close()
+    page = open_report(browser, folder, java_script_enabled=False)
+    assert page.locator(".fallback").is_visible()
+    assert page.locator(".still").count() == 7
+    assert page.locator(".still").first.is_visible()
+    assert not page.locator(".panels").is_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("size", [(210, 297), (216, 279)])
+def test_the_first_printed_page_is_the_plan(browser: Any, folder: Path, size: tuple[int, int]) -> None:
+    page = open_report(browser, folder)
+    page.wait_for_selector(".slices[data-drawn]", timeout=60_000)
+    dots = 96 / 25.4
+    page.set_viewport_size({"width": round((size[0] - 28) * dots), "height": 900})
+    page.emulate_media(media="print")
+    page.wait_for_timeout(300)
+    plan = page.locator(".plan").bounding_box()
+    assert plan["y"] + plan["height"] < (size[1] - 34) * dots, "the plan fits on one page"
+    assert plan["height"] > 0.75 * (size[1] - 34) * dots, "and fills it"
+    assert page.locator(".sign").is_visible()
+    assert not page.locator(".plot").is_visible()
+    assert not page.locator(".panels").is_visible()
+    assert page.locator(".still").count() == 7
+    wide = [
+        box["x"] + box["width"] for box in (item.bounding_box() for item in page.locator("section, svg").all()) if box
+    ]
+    assert max(wide) <= (size[0] - 28) * dots + 1
     page.close()
 
 

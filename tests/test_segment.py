@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.errors import InputError
+from pcdiff.geometry.grey import read_grey
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.input_check import WARN_SLICE_MM, describe, read_skull
@@ -337,12 +338,14 @@ def test_from_a_dicom_folder_to_an_implant(run: Run, folder: Path, truth: Volume
     assert dice(implant.mask, truth.mask) > 0.85
     np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii.gz").mask, skull.mask)
     record = json.loads((out / "run.json").read_text())
+    assert read_grey(out / "grey.npz") is not None
+    assert {"grey.npz", "report.html"} <= record["files"].keys()
     found = record["input_check"]
     assert found == json.loads(json.dumps(asdict(read_skull(folder)[1]) | {"defects": found["defects"]}))
     assert found["kind"] == "ct"
     assert found["format"] == "DICOM"
     assert len(found["defects"]) == record["defects"] == 1
-    assert found["defects"][0].keys() == {"label", "area_cm2", "side", "place"}
+    assert found["defects"][0].keys() == {"label", "area_cm2", "side", "place", "length_mm", "width_mm"}
     for path in [*(tmp_path / "out").rglob("*.*"), tmp_path / "mask.nii.gz"]:  # no patient data in any file
         data = path.read_bytes()
         data += gzip.decompress(data) if path.suffix == ".gz" else b""
@@ -375,6 +378,9 @@ def test_one_mask_out_for_one_scan(run: Run, folder: Path, tmp_path: Path) -> No
     code, _, errors = run("sample", folder, folder / "..", "-o", tmp_path, "--mask-out", tmp_path / "m.nrrd")
     assert code == 2
     assert "--mask-out is for one scan, got 2" in errors
+    code, _, errors = run("design", folder, folder / "..", "-o", tmp_path, "--case-id", "OP-7")
+    assert code == 2
+    assert "--case-id is for one scan, got 2" in errors
 
 
 def test_unreadable_scans_give_one_line(run: Run, folder: Path, tmp_path: Path) -> None:

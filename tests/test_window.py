@@ -32,7 +32,7 @@ class Viewer:
 def test_keys_show_step_and_colour() -> None:
     o3d = pytest.importorskip("open3d", reason="needs open3d", exc_type=ImportError)
     corner = Shape(np.eye(3), np.full((3, 3), 3**-0.5), np.array([[0, 1, 2]]), (0.2, 0.4, 0.6))
-    thickness = Field("thickness", "thickness", "mm", np.array([0.0, 1.0, 2.0]), 0.0, 2.0)
+    thickness = Field("thickness", "thickness, mm", np.array([0.0, 1.0, 2.0]), 0.0, 2.0)
     frames = np.stack([np.zeros((4, 3)), np.ones((4, 3))])
     surfaces = (Surface("skull", corner), Surface("implant", corner, shown=False, fields=(thickness,)))
     layers = window.Layers(Scene("case", surfaces, (Cloud("sampling steps", frames, (1, 0, 0), ("a", "b")),)), o3d)

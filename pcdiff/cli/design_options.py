@@ -38,8 +38,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def check_single(settings: Settings, scans: int) -> None:
     """Raises InputError for options that are for one scan, if there are more."""
-    for option, given in (("--region", settings.region is not None), ("--edited", settings.method == "edited")):
-        if given and scans > 1:
+    alone = {
+        "--region": settings.region,
+        "--edited": settings.method == "edited" or None,
+        "--case-id": settings.case_id,
+    }
+    for option, given in alone.items():
+        if given is not None and scans > 1:
             raise InputError(f"{option} is for one scan, got {scans}; give one")
 
 
@@ -69,6 +74,7 @@ def _settings(
     mesh_space: options.MeshSpace = "lps",
     keep_points: options.KeepPoints = False,
     report: options.WithReport = True,
+    case_id: options.CaseId = None,
 ) -> Settings:
     """The settings that the options choose. Raises InputError for an unknown method, and for missing weights."""
     from pcdiff.checks.criteria import load_criteria
@@ -100,6 +106,7 @@ def _settings(
         mesh_space=mesh_space,
         keep_points=keep_points,
         report=report,
+        case_id=case_id,
     )
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
     return settings

@@ -155,6 +155,14 @@ KeepPoints = Annotated[
 WithReport = Annotated[
     bool, typer.Option("--report/--no-report", rich_help_panel=FILES, help="Write report.html and preview.png.")
 ]
+CaseId = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=FILES,
+        metavar="TEXT",
+        help="Name of the case on the report's plan; without it the report names no patient.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write even if the result exists, or if the folder holds other files.")
 ]

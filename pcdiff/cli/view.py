@@ -8,9 +8,12 @@ from pathlib import Path
 from pcdiff.pipeline.contents import read_contents
 from pcdiff.pipeline.record import renew_record
 from pcdiff.report import window
-from pcdiff.report.gallery import scene_picture
+from pcdiff.report.case_report import PREVIEW_CAPTION
+from pcdiff.report.gallery import case_picture, scene_picture
+from pcdiff.report.page import picture_html
 from pcdiff.report.render import write_png
 from pcdiff.report.scene import case_scene
+from pcdiff.report.slices import Slices
 from pcdiff.report.viewer import write_scene
 
 PAGE = "view.html"
@@ -42,17 +45,22 @@ def show_case(
     """
     contents = read_contents(case, skull, truth)
     scene = case_scene(contents)
+
+    def write_page(path: Path) -> None:
+        picture = picture_html(case_picture(scene.skull.shape, scene.implant.shape), PREVIEW_CAPTION)
+        write_scene(scene, path, Slices(contents).html(), picture)
+
     if html is None and png is None:
         obstacle = window.show(scene, f"pcdiff: {scene.title}")
         if obstacle is None:
             return
         on_warning(obstacle)
         html = case / PAGE
-        write_scene(scene, html)
+        write_page(html)
         renew_record(case, dict(contents.record), [PAGE])
         yield html
     elif html is not None:
-        write_scene(scene, html)
+        write_page(html)
         yield html
     if png is not None:
         write_png(scene_picture(scene), png)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.grey import GreyHead, Grid, grey_head
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.scan import Scan, read_scan
 from pcdiff.imaging.segment import METAL, THRESHOLD, Segmentation, segment
@@ -59,6 +60,21 @@ def read_skull(
     *,
     ignore_metal: bool = False,
 ) -> tuple[Volume, InputCheck]:
+    """The skull of a head scan and the input check, see `read_head`."""
+    skull, check, _ = read_head(path, threshold, series, label, acquisition, ignore_metal=ignore_metal)
+    return skull, check
+
+
+def read_head(
+    path: str | Path,
+    threshold: int | None = None,
+    series: str | None = None,
+    label: str | None = None,
+    acquisition: int | None = None,
+    *,
+    ignore_metal: bool = False,
+    with_grey: bool = False,
+) -> tuple[Volume, InputCheck, GreyHead | None]:
     """Reads a head scan and segments its skull.
 
     Args:
@@ -68,9 +84,10 @@ def read_skull(
         label: Number or name of the label, for a segmentation only.
         acquisition: Number of the acquisition, for a DICOM series with several only.
         ignore_metal: Whether metal is left out of the skull, for a CT only.
+        with_grey: Whether the grey values of a CT are kept for pictures.
 
     Returns:
-        The skull on the scan's own grid, and the input check.
+        The skull on the scan's own grid, the input check, and the grey values; None for a mask.
 
     Raises:
         InputError: As `read_scan` and `segment`, a threshold or metal for a mask, and a series or acquisition for an
@@ -80,12 +97,14 @@ def read_skull(
     if scan.is_ct:
         threshold = THRESHOLD if threshold is None else threshold
         segmentation = segment(scan, threshold, ignore_metal)
-        return segmentation.skull, describe(scan, segmentation, threshold)
+        skull = segmentation.skull
+        grey = grey_head(scan.values, scan.affine, Grid.around(skull)) if with_grey else None
+        return skull, describe(scan, segmentation, threshold), grey
     if threshold is not None:
         raise InputError(f"{path}: --threshold is for a CT in HU, got a mask; leave it out")
     if ignore_metal:
         raise InputError(f"{path}: --ignore-metal is for a CT in HU, got a mask; remove the metal from the mask")
-    return Volume(scan.values, scan.affine, scan.header), describe(scan)
+    return Volume(scan.values, scan.affine, scan.header), describe(scan), None
 
 
 def describe(scan: Scan, segmentation: Segmentation | None = None, threshold: int | None = None) -> InputCheck:

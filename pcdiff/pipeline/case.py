@@ -17,6 +17,8 @@ from pcdiff.checks.recommend import Choice, recommend, surface_std
 from pcdiff.environment import machine, peak_memory_mb
 from pcdiff.errors import InputError
 from pcdiff.files import refuse_to_replace, sha256
+from pcdiff.geometry.extents import extents
+from pcdiff.geometry.grey import GreyHead, write_grey
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.input_check import InputCheck
@@ -26,6 +28,7 @@ from pcdiff.methods.registry import DEFAULT_OF_ENSEMBLE
 from pcdiff.pipeline.case_folder import case_folder
 from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
 from pcdiff.pipeline.record import (
+    GREY,
     SKULL,
     pieces_ml,
     read_record,
@@ -41,18 +44,20 @@ if TYPE_CHECKING:
     from pcdiff.checks import Report
     from pcdiff.methods.base import Method, PriorBasedMethod
     from pcdiff.pipeline.flow import Design
+    from pcdiff.prior.fit import PriorFit
 
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
 
 @dataclass(frozen=True)
 class _Input:
-    """The skull of a scan, what the input check found, and the sha256 of the scan."""
+    """The skull of a scan, what the input check found, the sha256 of the scan, and the grey values of a CT."""
 
     path: Path
     skull: Volume
     check: InputCheck
     digest: str
+    grey: GreyHead | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def design_case(
 ) -> dict[str, Any]:
     """Reads a defective skull, designs its implant and writes the case folder; returns the record.
 
-    source: a CT or a mask, see `input_check.read_skull`. mask_out: a file for the mask of the skull; it is written
+    source: a CT or a mask, see `input_check.read_head`. mask_out: a file for the mask of the skull; it is written
     before the design, so that it can be looked at if the design fails, and never over the scan itself. on_warning: gets
     each warning of the input check and of the fit. on_stage: gets the name of each stage as it begins, see
     `stages.STAGES`.
@@ -124,10 +129,10 @@ def write_case(
 ) -> dict[str, Any]:
     """Writes all files of a case into the folder `part`, except the record, which is returned. Errors as `design_case`.
 
-    Files: defective_skull.nrrd (the mask of the scan's bone), implant.nrrd, implant.stl, checks.json and surface.npz
-    (see `checks.files`), and what the settings ask for. Of several candidates candidates/implant_K.nrrd, .stl and
-    checks_K.json, and uncertainty.nrrd: each voxel's standard deviation over the candidates, 0 where they agree, 0.5
-    where half of them hold the voxel. A failed check stops nothing.
+    Files: defective_skull.nrrd (the mask of the scan's bone), grey.npz (of a CT), implant.nrrd, implant.stl,
+    checks.json and surface.npz (see `checks.files`), and what the settings ask for. Of several candidates
+    candidates/implant_K.nrrd, .stl and checks_K.json, and uncertainty.nrrd: each voxel's standard deviation over the
+    candidates, 0 where they agree, 0.5 where half of them hold the voxel. A failed check stops nothing.
     """
     from pcdiff.pipeline.flow import design
     from pcdiff.pipeline.write import write_implant, write_members, write_points
@@ -154,6 +159,8 @@ def write_case(
     with watch("write"):
         if source != part / SKULL:
             write_volume(given.skull, part / SKULL)
+        if given.grey is not None:
+            write_grey(given.grey, part / GREY)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
         members = write_members(part, result, given.skull, settings.mesh_space) if len(result.members) > 1 else []
         points = write_points(result, part / "points.npz") if settings.keep_points else None
@@ -167,20 +174,22 @@ def write_case(
         with watch("report"):
             reports = [checked.report, *checked.candidates]
             title, implant, spread_mm = as_text(case_name(source)), result.implant, checked.uncertainty_mm
-            contents = designed_contents(title, record, given.skull, implant, mesh, reports, members, spread_mm, points)
+            contents = designed_contents(
+                title, record, given.skull, implant, mesh, reports, members, spread_mm, points, given.grey
+            )
             write_report(part, contents)
     return record
 
 
 def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> _Input:
     digest = input_digest(source)
-    skull, check = settings.read_skull(source)
+    skull, check, grey = settings.read_head(source, with_grey=True)
     if on_warning is not None:
         for warning in check.warnings:
             on_warning(warning)
     if mask_out is not None:
         write_volume(skull, mask_out)
-    return _Input(source, skull, check, digest)
+    return _Input(source, skull, check, digest, grey)
 
 
 def _check(
@@ -221,6 +230,7 @@ def _notes(result: Design, settings: Settings) -> list[str]:
 
 def _record(part: Path, given: _Input, result: Design, checked: _Checked, settings: Settings) -> dict[str, Any]:
     """What `run.json` says of a case; see docs/files.md."""
+    openings = _openings(result, settings.fitting.clearance)
     return {
         **settings.record(),
         "notice": NOTICE,
@@ -236,8 +246,9 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
                 *(without_folders(warning, given.path) for warning in given.check.warnings),
                 *_notes(result, settings),
             ],
-            "defects": [asdict(defect) for defect in defects_of(result.fit)],
+            "defects": [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)],
         },
+        "midplane": _midplane(result.fit),
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
         "pieces_ml": pieces_ml(result.implant),
@@ -250,6 +261,24 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
         "recommended": checked.choice.candidate,
         "recommended_because": checked.choice.why,
     }
+
+
+def _openings(result: Design, clearance: float) -> dict[int, dict[str, float]]:
+    """Label -> length and width of the opening, mm: of what fills it, and the gap around that."""
+    vertices = result.mesh.vertices
+    label = result.fit.defect_at(vertices)
+    openings = {}
+    for number in range(1, result.fit.defects + 1):
+        if np.count_nonzero(label == number) > 2:
+            length, width, _ = (round(mm + 2 * clearance, 1) for mm in extents(vertices[label == number]))
+            openings[number] = {"length_mm": length, "width_mm": width}
+    return openings
+
+
+def _midplane(fit: PriorFit) -> dict[str, list[float]]:
+    """A point of the head's midsagittal plane, mm, LPS, and the unit normal to the patient's left."""
+    normal = fit.pose.linear[:, 0] / np.linalg.norm(fit.pose.linear[:, 0])
+    return {"point": [round(float(x), 2) for x in fit.pose.shift], "normal": [round(float(x), 5) for x in normal]}
 
 
 def _times(watch: Stopwatch) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from pcdiff import NOTICE, __version__
 from pcdiff.array_files import ArrayKind, read_arrays
 from pcdiff.errors import InputError
 from pcdiff.foreign import read_json
+from pcdiff.geometry.grey import GreyHead, read_grey
 from pcdiff.geometry.mesh import Mesh, read_stl
 from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume
 from pcdiff.pipeline.names import shown_name
-from pcdiff.pipeline.record import case_record, case_skull
+from pcdiff.pipeline.record import GREY, case_record, case_skull
 from pcdiff.pipeline.schemas import ChecksRecord
 from pcdiff.pipeline.stages import STAGES
 from pcdiff.report.contents import CaseContents
@@ -43,6 +44,7 @@ def designed_contents(
     candidates: Sequence[Mesh | None] = (),
     uncertainty_mm: np.ndarray | None = None,
     points: Mapping[str, np.ndarray] | None = None,
+    grey: GreyHead | None = None,
 ) -> CaseContents:
     """The contents of a case that has just been designed; reads no file.
 
@@ -56,6 +58,7 @@ def designed_contents(
         candidates: surface of each candidate; None for one without a surface.
         uncertainty_mm: (V,) standard deviation of the candidates' surfaces; None for a single candidate.
         points: what is written as points.npz.
+        grey: the grey values of a CT.
     """
     report, *others = reports
     assert report is not None
@@ -74,6 +77,7 @@ def designed_contents(
         {number: each.record(__version__, NOTICE) for number, each in enumerate(others, 1) if each is not None},
         points,
         stage_titles=STAGE_TITLES,
+        grey=grey,
     )
 
 
@@ -111,6 +115,7 @@ def read_contents(folder: Path, skull: Path | None = None, truth: Path | None = 
         _read_points(folder / "points.npz"),
         None if truth is None else _read_surface(truth),
         STAGE_TITLES,
+        read_grey(folder / GREY),
     )
 
 

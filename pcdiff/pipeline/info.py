@@ -42,7 +42,7 @@ def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> 
 
     Raises InputError for a scan that cannot be read.
     """
-    skull, check = settings.read_skull(source)
+    skull, check, _ = settings.read_head(source)
     try:
         found = fit(ShapePrior.shipped(), skull, settings.axes_of(check), "all")
     except InputError as error:

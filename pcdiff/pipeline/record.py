@@ -20,6 +20,7 @@ from pcdiff.pipeline.schemas import CaseRecord, ResultRecord
 
 RECORD = "run.json"
 SKULL = "defective_skull.nrrd"  # the mask that the implant is designed for
+GREY = "grey.npz"  # what pictures show of a CT
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -45,6 +45,13 @@ class _Defect(_Object):
     area_cm2: Number | None = None
     side: Text | None = None
     place: Text | None = None
+    length_mm: Number | None = None
+    width_mm: Number | None = None
+
+
+class _Midplane(_Object):
+    point: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    normal: Annotated[list[Number], Field(min_length=3, max_length=3)]
 
 
 class _InputCheck(_Object):
@@ -66,6 +73,7 @@ class _Stl(_Object):
     triangles: Count
     volume_ml: Number
     dsc: Number
+    sha256: Text | None = None
 
 
 class CaseRecord(ResultRecord):
@@ -77,6 +85,7 @@ class CaseRecord(ResultRecord):
     input: _CaseInput
     input_check: _InputCheck | None = None
     defects: Count
+    midplane: _Midplane | None = None
     implant_ml: Number
     pieces_ml: list[Number]
     members_ml: list[Number] = []

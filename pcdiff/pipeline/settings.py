@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pcdiff import __version__
 from pcdiff.checks.criteria import Criteria
 from pcdiff.files import sha256
+from pcdiff.geometry.grey import GreyHead
 from pcdiff.geometry.mesh import check_space
 from pcdiff.geometry.mesh_files import mesh_kinds
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.implants import read_region
-from pcdiff.imaging.input_check import InputCheck, read_skull
+from pcdiff.imaging.input_check import InputCheck, read_head
 from pcdiff.methods.registry import weights_files
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
 
@@ -32,11 +33,12 @@ class Settings:
 
     method: a name of `methods.registry`. ensemble: number of candidates. backend: of the reconstruction of oriented
     points. weights: a file, None for the shipped weights. threshold (HU), series, acquisition, label: of a CT, of DICOM
-    and of a segmentation, see `input_check.read_skull`. ignore_metal: of a CT. assume_orientation: go on with a head
+    and of a segmentation, see `input_check.read_head`. ignore_metal: of a CT. assume_orientation: go on with a head
     that is not upright in patient axes, or of unusual size. defects: those to close, see `prior.fit`. region:
     a mask, in place of `defects`. fitting: how the implant is made to fit. criteria: limits of the checks. mesh: kinds
     of mesh files, separated by commas, see `mesh_files`; an STL is always written. keep_points: write points.npz.
-    report: write report.html and preview.png.
+    report: write report.html and preview.png. case_id: what the report calls the case; None names it after the scan's
+    sha256.
     """
 
     method: str
@@ -59,11 +61,18 @@ class Settings:
     mesh_space: str = "lps"
     keep_points: bool = False
     report: bool = True
+    case_id: str | None = None
 
-    def read_skull(self, source: Path) -> tuple[Volume, InputCheck]:
-        """The skull of a scan as the options say, see `input_check.read_skull`."""
-        return read_skull(
-            source, self.threshold, self.series, self.label, self.acquisition, ignore_metal=self.ignore_metal
+    def read_head(self, source: Path, with_grey: bool = False) -> tuple[Volume, InputCheck, GreyHead | None]:
+        """The skull of a scan as the options say, see `input_check.read_head`."""
+        return read_head(
+            source,
+            self.threshold,
+            self.series,
+            self.label,
+            self.acquisition,
+            ignore_metal=self.ignore_metal,
+            with_grey=with_grey,
         )
 
     def closing(self, skull: Volume) -> DefectChoice:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import OutputError
-from pcdiff.files import written_beside
+from pcdiff.files import sha256, written_beside
 from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask, read_stl, write_stl
 from pcdiff.geometry.mesh_files import mesh_kinds, write_mesh
@@ -27,13 +27,14 @@ def write_implant(folder: Path, result: Design, kinds: str, space: str) -> tuple
     """Writes implant.nrrd, implant.stl and the other kinds of mesh; reads the STL back and compares it.
 
     kinds: with commas, see `mesh_files`. space: of the mesh files, `lps` or `ras`. Returns the mesh of the STL, with
-    its vertices in the file's order, and what `compare_stl` says of it. Raises OutputError as `compare_stl`.
+    its vertices in the file's order, and what `compare_stl` says of it with the file's sha256. Raises
+    OutputError as `compare_stl`.
     """
     write_volume(result.implant, folder / "implant.nrrd")
     for kind in ("stl", *(kind for kind in mesh_kinds(kinds) if kind != "stl")):
         write_mesh(result.mesh, folder / f"implant.{kind}", space)
     mesh = read_stl(folder / "implant.stl")
-    return mesh, compare_stl(mesh, result.implant)
+    return mesh, compare_stl(mesh, result.implant) | {"sha256": sha256(folder / "implant.stl")}
 
 
 def write_members(folder: Path, result: Design, skull: Volume, space: str) -> list[Mesh | None]:

@@ -1,25 +1,26 @@
-"""`report.html` of a case: one file with pictures, a 3D view, the checks, the input and the design."""
+"""`report.html` of a case: one file with the plan, slices, a 3D view, the checks, the input and the design."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
 
 from markupsafe import Markup
 
 from pcdiff import NOTICE
 from pcdiff.report.contents import CaseContents
-from pcdiff.report.gallery import case_picture, sections, views
+from pcdiff.report.gallery import case_picture, views
 from pcdiff.report.page import picture_html, write_page
+from pcdiff.report.plan import case_title, plan_section, plan_version
 from pcdiff.report.record_sections import checks_section, design_section, input_section
 from pcdiff.report.render import render, write_png
 from pcdiff.report.scene import SHOWN_CANDIDATES, Scene, case_scene
+from pcdiff.report.slices import Slices
 from pcdiff.report.surfaces import oblique_view, outward_direction
 from pcdiff.report.templates import fill
 from pcdiff.report.viewer import scene_html
 
 REPORT, PREVIEW = "report.html", "preview.png"
+PREVIEW_CAPTION = "the defect, the implant in place, and the implant alone"
 THUMBNAIL_MM = 1.0  # per pixel
 LIMITATIONS = (
     "The statistical shape model describes the vault as a height field: one outer radius and one thickness for each "
@@ -49,11 +50,9 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         notice=NOTICE,
         name=name,
         record=record,
-        verdict=_verdict(contents.checks),
-        cards=_cards(record),
-        whole=picture_html(preview, "the defect, the implant in place, and the implant alone", "whole"),
+        plan=plan_section(contents, picture_html(preview, PREVIEW_CAPTION, "whole")),
+        slices=Slices(contents).html(),
         drawn=[picture_html(picture, caption) for caption, picture in views(scene)],
-        cut=[picture_html(picture, caption) for caption, picture in sections(contents.skull, contents.implant)],
         scene=scene_html(scene),
         checks=checks_section(contents.checks),
         candidates=_candidates(contents, scene),
@@ -61,31 +60,9 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         design=design_section(record, contents.stage_titles),
         limitations=LIMITATIONS,
     )
-    write_page(folder / REPORT, f"{name}: cranial implant", body)
-
-
-def _cards(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Values in large type, and their names."""
-    pieces, defects, candidates = len(record["pieces_ml"]), record["defects"], len(record.get("members_ml", []))
-    cards = [
-        (f"{record['implant_ml']:.1f} ml", "implant volume"),
-        (str(defects), "defect" if defects == 1 else "defects"),
-        (str(pieces), "implant piece" if pieces == 1 else "implant pieces"),
-    ]
-    if candidates > 1:
-        cards.append((str(candidates), "candidates"))
-    cards.append((f"{record['seconds']['total']:.0f} s", "design time"))
-    return cards
-
-
-def _verdict(checks: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Whether all checks passed, None for an implant that was not checked, and a line on it."""
-    if checks is None:
-        return {"passed": None, "text": "not checked"}
-    results = [check["passed"] for check in checks["checks"] if check.get("passed") is not None]
-    passed = sum(bool(result) for result in results)
-    remark = "" if passed == len(results) else "; see the failed checks below"
-    return {"passed": bool(checks.get("passed")), "text": f"{passed} of {len(results)} checks passed{remark}"}
+    title = case_title(record)
+    header = f"Plan of a cranial implant: {title}. {plan_version(record)}. Not a medical device."
+    write_page(folder / REPORT, f"{title}: cranial implant", body, header)
 
 
 def _candidates(contents: CaseContents, scene: Scene) -> Markup:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdiff.geometry.grey import GreyHead
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
 
@@ -29,6 +30,7 @@ class CaseContents:
         points: what points.npz holds, see docs/files.md; None without `--keep-points`.
         truth: surface of the true implant; None if unknown.
         stage_titles: name of a stage in `record["seconds"]` -> its title for readers.
+        grey: the grey values of a CT; None for a mask.
 
     Raises:
         ValueError: a vertex field has another shape than (V,).
@@ -46,6 +48,7 @@ class CaseContents:
     points: Mapping[str, np.ndarray] | None = None
     truth: Mesh | None = None
     stage_titles: Mapping[str, str] = field(default_factory=dict)
+    grey: GreyHead | None = None
 
     def __post_init__(self) -> None:
         vertices = len(self.mesh.vertices)

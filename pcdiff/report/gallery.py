@@ -1,4 +1,4 @@
-"""The pictures of a report: skull and implant from several sides, the rim in close-up, and sections."""
+"""The pictures of a report: skull and implant from several sides, and the rim in close-up."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from pcdiff.geometry.grid import bounding_box
-from pcdiff.geometry.volume import Volume
-from pcdiff.report.colours import BONE, IMPLANT, Colour, scale_colours, srgb
+from pcdiff.report.colours import Colour
 from pcdiff.report.error_picture import CUT_BELOW_MM
-from pcdiff.report.render import render, sheet, stack
+from pcdiff.report.render import Canvas, render, sheet, stack
 from pcdiff.report.scene import Scene
 from pcdiff.report.surfaces import Shape, oblique_view, outward_direction, select_vertices
 
 PIXEL_MM = 0.75
-CLOSE_UP_MM = 0.45  # per pixel, of the close-up and the sections
+CLOSE_UP_MM = 0.45  # per pixel
 CLOSE_UP_BONE_MM = 16.0  # bone around the implant in the close-up
-SECTION_BONE_MM = 24.0  # and in the sections
 BEAD_MM = 1.1
-SECTIONS = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # axes right, up or down, across
-SIDES = (("R", "L"), ("A", "P"), ("I", "S"))  # of negative and positive millimetres along each axis, LPS
 
 
 def scene_picture(scene: Scene) -> np.ndarray:
@@ -37,7 +32,7 @@ def scene_picture(scene: Scene) -> np.ndarray:
         rows.append(sheet([render([bone, beads(*cloud)], view, PIXEL_MM) for cloud in points]))
     for field in implant.fields:
         if field.name == "error":
-            error = replace(implant.shape, colour=scale_colours(field.values, field.low, field.high))
+            error = replace(implant.shape, colour=field.scale.at(field.values, field.low, field.high))
             rows.append(sheet([render([bone, error], view, PIXEL_MM), render([error], -view, PIXEL_MM)]))
     return stack(rows)
 
@@ -47,13 +42,11 @@ def case_picture(bone: Shape, implant: Shape, mm_per_pixel: float = 0.5) -> np.n
     outward = outward_direction(bone, implant)
     view = oblique_view(outward)
     across = np.cross(outward, [0.0, 0.0, 1.0] if abs(outward[2]) < 0.95 else [0.0, 1.0, 0.0])
-    return sheet(
-        [
-            render([bone], view, mm_per_pixel),
-            render([bone, implant], view, mm_per_pixel),
-            render([implant], across - 0.5 * outward, mm_per_pixel),
-        ]
-    )
+    canvas = Canvas([bone, implant], view, mm_per_pixel)
+    canvas.add(bone)
+    defect = canvas.picture()
+    canvas.add(implant)
+    return sheet([defect, canvas.picture(), render([implant], across - 0.5 * outward, mm_per_pixel)])
 
 
 def views(scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
@@ -71,37 +64,6 @@ def views(scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
     upper = [select_vertices(shape, shape.vertices @ outward > floor) for shape in (bone, implant)]
     yield "from inside", render(upper, tilt - outward, PIXEL_MM)
     yield "close-up of the rim", render([_bone_around(bone, implant), implant], outward + 2 * tilt, CLOSE_UP_MM)
-
-
-def sections(skull: Volume, implant: Volume) -> Iterator[tuple[str, np.ndarray]]:
-    """Captions and (H, W, 3) uint8 of the axial, coronal and sagittal section, voxel by voxel.
-
-    They cross in the implant's voxel nearest its centre. Radiological convention: the patient's left is on the right,
-    anterior and superior are up; in the sagittal section anterior is on the left.
-    """
-    part = implant.crop(*bounding_box(implant.mask))
-    points = part.to_mm(np.argwhere(part.mask))
-    centre = points[np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()]
-    low, high = points.min(axis=0) - SECTION_BONE_MM, points.max(axis=0) + SECTION_BONE_MM
-    for name, (right, up, across) in SECTIONS.items():
-        u = np.arange(low[right], high[right], CLOSE_UP_MM)
-        v = np.arange(low[up], high[up], CLOSE_UP_MM)
-        if up == 2:  # superior is up; in an axial section posterior is down
-            v = v[::-1]
-        pixels = np.empty((len(v), len(u), 3))
-        pixels[..., right], pixels[..., up], pixels[..., across] = u, v[:, None], centre[across]
-        index = np.rint(implant.to_index(pixels)).astype(int)
-        inside = ((index >= 0) & (index < implant.mask.shape)).all(axis=-1)
-        i, j, k = np.moveaxis(np.where(inside[..., None], index, 0), -1, 0)
-        picture = np.ones((*inside.shape, 3))
-        picture[inside & skull.mask[i, j, k]] = np.array(BONE) * 0.75
-        picture[inside & implant.mask[i, j, k]] = IMPLANT
-        yield f"{name} section at {position(across, centre[across])}", np.round(255 * srgb(picture)).astype(np.uint8)
-
-
-def position(axis: int, mm: float) -> str:
-    """A coordinate along an LPS axis as a radiologist reads it: (1, -37.2) -> "A 37 mm"."""
-    return f"{SIDES[axis][int(mm >= 0)]} {abs(mm):.0f} mm"
 
 
 def beads(points: np.ndarray, colour: Colour) -> Shape:

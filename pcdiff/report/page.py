@@ -16,30 +16,36 @@ from pcdiff.files import written_beside
 from pcdiff.report.templates import fill
 
 MAX_PAGE_BYTES = 15_000_000
-SCRIPTS = {"scene": "viewer.js", "chart": "charts.js"}  # class of an element -> what draws it, with plotly.js
-PLAIN_SCRIPTS = {"cases": "cases.js"}  # the same without plotly.js
+SCRIPTS = {
+    "scene": "viewer.js",
+    "slices": "slices.js",
+    "chart": "charts.js",
+    "cases": "cases.js",
+}  # class: what draws it
+PLOTLY = {"scene", "chart"}  # drawn with plotly.js
 
 
-def write_page(path: Path, title: str, body: Markup) -> None:
+def write_page(path: Path, title: str, body: Markup, header: str = "") -> None:
     """Writes a page whose content security policy forbids every request and every script but its own.
 
     Args:
         path: the file.
         title: title of the page, plain text.
         body: what `templates.fill` made.
+        header: stands above each printed page, plain text.
 
     Raises:
         InputError: the page is larger than MAX_PAGE_BYTES, or the file cannot be written.
     """
-    scripts = [_asset(script) for kind, script in SCRIPTS.items() if f'class="{kind}"' in body]
-    if scripts:
+    drawn = {kind for kind in SCRIPTS if f'class="{kind}"' in body}
+    scripts = [_asset(script) for kind, script in SCRIPTS.items() if kind in drawn]
+    if drawn & PLOTLY:
         plotly = resources.files("plotly") / "package_data" / "plotly.min.js"
         scripts.insert(0, plotly.read_text(encoding="utf-8"))
-    scripts += [_asset(script) for kind, script in PLAIN_SCRIPTS.items() if f'class="{kind}"' in body]
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     ours = {"policy": Markup(policy), "style": Markup(_asset("style.css")), "scripts": list(map(Markup, scripts))}
-    data = fill("page.html", title=title, body=body, **ours).encode("utf-8")
+    data = fill("page.html", title=title, body=body, header=_css_text(header), **ours).encode("utf-8")
     if len(data) > MAX_PAGE_BYTES:
         raise InputError(
             f"{path}: expected a page of at most {MAX_PAGE_BYTES / 1e6:.0f} MB, got {len(data) / 1e6:.1f} MB; "
@@ -58,6 +64,14 @@ def picture_html(picture: np.ndarray, caption: str, kind: str = "") -> Markup:
     height, width, _ = picture.shape
     data = base64.b64encode(file.getvalue()).decode()
     return fill("figure.html", caption=caption, kind=kind, width=width, height=height, data=data)
+
+
+def _css_text(text: str) -> Markup:
+    """A text as a CSS string within <style>: whatever is no letter, digit or space is written as its number."""
+    plain = (
+        character if character.isascii() and character.isalnum() else f"\\{ord(character):x} " for character in text
+    )
+    return Markup('"' + "".join(plain) + '"')
 
 
 def _asset(name: str) -> str:

@@ -30,6 +30,7 @@ LIGHTS = (((-0.55, 0.70, 0.60), 0.78), ((0.7, 0.0, 0.5), 0.20))
 AMBIENT = (0.10, 0.16)  # from below, from above
 HIGHLIGHT = 0.06
 HOLLOW_MM = (2.5, 12.0)  # neighbourhoods below whose mean height a surface is darkened
+HOLLOW_STEP = 2  # samples: the neighbourhoods' means vary little
 
 
 def render(shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm_per_pixel: float = 0.5) -> np.ndarray:
@@ -45,29 +46,53 @@ def render(shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm
     Returns:
         (H, W, 3) uint8 sRGB.
     """
-    axes = view_axes(view)
-    step = mm_per_pixel / SUPERSAMPLING
-    in_view = [shape.vertices @ axes.T for shape in shapes]
-    low = np.min([p.min(axis=0) for p in in_view], axis=0) - BORDER_MM
-    extent = np.max([p.max(axis=0) for p in in_view], axis=0) + BORDER_MM - low
-    width, height = (np.ceil(extent[:2] / mm_per_pixel) * SUPERSAMPLING).astype(int)
-    depth = np.full((height, width), -np.inf)
-    normal = np.zeros((height, width, 3))
-    colour = np.ones((height, width, 3))
-    for shape, points in zip(shapes, in_view, strict=True):
-        points = (points - low) / (step, step, 1.0)
-        corners, nearest, weights = _rasterise(points, shape.faces, (height, width))
-        front = nearest > depth
-        depth[front] = nearest[front]
-        normal[front] = np.einsum("nc,ncx->nx", weights[front], (shape.normals @ axes.T)[corners[front]])
-        vertex_colours = np.broadcast_to(shape.colour, shape.vertices.shape)
-        colour[front] = np.einsum("nc,ncx->nx", weights[front], vertex_colours[corners[front]])
-    covered = np.isfinite(depth)
-    normal[covered] /= np.maximum(np.linalg.norm(normal[covered], axis=1, keepdims=True), 1e-9)
-    light = _light(normal) * _hollows(depth, covered, step)
-    shaded = np.where(covered[..., None], colour * light[..., :1] + light[..., 1:], 1.0)
-    blocks = shaded.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
-    return np.round(255 * srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
+    canvas = Canvas(shapes, view, mm_per_pixel)
+    for shape in shapes:
+        canvas.add(shape)
+    return canvas.picture()
+
+
+class Canvas:
+    """A picture to which shapes are added one after the other, see `render`; it can be taken in between.
+
+    shapes: all that the picture has room for. view, mm_per_pixel: as of `render`.
+    """
+
+    def __init__(
+        self, shapes: Sequence[Shape], view: str | Sequence[float] | np.ndarray, mm_per_pixel: float = 0.5
+    ) -> None:
+        self._axes = view_axes(view)
+        self._step = mm_per_pixel / SUPERSAMPLING
+        in_view = [shape.vertices @ self._axes.T for shape in shapes]
+        self._low = np.min([p.min(axis=0) for p in in_view], axis=0) - BORDER_MM
+        extent = np.max([p.max(axis=0) for p in in_view], axis=0) + BORDER_MM - self._low
+        width, height = (np.ceil(extent[:2] / mm_per_pixel) * SUPERSAMPLING).astype(int)
+        self._depth = np.full((height, width), -np.inf)
+        self._normal = np.zeros((height, width, 3))
+        self._colour = np.ones((height, width, 3))
+
+    def add(self, shape: Shape) -> None:
+        """Draws a shape before or behind what is there."""
+        points = (shape.vertices @ self._axes.T - self._low) / (self._step, self._step, 1.0)
+        corners, nearest, weights = _rasterise(points, shape.faces, self._depth.shape)
+        front = nearest > self._depth
+        corners, weights = corners[front], weights[front]
+        self._depth[front] = nearest[front]
+        self._normal[front] = np.einsum("nc,ncx->nx", weights, (shape.normals @ self._axes.T)[corners])
+        if isinstance(shape.colour, tuple):
+            self._colour[front] = shape.colour
+        else:
+            self._colour[front] = np.einsum("nc,ncx->nx", weights, shape.colour[corners])
+
+    def picture(self) -> np.ndarray:
+        """(H, W, 3) uint8 sRGB."""
+        height, width = self._depth.shape
+        covered = np.isfinite(self._depth)
+        normal = self._normal / np.maximum(np.linalg.norm(self._normal, axis=2, keepdims=True), 1e-9)
+        light = _light(normal) * _hollows(self._depth, covered, self._step)
+        shaded = np.where(covered[..., None], self._colour * light[..., :1] + light[..., 1:], 1.0)
+        blocks = shaded.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
+        return np.round(255 * srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
 
 
 def view_axes(view: str | Sequence[float] | np.ndarray) -> np.ndarray:
@@ -106,7 +131,7 @@ def write_png(picture: np.ndarray, path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: expected a name that ends in .png, got {path.suffix or 'none'}; only PNG is written")
     with written_beside(path) as part:
-        Image.fromarray(picture).save(part, format="PNG", optimize=True)
+        Image.fromarray(picture).save(part, format="PNG")
 
 
 def _rasterise(
@@ -166,11 +191,12 @@ def _light(normal: np.ndarray) -> np.ndarray:
 
 def _hollows(depth: np.ndarray, covered: np.ndarray, step: float) -> np.ndarray:
     """(H, W, 1) factor: below 1 where the surface lies deeper than the mean of its neighbourhood."""
-    factor = np.ones(depth.shape)
-    share = covered.astype(np.float32)
-    known = np.where(covered, depth, 0).astype(np.float32)
+    share = covered[::HOLLOW_STEP, ::HOLLOW_STEP].astype(np.float32)
+    known = np.where(covered, depth, 0)[::HOLLOW_STEP, ::HOLLOW_STEP].astype(np.float32)
+    factor = np.ones(known.shape, np.float32)
     for width in HOLLOW_MM:
-        sigma = width / step / 2
+        sigma = width / (step * HOLLOW_STEP) / 2
         around = gaussian_filter(known, sigma) / np.maximum(gaussian_filter(share, sigma), 1e-3)
-        factor -= 0.3 * np.clip((around - known) / width, 0, 1)
-    return factor[..., None]
+        factor -= 0.3 * np.clip((around - known) / width, 0, 1) * share
+    whole = factor.repeat(HOLLOW_STEP, axis=0).repeat(HOLLOW_STEP, axis=1)
+    return whole[: depth.shape[0], : depth.shape[1], None]

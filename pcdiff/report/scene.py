@@ -10,6 +10,9 @@ import numpy as np
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import distance_to
 from pcdiff.report.colours import (
+    AROUND_BONE,
+    BAD_HIGH,
+    BAD_HIGH_RIM,
     BONE,
     CANDIDATE_COLOURS,
     ERROR_MM,
@@ -19,6 +22,7 @@ from pcdiff.report.colours import (
     SHAPE_MODEL_POINTS,
     TRUTH,
     Colour,
+    Scale,
 )
 from pcdiff.report.contents import CaseContents
 from pcdiff.report.surfaces import Shape, cell_means, shape_of, simplify, smooth_normals
@@ -28,24 +32,23 @@ IMPLANT_VERTICES = 30_000
 CANDIDATE_VERTICES = 8_000
 CLOUD_POINTS = 6_000
 SHOWN_CANDIDATES = 8
-# Vertex fields of a case -> name, title, and upper end of the scale in mm; None takes it from the values.
-VERTEX_FIELDS: dict[str, tuple[str, str, float | None]] = {
-    "thickness_mm": ("thickness", "thickness", None),
-    "gap_mm": ("gap", "gap to the bone", 3.0),
-    "uncertainty": ("uncertainty", "uncertainty (standard deviation of the candidates)", None),
-}
+GAP_MM = 3.0  # upper end of the scale of gaps
+RIM_COSINE = 0.7  # between normal and radius: below it the surface faces the bone beside it
+OFF_RIM = -1.0  # the gap where the surface does not face bone: under its scale
+THICKER, THINNER = 1.5, 0.5  # ends of the scale of thickness, as shares of the bone's
 
 
 @dataclass(frozen=True)
 class Field:
-    """Values at the vertices of a surface, (V,), and the ends of their colour scale. unit: empty for a fraction."""
+    """Values at the vertices of a surface, (V,), in mm, and the ends of their colour scale. ticks: value, text."""
 
     name: str
     title: str
-    unit: str
     values: np.ndarray
     low: float
     high: float
+    scale: Scale = BAD_HIGH
+    ticks: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,10 @@ def case_scene(contents: CaseContents) -> Scene:
 
 def _implant(contents: CaseContents) -> Surface:
     shape, cell = _display_shape(contents.mesh, IMPLANT, IMPLANT_VERTICES)
-    fields = list(_vertex_fields(contents.vertex_fields, cell))
+    fields = list(_vertex_fields(contents, cell))
     if contents.truth is not None:
         error = cell_means(np.abs(distance_to(contents.truth, contents.mesh.vertices)), cell)
-        fields.append(Field("error", "distance to the true implant", "mm", error.astype(np.float32), 0.0, ERROR_MM))
+        fields.append(_bad_high("error", "distance to the true implant", error, ERROR_MM))
     return Surface("implant", shape, fields=tuple(fields))
 
 
@@ -123,16 +126,55 @@ def _display_shape(mesh: Mesh, colour: Colour, vertices: int) -> tuple[Shape, np
     return replace(shape, normals=smooth_normals(shape.normals, shape.faces)), cell
 
 
-def _vertex_fields(arrays: Mapping[str, np.ndarray], cell: np.ndarray) -> Iterator[Field]:
+def _vertex_fields(contents: CaseContents, cell: np.ndarray) -> Iterator[Field]:
     """The known fields at the display's vertices; a field that is 0 everywhere, or nowhere finite, is left out."""
-    for key, (name, title, end) in VERTEX_FIELDS.items():
-        values = np.asarray(arrays.get(key, ()), np.float64)
-        finite = np.isfinite(values)
-        if not values[finite].any():
-            continue
-        values = np.where(finite, values, values[finite].max())
-        high = end if end is not None else float(np.ceil(np.percentile(values, 99)) or 1)
-        yield Field(name, title, "mm", cell_means(values, cell).astype(np.float32), 0.0, high)
+    known = {
+        name: np.where(np.isfinite(values), values, values[np.isfinite(values)].max())
+        for name, values in contents.vertex_fields.items()
+        if values[np.isfinite(values)].any()
+    }
+    if "thickness_mm" in known:
+        yield _thickness(cell_means(known["thickness_mm"], cell), contents)
+    if "gap_mm" in known:
+        mesh = contents.mesh
+        radius = mesh.vertices - contents.skull.to_mm((np.array(contents.skull.mask.shape) - 1) / 2)
+        cosine = (mesh.vertex_normals * radius).sum(axis=1) / np.maximum(np.linalg.norm(radius, axis=1), 1e-9)
+        rim = cell_means((np.abs(cosine) < RIM_COSINE).astype(float), cell) > 0.5
+        gap = np.where(rim, np.maximum(cell_means(known["gap_mm"], cell), 0), OFF_RIM)
+        ticks = (("0 (touches)" if mm == 0 else f"{mm:g} or more" if mm == GAP_MM else f"{mm:g}") for mm in range(4))
+        yield Field(
+            "gap",
+            "gap to the bone at the rim (hide the skull), mm",
+            gap.astype(np.float32),
+            0.0,
+            GAP_MM,
+            BAD_HIGH_RIM,
+            tuple(enumerate(ticks)),
+        )
+    if "uncertainty" in known:
+        values = cell_means(known["uncertainty"], cell)
+        high = float(np.ceil(np.percentile(values, 99)) or 1)
+        yield _bad_high("uncertainty", "uncertainty (standard deviation of the candidates)", values, high)
+
+
+def _thickness(values: np.ndarray, contents: CaseContents) -> Field:
+    """Around the thickness of the bone beside the implant, where it was measured."""
+    checks = (contents.checks or {}).get("checks", [])
+    figures = [figure for check in checks for figure in check.get("figures", [])]
+    bone = next((figure.get("value") for figure in figures if figure.get("key") == "bone_thickness"), None)
+    if not isinstance(bone, float | int) or bone <= 0:
+        high = float(np.ceil(np.percentile(values, 99)) or 1)
+        ticks = ((0.0, "0 (thin)"), (high / 2, f"{high / 2:.3g}"), (high, f"{high:.3g} (thick)"))
+        return Field("thickness", "thickness, mm", values.astype(np.float32), 0.0, high, AROUND_BONE, ticks)
+    low, high = THINNER * bone, THICKER * bone
+    ticks = ((low, f"{low:.1f} or thinner"), (bone, f"{bone:.1f} (as the bone)"), (high, f"{high:.1f} or thicker"))
+    return Field("thickness", "thickness, mm", values.astype(np.float32), low, high, AROUND_BONE, ticks)
+
+
+def _bad_high(name: str, title: str, values: np.ndarray, high: float) -> Field:
+    """A field whose best value is 0."""
+    ticks = ((0.0, "0 (best)"), (high / 2, f"{high / 2:g}"), (high, f"{high:g} or more"))
+    return Field(name, f"{title}, mm", values.astype(np.float32), 0.0, high, BAD_HIGH, ticks)
 
 
 def _clouds(points: Mapping[str, np.ndarray]) -> Iterator[Cloud]:

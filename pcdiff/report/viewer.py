@@ -16,20 +16,26 @@ from pcdiff.report.scene import Cloud, Scene, Surface
 from pcdiff.report.surfaces import bounds, oblique_view, outward_direction
 from pcdiff.report.templates import fill
 
-VIEW_BUTTONS = ("front", "back", "left", "right", "top", "oblique", "inside")
+VIEW_BUTTONS = ("front", "back", "left", "right", "top", "oblique", "inside", "reset")
 
 
-def write_scene(scene: Scene, path: Path) -> None:
-    """Writes a page that shows only a scene. Raises InputError as `write_page` does."""
-    body = fill("scene_page.html", notice=NOTICE, title=scene.title, scene=scene_html(scene))
+def write_scene(scene: Scene, path: Path, slices: Markup | None = None, picture: Markup | None = None) -> None:
+    """Writes a page with a scene and slices. picture: for browsers without WebGL. Raises InputError as `write_page`."""
+    view = scene_html(scene, picture)
+    body = fill("scene_page.html", notice=NOTICE, title=scene.title, scene=view, slices=slices)
     write_page(path, f"{scene.title} - pcdiff", body)
 
 
-def scene_html(scene: Scene) -> Markup:
-    """A 3D view of a scene with its controls; `web/viewer.js` draws it."""
+def scene_html(scene: Scene, fallback: Markup | None = None) -> Markup:
+    """A 3D view of a scene with its controls; `web/viewer.js` draws it. fallback: shown in browsers without WebGL."""
     captions = next((cloud.captions for cloud in scene.clouds if len(cloud.frames) > 1), ())
     return fill(
-        "scene.html", data=_scene_data(scene), fields=scene.implant.fields, captions=captions, views=VIEW_BUTTONS
+        "scene.html",
+        data=_scene_data(scene),
+        fields=scene.implant.fields,
+        captions=captions,
+        views=VIEW_BUTTONS,
+        fallback=fallback,
     )
 
 
@@ -58,9 +64,13 @@ def _surface_data(surface: Surface) -> dict[str, Any]:
             {
                 "name": field.name,
                 "title": field.title,
-                "unit": field.unit,
                 "low": field.low,
+                "from": field.scale.start(field.low, field.high),
                 "high": field.high,
+                "scale": [
+                    [round(place, 4), _hex(colour)] for place, colour in field.scale.stops(field.low, field.high)
+                ],
+                "ticks": field.ticks,
                 "values": _packed(field.values, "f4"),
             }
             for field in surface.fields

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pcdiff import install_hint
-from pcdiff.report.colours import scale_colours, srgb
+from pcdiff.report.colours import srgb
 
 if TYPE_CHECKING:
     from pcdiff.report.scene import Scene
@@ -85,7 +85,7 @@ class Layers:
                 self.field = (self.field + 1) % (len(surface.fields) + 1)
                 if self.field:
                     field = surface.fields[self.field - 1]
-                    self._paint(layer, scale_colours(field.values, field.low, field.high))
+                    self._paint(layer, field.scale.at(field.values, field.low, field.high))
                 else:
                     self._paint(layer, surface.shape.colour)
                 viewer.update_geometry(layer)

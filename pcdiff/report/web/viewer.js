@@ -11,7 +11,12 @@
   const DISTANCE = 1.2;
   // In clip coordinates, behind the viewer's left shoulder (z > 1): it does not turn with the head.
   const LIGHT = { x: 0.7, y: -0.9, z: 1.0003 };
-  const SCALE = [[0, "#31729c"], [0.25, "#82c0cd"], [0.5, "#f9e788"], [0.75, "#ec8133"], [1, "#a0001f"]];
+  const place = (axis, mm) => `${["RL", "AP", "IS"][axis][mm >= 0 ? 1 : 0]} ${Math.abs(mm).toFixed(0)} mm`;
+
+  function hasWebGL() {
+    const canvas = document.createElement("canvas");
+    return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
+  }
 
   function numbers(packed) {
     const raw = atob(packed.data), bytes = new Uint8Array(raw.length);
@@ -66,6 +71,8 @@
   }
 
   function start(root) {
+    if (!hasWebGL()) return;
+    root.classList.add("running");
     const scene = JSON.parse(root.querySelector("script").textContent), plot = root.querySelector(".plot");
     const surfaces = scene.surfaces.map((surface) => ({
       ...surface, points: numbers(surface.points), faces: numbers(surface.faces),
@@ -75,14 +82,17 @@
     const middle = scene.low.map((low, k) => (low + scene.high[k]) / 2);
     const radius = Math.hypot(...scene.low.map((low, k) => scene.high[k] - low)) / 2;
     const chosen = root.querySelector("[data-control=field]")?.value || null;
-    const state = { slice: null, other: false, at: scene.focus.slice(), field: chosen };
+    const state = { slice: null, other: false, at: scene.focus.slice(), field: chosen, opacity: 1, point: null, before: null,
+      marks: [] };
+    const control = (name) => root.querySelector(`[data-control=${name}]`);
     const slice = () => state.slice === null ? null
       : { axis: state.slice, at: state.at[state.slice], other: state.other };
 
     function meshTrace(surface) {
       const cut = sliced(surface, slice());
       const trace = {
-        type: "mesh3d", name: surface.name, hoverinfo: "skip", visible: surface.shown, color: surface.colour,
+        type: "mesh3d", name: surface.name, hoverinfo: "none", visible: surface.shown, color: surface.colour,
+        opacity: surface === surfaces[0] ? state.opacity : 1,
         x: column(cut.points, 0), y: column(cut.points, 1), z: column(cut.points, 2),
         i: corners(cut.faces, 0), j: corners(cut.faces, 1), k: corners(cut.faces, 2),
         lighting: { ambient: 0.36, diffuse: 0.58, specular: 0.1, roughness: 0.6, fresnel: 0.05 },
@@ -97,13 +107,12 @@
         });
         const narrow = root.clientWidth < 620;
         Object.assign(trace, {
-          intensity: values, cmin: field.low, cmax: field.high, colorscale: SCALE, showscale: true, hoverinfo: "text",
-          hovertemplate: "%{intensity:.2f} " + field.unit + "<extra>" + field.name + "</extra>",
+          intensity: values, meta: { name: field.name, low: field.low }, cmin: field.from, cmax: field.high, colorscale: field.scale, showscale: true,
           colorbar: {
-            title: { text: field.unit ? field.title + ", " + field.unit : field.title, side: "top",
-              font: { size: 12 } },
+            title: { text: field.title, side: "top", font: { size: 12 } },
             orientation: "h", thickness: 10, len: narrow ? 0.9 : 0.5, x: 0.5, y: 0, yanchor: "bottom",
-            tickfont: { size: 11 }, outlinewidth: 0,
+            tickfont: { size: 11 }, outlinewidth: 0, tickvals: field.ticks.map((tick) => tick[0]),
+            ticktext: field.ticks.map((tick) => tick[1]),
           },
         });
       }
@@ -132,7 +141,15 @@
         x: places.map((p) => p[0]), y: places.map((p) => p[1]), z: places.map((p) => p[2]) };
     }
 
-    const traces = () => [...surfaces.flatMap(meshTrace), ...clouds.map(cloudTrace), letters()];
+    // The point that the slices show, and the two ends of a distance.
+    function marks() {
+      const dots = (points, color, size, mode) => ({ type: "scatter3d", mode: mode, hoverinfo: "skip", showlegend: false,
+        visible: points.length > 0, marker: { size: size, color: color }, line: { color: color, width: 6 },
+        x: points.map((p) => p[0]), y: points.map((p) => p[1]), z: points.map((p) => p[2]) });
+      return [dots(state.point ? [state.point] : [], "#c0185a", 6, "markers"), dots(state.marks, "#1d2730", 5, "lines+markers")];
+    }
+
+    const traces = () => [...surfaces.flatMap(meshTrace), ...clouds.map(cloudTrace), letters(), ...marks()];
     const hidden = { visible: false, showspikes: false };
     const pad = 14, extent = scene.low.map((low, k) => scene.high[k] - low + 2 * pad), longest = Math.max(...extent);
     const axis = (k) => ({ ...hidden, range: [scene.low[k] - pad, scene.high[k] + pad], autorange: false });
@@ -151,8 +168,9 @@
     }
 
     function camera(view) {
-      const length = Math.hypot(...view);
-      return { eye: { x: view[0] * DISTANCE / length, y: view[1] * DISTANCE / length, z: view[2] * DISTANCE / length },
+      // In a narrow window the head would be cut off at the sides.
+      const away = DISTANCE * Math.max(1, 1.1 * plot.clientHeight / plot.clientWidth) / Math.hypot(...view);
+      return { eye: { x: view[0] * away, y: view[1] * away, z: view[2] * away },
         up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: 0 } };
     }
 
@@ -179,6 +197,7 @@
       else if (key === "field") state.field = control.value || null;
       else if (key === "slice") setSlice(control.value);
       else if (key === "other") state.other = control.checked;
+      else if (key === "measure") measure(control.checked);
       else return;
       draw();
     });
@@ -186,23 +205,97 @@
       const control = event.target, key = control.dataset.control;
       if (key === "at" && state.slice !== null) state.at[state.slice] = Number(control.value);
       else if (key === "frame") setFrame(Number(control.value));
+      else if (key === "opacity") state.opacity = Number(control.value);
       else return;
       draw();
     });
     root.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-view]");
       if (!button) return;
-      if (button.dataset.view !== "inside") return viewFrom(VIEWS[button.dataset.view]);
-      // From inside: the half of the head in front of the implant is cut away.
+      if (button.dataset.view === "reset") return reset();
+      if (button.dataset.view !== "inside") {
+        giveBack();
+        return viewFrom(VIEWS[button.dataset.view]);
+      }
+      // From inside: the half of the head in front of the implant is cut away, until another view is chosen.
       const out = scene.outward, k = out.map(Math.abs).indexOf(Math.max(...out.map(Math.abs)));
-      state.at[k] = middle[k];
-      state.other = out[k] > 0;
-      root.querySelector("[data-control=slice]").value = Object.keys(SLICES).find((name) => SLICES[name] === k);
-      setSlice(root.querySelector("[data-control=slice]").value);
-      root.querySelector("[data-control=other]").checked = state.other;
-      draw();
+      state.before ||= { slice: control("slice").value, at: state.at.slice(), other: state.other };
+      showCut(Object.keys(SLICES).find((name) => SLICES[name] === k), Object.assign(state.at.slice(), { [k]: middle[k] }), out[k] > 0);
       viewFrom(out.map((value, n) => -value + (n === (k + 1) % 3 ? 0.15 : 0)));
     });
+
+    function showCut(name, at, other) {
+      state.at = at;
+      state.other = control("other").checked = other;
+      control("slice").value = name;
+      setSlice(name);
+      draw();
+    }
+
+    function giveBack() {
+      if (state.before) showCut(state.before.slice, state.before.at, state.before.other);
+      state.before = null;
+    }
+
+    function reset() {
+      state.before = null;
+      state.opacity = 1;
+      if (control("opacity")) control("opacity").value = 1;
+      state.field = chosen;
+      if (control("field")) control("field").value = chosen || "";
+      scene.surfaces.forEach((surface, n) => {
+        surfaces[n].shown = root.querySelector(`[data-control=surface][value="${n}"]`).checked = surface.shown;
+      });
+      control("measure").checked = false;
+      measure(false);
+      showCut("off", scene.focus.slice(), false);
+      viewFrom(scene.view);
+    }
+
+    function measure(on) {
+      state.measuring = on;
+      state.marks = [];
+      tell(on ? "Click two places on the surfaces." : "");
+      draw();
+    }
+
+    function tell(text) {
+      root.querySelector(".told").textContent = text;
+    }
+
+    // The place under the pointer, a distance, and the point that the slices show.
+    function listen() {
+      plot.on("plotly_hover", (event) => {
+        const { x, y, z, data, pointNumber } = event.points[0], value = data.intensity?.[pointNumber];
+        const field = value === undefined || value < data.meta.low ? "" : `; ${data.meta.name} ${value.toFixed(1)} mm`;
+        if (!state.measuring) tell([x, y, z].map((mm, k) => place(k, mm)).join(", ") + field);
+      });
+      plot.on("plotly_click", (event) => {
+        const { x, y, z } = event.points[0], point = [x, y, z];
+        if (!state.measuring) {
+          state.point = point;
+          document.dispatchEvent(new CustomEvent("pcdiff-point", { detail: { point: point, from: root } }));
+          return draw();
+        }
+        state.marks = [...state.marks, point].slice(-2);
+        if (state.marks.length === 2) {
+          const [a, b] = state.marks;
+          tell(`${Math.hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]).toFixed(1)} mm in a straight line`);
+        }
+        draw();
+      });
+      document.addEventListener("pcdiff-point", (event) => {
+        if (event.detail.from === root) return;
+        state.point = event.detail.point;
+        draw();
+      });
+      // A wheel scrolls the page, unless the view was clicked or Ctrl is held.
+      let active = false;
+      plot.addEventListener("pointerdown", () => { active = true; }, true);
+      plot.addEventListener("pointerleave", () => { active = false; });
+      plot.addEventListener("wheel", (event) => { if (!active && !event.ctrlKey) event.stopImmediatePropagation(); },
+        { capture: true, passive: true });
+    }
 
     function setSlice(name) {
       state.slice = name in SLICES ? SLICES[name] : null;
@@ -225,7 +318,7 @@
     }
 
     Plotly.newPlot(plot, traces(), layout, { responsive: true, displaylogo: false, displayModeBar: false,
-      scrollZoom: true }).then(() => { root.dataset.drawn = 1; });
+      scrollZoom: true }).then(() => { listen(); root.dataset.drawn = 1; });
   }
 
   // The page's text is shown first, then the 3D view is drawn.

@@ -1,0 +1,107 @@
+"""The first page of a report, a plan for the surgeon: defect, implant, what was checked, and room to sign."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from pcdiff.geometry.extents import extents
+from pcdiff.report.contents import CaseContents
+from pcdiff.report.rim import mesh_pieces
+from pcdiff.report.templates import fill
+
+# g/cm3: PEEK (medical grade, ISO 1183), Ti-6Al-4V (ASTM F136), PMMA bone cement.
+DENSITIES = {"PEEK": 1.30, "titanium": 4.43, "PMMA": 1.18}
+RIM_WIDTH_MM = 3.0  # nearer to bone the distance to the opposite surface is that of the rim, and no thickness
+PERCENTILES = (5, 50, 95)
+
+
+def plan_section(contents: CaseContents, picture: Markup) -> Markup:
+    """The first page. picture: of the defect and the implant in it."""
+    record = contents.record
+    return fill(
+        "plan.html",
+        case=case_title(record),
+        version=plan_version(record),
+        picture=picture,
+        verdict=verdict(contents.checks),
+        failed=[check for check in _checks(contents) if check.get("passed") is False],
+        passed=[check["title"] for check in _checks(contents) if check.get("passed")],
+        open=[check["title"] for check in _checks(contents) if check.get("passed") is None],
+        defects=[_defect_row(n, defect) for n, defect in enumerate(_defects(record), 1)],
+        implant=_implant_rows(contents),
+        densities=DENSITIES,
+        insertion=(contents.checks or {}).get("insertion"),
+        warnings=(record.get("input_check") or {}).get("warnings") or [],
+    )
+
+
+def case_title(record: Mapping[str, Any]) -> str:
+    """What the user calls the case (`--case-id`), else a name from the scan's sha256, which names no patient."""
+    given = record["settings"].get("case_id")
+    return str(given) if given else f"case {record['input']['sha256'][:8]}"
+
+
+def plan_version(record: Mapping[str, Any]) -> str:
+    """Date and program of the plan, and the beginning of the sha256 of implant.stl: it differs for another shape."""
+    stl = record["stl"].get("sha256")
+    return f"{record['date'][:10]}, pcdiff {record['pcdiff']}" + (f", implant.stl {stl[:8]}" if stl else "")
+
+
+def verdict(checks: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Whether all checks passed, None for an implant that was not checked, and a line on it."""
+    if checks is None:
+        return {"passed": None, "text": "not checked"}
+    results = [check["passed"] for check in checks["checks"] if check.get("passed") is not None]
+    passed = sum(bool(result) for result in results)
+    remark = "" if passed == len(results) else "; see the failed checks"
+    return {"passed": bool(checks.get("passed")), "text": f"{passed} of {len(results)} checks passed{remark}"}
+
+
+def _checks(contents: CaseContents) -> list[Mapping[str, Any]]:
+    return [] if contents.checks is None else list(contents.checks["checks"])
+
+
+def _defects(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return (record.get("input_check") or {}).get("defects") or []
+
+
+def _defect_row(number: int, defect: Mapping[str, Any]) -> dict[str, str]:
+    length, width, area = defect.get("length_mm"), defect.get("width_mm"), defect.get("area_cm2")
+    return {
+        "number": str(defect.get("label") or number),
+        "place": str(defect.get("place") or defect.get("side") or "-"),
+        "size": "-" if length is None or width is None else f"{length:.0f} x {width:.0f} mm",
+        "area": "-" if area is None else f"{area:.0f} cm\u00b2",
+    }
+
+
+def _implant_rows(contents: CaseContents) -> dict[str, str]:
+    """Size of each piece, volume, weight in each material, and percentiles of the thickness."""
+    record, mesh = contents.record, contents.mesh
+    pieces = [" x ".join(f"{mm:.0f}" for mm in extents(mesh.vertices[piece])) + " mm" for piece in mesh_pieces(mesh)]
+    name = "Length x width x height"
+    rows = {name: pieces[0]} if len(pieces) == 1 else {f"{name}, piece {n}": size for n, size in enumerate(pieces, 1)}
+    ml = record["implant_ml"]
+    rows["Volume"] = f"{ml:.1f} ml"
+    rows["Weight"] = ", ".join(f"{material} {ml * density:.0f} g" for material, density in DENSITIES.items())
+    values = _thickness(contents)
+    if values.size:
+        low, median, high = np.percentile(values, PERCENTILES)
+        rows["Thickness"] = f"{median:.1f} mm (median); 90 % from {low:.1f} to {high:.1f} mm"
+    return rows
+
+
+def _thickness(contents: CaseContents) -> np.ndarray:
+    """(N,) mm, at the vertices away from the rim; empty for an implant that was not checked."""
+    fields = contents.vertex_fields
+    if "thickness_mm" not in fields:
+        return np.empty(0)
+    thickness = fields["thickness_mm"]
+    inner = np.isfinite(thickness) & (thickness > 0)
+    if "gap_mm" in fields:
+        inner &= fields["gap_mm"] > RIM_WIDTH_MM
+    return thickness[inner]

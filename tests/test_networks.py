@@ -375,7 +375,9 @@ def test_a_recipe_trains_and_a_stopped_run_ends_with_the_same_bits(name: str, tm
 
 def test_a_run_goes_on_from_weights_and_counts_their_windows(tmp_path: Path) -> None:
     first = tmp_path / "first.safetensors"
-    model("slices", block="residual", widths=(8, 16)).save(first, {"windows": "100", "seconds": "7"})
+    model("slices", block="residual", widths=(8, 16), inputs=("bone", "mirrored", "mean")).save(
+        first, {"windows": "100", "seconds": "7"}
+    )
     config = recipe("slices", tmp_path / "run", weights=str(first), **{"optimiser.steps": 1, "optimiser.rate": 1e-9})
     config.run.out.mkdir()
     Loop(task(config), make_accelerator(), progress=False).run()

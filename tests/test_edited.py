@@ -16,7 +16,8 @@ from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import load_method
-from pcdiff.pipeline.fit_options import FitOptions
+from pcdiff.pipeline.check import check
+from pcdiff.pipeline.fitting import FitOptions, apply_fit_options
 from pcdiff.pipeline.flow import design
 from pcdiff.prior.defects import rays_through
 from pcdiff.prior.direction_map import MAP
@@ -64,7 +65,7 @@ def test_an_implant_of_elsewhere_is_refused(case: tuple[Volume, Volume], fitted:
     elsewhere = np.zeros_like(implant.mask)
     elsewhere[tuple(slice(c - 4, c + 4) for c in centre)] = True
     write_volume(implant.with_mask(elsewhere & ~skull.mask), tmp_path / "elsewhere.nrrd")
-    with pytest.raises(InputError, match="expected an implant in a defect, got"):
+    with pytest.raises(InputError, match="expected an implant in the defects to be closed, got"):
         proposed(tmp_path / "elsewhere.nrrd", skull, fitted)
     write_volume(skull, tmp_path / "bone.nrrd")
     with pytest.raises(InputError, match="lies in bone"):
@@ -80,6 +81,10 @@ def test_the_command_takes_the_implant_of_one_scan_alone(case: tuple[Volume, Vol
     assert code == 0
     assert '"method": "edited"' in out
     assert '"edited.nrrd"' in out  # its sha256 is recorded
+    inside = tmp_path / "out" / "skull" / "implant.nrrd"
+    code, _, error = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", "--edited", inside)
+    assert code == 2
+    assert "lies in the case folder" in error
     region = ("--region", tmp_path / "edited.nrrd")
     options = ("--skull", tmp_path / "skull.nrrd", *region)
     code, out, _ = run("check", tmp_path / "edited.nrrd", *options, "--json")
@@ -122,3 +127,19 @@ def test_a_coarse_region_is_one_region(case: tuple[Volume, Volume], fitted: Prio
     coarse = rays_through(implant.with_mask(sparse), fitted.pose)
     assert (coarse & drawn).sum() > 0.8 * drawn.sum()
     assert MAP.inside.sum() == len(drawn)
+
+
+def test_a_crumb_is_left_out(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path: Path) -> None:
+    skull, implant = case
+    with_crumb = implant.mask.copy()
+    with_crumb[1, 1, 1] = True
+    write_volume(implant.with_mask(with_crumb), tmp_path / "crumb.nrrd")
+    assert not proposed(tmp_path / "crumb.nrrd", skull, fitted)[1, 1, 1]
+
+
+def test_a_gap_as_wide_as_a_voxel_is_as_wide_as_asked_for(case: tuple[Volume, Volume], prior: ShapePrior) -> None:
+    skull, implant = case
+    clearance = float(skull.spacing[0])
+    loose = apply_fit_options(implant, skull, np.zeros(3), FitOptions(clearance=clearance)).implant
+    report = check(skull, loose, clearance=clearance)
+    assert report["clearance"].passed

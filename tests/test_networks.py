@@ -32,6 +32,7 @@ from pcdiff.methods.volumetric.config import LAYOUT
 from pcdiff.methods.volumetric.features import LATTICE, coordinates
 from pcdiff.nets.unet3d import INITIAL_LOG_ODDS
 from pcdiff.prior.direction_map import Pose
+from pcdiff.prior.fit import fit
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.networks import NetworkTask, asymmetry
 from pcdiff.training.recipes import BaselineTrainConfig, load_config
@@ -311,8 +312,14 @@ def test_a_method_fills_what_its_network_finds_and_nothing_of_the_skull(fitted, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pcdiff.methods.networks.model.run_in_windows", one_sided)
         (candidate,) = method(skull, fitted).candidates
+        left = truth.mask & (np.indices(truth.mask.shape)[0] < index.mean(0)[0])
+        part = fit(prior, skull, defects=skull.with_mask(ndimage.binary_dilation(left)))  # what is to be closed alone
+        (half,) = method(skull, part).candidates
     found = candidate.to_volume(skull).mask & ~skull.mask
     assert dice(found, truth.mask) > 0.7
+    filled = half.to_volume(skull).mask & truth.mask
+    assert (filled & ~left).sum() < 0.3 * filled.sum()
+    assert (filled & left).sum() > 0.6 * left.sum()
 
 
 def one_sided(network: Fixed, mean: np.ndarray, bone: np.ndarray, windows: Any, *_: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from pcdiff.checks.report import Check, Figure
 from pcdiff.geometry.volume import Volume
 
 RIM_WIDTH_MM = 3.0  # nearer to bone the distance to the opposite surface is that of the rim, and no thickness
+DIGITS = 6  # of a gap in mm: `fitting.keep_clearance` allows the rounding errors beyond
 
 
 def thick_enough(thickness: np.ndarray, gap: np.ndarray, bone: float, criteria: Criteria) -> Check:
@@ -47,7 +48,7 @@ def clear_of_bone(
     """
     near = clearance + 2 * float(implant.spacing.max()) + 1
     rim = gap[(np.abs(cosine) < OUTER_COSINE) & (gap < near)]
-    smallest = smallest_gap(implant, bone, clearance + SURROUNDINGS_MM)
+    smallest = round(smallest_gap(implant, bone, clearance + SURROUNDINGS_MM), DIGITS)
     overlap = max(0.0, -float(gap.min(initial=0.0)))
     figures = (
         Figure("gap_min", "Gap between voxels, minimum", smallest, "mm", minimum=clearance),

@@ -80,6 +80,7 @@ def _settings(
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.methods.registry import default_method
     from pcdiff.pipeline.fitting import FitOptions
+    from pcdiff.pipeline.names import as_text
     from pcdiff.pipeline.settings import DEFAULT_ENSEMBLE, Settings
 
     if edited is not None and (method or weights or ensemble):
@@ -106,7 +107,7 @@ def _settings(
         mesh_space=mesh_space,
         keep_points=keep_points,
         report=report,
-        case_id=case_id,
+        case_id=None if case_id is None else as_text(case_id),
     )
     settings.record()  # fails once for an unknown method or missing weights, not once for each case
     return settings

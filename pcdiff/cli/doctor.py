@@ -62,7 +62,7 @@ def doctor(
     for finding in examine(try_it):
         findings.append(finding)
         if not as_json:
-            typer.echo(f"{MARKS[finding.good]} {finding.name:<22}{finding.words}")
+            typer.echo(f"{MARKS[finding.good]} {finding.name:<30} {finding.words}")
     problems = sum(finding.good is False for finding in findings)
     if as_json:
         print_json({"problems": problems, "findings": [asdict(finding) for finding in findings]})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import bounding_box, box_slices, count_components, largest_components
+from pcdiff.geometry.grid import bounding_box, box_slices, components, largest_components
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.implants import read_implant
 from pcdiff.methods.base import Proposal
@@ -19,6 +19,7 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.reconstruct.finish import SEAM_VOXELS, close_rim
 
 MIN_INSIDE = 0.5  # share of the implant's voxels on rays through a defect
+MIN_BODY_ML = 0.02  # smaller pieces are crumbs
 MARGIN = 2 * SEAM_VOXELS  # voxels around the implant
 
 
@@ -26,7 +27,7 @@ MARGIN = 2 * SEAM_VOXELS  # voxels around the implant
 class EditedImplant:
     """The file of an implant, as the one answer. Of the shape model only the places of the defects are used.
 
-    What lies in bone is taken away, and gaps of up to four voxels along the rim are closed.
+    What lies in bone is taken away, gaps of up to four voxels along the rim are closed, and crumbs are left out.
     """
 
     prior: ShapePrior
@@ -42,10 +43,11 @@ class EditedImplant:
         inside = float((fit.defect_at(skull.to_mm(np.argwhere(implant).astype(float))) > 0).mean())
         if inside < MIN_INSIDE:
             raise InputError(
-                f"{self.file}: expected an implant in a defect, got {inside:.0%} of it there; is it in LPS "
-                "millimetres, of this patient? Save it as a mask on the scan's grid if its axes are others"
+                f"{self.file}: expected an implant in the defects to be closed, got {inside:.0%} of it there; is it in "
+                "LPS millimetres, of this patient, and are its defects chosen? A mask on the scan's grid needs no axes"
             )
-        pieces = count_components(implant)
+        voxels_of_crumb = MIN_BODY_ML * 1000 / abs(float(np.linalg.det(skull.affine[:3, :3])))
+        pieces = max(sum(len(part) >= voxels_of_crumb for part in components(implant)), 1)
         low, high = bounding_box(implant)
         box = box_slices(np.maximum(low - MARGIN, 0), np.minimum(high + MARGIN, implant.shape))
         implant[box] = close_rim(implant[box], skull.mask[box])

@@ -110,6 +110,11 @@ def design_case(
         refuse_to_replace(mask_out, overwrite)
         if mask_out.exists() and mask_out.resolve().is_relative_to(source.resolve()):
             raise InputError(f"{mask_out}: expected a file for the mask, got the scan itself; choose another name")
+    for file in (settings.weights, settings.region):
+        if file is not None and file.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{file}: lies in the case folder, which the result replaces; choose another output folder"
+            )
     if not overwrite and read_record(folder) is not None:
         refuse_other_input(folder, input_digest(source), overwrite)
     with case_folder(folder, overwrite, source) as part:

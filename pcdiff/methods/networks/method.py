@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.directions import unit
 from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
@@ -19,9 +20,12 @@ from pcdiff.methods.networks.config import Kind
 from pcdiff.methods.networks.model import REMEDY, BaselineModel
 from pcdiff.methods.registry import WeightsFiles
 from pcdiff.methods.volumetric.features import LATTICE, defect_windows, windows_occupancy
-from pcdiff.prior.direction_map import Pose
+from pcdiff.prior.defects import disc
+from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
+
+REACH_MM = 4.5  # beyond the rays of the defects: a network's bevel may lie there
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,19 @@ class BaselineMethod:
         around = defect_windows(fit)
         bone = windows_occupancy(head_occupancy(skull), fit.pose, self.model.windows(around))
         share = self.model.completed_share(bone, around, device)
-        pieces = largest_components(share >= Field.level, fit.defects)
-        share *= ndimage.binary_dilation(pieces)
+        share *= self._at_defects(share > 0, fit)
+        share *= ndimage.binary_dilation(largest_components(share >= Field.level, fit.defects))
         return Proposal([Field(on_grid(share, fit.pose, skull))])
+
+    def _at_defects(self, where: np.ndarray, fit: PriorFit) -> np.ndarray:
+        """(I, J, K) bool: the lattice points of `where` within `REACH_MM` of a ray through a defect to be closed."""
+        found = np.argwhere(where)
+        pixels = MAP.to_pixel(unit(found * LATTICE.step + LATTICE.low))
+        near = ndimage.binary_dilation(MAP.to_image(fit.defect > 0, False), disc(REACH_MM)).astype(np.uint8)
+        kept = ndimage.map_coordinates(near, pixels.T, order=0)
+        at_defects = np.zeros_like(where)
+        at_defects[tuple(found.T)] = kept > 0
+        return at_defects
 
 
 def on_grid(values: np.ndarray, pose: Pose, skull: Volume) -> np.ndarray:

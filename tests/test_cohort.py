@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -312,7 +313,8 @@ def test_a_second_time_does_nothing(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing(number: signal.Signals, heads: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pcdiff", "cohort", str(heads / "*_head*"), "-o", str(tmp_path), *OPTIONS]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in the background of a shell are deaf to it
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
     try:
         wait_for(lambda: any(tmp_path.glob(".*_head.*")))
         children = psutil.Process(process.pid).children(recursive=True)

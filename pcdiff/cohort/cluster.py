@@ -57,6 +57,7 @@ def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
         "distributed.comm.timeouts.connect": PATIENCE,
         "logging.distributed": "critical",
     }
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)  # also while it closes, when Dask resets its own
     with dask.config.set(ours):
         cluster = LocalCluster(
             n_workers=workers,

@@ -12,10 +12,8 @@ from pcdiff.geometry.volume import Volume
 OUTER_COSINE = 0.5  # `outward_cosine` of the outer surface is above this; of the inner surface, below its negative
 FACES = 4  # nearest faces of bone voxels among which the nearest to a point is found
 CLOSE_VOXELS = 4.0  # farther away, the distance to a face is taken to be that to its middle
-FAR_MM, FAR_SHARE = (
-    10.0,
-    0.05,
-)  # beyond, to within 5 %: far from bone, much of it is about equally far, and slow to sort
+FAR_MM = 10.0  # far from bone, much of it is about equally far, and slow to sort:
+FAR_SHARE = 0.05  # beyond, the distance is found to within 5 %
 THINNING = 4  # every fourth vertex stands for the opposite surface: an error of some hundredths of a millimetre
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pcdiff.checks.criteria import Criteria
 from pcdiff.errors import InputError
 from pcdiff.geometry.grid import bounding_box, box_slices, components, largest_components
 from pcdiff.geometry.volume import Volume
@@ -19,7 +20,7 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.reconstruct.finish import SEAM_VOXELS, close_rim
 
 MIN_INSIDE = 0.5  # share of the implant's voxels on rays through a defect
-MIN_BODY_ML = 0.02  # smaller pieces are crumbs
+MIN_BODY_ML = Criteria().min_body_ml  # the checks do not count smaller pieces: they are crumbs
 MARGIN = 2 * SEAM_VOXELS  # voxels around the implant
 
 

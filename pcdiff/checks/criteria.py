@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pcdiff.config import StrictConfig, read_yaml, validate_config
 from pcdiff.files import shipped_file
+from pcdiff.geometry.grid import CRUMB_ML
 
 MIN_WALL_MM = 0.8  # the thinnest that usual printers build; the implant's edge ends there, too
 
@@ -28,7 +29,9 @@ class Criteria(StrictConfig):
     max_overhang_ml: float = Field(default=0.2, ge=0, description="volume of the same overlap")
     max_collision_ml: float = Field(default=0.1, ge=0, description="a surgeon can file off this much in theatre")
     max_collision_mm: float = Field(default=1.0, ge=0, description="depth of an undercut, beyond 0.5 mm of play")
-    min_body_ml: float = Field(default=0.02, ge=0, description="smaller amounts do not count for the undercut's depth")
+    min_body_ml: float = Field(
+        default=CRUMB_ML, ge=0, description="smaller amounts do not count for the undercut's depth"
+    )
     max_surface_distance_mm: float = Field(
         default=5.0,
         ge=0,

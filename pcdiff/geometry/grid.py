@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+CRUMB_ML = 0.02  # smaller amounts of an implant do not count
+
 
 def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(I, J, K) bool -> the box low <= index < high of its true voxels, (3,) int each; both 0 for an empty mask."""

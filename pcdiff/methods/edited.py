@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdiff.checks.criteria import Criteria
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import bounding_box, box_slices, components, largest_components
+from pcdiff.geometry.grid import CRUMB_ML, bounding_box, box_slices, components, largest_components
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.implants import read_implant
 from pcdiff.methods.base import Proposal
@@ -20,7 +19,6 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.reconstruct.finish import SEAM_VOXELS, close_rim
 
 MIN_INSIDE = 0.5  # share of the implant's voxels on rays through a defect
-MIN_BODY_ML = Criteria().min_body_ml  # the checks do not count smaller pieces: they are crumbs
 MARGIN = 2 * SEAM_VOXELS  # voxels around the implant
 
 
@@ -47,7 +45,7 @@ class EditedImplant:
                 f"{self.file}: expected an implant in the defects to be closed, got {inside:.0%} of it there; is it in "
                 "LPS millimetres, of this patient, and are its defects chosen? A mask on the scan's grid needs no axes"
             )
-        voxels_of_crumb = MIN_BODY_ML * 1000 / abs(float(np.linalg.det(skull.affine[:3, :3])))
+        voxels_of_crumb = CRUMB_ML * 1000 / abs(float(np.linalg.det(skull.affine[:3, :3])))
         pieces = max(sum(len(part) >= voxels_of_crumb for part in components(implant)), 1)
         low, high = bounding_box(implant)
         box = box_slices(np.maximum(low - MARGIN, 0), np.minimum(high + MARGIN, implant.shape))

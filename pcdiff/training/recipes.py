@@ -98,7 +98,7 @@ class VolumetricOptimiserConfig(StrictConfig):
     decay: float = Field(default=0.02, ge=0, description="weight decay")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(default=9.0, gt=0, description="power of the averaged weights' profile")
-    precision: str = Field(default="bf16", pattern="^(no|bf16)$")
+    precision: str = Field(default="bf16", pattern="^(no|bf16)$", description="bf16: where the device is fast at it")
 
 
 class RunConfig(StrictConfig):
@@ -185,7 +185,7 @@ class DiffusionOptimiserConfig(StrictConfig):
     decay: float = Field(default=0.05, ge=0, description="weight decay")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(default=9.0, gt=0, description="power of the averaged weights' profile")
-    precision: str = Field(default="no", pattern="^(no|bf16)$")
+    precision: str = Field(default="no", pattern="^(no|bf16)$", description="bf16: where the device is fast at it")
 
 
 class DiffusionTrainConfig(RunRecipe):

@@ -9,6 +9,7 @@ from pcdiff.diffusion.samplers import SAMPLERS, Callback
 from pcdiff.diffusion.schedule import linear_sigmas
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
+from pcdiff.nets.devices import has_fast_bfloat16
 
 LEVELS = 1000  # noise levels of the training
 
@@ -58,5 +59,6 @@ def sample_points(
     shape = (len(skull), network.config.implant_points, 3)
     noise = torch.randn(shape, generator=generator, device=generator.device).to(skull)
     start = noise * float((1 + sigmas[0] ** 2).sqrt())
-    denoise = NoisePrediction(network, skull, half=config.precision == "bf16")
+    half = config.precision == "bf16" and has_fast_bfloat16(skull.device)
+    denoise = NoisePrediction(network, skull, half)
     return SAMPLERS[config.sampler](denoise, start, sigmas, generator=generator, callback=callback)

@@ -12,7 +12,6 @@ import torch
 from safetensors.numpy import save_file
 from scipy import ndimage
 from scipy.special import logit
-from torch import nn
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
@@ -36,9 +35,8 @@ from pcdiff.methods.volumetric.features import (
 )
 from pcdiff.methods.volumetric.lattice import Lattice, TableMaps, missing_table_points
 from pcdiff.methods.volumetric.method import VolumetricMethod
-from pcdiff.methods.volumetric.model import UNET_FORMAT, VolumetricModel, run_in_windows
+from pcdiff.methods.volumetric.model import UNET_FORMAT, VolumetricModel
 from pcdiff.methods.volumetric.surroundings import Surroundings, fused
-from pcdiff.nets.devices import has_fast_bfloat16
 from pcdiff.nets.unet3d import INITIAL_LOG_ODDS, UNet3d, fold, unfold
 from pcdiff.prior.direction_map import MAP, SIZE, Pose
 from pcdiff.training.loop import Loop, make_accelerator
@@ -193,31 +191,6 @@ def flat_maps(border: float = 5.0) -> TableMaps:
     return TableMaps(80 * flat, 74 * flat, flat, flat, border * flat)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_bfloat16_only_where_the_processor_is_fast_at_it(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Emulated, a convolution of the U-Net takes minutes."""
-    seen = []
-
-    class Told(nn.Module):
-        def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-            seen.append(torch.is_autocast_enabled("cpu"))
-            return fine[:, 0]
-
-    monkeypatch.setattr("pcdiff.methods.volumetric.model.has_fast_bfloat16", lambda device: fast)
-    bone = np.zeros(LATTICE.shape, np.float32)
-    run_in_windows(Told(), np.zeros(LATTICE.shape, np.uint8), bone, [WINDOW], None, "cpu", False)
-    assert seen == [fast]
-
-
-def test_a_processor_without_instructions_for_bfloat16_is_not_fast_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False)
-    assert not has_fast_bfloat16("cpu")
-    assert make_accelerator("bf16").mixed_precision == "no" or torch.cuda.is_available()
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert has_fast_bfloat16("cpu")
-
-
 # --- method and weights -----------------------------------------------------------------------------------------------
 
 
@@ -231,6 +204,19 @@ def test_weights_come_back_and_mirrored_heads_give_mirrored_log_odds(tmp_path: P
     assert np.isnan(odds[:, -1]).all()
     other = model.predict(bone[::-1].copy(), [opposite()])
     assert np.allclose(odds[::-1], other, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize(("processor", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_processors_that_are_slow_at_bfloat16_compute_in_float32(
+    processor: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    monkeypatch.setattr("pcdiff.training.loop.Accelerator", lambda mixed_precision, **_: mixed_precision)
+    model, seen = uneven(), []
+    model.network.enter.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    assert np.isfinite(model.predict(np.zeros(LATTICE.shape, np.float32), [WINDOW])[WINDOW]).all()
+    assert set(seen) == {dtype}
+    assert make_accelerator("bf16") == ("bf16" if dtype == torch.bfloat16 else "no")
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

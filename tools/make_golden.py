@@ -1,5 +1,6 @@
 """Writes tests/golden.json: what the shipped weights and the whole path to the STL give on synthetic heads.
 
+Networks compute in float32 for it, as they do on a processor that is slow at bfloat16, so that all processors agree.
 Run it when figures are meant to change, on one thread as `make test` runs, and say in the commit which and why:
 
     OMP_NUM_THREADS=1 python tools/make_golden.py
@@ -17,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -50,6 +52,7 @@ KIND = "frontoorbital"  # here the U-Net corrects the shape model most
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SIGMAS = (4.0, 0.5, 0.05)
 DIGITS = 5
+in_float32 = patch("pcdiff.nets.devices.computes_bfloat16", lambda device: False)
 
 
 # --- what is given ----------------------------------------------------------------------------------------------------
@@ -98,6 +101,7 @@ def prior_figures() -> dict[str, Any]:
     }
 
 
+@in_float32
 @torch.inference_mode()
 def denoiser_figures() -> dict[str, Any]:
     """Positions of the anchors; output F of the denoiser and x0, mm, at three noise levels."""
@@ -117,6 +121,7 @@ def denoiser_figures() -> dict[str, Any]:
     return figures
 
 
+@in_float32
 def unet_figures() -> dict[str, Any]:
     """Log-odds of the volumetric U-Net in the first window, at every eighth point along each axis."""
     model = VolumetricModel.load(weights_of("unet").all[0])
@@ -129,11 +134,13 @@ def unet_figures() -> dict[str, Any]:
     }
 
 
+@in_float32
 def demo_figures(folder: Path) -> dict[str, Any]:
     """The built-in case by the default method: file in, STL out."""
     return _result(folder, demo(folder, WHOLE)["scores"]["dsc"])
 
 
+@in_float32
 def ensemble_figures(folder: Path) -> dict[str, Any]:
     """The coarse head's case by two candidates: file in, STL out."""
     skull, truth = case()

@@ -168,9 +168,9 @@ def _devices() -> Iterator[Finding]:
         yield Finding("cuda", f"{names}; used with --device auto", None)
     else:
         yield Finding("cuda", "no GPU that torch can use; the CPU is used", None)
-    from pcdiff.nets.devices import has_fast_bfloat16
+    from pcdiff.nets.devices import computes_bfloat16
 
-    fast = has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+    fast = computes_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
     yield Finding("bfloat16", "fast: networks use it" if fast else "slow here: networks compute in float32", None)
 
 

@@ -22,14 +22,20 @@ def on_device(network: Network, device: str | torch.device) -> Network:
     return deepcopy(network).to(device)
 
 
-def has_fast_bfloat16(device: str | torch.device) -> bool:
-    """Whether products in bfloat16 are faster than in float32 there, not emulated.
+def computes_bfloat16(device: str | torch.device) -> bool:
+    """Whether products in bfloat16 are faster there than in float32.
 
-    On a processor with neither AMX nor AVX-512 BF16 a convolution in bfloat16 takes hundreds of times as long.
+    A processor needs AVX-512 for it. Without, PyTorch's 3D convolutions take seventy times as long as in float32.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def half_precision(device: str | torch.device, wanted: bool = True) -> torch.autocast:
+    """In the block products are computed in bfloat16, if that is wanted and the device is fast at it."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=wanted and computes_bfloat16(device))
 
 
 def device_name(device: torch.device) -> str:

@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
+from pcdiff.geometry.directions import unit
+
 SIZE = 199  # pixels along a side of the map
 PIXEL = 1.5  # mm of arc per pixel at the reference radius
 RADIUS = 85.0  # mm, the reference radius, typical of a head; chord distances between directions are taken there
@@ -82,6 +84,10 @@ class DirectionMap:
     def sample(self, image: np.ndarray, directions: np.ndarray, fill: float = np.nan) -> np.ndarray:
         """Bilinear values of a (SIZE, SIZE) image at (N, 3) directions."""
         return map_coordinates(image, self.to_pixel(directions).T, order=1, cval=fill)
+
+    def nearest(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """(N,) values of the pixels of a (SIZE, SIZE) image through which (N, 3) points are seen; 0 off the map."""
+        return map_coordinates(image, self.to_pixel(unit(points)).T, order=0)
 
     def smoothed(self, values: np.ndarray, sigma: float, known: np.ndarray | None = None) -> np.ndarray:
         """(R,) values smoothed by a Gaussian of `sigma` pixels; known: (R,) bool, rays with weight (default: all)."""

@@ -59,9 +59,7 @@ class PriorFit:
 
     def defect_at(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) mm, LPS -> (N,) int: label of the defect that the ray through each point passes through, else 0."""
-        model = self.pose.to_model(points)
-        directions = model / np.maximum(np.linalg.norm(model, axis=1, keepdims=True), 1e-9)
-        return ndimage.map_coordinates(MAP.to_image(self.defect), MAP.to_pixel(directions).T, order=0)
+        return MAP.nearest(MAP.to_image(self.defect), self.pose.to_model(points))
 
     @property
     def defects(self) -> int:

@@ -10,7 +10,6 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.directions import unit
 from pcdiff.geometry.grid import largest_components
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.volume import Volume
@@ -52,12 +51,9 @@ class BaselineMethod:
 
     def _at_defects(self, where: np.ndarray, fit: PriorFit) -> np.ndarray:
         """(I, J, K) bool: the lattice points of `where` within `REACH_MM` of a ray through a defect to be closed."""
-        found = np.argwhere(where)
-        pixels = MAP.to_pixel(unit(found * LATTICE.step + LATTICE.low))
-        near = ndimage.binary_dilation(MAP.to_image(fit.defect > 0, False), disc(REACH_MM)).astype(np.uint8)
-        kept = ndimage.map_coordinates(near, pixels.T, order=0)
-        at_defects = np.zeros_like(where)
-        at_defects[tuple(found.T)] = kept > 0
+        near = ndimage.binary_dilation(MAP.to_image(fit.defect > 0, False), disc(REACH_MM))
+        at_defects = where.copy()
+        at_defects[where] = MAP.nearest(near.astype(np.uint8), np.argwhere(where) * LATTICE.step + LATTICE.low) > 0
         return at_defects
 
 

@@ -7,7 +7,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filte
 from pcdiff.errors import InputError
 from pcdiff.evaluation.rim_errors import RimErrors, rim_errors
 from pcdiff.evaluation.spread import compare_spread
-from pcdiff.geometry.metrics import Scores, border_dice, dice, scores, surface_distances
+from pcdiff.geometry.metrics import Scores, border_dice, dice, distance_bands, scores, surface_distances
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 
@@ -287,3 +287,15 @@ def test_the_error_by_the_distance_from_the_bone():
     assert rim_errors(implant, truth, skull) == RimErrors(0, 0, pytest.approx(22.5 / (11 + 20)), 5)
     nothing = Volume(rows_mask(length=90), truth.affine)
     assert all(np.isnan(value) for value in vars(rim_errors(nothing, truth, skull)).values())
+
+
+def test_bands_of_distance_are_those_of_each_point() -> None:
+    """Most points are decided by their block: none wrongly, also on both sides of the origin."""
+    rng = np.random.default_rng(0)
+    points, others = rng.uniform(-30, 30, (4000, 3)), rng.uniform(-30, 5, (60, 3))
+    limits = [4.0, 9.0, 20.0]
+    expected = np.digitize(np.linalg.norm(points[:, None] - others, axis=-1).min(1), limits)
+    assert set(expected) == {0, 1, 2, 3}
+    assert np.array_equal(distance_bands(points, others, limits), expected)
+    assert np.array_equal(distance_bands(points, others[:0], limits), np.full(len(points), 3))
+    assert not len(distance_bands(points[:0], others, limits))

@@ -6,10 +6,9 @@ from dataclasses import dataclass, fields
 from math import nan
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from pcdiff.geometry.grid import box_slices, voxel_border, voxels_per_mm
-from pcdiff.geometry.metrics import surface_distances
+from pcdiff.geometry.metrics import distance_bands, surface_distances
 from pcdiff.geometry.volume import Volume
 
 LIMITS_MM = (5.0, 10.0, 20.0)  # between the bands
@@ -44,7 +43,6 @@ def rim_errors(implant: Volume, truth: Volume, defective_skull: Volume) -> RimEr
     border = (np.argwhere(voxel_border(bone, beyond="background")) + low) @ axes.T
     if not len(border):
         return RimErrors()
-    from_bone = cKDTree(border).query(apart.points, distance_upper_bound=LIMITS_MM[-1])[0]
-    bands = np.digitize(from_bone, LIMITS_MM)
+    bands = distance_bands(apart.points, border, LIMITS_MM)
     errors = np.concatenate([apart.a_to_b, apart.b_to_a])
     return RimErrors(*(float(errors[bands == k].mean()) if (bands == k).any() else nan for k in range(len(BANDS))))

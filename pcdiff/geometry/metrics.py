@@ -7,6 +7,7 @@ al., "Metrics reloaded", Nature Methods 2024, for HD, MASD and NSD. Everything i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from pcdiff.geometry.volume import Volume
 
 # The spacing of an oblique grid is rounded; a voxel exactly on the border must count all the same.
 ROUNDING_MM = 1e-6
+BLOCK_MM = 2.0  # side of the blocks of `distance_bands`
 VERSION = 1  # of the definitions; raise it when the meaning of a score changes: results of two are not comparable
 
 
@@ -167,6 +169,26 @@ def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def within_distance(points: np.ndarray, others: np.ndarray, mm: float) -> np.ndarray:
     """(N, 3) mm, (M, 3) mm -> (N,) bool: is the nearest of the others at most `mm` away?"""
-    if not len(others):
-        return np.zeros(len(points), bool)
-    return np.isfinite(cKDTree(others).query(points, distance_upper_bound=mm + ROUNDING_MM)[0])
+    return distance_bands(points, others, [mm + ROUNDING_MM]) == 0
+
+
+def distance_bands(points: np.ndarray, others: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """(N, 3) mm, (M, 3) mm -> (N,) int: how many of the ascending limits, mm, the nearest of the others reaches.
+
+    Points are sorted into blocks. The distance of a block's middle decides for all points of a block that no limit
+    crosses, which are most.
+    """
+    if not len(points) or not len(others):
+        return np.full(len(points), len(limits))
+    tree = cKDTree(others)
+    index = np.floor(points / BLOCK_MM).astype(int)
+    first, shape = index.min(0), tuple(np.ptp(index, axis=0) + 1)
+    code, block = np.unique(np.ravel_multi_index(tuple((index - first).T), shape), return_inverse=True)
+    middles = (np.stack(np.unravel_index(code, shape), 1) + first + 0.5) * BLOCK_MM
+    reach = BLOCK_MM * np.sqrt(3) / 2 + ROUNDING_MM
+    from_middle = tree.query(middles, distance_upper_bound=limits[-1] + 2 * reach)[0]
+    least, most = np.digitize(from_middle - reach, limits), np.digitize(from_middle + reach, limits)
+    bands: np.ndarray = least[block]
+    unsure = (least != most)[block]
+    bands[unsure] = np.digitize(tree.query(points[unsure], distance_upper_bound=limits[-1])[0], limits)
+    return bands

@@ -206,11 +206,12 @@ def test_weights_come_back_and_mirrored_heads_give_mirrored_log_odds(tmp_path: P
     assert np.allclose(odds[::-1], other, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize(("processor", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_processors_that_are_slow_at_bfloat16_compute_in_float32(
-    processor: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr("pcdiff.training.loop.Accelerator", lambda mixed_precision, **_: mixed_precision)
     model, seen = uneven(), []
     model.network.enter.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))

@@ -125,6 +125,7 @@ def test_the_text_shows_record_and_checks(text: str) -> None:
         "prior.safetensors",
     ):
         assert part in shown, part
+    assert "threshold</code>" not in shown, "what was not set is left out"
     for caption in ("front", "top, forehead up", "from inside", "close-up of the rim", "axial slice at ", "rim at "):
         assert f"<figcaption>{caption}" in shown, caption
     assert re.search(r"<figcaption>(left|right) side<", shown)
@@ -273,6 +274,11 @@ def test_yes_no_and_large_counts_are_shown_for_readers() -> None:
     assert ">yes</td>" in shown
     assert ">expected yes</td>" in shown
     triangles = {"name": "triangles", "value": 66016, "unit": "", "limit": None, "rule": None, "passed": None}
+    area = {"name": "area", "value": 0.5, "unit": "cm2", "limit": 1.0, "rule": "at most", "passed": True}
+    shown = checks_section({"checks": [check | {"words": "0.50 cm2.", "figures": [area]}]})
+    assert "0.50 cm\u00b2." in shown
+    assert ">0.5 cm\u00b2</td>" in shown
+    assert "cm2" not in shown
     assert ">66,016</td>" in checks_section({"checks": [check | {"figures": [triangles]}]})
 
 

@@ -41,9 +41,7 @@ def three_js() -> str:
         page = archive.read("viewer.html.template").decode()
     script = page.partition("<script>")[2].partition("(function(){class GLTFLoader")[0]
     if not script.startswith("/**\n * @license") or "THREE.TrackballControls=" not in script:
-        raise RuntimeError(
-            "expected three.js in the viewer of trimesh (4.12 or later), found none; install it again"
-        )
+        raise RuntimeError("expected three.js in the viewer of trimesh (4.12 or later), found none; install it again")
     return script
 
 

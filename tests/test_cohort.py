@@ -434,6 +434,14 @@ def test_the_page_sorts_and_filters_without_a_network(tmp_path: Path) -> None:
         page.fill("#find", "nrrd file")
         assert shown() == ["dora"]
         assert page.inner_text("#shown") == "1 of 4 shown"
+        assert page.locator("aside, main").count() == 2
+        assert page.locator("th:empty, body > p").count() == 0, "heads have texts, and all text a landmark"
+        page.fill("#find", "")
+        page.set_viewport_size({"width": 390, "height": 800})
+        boxes = [cell.bounding_box() for cell in page.locator("td.result, #filter").all()]
+        assert all(box["x"] + box["width"] <= 390 for box in boxes), "nothing is cut off on a phone"
+        assert min(box["width"] for box in boxes) > 200
+        assert page.get_by_role("button", name="Implant, ml").is_visible()
         assert not wrong
         browser.close()
 

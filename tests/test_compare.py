@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pcdiff.evaluation.places import bands, by_rim, by_size, estimates
 from pcdiff.evaluation.results import Results, write_results
 from pcdiff.evaluation.rows import Row
 from pcdiff.geometry.metrics import Scores
+from pcdiff.report.charts import scatter_chart
 
 HEADS = 12
 
@@ -264,6 +266,8 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert "first <b>" not in shown
     assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', shown)
     assert "0.725<br><small>[0." in shown
+    assert not re.findall(r"<th[^>]*></th>", shown), "a head without a text is none"
+    assert '<div class="scroll" tabindex="0"' in shown, "to be scrolled with the keyboard"
     figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
     kinds = [[trace["type"] for trace in figure["data"]] for figure in figures]
     assert kinds == [["scatter"], *[["box", "box"]] * 4, ["box"] * 4, *[["heatmap"]] * 4]
@@ -271,3 +275,17 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
         sorted(np.add.outer([0.7, 0.72], np.arange(12) / 100).ravel())
     )
     assert figures[0]["data"][0]["y"] == pytest.approx([0.725, 0.705])
+
+
+def test_labels_of_neighbours_stand_on_different_sides() -> None:
+    def chart(*points: tuple[str, float, float]) -> dict[str, Any]:
+        drawn = [{"label": n, "x": x, "y": y, "low": y, "high": y, "filled": True} for n, x, y in points]
+        text = scatter_chart("scores", ("seconds", "DSC"), drawn, "")
+        found = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)[0])
+        return dict(zip([point[0] for point in points], found["data"][0]["textposition"], strict=True))
+
+    apart = chart(("a", 1, 0.1), ("b", 10, 0.5), ("c", 100, 0.9))
+    assert set(apart.values()) == {"middle right"}
+    near = chart(("low", 1, 0.1), ("right", 21, 0.9), ("left", 20, 0.9), ("end", 1000, 0.5))
+    assert near["left"] != "middle right", "there is the other mark"
+    assert near["right"] == "middle right"

@@ -12,12 +12,16 @@ from pydicom import Dataset, dcmread, uid
 from test_scan import ct, grid
 
 from pcdiff import __version__
+from pcdiff.errors import InputError
+from pcdiff.geometry.mesh import read_stl, write_stl
+from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging import dicom_seg, scan
+from pcdiff.imaging import dicom_seg, dicom_stl, scan
 from pcdiff.imaging.formats import dicom_files, dicom_header, dicom_pixels, dicom_series
 
 PAGE = (Path(__file__).parents[1] / "docs" / "dicom.md").read_text()
-READ, WRITTEN = PAGE.split("## What is written")
+READ, written = PAGE.split("## What is written")
+WRITTEN, MODEL = written.split("### As STL")
 PLAIN = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian)
 FRAMES = ("FrameType", "FrameAcquisitionNumber", "FrameAcquisitionDateTime", "TemporalPositionIndex")  # in groups
 
@@ -87,6 +91,51 @@ def test_a_segmentation_has_what_the_page_says(segmentation: Dataset) -> None:
     assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("cranial implant", "AUTOMATIC")
     assert segment.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Physical object"
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Implant"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Volume]:
+    """(folder with scan and implant.stl, the implant on the scan's grid), with a patient's name in a Japanese set."""
+    folder = tmp_path_factory.mktemp("stl")
+    names = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"}
+    write_dicom(folder / "scan", ct(), grid(), **names, FrameOfReferenceUID=f"{ROOT}8")
+    mask = np.zeros(ct().shape, bool)
+    mask[3:6, 3:6, 3:6] = True
+    implant = Volume(mask, grid())
+    write_stl(volume_to_mesh(implant), folder / "implant.stl")
+    return folder, implant
+
+
+def test_an_encapsulated_stl_has_what_the_page_says(model: tuple[Path, Volume]) -> None:
+    folder, implant = model
+    for name in ("a.dcm", "b.dcm"):
+        dicom_stl.write_dicom_stl(folder / "implant.stl", implant, folder / "scan", folder / name)
+    found, again = dcmread(folder / "a.dcm"), dcmread(folder / "b.dcm")
+    assert found.file_meta.MediaStorageSOPClassUID == uid.EncapsulatedSTLStorage
+    assert (found.SOPInstanceUID, found.SeriesInstanceUID) == (again.SOPInstanceUID, again.SeriesInstanceUID)
+    text = table(MODEL, "element of the STL")
+    rows = {keyword: value for cell, value in text.items() for keyword in re.findall(r"\w+", cell)}
+    assert rows.keys() == {element.keyword for element in found}
+    for keyword, value in rows.items():
+        if not re.search(r"scan|written|version|UCUM|STL|empty", value):
+            assert str(found[keyword].value) == value
+    assert found.SoftwareVersions == __version__
+    assert found.PatientName == "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"
+    assert found.FrameOfReferenceUID == f"{ROOT}8"
+    assert found.MeasurementUnitsCodeSequence[0].CodeValue == "mm"
+    slices = [dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in (folder / "scan").iterdir()]
+    assert sorted(item.ReferencedSOPInstanceUID for item in found.SourceInstanceSequence) == sorted(slices)
+    stl = (folder / "implant.stl").read_bytes()
+    assert found.EncapsulatedDocument[: found.EncapsulatedDocumentLength] == stl
+    assert len(found.EncapsulatedDocument) % 2 == 0
+
+
+def test_an_stl_in_other_axes_is_not_encapsulated(model: tuple[Path, Volume]) -> None:
+    folder, implant = model
+    write_stl(read_stl(folder / "implant.stl"), folder / "ras.stl", "ras")
+    with pytest.raises(InputError, match="expected an STL in LPS"):
+        dicom_stl.write_dicom_stl(folder / "ras.stl", implant, folder / "scan", folder / "ras.dcm")
+    assert not (folder / "ras.dcm").exists()
 
 
 def test_a_name_in_any_character_set_is_kept(segmentation: Dataset) -> None:

@@ -8,18 +8,49 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import trimesh
 import yaml
 from test_cli import Run, Stub, skull, stub  # noqa: F401 (fixtures)
 
 import pcdiff
 from pcdiff.files import sha256
+from pcdiff.geometry.mesh import read_stl
 from pcdiff.methods.registry import weights_files
 from pcdiff.pipeline.export import write_bundle, write_hub
 from pcdiff.pipeline.record import read_record
 from pcdiff.pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_a_scene_stands_as_the_patient(run: Run, skull: Path, stub: Stub, tmp_path: Path) -> None:  # noqa: F811
+    assert run("design", skull, "-o", tmp_path, "-q", "--no-report")[0] == 0
+    case = tmp_path / "head"
+    code, printed, _ = run("export", "scene", case)
+    assert code == 0
+    assert printed.strip() == str(case / "scene.glb")
+    assert read_record(case)["files"]["scene.glb"] == sha256(case / "scene.glb")
+    scene = trimesh.load_scene(case / "scene.glb")
+    assert sorted(scene.geometry) == ["implant", "skull"]
+    vertices = read_stl(case / "implant.stl").vertices / 1000
+    low, high = scene.geometry["implant"].bounds
+    expected = np.stack([vertices[:, 0], vertices[:, 2], -vertices[:, 1]], axis=1)
+    np.testing.assert_allclose([low, high], [expected.min(axis=0), expected.max(axis=0)], atol=0.002)
+    assert scene.geometry["implant"].volume > 0, "its triangles face outward"
+    red, _, blue, _ = scene.geometry["implant"].visual.material.baseColorFactor
+    assert blue > red
+    again = tmp_path / "again.glb"
+    assert run("export", "scene", case, "-o", again)[0] == 0
+    assert again.read_bytes() == (case / "scene.glb").read_bytes()
+    code, _, error = run("dicom-stl", case, "--scan", case)
+    assert code == 2
+    assert "expected a folder of DICOM files" in error
+    assert not (case / "implant_stl.dcm").exists()
+    code, _, error = run("export", "scene", case, "-o", tmp_path / "scene.usdz")
+    assert code == 2
+    assert "ends in .glb" in error
 
 
 def test_a_hub_folder(run: Run, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +36,11 @@ from pcdiff.prior.fit import PriorFit
 from pcdiff.report.case_report import PREVIEW, REPORT, write_report
 from pcdiff.report.colours import GREY_BONE
 from pcdiff.report.contents import CaseContents
-from pcdiff.report.page import MAX_PAGE_BYTES
+from pcdiff.report.page import three_js
 from pcdiff.report.record_sections import checks_section
 from pcdiff.report.scene import case_scene
 from pcdiff.report.slices import position
-from pcdiff.report.viewer import scene_html
+from pcdiff.report.viewer import POINT_MM, scene_html
 
 NAME = "<script>alert(1)<script> & 'co'"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -122,6 +125,7 @@ def test_the_text_shows_record_and_checks(text: str) -> None:
         "prior.safetensors",
     ):
         assert part in shown, part
+    assert "threshold</code>" not in shown, "what was not set is left out"
     for caption in ("front", "top, forehead up", "from inside", "close-up of the rim", "axial slice at ", "rim at "):
         assert f"<figcaption>{caption}" in shown, caption
     assert re.search(r"<figcaption>(left|right) side<", shown)
@@ -146,6 +150,7 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
     ):
         assert part in plan, part
     assert re.search(r"Length x width x height</dt><dd>\d+ x \d+ x \d+ mm", plan)
+    assert "Other defects" not in plan
     assert str(escape(NAME)) not in plan
     assert record["input"]["sha256"] not in plan
     assert text.index("<h2>Limitations") < text.index(record["input"]["sha256"]), "hashes stand at the end"
@@ -157,11 +162,13 @@ def test_the_plan_gives_the_thickness_away_from_the_rim(folder: Path, tmp_path: 
     thickness, gap = np.full(count, 9.0), np.full(count, 8.0)
     thickness[: count // 2], gap[: count // 2] = 1.0, 0.5
     fields = {"thickness_mm": thickness, "gap_mm": gap}
-    settings = {**contents.record["settings"], "case_id": "OP-7 <b>"}
+    settings = {**contents.record["settings"], "case_id": "OP-7 <b>", "defects": [3]}
     write_report(tmp_path, replace(contents, vertex_fields=fields, record={**contents.record, "settings": settings}))
     text = (tmp_path / REPORT).read_text(encoding="utf-8")
     assert "9.0 mm (median); 90 % from 9.0 to 9.0 mm" in text
-    assert "<b>OP-7 &lt;b&gt;</b>" in text
+    assert "<bdi>OP-7 &lt;b&gt;</bdi>" in text
+    assert "<dt>Number</dt><dd>3</dd>" in text, "as in pcdiff info"
+    assert "Other defects of this skull stay open." in text
     assert re.search(r'@top-left { content: "Plan\\20 of.*OP\\2d 7\\20 \\3c b\\3e', text)
 
 
@@ -174,7 +181,7 @@ def test_texts_are_escaped_and_folders_are_not_shown(text: str) -> None:
 
 
 def test_the_page_is_one_small_file_without_requests(folder: Path, text: str) -> None:
-    assert (folder / REPORT).stat().st_size < MAX_PAGE_BYTES
+    assert (folder / REPORT).stat().st_size < 5_000_000  # three candidates with points, and slices of a CT
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy
     assert policy[1].startswith("default-src 'none'; script-src 'sha256-")
@@ -270,6 +277,11 @@ def test_yes_no_and_large_counts_are_shown_for_readers() -> None:
     assert ">yes</td>" in shown
     assert ">expected yes</td>" in shown
     triangles = {"name": "triangles", "value": 66016, "unit": "", "limit": None, "rule": None, "passed": None}
+    area = {"name": "area", "value": 0.5, "unit": "cm2", "limit": 1.0, "rule": "at most", "passed": True}
+    shown = checks_section({"checks": [check | {"words": "0.50 cm2.", "figures": [area]}]})
+    assert "0.50 cm\u00b2." in shown
+    assert ">0.5 cm\u00b2</td>" in shown
+    assert "cm2" not in shown
     assert ">66,016</td>" in checks_section({"checks": [check | {"figures": [triangles]}]})
 
 
@@ -304,6 +316,40 @@ def test_a_scene_holds_all_surfaces_fields_and_clouds(
     assert scene.clouds[4].captions == ("start", "halfway", "result")
     titles = ["points of the shape model", "points of candidate 1", "sampling steps of candidate 1"]
     assert [scene.clouds[n].name for n in (0, 1, 4)] == titles
+
+
+def unpacked(packed: dict[str, Any]) -> np.ndarray:
+    """(rows, columns), as `numbers` in viewer.js reads them."""
+    changes = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"])), "<u2").reshape(packed["columns"], -1)
+    return packed["low"] + packed["step"] * (np.cumsum(changes, axis=1) % 2**16).T
+
+
+def test_the_page_holds_the_surfaces_to_a_hundredth_of_a_millimetre(folder: Path) -> None:
+    scene = case_scene(read_contents(folder))
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', scene_html(scene))[0])
+    for surface, drawn in zip(scene.surfaces, data["surfaces"], strict=True):
+        np.testing.assert_allclose(unpacked(drawn["points"]), surface.shape.vertices, atol=0.51 * POINT_MM)
+        np.testing.assert_allclose(unpacked(drawn["normals"]), surface.shape.normals, atol=0.02)
+        # The same triangles, wound the same way.
+        corners = [np.roll(surface.shape.faces, turn, axis=1) for turn in range(3)]
+        every = {tuple(face) for turned in corners for face in turned.tolist()}
+        faces = unpacked(drawn["faces"]).astype(int).tolist()
+        assert len(faces) == len(surface.shape.faces)
+        assert all(tuple(face) in every for face in faces)
+    for cloud, drawn in zip(scene.clouds, data["clouds"], strict=True):
+        np.testing.assert_allclose(unpacked(drawn["frames"][0]), cloud.frames[0], atol=0.51 * POINT_MM)
+
+
+def test_the_3d_library_comes_with_its_licence_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = three_js()
+    assert "SPDX-License-Identifier: MIT" in script[:200]
+    assert "GLTFLoader" not in script
+    (tmp_path / "resources" / "templates").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "resources" / "templates" / "viewer.zip", "w") as archive:
+        archive.writestr("viewer.html.template", "<script>another library</script>")
+    monkeypatch.setattr("pcdiff.report.page.resources.files", lambda package: tmp_path)
+    with pytest.raises(RuntimeError, match=r"expected three\.js in the viewer of trimesh"):
+        three_js()
 
 
 def test_colour_scales_say_what_is_good(folder: Path) -> None:
@@ -400,6 +446,10 @@ def test_a_browser_draws_the_scene_and_its_controls_work(browser: Any, folder: P
     moved = after(lambda: page.locator("[data-control=frame]").fill("1"))
     assert page.locator(".caption").inner_text() == "halfway"
     assert (moved != other).any()
+    after(lambda: page.click("button[data-view=reset]"))
+    veiled = after(lambda: page.locator("[data-control=opacity]").fill("0.3"))
+    assert veiled.mean() > whole.mean() + 10, "the skull is pale"
+    assert blue(veiled) >= blue(whole), "the implant's edge is seen through it"
     turned = after(lambda: page.click("button[data-view=inside]"))
     assert (turned != moved).any()
     assert errors == []
@@ -509,6 +559,35 @@ def test_a_wheel_scrolls_the_page_until_the_view_is_clicked(browser: Any, folder
     page.mouse.move(5, 5)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 150)
     assert wheel_scrolls(True), "after the pointer has left"
+    page.close()
+
+
+def test_the_pointer_tells_place_value_and_distance(browser: Any, folder: Path) -> None:
+    page = open_report(browser, folder)
+    page.wait_for_selector(".scene[data-drawn]", timeout=60_000)
+    page.select_option("[data-control=field]", "thickness")
+    assert page.locator(".legend").is_visible()
+    assert page.locator(".legend b").inner_text() == "thickness, mm"
+    plot = page.locator(".plot")
+    size = plot.bounding_box()
+    x, y = size["width"] / 2, size["height"] / 2
+
+    def tells(pattern: str) -> re.Match[str]:
+        page.wait_for_function(f"() => /{pattern}/.test(document.querySelector('.told').textContent)", timeout=60_000)
+        return re.search(pattern, page.locator(".told").inner_text())
+
+    plot.hover(position={"x": x, "y": y})
+    first = tells(r"[RL] \d+ mm, [AP] \d+ mm, [IS] \d+ mm; thickness \d+\.\d mm")
+    there = millimetres(first[0])
+    assert np.linalg.norm(read_stl(folder / "implant.stl").vertices - there, axis=1).min() < 2.5, "on the implant"
+    drawn_after(page, lambda: plot.click(position={"x": x, "y": y}))
+    assert np.abs(millimetres(page.locator(".where").inner_text()) - there).max() <= 1, "the slices follow a click"
+    page.check("[data-control=measure]")
+    plot.click(position={"x": x, "y": y})
+    plot.click(position={"x": x + 40, "y": y})
+    assert 3 < float(tells(r"(\d+\.\d) mm in a straight line")[1]) < 60
+    plot.click(position={"x": x + 40, "y": y})
+    assert float(tells(r"\b(0\.0) mm in a straight line")[1]) == 0
     page.close()
 
 

@@ -1,4 +1,4 @@
-"""The commands export hub and export bundle."""
+"""The commands export scene, export hub and export bundle."""
 
 from __future__ import annotations
 
@@ -7,18 +7,54 @@ from typing import Annotated
 
 import typer
 
+from pcdiff.cli import options
+
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new, or empty.")]
 
-HELP = """Write the shipped weights as a folder for other tools: of Hugging Face, or a MONAI bundle.
+SCENE = "scene.glb"  # in a case folder
+HELP = """Write a case as a 3D scene, or the shipped weights as a folder: of Hugging Face, or a MONAI bundle.
 
 Nothing is uploaded, and no network is needed.
 Each folder is new or empty, and holds the licence of the weights.
 
+    pcdiff export scene out/head
     pcdiff export hub out/hub
     pcdiff export bundle out/bundle
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True)
+
+
+@app.command()
+def scene(
+    case: options.CaseFolder,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write [CASE/scene.glb].")
+    ] = None,
+    skull: options.MovedSkull = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write skull and implant of a case as one GLB file (glTF 2.0), for augmented reality and 3D viewers.
+
+    Two meshes with names and colours, in metres, as they stand in the patient. The surfaces are those of the report,
+    simplified for display: print implant.stl.
+
+        pcdiff export scene out/head
+    """
+    from pcdiff.files import refuse_to_replace
+    from pcdiff.pipeline.contents import read_contents
+    from pcdiff.pipeline.record import renew_record
+    from pcdiff.report.glb import write_glb
+    from pcdiff.report.scene import case_scene
+
+    if out is not None:
+        refuse_to_replace(out, overwrite)
+    contents = read_contents(case, skull)
+    path = out or case / SCENE
+    write_glb(case_scene(contents), path)
+    if out is None:
+        renew_record(case, dict(contents.record), [SCENE])
+    typer.echo(path)
 
 
 @app.command()

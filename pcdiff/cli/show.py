@@ -1,4 +1,4 @@
-"""The commands on a result: check, view, report, dicom-seg."""
+"""The commands on a result: check, view, report, dicom-seg, dicom-stl."""
 
 from __future__ import annotations
 
@@ -166,6 +166,35 @@ def dicom_seg(
     write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
     if out is None:
         renew_record(case, record, [SEGMENTATION])
+    typer.echo(path)
+
+
+def dicom_stl(
+    case: options.CaseFolder,
+    scan: Annotated[Path, typer.Option(metavar="FOLDER", help="The DICOM slices that the implant was designed from.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write [CASE/implant_stl.dcm].")
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write the STL of a case within a DICOM file (Encapsulated STL), for a PACS that keeps models to print.
+
+    The file names the patient, as the scan does, and holds implant.stl byte for byte in the scan's frame of reference.
+
+        pcdiff dicom-stl out/head --scan dicom/series3
+    """
+    from pcdiff.files import refuse_to_replace
+    from pcdiff.imaging.dicom_stl import ENCAPSULATED, write_dicom_stl
+    from pcdiff.imaging.volumes import read_volume
+    from pcdiff.pipeline.record import case_record, renew_record
+
+    if out is not None:
+        refuse_to_replace(out, overwrite)
+    record = case_record(case)
+    path = out or case / ENCAPSULATED
+    write_dicom_stl(case / "implant.stl", read_volume(case / "implant.nrrd"), scan, path)
+    if out is None:
+        renew_record(case, record, [ENCAPSULATED])
     typer.echo(path)
 
 

@@ -49,7 +49,7 @@ def write_dicom_seg(implant: Volume, scan: Path, path: Path) -> None:
         from pydicom.uid import generate_uid
     except ImportError as error:
         raise InputError(f"DICOM-SEG needs {error.name}, which is missing; run {install_hint('dicom')}") from error
-    slices = _series(scan, implant)
+    slices = series_headers(scan, implant)
     directions = implant.affine[:3, :3] / implant.spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > MAX_COSINE:
         raise InputError(f"{scan}: DICOM-SEG asks for perpendicular axes, the grid is tilted; use the STL or the NRRD")
@@ -101,8 +101,11 @@ def _implant_segment() -> Any:
     )
 
 
-def _series(scan: Path, implant: Volume) -> list[Dataset]:
-    """The headers of the only CT series, or of the one whose size is the implant's."""
+def series_headers(scan: Path, implant: Volume) -> list[Dataset]:
+    """The headers of the slices of the only CT series, or of the one whose size is the implant's.
+
+    Raises InputError for a folder without such a series, or with several.
+    """
     if not is_dicom_scan(scan):
         raise InputError(f"{scan}: expected the scan's folder of DICOM slices, found none; check the path")
     found = find_series([part for file in dicom_files(scan) for part in read_slices(file)])

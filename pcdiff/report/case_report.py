@@ -61,7 +61,8 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         limitations=LIMITATIONS,
     )
     title = case_title(record)
-    header = f"Plan of a cranial implant: {title}. {plan_version(record)}. Not a medical device."
+    # Isolated, so that a name from right to left leaves the rest of the line in its order.
+    header = f"Plan of a cranial implant: \u2068{title}\u2069. {plan_version(record)}. Not a medical device."
     write_page(folder / REPORT, f"{title}: cranial implant", body, header)
 
 

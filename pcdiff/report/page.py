@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import zipfile
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,29 @@ SCRIPTS = {
     "chart": "charts.js",
     "cases": "cases.js",
 }  # class: what draws it
-PLOTLY = {"scene", "chart"}  # drawn with plotly.js
+
+
+def plotly_js() -> str:
+    """plotly.js (MIT licence), as the Python package plotly brings it."""
+    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def three_js() -> str:
+    """three.js with TrackballControls (MIT licence), out of the page that trimesh brings for its own scenes.
+
+    Raises:
+        RuntimeError: the installed trimesh brings another page.
+    """
+    template = resources.files("trimesh") / "resources" / "templates" / "viewer.zip"
+    with template.open("rb") as file, zipfile.ZipFile(file) as archive:
+        page = archive.read("viewer.html.template").decode()
+    script = page.partition("<script>")[2].partition("(function(){class GLTFLoader")[0]
+    if not script.startswith("/**\n * @license") or "THREE.TrackballControls=" not in script:
+        raise RuntimeError("expected three.js in the viewer of trimesh (4.12 or later), found none; install it again")
+    return script
+
+
+LIBRARIES = {"scene": three_js, "chart": plotly_js}
 
 
 def write_page(path: Path, title: str, body: Markup, header: str = "") -> None:
@@ -38,10 +61,8 @@ def write_page(path: Path, title: str, body: Markup, header: str = "") -> None:
         InputError: the page is larger than MAX_PAGE_BYTES, or the file cannot be written.
     """
     drawn = {kind for kind in SCRIPTS if f'class="{kind}"' in body}
-    scripts = [_asset(script) for kind, script in SCRIPTS.items() if kind in drawn]
-    if drawn & PLOTLY:
-        plotly = resources.files("plotly") / "package_data" / "plotly.min.js"
-        scripts.insert(0, plotly.read_text(encoding="utf-8"))
+    scripts = [LIBRARIES[kind]() for kind in SCRIPTS if kind in drawn and kind in LIBRARIES]
+    scripts += [_asset(script) for kind, script in SCRIPTS.items() if kind in drawn]
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     ours = {"policy": Markup(policy), "style": Markup(_asset("style.css")), "scripts": list(map(Markup, scripts))}

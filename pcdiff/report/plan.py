@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ PERCENTILES = (5, 50, 95)
 def plan_section(contents: CaseContents, picture: Markup) -> Markup:
     """The first page. picture: of the defect and the implant in it."""
     record = contents.record
+    chosen = record["settings"].get("defects")
+    chosen = sorted(chosen) if isinstance(chosen, list) else []  # as numbered in the whole skull
     return fill(
         "plan.html",
         case=case_title(record),
@@ -31,7 +33,8 @@ def plan_section(contents: CaseContents, picture: Markup) -> Markup:
         failed=[check for check in _checks(contents) if check.get("passed") is False],
         passed=[check["title"] for check in _checks(contents) if check.get("passed")],
         open=[check["title"] for check in _checks(contents) if check.get("passed") is None],
-        defects=[_defect_row(n, defect) for n, defect in enumerate(_defects(record), 1)],
+        defects=[_defect_row(n, defect, chosen) for n, defect in enumerate(_defects(record), 1)],
+        chosen=chosen,
         implant=_implant_rows(contents),
         densities=DENSITIES,
         insertion=(contents.checks or {}).get("insertion"),
@@ -69,10 +72,11 @@ def _defects(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return (record.get("input_check") or {}).get("defects") or []
 
 
-def _defect_row(number: int, defect: Mapping[str, Any]) -> dict[str, str]:
+def _defect_row(number: int, defect: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, str]:
+    label = int(defect.get("label") or number)
     length, width, area = defect.get("length_mm"), defect.get("width_mm"), defect.get("area_cm2")
     return {
-        "number": str(defect.get("label") or number),
+        "number": str(chosen[label - 1] if 0 < label <= len(chosen) else label),
         "place": str(defect.get("place") or defect.get("side") or "-"),
         "size": "-" if length is None or width is None else f"{length:.0f} x {width:.0f} mm",
         "area": "-" if area is None else f"{area:.0f} cm\u00b2",

@@ -30,7 +30,7 @@ def checks_section(checks: Mapping[str, Any] | None) -> Markup:
     shown = [
         {
             "title": check["title"],
-            "words": check.get("words", ""),
+            "words": check.get("words", "").replace("cm2", "cm\u00b2"),
             "passed": check.get("passed"),
             "figures": list(map(_figure, check.get("figures", []))),
         }
@@ -40,7 +40,7 @@ def checks_section(checks: Mapping[str, Any] | None) -> Markup:
 
 
 def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:
-    value, limit, unit = figure.get("value"), figure.get("limit"), figure.get("unit") or ""
+    value, limit, unit = figure.get("value"), figure.get("limit"), (figure.get("unit") or "").replace("cm2", "cm\u00b2")
     if type(value) is int:
         value = float(value)  # to be shown with thousands separators
     return {
@@ -71,7 +71,7 @@ def input_section(record: Mapping[str, Any]) -> Markup:
 
 
 def design_section(record: Mapping[str, Any], stage_titles: Mapping[str, str]) -> Markup:
-    """Settings, resources, and the seconds of each stage."""
+    """The settings that were given a value, resources, and the seconds of each stage."""
     stl = record["stl"]
     facts = {
         "Peak memory": f"{record['peak_memory_mb']} MB",
@@ -90,4 +90,5 @@ def design_section(record: Mapping[str, Any], stage_titles: Mapping[str, str]) -
         }
         for key, value in seconds.items()
     ]
-    return fill("design.html", settings=record["settings"], facts=facts, stages=stages)
+    settings = {name: value for name, value in record["settings"].items() if value is not None}
+    return fill("design.html", settings=settings, facts=facts, stages=stages)

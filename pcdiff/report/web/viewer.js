@@ -1,177 +1,173 @@
-// Draws a scene with plotly: one mesh per surface, one marker trace per cloud, and the outlines of the slice.
+// Draws a scene with three.js: the outside of each surface, what a slice cuts through, and points.
 // Millimetres, LPS: +x is the patient's left, +y posterior, +z superior.
 "use strict";
 (function () {
-  const AXES = ["x", "y", "z"];
-  const SLICES = { sagittal: 0, coronal: 1, axial: 2 };
+  const AXES = { sagittal: 0, coronal: 1, axial: 2 };
   const VIEWS = {
-    front: [0, -1, 0.12], back: [0, 1, 0.12], left: [1, 0, 0.12], right: [-1, 0, 0.12], top: [0, -0.001, 1],
+    front: [0, -1, 0.12], back: [0, 1, 0.12], left: [1, 0, 0.12], right: [-1, 0, 0.12], top: [0, 0, 1],
     oblique: [0.62, -0.66, 0.42],
   };
-  const DISTANCE = 1.2;
-  // In clip coordinates, behind the viewer's left shoulder (z > 1): it does not turn with the head.
-  const LIGHT = { x: 0.7, y: -0.9, z: 1.0003 };
+  const FIELD_OF_VIEW = 30, NEAR = 0.72;  // degrees; share of the distance from which the whole sphere around is seen
+  const LIGHT = [-0.6, 0.7, 0.9];  // right, up and towards the viewer: it does not turn with the head
+  const LETTER_MM = 10, LETTERS_AWAY_MM = 12, DOT_MM = 1.6, ROD_MM = 0.5;
+  const CLICK = 4;  // pixels that the pointer may move between down and up
   const place = (axis, mm) => `${["RL", "AP", "IS"][axis][mm >= 0 ? 1 : 0]} ${Math.abs(mm).toFixed(0)} mm`;
 
-  function hasWebGL() {
+  function supported() {
     const canvas = document.createElement("canvas");
-    return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
+    return "DecompressionStream" in window && Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
   }
 
-  function numbers(packed) {
-    const raw = atob(packed.data), bytes = new Uint8Array(raw.length);
-    for (let n = 0; n < raw.length; n++) bytes[n] = raw.charCodeAt(n);
-    return new { f4: Float32Array, u2: Uint16Array, u4: Uint32Array }[packed.type](bytes.buffer);
-  }
-
-  // Cuts a triangle mesh at a plane: the triangles on one side, and the segments of the outline.
-  // from: [a, b, t] for each new vertex, at the fraction t of the edge from vertex a to vertex b.
-  function sliced(mesh, slice) {
-    const p = mesh.points, f = mesh.faces, count = p.length / 3;
-    if (!slice) return { points: p, faces: f, from: null, outline: [] };
-    const side = new Float32Array(count), sign = slice.other ? -1 : 1;
-    for (let v = 0; v < count; v++) side[v] = sign * (p[3 * v + slice.axis] - slice.at) || 1e-6;
-    const points = [], faces = [], from = [], outline = [], made = new Map();
-    function between(a, b) {
-      const low = Math.min(a, b), key = low * count + Math.max(a, b);
-      if (made.has(key)) return made.get(key);
-      const t = side[a] / (side[a] - side[b]), at = count + from.length;
-      for (let k = 0; k < 3; k++) points.push(p[3 * a + k] + t * (p[3 * b + k] - p[3 * a + k]));
-      from.push([a, b, t]);
-      made.set(key, at);
-      return at;
-    }
-    for (let n = 0; n < f.length; n += 3) {
-      const t = [f[n], f[n + 1], f[n + 2]], below = t.filter((v) => side[v] < 0).length;
-      if (below === 3) faces.push(t[0], t[1], t[2]);
-      else if (below > 0) {
-        const odd = t.findIndex((v) => (side[v] < 0) === (below === 1));
-        const a = t[odd], b = t[(odd + 1) % 3], c = t[(odd + 2) % 3], ab = between(a, b), ac = between(a, c);
-        if (below === 1) faces.push(a, ab, ac);
-        else faces.push(ab, b, c, ab, c, ac);
-        outline.push([ab, ac]);
+  // Rows of numbers from `_packed` in `report/viewer.py`: (rows, columns), flat.
+  async function numbers({ data, columns, low, step }) {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    const whole = new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")));
+    const changes = new Uint16Array(await whole.arrayBuffer()), rows = changes.length / columns;
+    const out = new Float32Array(changes.length);
+    for (let column = 0; column < columns; column++) {
+      for (let row = 0, at = 0; row < rows; row++) {
+        at = (at + changes[column * rows + row]) & 0xffff;
+        out[row * columns + column] = low + step * at;
       }
     }
-    const all = new Float32Array(p.length + points.length);
-    all.set(p);
-    all.set(points, p.length);
-    return { points: all, faces: faces, from: from, outline: outline };
-  }
-
-  function column(points, k) {
-    const out = new Float32Array(points.length / 3);
-    for (let n = 0; n < out.length; n++) out[n] = points[3 * n + k];
     return out;
   }
 
-  function corners(faces, k) {
-    const out = new Uint32Array(faces.length / 3);
-    for (let n = 0; n < out.length; n++) out[n] = faces[3 * n + k];
-    return out;
+  // The colour at a share of a scale: [share, colour] in ascending order.
+  function colourAt(stops, share) {
+    const above = stops.findIndex(([at]) => at >= share), [end, colour] = stops[above < 0 ? stops.length - 1 : above];
+    if (above <= 0) return colour;
+    const [start, before] = stops[above - 1];
+    return before.clone().lerp(colour, (share - start) / (end - start || 1));
   }
 
-  function start(root) {
-    if (!hasWebGL()) return;
+  async function start(root) {
+    if (!supported()) return;
+    const data = JSON.parse(root.querySelector("script").textContent), plot = root.querySelector(".plot");
+    const surfaces = await Promise.all(data.surfaces.map(read));
+    const clouds = await Promise.all(data.clouds.map(async (cloud) => ({
+      ...cloud, frames: await Promise.all(cloud.frames.map(numbers)), frame: 0,
+      points: new THREE.Points(new THREE.BufferGeometry(),
+        new THREE.PointsMaterial({ color: cloud.colour, size: 2.5, sizeAttenuation: false })),
+    })));
     root.classList.add("running");
-    const scene = JSON.parse(root.querySelector("script").textContent), plot = root.querySelector(".plot");
-    const surfaces = scene.surfaces.map((surface) => ({
-      ...surface, points: numbers(surface.points), faces: numbers(surface.faces),
-      fields: surface.fields.map((field) => ({ ...field, values: numbers(field.values) })),
-    }));
-    const clouds = scene.clouds.map((cloud) => ({ ...cloud, frames: cloud.frames.map(numbers), frame: 0 }));
-    const middle = scene.low.map((low, k) => (low + scene.high[k]) / 2);
-    const radius = Math.hypot(...scene.low.map((low, k) => scene.high[k] - low)) / 2;
-    const chosen = root.querySelector("[data-control=field]")?.value || null;
-    const state = { slice: null, other: false, at: scene.focus.slice(), field: chosen, opacity: 1, point: null, before: null,
-      marks: [] };
+    const middle = data.low.map((low, k) => (low + data.high[k]) / 2);
+    const radius = Math.hypot(...data.low.map((low, k) => data.high[k] - low)) / 2;
     const control = (name) => root.querySelector(`[data-control=${name}]`);
-    const slice = () => state.slice === null ? null
-      : { axis: state.slice, at: state.at[state.slice], other: state.other };
+    const chosen = control("field")?.value || "";
+    const state = { slice: null, other: false, at: data.focus.slice(), field: chosen, opacity: 1, point: null, before: null,
+      marks: [] };
 
-    function meshTrace(surface) {
-      const cut = sliced(surface, slice());
-      const trace = {
-        type: "mesh3d", name: surface.name, hoverinfo: "none", visible: surface.shown, color: surface.colour,
-        opacity: surface === surfaces[0] ? state.opacity : 1,
-        x: column(cut.points, 0), y: column(cut.points, 1), z: column(cut.points, 2),
-        i: corners(cut.faces, 0), j: corners(cut.faces, 1), k: corners(cut.faces, 2),
-        lighting: { ambient: 0.36, diffuse: 0.58, specular: 0.1, roughness: 0.6, fresnel: 0.05 },
-        lightposition: LIGHT, showscale: false,
+    const scene = new THREE.Scene(), plane = new THREE.Plane(), marks = new THREE.Group();
+    const camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, radius / 20, 20 * radius);
+    const renderer = new THREE.WebGLRenderer({ antialias: true, alpha: true });
+    renderer.localClippingEnabled = true;
+    renderer.setPixelRatio(window.devicePixelRatio);
+    plot.append(renderer.domElement);
+    const controls = new THREE.TrackballControls(camera, renderer.domElement);
+    Object.assign(controls, { rotateSpeed: 2.5, staticMoving: true, keys: ["", "", ""], minDistance: radius / 4, maxDistance: 12 * radius });
+    const light = new THREE.DirectionalLight("#fff", 0.55);
+    light.position.set(...LIGHT);
+    camera.add(light, light.target);
+    scene.add(camera, new THREE.AmbientLight("#fff", 0.4), marks, ...letters());
+    for (const { outside, within, nearest } of surfaces) scene.add(nearest, outside, within);
+    for (const { points } of clouds) scene.add(points);
+
+    async function read(surface) {
+      const [points, normals, faces] = await Promise.all([surface.points, surface.normals, surface.faces].map(numbers));
+      const geometry = new THREE.BufferGeometry();
+      geometry.setAttribute("position", new THREE.BufferAttribute(points, 3));
+      geometry.setAttribute("normal", new THREE.BufferAttribute(normals, 3));
+      geometry.setIndex(new THREE.BufferAttribute(Uint16Array.from(faces), 1));
+      const fields = await Promise.all(surface.fields.map(async (field) => {
+        const stops = field.scale.map(([share, colour]) => [share, new THREE.Color(colour)]);
+        return { ...field, stops, values: await numbers(field.values) };
+      }));
+      return {
+        ...surface, fields,
+        outside: new THREE.Mesh(geometry, new THREE.MeshPhongMaterial({ specular: "#141414", shininess: 18 })),
+        // Where a slice opens a solid, its inside is seen: in one colour it looks as if it were filled.
+        within: new THREE.Mesh(geometry, new THREE.MeshBasicMaterial({ color: surface.edge, side: THREE.BackSide })),
+        // Of a transparent surface what is nearest is drawn: this one leaves its depth only.
+        nearest: new THREE.Mesh(geometry, new THREE.MeshBasicMaterial({ colorWrite: false, transparent: true })),
+        // For the pointer: both sides.
+        both: new THREE.Mesh(geometry, new THREE.MeshBasicMaterial({ side: THREE.DoubleSide })),
       };
-      const field = surface.fields.find((f) => f.name === state.field);
-      if (field) {
-        const values = new Float32Array(cut.points.length / 3);
-        values.set(field.values);
-        (cut.from || []).forEach(([a, b, t], n) => {
-          values[field.values.length + n] = field.values[a] + t * (field.values[b] - field.values[a]);
-        });
-        const narrow = root.clientWidth < 620;
-        Object.assign(trace, {
-          intensity: values, meta: { name: field.name, low: field.low }, cmin: field.from, cmax: field.high, colorscale: field.scale, showscale: true,
-          colorbar: {
-            title: { text: field.title, side: "top", font: { size: 12 } },
-            orientation: "h", thickness: 10, len: narrow ? 0.9 : 0.5, x: 0.5, y: 0, yanchor: "bottom",
-            tickfont: { size: 11 }, outlinewidth: 0, tickvals: field.ticks.map((tick) => tick[0]),
-            ticktext: field.ticks.map((tick) => tick[1]),
-          },
-        });
-      }
-      const line = { type: "scatter3d", mode: "lines", name: surface.name + ", cut", hoverinfo: "skip",
-        visible: surface.shown && cut.outline.length > 0, line: { color: surface.edge, width: 5 }, x: [], y: [], z: [] };
-      for (const [a, b] of cut.outline) {
-        AXES.forEach((axis, k) => line[axis].push(cut.points[3 * a + k], cut.points[3 * b + k], null));
-      }
-      return [trace, line];
     }
 
-    function cloudTrace(cloud) {
-      const points = cloud.frames[cloud.frame];
-      return { type: "scatter3d", mode: "markers", name: cloud.name, hoverinfo: "skip", visible: cloud.shown,
-        x: column(points, 0), y: column(points, 1), z: column(points, 2),
-        marker: { size: 2.2, color: cloud.colour, opacity: 1 } };
-    }
-
-    // The letters of the patient's sides, 9 mm outside of the scene's bounds.
+    // The letters of the patient's sides, outside of the scene's bounds.
     function letters() {
-      const at = (k, end) => middle.map((m, axis) => axis === k ? (end ? scene.high[k] + 9 : scene.low[k] - 9) : m);
-      const ends = [["R", 0, 0], ["L", 0, 1], ["A", 1, 0], ["P", 1, 1], ["I", 2, 0], ["S", 2, 1]];
-      const places = ends.map(([, k, end]) => at(k, end));
-      return { type: "scatter3d", mode: "text", name: "sides", hoverinfo: "skip", text: ends.map((end) => end[0]),
-        textfont: { size: 15, color: "#7a858f" },
-        x: places.map((p) => p[0]), y: places.map((p) => p[1]), z: places.map((p) => p[2]) };
+      return ["RL", "AP", "IS"].flatMap((pair, axis) => [...pair].map((letter, end) => {
+        const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+        canvas.width = canvas.height = 64;
+        Object.assign(context, { font: "600 48px sans-serif", fillStyle: "#5b6873", textAlign: "center", textBaseline: "middle" });
+        context.fillText(letter, 32, 34);
+        const sprite = new THREE.Sprite(new THREE.SpriteMaterial({ map: new THREE.CanvasTexture(canvas), depthWrite: false }));
+        sprite.position.set(...middle).setComponent(axis, (end ? data.high : data.low)[axis] + (end ? 1 : -1) * LETTERS_AWAY_MM);
+        sprite.scale.setScalar(LETTER_MM);
+        return sprite;
+      }));
     }
 
     // The point that the slices show, and the two ends of a distance.
-    function marks() {
-      const dots = (points, color, size, mode) => ({ type: "scatter3d", mode: mode, hoverinfo: "skip", showlegend: false,
-        visible: points.length > 0, marker: { size: size, color: color }, line: { color: color, width: 6 },
-        x: points.map((p) => p[0]), y: points.map((p) => p[1]), z: points.map((p) => p[2]) });
-      return [dots(state.point ? [state.point] : [], "#c0185a", 6, "markers"), dots(state.marks, "#1d2730", 5, "lines+markers")];
+    function markAll() {
+      marks.clear();
+      const dot = (point, color) => {
+        const mesh = new THREE.Mesh(new THREE.SphereGeometry(DOT_MM), new THREE.MeshBasicMaterial({ color }));
+        mesh.position.set(...point);
+        marks.add(mesh);
+      };
+      if (state.point) dot(state.point, "#c0185a");
+      for (const mark of state.marks) dot(mark, "#1d2730");
+      if (state.marks.length < 2) return;
+      const [a, b] = state.marks.map((mark) => new THREE.Vector3(...mark)), along = b.clone().sub(a);
+      const rod = new THREE.Mesh(new THREE.CylinderGeometry(ROD_MM, ROD_MM, along.length()),
+        new THREE.MeshBasicMaterial({ color: "#1d2730", depthTest: false }));  // it may lie within bone
+      rod.position.copy(a).lerp(b, 0.5);
+      rod.quaternion.setFromUnitVectors(new THREE.Vector3(0, 1, 0), along.normalize());
+      rod.renderOrder = 2;
+      marks.add(rod);
     }
 
-    const traces = () => [...surfaces.flatMap(meshTrace), ...clouds.map(cloudTrace), letters(), ...marks()];
-    const hidden = { visible: false, showspikes: false };
-    const pad = 14, extent = scene.low.map((low, k) => scene.high[k] - low + 2 * pad), longest = Math.max(...extent);
-    const axis = (k) => ({ ...hidden, range: [scene.low[k] - pad, scene.high[k] + pad], autorange: false });
-    const layout = {
-      margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", uirevision: "same",
-      font: { family: "inherit" },
-      scene: {
-        xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), aspectmode: "manual", dragmode: "orbit",
-        aspectratio: { x: extent[0] / longest, y: extent[1] / longest, z: extent[2] / longest },
-        camera: camera(scene.view), domain: domain(),
-      },
-    };
-
-    function domain() {
-      return { x: [0, 1], y: [state.field ? 0.12 : 0, 1] };  // below it the colour scale
+    function apply(surface) {
+      const { outside, within, nearest, colour, fields, shown } = surface, opacity = surface === surfaces[0] ? state.opacity : 1;
+      const field = fields.find(({ name }) => name === state.field), planes = state.slice === null ? [] : [plane];
+      outside.visible = shown;
+      within.visible = shown && opacity === 1 && planes.length > 0;
+      nearest.visible = shown && opacity < 1;
+      for (const { material } of [outside, within, nearest]) material.clippingPlanes = planes;
+      outside.renderOrder = opacity < 1 ? 1 : 0;  // after `nearest`
+      const { material } = outside, vertexColors = Boolean(field), transparent = opacity < 1;
+      if (material.vertexColors !== vertexColors || material.transparent !== transparent) material.needsUpdate = true;
+      Object.assign(material, { opacity, vertexColors, transparent });
+      material.color.set(field ? "#fff" : colour);
+      if (field && surface.painted !== field.name) {
+        const colours = new Float32Array(3 * field.values.length);
+        field.values.forEach((value, n) => {
+          colourAt(field.stops, (value - field.from) / (field.high - field.from)).toArray(colours, 3 * n);
+        });
+        outside.geometry.setAttribute("color", new THREE.BufferAttribute(colours, 3));
+        surface.painted = field.name;
+      }
     }
 
-    function camera(view) {
-      // In a narrow window the head would be cut off at the sides.
-      const away = DISTANCE * Math.max(1, 1.1 * plot.clientHeight / plot.clientWidth) / Math.hypot(...view);
-      return { eye: { x: view[0] * away, y: view[1] * away, z: view[2] * away },
-        up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: 0 } };
+    // The colour scale below the view.
+    function showScale() {
+      const field = surfaces.flatMap(({ fields }) => fields).find(({ name }) => name === state.field);
+      const box = root.querySelector(".legend");
+      box.hidden = !field;
+      if (!field) return;
+      const share = (value) => 100 * (value - field.from) / (field.high - field.from);
+      box.querySelector("b").textContent = field.title;
+      box.querySelector(".ramp").style.background =
+        `linear-gradient(to right, ${field.scale.map(([at, colour]) => `${colour} ${100 * at}%`).join(", ")})`;
+      box.querySelector(".ticks").replaceChildren(...field.ticks.map(([value, text]) => {
+        const tick = document.createElement("span"), at = share(value);
+        tick.textContent = text;
+        tick.style.left = `${at}%`;
+        tick.style.transform = `translateX(${-Math.min(Math.max(at, 0), 100)}%)`;  // the first and the last stay within
+        return tick;
+      }));
     }
 
     let waiting = false;
@@ -180,21 +176,42 @@
       waiting = true;
       requestAnimationFrame(() => {
         waiting = false;
-        layout.scene.domain = domain();
-        Plotly.react(plot, traces(), layout).then(() => { root.dataset.drawn = 1 + Number(root.dataset.drawn || 0); });
+        const sign = state.other ? -1 : 1;
+        if (state.slice !== null) {
+          plane.normal.set(0, 0, 0).setComponent(state.slice, -sign);
+          plane.constant = sign * state.at[state.slice];
+        }
+        surfaces.forEach(apply);
+        for (const cloud of clouds) {
+          cloud.points.visible = cloud.shown;
+          if (cloud.drawn === cloud.frame) continue;
+          cloud.points.geometry.setAttribute("position", new THREE.BufferAttribute(cloud.frames[cloud.frame], 3));
+          cloud.points.geometry.computeBoundingSphere();
+          cloud.drawn = cloud.frame;
+        }
+        markAll();
+        showScale();
+        renderer.render(scene, camera);
+        root.dataset.drawn = 1 + Number(root.dataset.drawn || 0);
       });
     }
 
     function viewFrom(view) {
-      layout.scene.camera = camera(view);
-      Plotly.relayout(plot, { "scene.camera": layout.scene.camera });
+      // In a narrow window the head would be cut off at the sides.
+      const away = NEAR * radius / Math.sin(FIELD_OF_VIEW * Math.PI / 360) * Math.max(1, 1 / camera.aspect) / Math.hypot(...view);
+      controls.target.set(...middle);
+      camera.position.set(...view).multiplyScalar(away).add(controls.target);
+      // Seen from above, the forehead is up.
+      camera.up.set(...(view[0] || view[1] ? [0, 0, 1] : [0, -1, 0]));
+      controls.update();
+      draw();
     }
 
     root.addEventListener("change", (event) => {
       const control = event.target, key = control.dataset.control;
       if (key === "surface") surfaces[control.value].shown = control.checked;
       else if (key === "cloud") clouds[control.value].shown = control.checked;
-      else if (key === "field") state.field = control.value || null;
+      else if (key === "field") state.field = control.value;
       else if (key === "slice") setSlice(control.value);
       else if (key === "other") state.other = control.checked;
       else if (key === "measure") measure(control.checked);
@@ -218,9 +235,9 @@
         return viewFrom(VIEWS[button.dataset.view]);
       }
       // From inside: the half of the head in front of the implant is cut away, until another view is chosen.
-      const out = scene.outward, k = out.map(Math.abs).indexOf(Math.max(...out.map(Math.abs)));
+      const out = data.outward, k = out.map(Math.abs).indexOf(Math.max(...out.map(Math.abs)));
       state.before ||= { slice: control("slice").value, at: state.at.slice(), other: state.other };
-      showCut(Object.keys(SLICES).find((name) => SLICES[name] === k), Object.assign(state.at.slice(), { [k]: middle[k] }), out[k] > 0);
+      showCut(Object.keys(AXES).find((name) => AXES[name] === k), Object.assign(state.at.slice(), { [k]: middle[k] }), out[k] > 0);
       viewFrom(out.map((value, n) => -value + (n === (k + 1) % 3 ? 0.15 : 0)));
     });
 
@@ -239,17 +256,16 @@
 
     function reset() {
       state.before = null;
-      state.opacity = 1;
-      if (control("opacity")) control("opacity").value = 1;
+      state.opacity = control("opacity").value = 1;
       state.field = chosen;
-      if (control("field")) control("field").value = chosen || "";
-      scene.surfaces.forEach((surface, n) => {
+      if (control("field")) control("field").value = chosen;
+      data.surfaces.forEach((surface, n) => {
         surfaces[n].shown = root.querySelector(`[data-control=surface][value="${n}"]`).checked = surface.shown;
       });
       control("measure").checked = false;
       measure(false);
-      showCut("off", scene.focus.slice(), false);
-      viewFrom(scene.view);
+      showCut("off", data.focus.slice(), false);
+      viewFrom(data.view);
     }
 
     function measure(on) {
@@ -263,21 +279,55 @@
       root.querySelector(".told").textContent = text;
     }
 
+    // What the pointer is on: a point of a surface, (3,) mm, and what the field is there; or null.
+    function under(event) {
+      const box = plot.getBoundingClientRect(), caster = new THREE.Raycaster();
+      caster.setFromCamera({ x: 2 * (event.clientX - box.left) / box.width - 1, y: 1 - 2 * (event.clientY - box.top) / box.height }, camera);
+      const shown = surfaces.filter((surface) => surface.shown), cut = state.slice !== null;
+      const [hit] = caster.intersectObjects(shown.map(({ both }) => both), false)
+        .filter(({ point }) => !cut || plane.distanceToPoint(point) >= 0);
+      if (!hit) return null;
+      const { a, b, c, normal } = hit.face;
+      if (cut && normal.dot(caster.ray.direction) > 0) {  // the slice itself
+        const point = caster.ray.intersectPlane(plane, new THREE.Vector3());
+        return { point: (point || hit.point).toArray(), text: "" };
+      }
+      const field = shown.find(({ both }) => both === hit.object).fields.find(({ name }) => name === state.field);
+      if (!field) return { point: hit.point.toArray(), text: "" };
+      const corners = [a, b, c].map((n) => new THREE.Vector3().fromBufferAttribute(hit.object.geometry.attributes.position, n));
+      const weights = THREE.Triangle.getBarycoord(hit.point, ...corners, new THREE.Vector3()).toArray();
+      const values = [a, b, c].map((n) => field.values[n]);
+      const value = values.reduce((sum, each, n) => sum + weights[n] * each, 0);
+      const text = Math.min(...values) < field.low ? "" : `; ${field.name} ${value.toFixed(1)} mm`;
+      return { point: hit.point.toArray(), text };
+    }
+
     // The place under the pointer, a distance, and the point that the slices show.
     function listen() {
-      plot.on("plotly_hover", (event) => {
-        const { x, y, z, data, pointNumber } = event.points[0], value = data.intensity?.[pointNumber];
-        const field = value === undefined || value < data.meta.low ? "" : `; ${data.meta.name} ${value.toFixed(1)} mm`;
-        if (!state.measuring) tell([x, y, z].map((mm, k) => place(k, mm)).join(", ") + field);
+      let down = null, looking = null;
+      plot.addEventListener("pointermove", (event) => {
+        controls.update();
+        if (event.buttons || state.measuring || event.pointerType === "touch") return;
+        if (looking === null) {
+          requestAnimationFrame(() => {
+            const found = under(looking);
+            looking = null;
+            tell(found ? found.point.map((mm, k) => place(k, mm)).join(", ") + found.text : "");
+          });
+        }
+        looking = event;
       });
-      plot.on("plotly_click", (event) => {
-        const { x, y, z } = event.points[0], point = [x, y, z];
+      plot.addEventListener("click", (event) => {
+        if (!down || Math.hypot(event.clientX - down[0], event.clientY - down[1]) > CLICK) return;
+        const found = under(event);
+        if (!found) return;
         if (!state.measuring) {
-          state.point = point;
-          document.dispatchEvent(new CustomEvent("pcdiff-point", { detail: { point: point, from: root } }));
+          state.point = found.point;
+          document.dispatchEvent(new CustomEvent("pcdiff-point", { detail: { point: found.point, from: root } }));
+          if (event.pointerType === "touch") tell(found.point.map((mm, k) => place(k, mm)).join(", ") + found.text);
           return draw();
         }
-        state.marks = [...state.marks, point].slice(-2);
+        state.marks = [...state.marks, found.point].slice(-2);
         if (state.marks.length === 2) {
           const [a, b] = state.marks;
           tell(`${Math.hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]).toFixed(1)} mm in a straight line`);
@@ -289,36 +339,48 @@
         state.point = event.detail.point;
         draw();
       });
+      controls.addEventListener("change", draw);
       // A wheel scrolls the page, unless the view was clicked or Ctrl is held.
       let active = false;
-      plot.addEventListener("pointerdown", () => { active = true; }, true);
+      plot.addEventListener("pointerdown", (event) => { active = true; down = [event.clientX, event.clientY]; }, true);
       plot.addEventListener("pointerleave", () => { active = false; });
-      plot.addEventListener("wheel", (event) => { if (!active && !event.ctrlKey) event.stopImmediatePropagation(); },
+      plot.addEventListener("wheel", (event) => { if (!active && !event.ctrlKey) event.stopPropagation(); },
         { capture: true, passive: true });
+      plot.addEventListener("wheel", () => controls.update());
     }
 
     function setSlice(name) {
-      state.slice = name in SLICES ? SLICES[name] : null;
-      const slider = root.querySelector("[data-control=at]");
+      state.slice = name in AXES ? AXES[name] : null;
+      const slider = control("at");
       root.querySelector(".slicing").hidden = state.slice === null;
       if (state.slice === null) return;
-      slider.min = Math.floor(scene.low[state.slice]);
-      slider.max = Math.ceil(scene.high[state.slice]);
+      slider.min = Math.floor(data.low[state.slice]);
+      slider.max = Math.ceil(data.high[state.slice]);
       slider.value = state.at[state.slice];
     }
 
     function setFrame(frame) {
       for (const cloud of clouds) cloud.frame = Math.min(frame, cloud.frames.length - 1);
-      const moving = clouds.find((cloud) => cloud.frames.length > 1);
-      root.querySelector(".caption").textContent = moving.captions[moving.frame];
-      for (const cloud of clouds) if (cloud.frames.length > 1 && !clouds.some((c) => c.frames.length > 1 && c.shown)) {
-        cloud.shown = true;
-        root.querySelector(`[data-control=cloud][value="${clouds.indexOf(cloud)}"]`).checked = true;
+      const moving = clouds.filter((cloud) => cloud.frames.length > 1);
+      root.querySelector(".caption").textContent = moving[0].captions[moving[0].frame];
+      if (moving.some((cloud) => cloud.shown)) return;
+      for (const cloud of moving) {
+        cloud.shown = root.querySelector(`[data-control=cloud][value="${clouds.indexOf(cloud)}"]`).checked = true;
       }
     }
 
-    Plotly.newPlot(plot, traces(), layout, { responsive: true, displaylogo: false, displayModeBar: false,
-      scrollZoom: true }).then(() => { listen(); root.dataset.drawn = 1; });
+    let placed = false;
+    new ResizeObserver(() => {  // the first call comes at once
+      if (!plot.clientWidth) return;
+      camera.aspect = plot.clientWidth / plot.clientHeight;
+      camera.updateProjectionMatrix();
+      renderer.setSize(plot.clientWidth, plot.clientHeight);
+      controls.handleResize();
+      if (!placed) viewFrom(data.view);
+      placed = true;
+      draw();
+    }).observe(plot);
+    listen();
   }
 
   // The page's text is shown first, then the 3D view is drawn.

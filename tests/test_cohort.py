@@ -94,6 +94,29 @@ def test_scans_from_patterns_folders_and_tables(tmp_path: Path) -> None:
         assert find_scans([table]) == {tmp_path / "images/1.nrrd": "anna", tmp_path / "p1/scan": None}
 
 
+def test_a_table_names_a_scan_that_is_also_given_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "a.nrrd").touch()
+    table = tmp_path / "cases.csv"
+    table.write_text("case,scan\nanna,a.nrrd\n,,\n")  # with an empty row, as spreadsheets write them
+    for given in ([table, tmp_path / "a.nrrd"], [tmp_path / "*.nrrd", table]):
+        assert find_scans(given) == {tmp_path / "a.nrrd": "anna"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a.nrrd,anna\nb.nrrd,\n./a.nrrd,berta\n", r"cases\.csv, row 4: .*a\.nrrd, .* that of .*cases\.csv, row 2;"),
+        ("a.nrrd,anna\nb.nrrd,../anna\n", r"cases\.csv, row 3, column `case`: .* got '\.\./anna'"),
+        ("a.nrrd,..\n", r"cases\.csv, row 2, column `case`: .* got '\.\.'"),
+        ("a.nrrd,\n\n,anna\n", r"cases\.csv, row 4, column `scan`: expected a scan, got an empty cell"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(rows: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(f"scan,case\n{rows}")
+    with pytest.raises(InputError, match=said):
+        find_scans([tmp_path / "cases.csv"])
+
+
 @pytest.mark.parametrize("text", ["", "file\na.nrrd\n", 'scan\n"a.nrrd\n', "scan\n\xff"])
 def test_what_is_no_table_of_scans(tmp_path: Path, text: str) -> None:
     (tmp_path / "cases.csv").write_bytes(text.encode("latin-1"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def pretend(job: Job) -> Row:
     if "kill" in job.folder.name and ("always" in job.folder.name or not tried):
         os.kill(os.getpid(), signal.SIGKILL)
     began = time.time()
-    time.sleep(0.3)
+    time.sleep(100 if "hang" in job.folder.name else 0.3)
     return row_of(job, warnings=[f"{began} {time.time()}"])
 
 
@@ -209,6 +210,56 @@ def test_dead_workers_stop_nobody(client: distributed.Client, tmp_path: Path) ->
         "kill_once": 2,
     }
     assert not left.exists()
+
+
+def test_a_case_that_hangs_is_a_row_and_the_others_go_on(client: distributed.Client, tmp_path: Path) -> None:
+    names = ["hang_1", "hang_2", "a", "b", "c"]
+    jobs = [replace(job(tmp_path / name), timeout_s=2.0) for name in names]
+    (tmp_path / f".hang_1.{'0' * 32}").mkdir()
+    rows = {row.case: row for row in Dispatch(client, jobs, pretend).rows()}
+    assert [name for name in names if rows[name].failed] == ["hang_1", "hang_2"]
+    assert rows["hang_1"].reason == "hang_1.nrrd: no implant after 2 s; allow more by --timeout, with --retry"
+    assert rows["hang_1"].exit_code == 1
+    assert all(len((tmp_path / f"{name}.tried").read_text().split()) == 1 for name in names)
+    assert not any(tmp_path.glob(".*"))
+
+
+def test_a_client_that_stood_still_takes_no_worker_for_dead(
+    client: distributed.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+
+    class Standing(Dispatch):
+        def _give(self) -> None:
+            super()._give()
+            passed[0] += 600  # as in a machine that sleeps
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr("pcdiff.cohort.dispatch.time", clock)
+    jobs = [replace(job(tmp_path / name), timeout_s=1e6) for name in "abcd"]
+    assert {row.case: row.state for row in Standing(client, jobs, pretend).rows()} == dict.fromkeys("abcd", "designed")
+    assert all(len((tmp_path / f"{name}.tried").read_text().split()) == 1 for name in "abcd")
+
+
+def test_a_result_that_is_slow_to_come_is_no_dead_worker(
+    client: distributed.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask takes a result back that it could not fetch, and gives it again."""
+    result, done = distributed.Future.result, distributed.Future.done
+    asked = []
+
+    def slow(future: distributed.Future, timeout: float | None = None) -> object:
+        if future.key.startswith("case-") and future.key not in asked:
+            asked.append(future.key)
+            raise TimeoutError
+        return result(future, timeout)
+
+    monkeypatch.setattr(distributed.Future, "result", slow)
+    monkeypatch.setattr(distributed.Future, "done", lambda future: future.key not in asked[-1:] and done(future))
+    jobs = [job(tmp_path / name) for name in "abcd"]
+    assert {row.case: row.state for row in Dispatch(client, jobs, pretend).rows()} == dict.fromkeys("abcd", "designed")
+    assert len(asked) == 4
+    assert all(len((tmp_path / f"{name}.tried").read_text().split()) == 1 for name in "abcd")
 
 
 def test_nothing_is_started_that_does_not_fit(client: distributed.Client, tmp_path: Path) -> None:

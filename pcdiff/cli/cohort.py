@@ -39,6 +39,7 @@ def cohort(
             "manual.",
         ),
     ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit for a case, in seconds.")] = 3600,
     retry: Annotated[bool, typer.Option("--retry", help="Try cases again that failed before.")] = False,
     strict: options.Strict = False,
     overwrite: options.Overwrite = False,
@@ -69,7 +70,8 @@ def cohort(
     found = find_scans(scans)
     check_single(settings, len(found))
     with CohortProgress(quiet) as progress:
-        run = Cohort(out, settings, workers, scheduler, retry, overwrite, progress.start, progress.add, progress.note)
+        said = progress.start, progress.add, progress.note
+        run = Cohort(out, settings, workers, scheduler, retry, overwrite, timeout, *said)
         rows = run.run(found)
     summary = _summary(rows, progress.stood)
     if as_json:

@@ -16,7 +16,16 @@ from pcdiff.cohort.dispatch import Dispatch, waves
 from pcdiff.cohort.memory import expected_mb
 from pcdiff.cohort.page import write_cohort_page
 from pcdiff.cohort.rows import Journal, Row, write_table
-from pcdiff.cohort.work import Job, design_row, designed_row, digest_of, failed_row, fingerprint, why_not_ready
+from pcdiff.cohort.work import (
+    TIMEOUT_S,
+    Job,
+    design_row,
+    designed_row,
+    digest_of,
+    failed_row,
+    fingerprint,
+    why_not_ready,
+)
 from pcdiff.environment import cpu_count, memory_at_hand
 from pcdiff.errors import InputError
 from pcdiff.files import absolute
@@ -39,8 +48,8 @@ class Cohort:
 
     workers: processes on this machine, by default one a core; fewer where a case would not fit into its share of the
     memory. scheduler: address or file of a Dask scheduler to use instead. retry: design cases again that failed.
-    overwrite: design all again. on_start: gets the number of cases to design. on_row: gets each row, and whether it
-    stood already. note: gets what the user may know.
+    overwrite: design all again. timeout_s: time limit for a case. on_start: gets the number of cases to design. on_row:
+    gets each row, and whether it stood already. note: gets what the user may know.
     """
 
     out: Path
@@ -49,6 +58,7 @@ class Cohort:
     scheduler: str | None = None
     retry: bool = False
     overwrite: bool = False
+    timeout_s: float = TIMEOUT_S
     on_start: Callable[[int], None] = lambda count: None
     on_row: Callable[[Row, bool], None] = lambda row, stood: None
     note: Callable[[str], None] = lambda text: None
@@ -107,7 +117,9 @@ class Cohort:
 
     def _plan(self, scans: Mapping[Path, str | None]) -> tuple[list[Job], list[Row]]:
         """The cases, their memory not known yet, and rows of those that have no place to go to."""
-        any_case = Job(Path(), Path(), self.settings, fingerprint(self.settings), 0, self.overwrite, _umask())
+        any_case = Job(
+            Path(), Path(), self.settings, fingerprint(self.settings), 0, self.overwrite, _umask(), self.timeout_s
+        )
         refused = []
 
         def refuse(scan: Path, error: Exception) -> None:

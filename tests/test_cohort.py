@@ -287,6 +287,46 @@ def test_a_scheduler_that_runs(tmp_path: Path, run: Run, heads: Path) -> None:
         pass
 
 
+SBATCH = """#!/bin/sh
+cp "$1" {folder}/script.$$
+setsid sh {folder}/script.$$ >{folder}/said.$$ 2>&1 </dev/null &
+echo $! >>{folder}/jobs
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dask-jobqueue closes no file
+def test_workers_that_are_jobs_of_slurm(tmp_path: Path, run: Run, heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stub of Slurm runs the jobs on this machine."""
+    pytest.importorskip("dask_jobqueue", reason="needs the extra cohort")
+    stub, out = tmp_path / "stub", tmp_path / "out"
+    stub.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/sh\nkill -- -"$1"\necho "$1" >>{folder}/cancelled\n')):
+        (stub / name).write_text(text.format(folder=stub))
+        (stub / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # the jobs know `pretend`
+    scans = {path: None for path in heads.glob("?_head.nrrd")}
+    rows = Cohort(out, SETTINGS, 2, slurm="--partition='my cpus' --time=1:00:00").run(scans, pretend)
+    assert {row.case: row.state for row in rows} == {"0_head": "designed", "1_head": "designed"}
+    jobs = (stub / "jobs").read_text().split()
+    assert len(jobs) == 2
+    assert sorted((stub / "cancelled").read_text().split()) == sorted(jobs)
+    for script in stub.glob("script.*"):
+        lines = script.read_text().splitlines()
+        assert [line for line in lines if "my cpus" in line or "time=" in line] == [
+            *("#SBATCH --partition=my cpus", "#SBATCH --time=1:00:00"),
+        ]
+        assert not any(line.startswith("#SBATCH -t") for line in lines)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu", "--workers", 2)
+    assert code == 2
+    assert "expected dask-jobqueue and the command sbatch" in said
+    code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu")
+    assert code == 2
+    assert "expected --workers" in said
+
+
 # The whole -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcdiff.cohort.cluster import check_installed, dashboard_of, local_cluster, running_cluster
+from pcdiff.cohort.cluster import check_installed, dashboard_of, local_cluster, running_cluster, slurm_cluster
 from pcdiff.cohort.dispatch import Dispatch, waves
 from pcdiff.cohort.memory import expected_mb
 from pcdiff.cohort.page import write_cohort_page
@@ -47,7 +47,8 @@ class Cohort:
     """Designs many cases into the folders of `out`, and writes `cohort.jsonl`, `cohort.csv` and `cohort.html`.
 
     workers: processes on this machine, by default one a core; fewer where a case would not fit into its share of the
-    memory. scheduler: address or file of a Dask scheduler to use instead. retry: design cases again that failed.
+    memory. scheduler: address or file of a Dask scheduler to use instead. slurm: options of
+    sbatch; the workers are jobs of Slurm then. retry: design cases again that failed.
     overwrite: design all again. timeout_s: time limit for a case. on_start: gets the number of cases to design. on_row:
     gets each row, and whether it stood already. note: gets what the user may know.
     """
@@ -56,6 +57,7 @@ class Cohort:
     settings: Settings
     workers: int | None = None
     scheduler: str | None = None
+    slurm: str | None = None
     retry: bool = False
     overwrite: bool = False
     timeout_s: float = TIMEOUT_S
@@ -154,6 +156,9 @@ class Cohort:
         """Clusters, one after the other, and the cases of each."""
         if self.scheduler is not None:
             yield running_cluster(self.scheduler), jobs
+            return
+        if self.slurm is not None:
+            yield slurm_cluster(self.slurm, self.workers or 1, max(job.mb for job in jobs), absolute(self.out)), jobs
             return
         cores, budget = cpu_count() or 1, int(memory_at_hand() * USABLE / 1e6)
         most = self.workers or (cores if self.settings.device == "cpu" else 1)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,29 @@ def test_scans_from_patterns_folders_and_tables(tmp_path: Path) -> None:
         assert find_scans([table]) == {tmp_path / "images/1.nrrd": "anna", tmp_path / "p1/scan": None}
 
 
+def test_a_table_names_a_scan_that_is_also_given_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "a.nrrd").touch()
+    table = tmp_path / "cases.csv"
+    table.write_text("case,scan\nanna,a.nrrd\n,,\n")  # with an empty row, as spreadsheets write them
+    for given in ([table, tmp_path / "a.nrrd"], [tmp_path / "*.nrrd", table]):
+        assert find_scans(given) == {tmp_path / "a.nrrd": "anna"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a.nrrd,anna\nb.nrrd,\n./a.nrrd,berta\n", r"cases\.csv, row 4: .*a\.nrrd, .* that of .*cases\.csv, row 2;"),
+        ("a.nrrd,anna\nb.nrrd,../anna\n", r"cases\.csv, row 3, column `case`: .* got '\.\./anna'"),
+        ("a.nrrd,..\n", r"cases\.csv, row 2, column `case`: .* got '\.\.'"),
+        ("a.nrrd,\n\n,anna\n", r"cases\.csv, row 4, column `scan`: expected a scan, got an empty cell"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(rows: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(f"scan,case\n{rows}")
+    with pytest.raises(InputError, match=said):
+        find_scans([tmp_path / "cases.csv"])
+
+
 @pytest.mark.parametrize("text", ["", "file\na.nrrd\n", 'scan\n"a.nrrd\n', "scan\n\xff"])
 def test_what_is_no_table_of_scans(tmp_path: Path, text: str) -> None:
     (tmp_path / "cases.csv").write_bytes(text.encode("latin-1"))
@@ -158,7 +182,7 @@ def pretend(job: Job) -> Row:
     if "kill" in job.folder.name and ("always" in job.folder.name or not tried):
         os.kill(os.getpid(), signal.SIGKILL)
     began = time.time()
-    time.sleep(0.3)
+    time.sleep(100 if "hang" in job.folder.name else 0.3)
     return row_of(job, warnings=[f"{began} {time.time()}"])
 
 
@@ -188,6 +212,56 @@ def test_dead_workers_stop_nobody(client: distributed.Client, tmp_path: Path) ->
     assert not left.exists()
 
 
+def test_a_case_that_hangs_is_a_row_and_the_others_go_on(client: distributed.Client, tmp_path: Path) -> None:
+    names = ["hang_1", "hang_2", "a", "b", "c"]
+    jobs = [replace(job(tmp_path / name), timeout_s=2.0) for name in names]
+    (tmp_path / f".hang_1.{'0' * 32}").mkdir()
+    rows = {row.case: row for row in Dispatch(client, jobs, pretend).rows()}
+    assert [name for name in names if rows[name].failed] == ["hang_1", "hang_2"]
+    assert rows["hang_1"].reason == "hang_1.nrrd: no implant after 2 s; allow more by --timeout, with --retry"
+    assert rows["hang_1"].exit_code == 1
+    assert all(len((tmp_path / f"{name}.tried").read_text().split()) == 1 for name in names)
+    assert not any(tmp_path.glob(".*"))
+
+
+def test_a_client_that_stood_still_takes_no_worker_for_dead(
+    client: distributed.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+
+    class Standing(Dispatch):
+        def _give(self) -> None:
+            super()._give()
+            passed[0] += 600  # as in a machine that sleeps
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr("pcdiff.cohort.dispatch.time", clock)
+    jobs = [replace(job(tmp_path / name), timeout_s=1e6) for name in "abcd"]
+    assert {row.case: row.state for row in Standing(client, jobs, pretend).rows()} == dict.fromkeys("abcd", "designed")
+    assert all(len((tmp_path / f"{name}.tried").read_text().split()) == 1 for name in "abcd")
+
+
+def test_a_result_that_is_slow_to_come_is_no_dead_worker(
+    client: distributed.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask takes a result back that it could not fetch, and gives it again."""
+    result, done = distributed.Future.result, distributed.Future.done
+    asked = []
+
+    def slow(future: distributed.Future, timeout: float | None = None) -> object:
+        if future.key.startswith("case-") and future.key not in asked:
+            asked.append(future.key)
+            raise TimeoutError
+        return result(future, timeout)
+
+    monkeypatch.setattr(distributed.Future, "result", slow)
+    monkeypatch.setattr(distributed.Future, "done", lambda future: future.key not in asked[-1:] and done(future))
+    jobs = [job(tmp_path / name) for name in "abcd"]
+    assert {row.case: row.state for row in Dispatch(client, jobs, pretend).rows()} == dict.fromkeys("abcd", "designed")
+    assert len(asked) == 4
+    assert all(len((tmp_path / f"{name}.tried").read_text().split()) == 1 for name in "abcd")
+
+
 def test_nothing_is_started_that_does_not_fit(client: distributed.Client, tmp_path: Path) -> None:
     jobs = [job(tmp_path / "large", 1001), *(job(tmp_path / f"{number}", 600) for number in range(4))]
     large, *others = sorted(Dispatch(client, jobs, pretend).rows(), key=lambda row: row.state, reverse=True)
@@ -211,6 +285,46 @@ def test_a_scheduler_that_runs(tmp_path: Path, run: Run, heads: Path) -> None:
     assert "expected the address of a Dask scheduler" in said
     with pytest.raises(InputError, match="got no answer"), running_cluster("nonsense"):
         pass
+
+
+SBATCH = """#!/bin/sh
+cp "$1" {folder}/script.$$
+setsid sh {folder}/script.$$ >{folder}/said.$$ 2>&1 </dev/null &
+echo $! >>{folder}/jobs
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dask-jobqueue closes no file
+def test_workers_that_are_jobs_of_slurm(tmp_path: Path, run: Run, heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stub of Slurm runs the jobs on this machine."""
+    pytest.importorskip("dask_jobqueue", reason="needs the extra cohort")
+    stub, out = tmp_path / "stub", tmp_path / "out"
+    stub.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/sh\nkill -- -"$1"\necho "$1" >>{folder}/cancelled\n')):
+        (stub / name).write_text(text.format(folder=stub))
+        (stub / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # the jobs know `pretend`
+    scans = {path: None for path in heads.glob("?_head.nrrd")}
+    rows = Cohort(out, SETTINGS, 2, slurm="--partition='my cpus' --time=1:00:00").run(scans, pretend)
+    assert {row.case: row.state for row in rows} == {"0_head": "designed", "1_head": "designed"}
+    jobs = (stub / "jobs").read_text().split()
+    assert len(jobs) == 2
+    assert sorted((stub / "cancelled").read_text().split()) == sorted(jobs)
+    for script in stub.glob("script.*"):
+        lines = script.read_text().splitlines()
+        assert [line for line in lines if "my cpus" in line or "time=" in line] == [
+            *("#SBATCH --partition=my cpus", "#SBATCH --time=1:00:00"),
+        ]
+        assert not any(line.startswith("#SBATCH -t") for line in lines)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu", "--workers", 2)
+    assert code == 2
+    assert "expected dask-jobqueue and the command sbatch" in said
+    code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu")
+    assert code == 2
+    assert "expected --workers" in said
 
 
 # The whole -----------------------------------------------------------------------------------------------------------

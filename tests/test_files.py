@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import os
@@ -12,7 +13,7 @@ from threading import Barrier
 import pytest
 
 from pcdiff.errors import InputError, error_line, exit_code
-from pcdiff.files import sha256, written_beside
+from pcdiff.files import sha256, write_csv, written_beside
 
 
 def test_threads_that_write_one_file_do_not_mix(tmp_path: Path) -> None:
@@ -38,6 +39,17 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
         assert part.parent == tmp_path
         assert part.name.startswith(".")
         assert part.name.endswith(".a.nii.gz")
+
+
+def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    texts = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\uff1d1", "a-b", "it's", 'a"b;=1', ""]
+    write_csv(tmp_path / "a.csv", ["text", "number"], [[text, -2.5] for text in texts])
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["text", "number"]
+    assert [row[0] for row in rows] == [f"'{text}" for text in texts[:6]] + texts[6:]
+    assert {row[1] for row in rows} == {"-2.5"}
+    assert '"a""b;=1",-2.5' in (tmp_path / "a.csv").read_text(encoding="utf-8")  # one cell where `;` divides, too
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:

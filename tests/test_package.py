@@ -35,7 +35,13 @@ ROOMS = (
     *("prior", "methods", "checks", "report", "evaluation", "pipeline", "cohort", "training", "cli", "__main__"),
 )
 # Names that differ between an import and the package index.
-DISTRIBUTIONS = {"PIL": "pillow", "nrrd": "pynrrd", "skimage": "scikit-image", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "dask_jobqueue": "dask-jobqueue",
+    "PIL": "pillow",
+    "nrrd": "pynrrd",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+}
 
 
 def imports(tree: ast.AST, everywhere: bool = True) -> set[str]:

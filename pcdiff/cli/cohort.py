@@ -10,6 +10,7 @@ import typer
 from pcdiff.cli import options
 from pcdiff.cli.console import print_json
 from pcdiff.cli.design_options import Settings, check_single, with_settings
+from pcdiff.errors import InputError
 
 if TYPE_CHECKING:
     from pcdiff.cohort.rows import Row
@@ -39,6 +40,14 @@ def cohort(
             "manual.",
         ),
     ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTIONS",
+            help="Run --workers jobs of Slurm; options of sbatch for each, such as '--partition=cpu --time=8:00:00'.",
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit for a case, in seconds.")] = 3600,
     retry: Annotated[bool, typer.Option("--retry", help="Try cases again that failed before.")] = False,
     strict: options.Strict = False,
     overwrite: options.Overwrite = False,
@@ -57,6 +66,7 @@ def cohort(
         pcdiff cohort 'patient*/scan' -o out --workers 4 --no-report
         pcdiff cohort cases.csv -o out --retry
         pcdiff cohort cases.csv -o out --scheduler tcp://head-node:8786
+        pcdiff cohort cases.csv -o out --workers 32 --slurm '--partition=cpu --time=8:00:00'
     """
     from pcdiff.cli.progress import CohortProgress
     from pcdiff.cohort.cluster import check_installed
@@ -66,10 +76,15 @@ def cohort(
     from pcdiff.pipeline.names import as_text
 
     check_installed()
+    if slurm is not None and (scheduler is not None or workers is None):
+        raise InputError(
+            "--slurm: expected --workers, the number of jobs, and no --scheduler; for example --workers 32"
+        )
     found = find_scans(scans)
     check_single(settings, len(found))
     with CohortProgress(quiet) as progress:
-        run = Cohort(out, settings, workers, scheduler, retry, overwrite, progress.start, progress.add, progress.note)
+        said = progress.start, progress.add, progress.note
+        run = Cohort(out, settings, workers, scheduler, slurm, retry, overwrite, timeout, *said)
         rows = run.run(found)
     summary = _summary(rows, progress.stood)
     if as_json:

@@ -1,10 +1,12 @@
-"""Dask clusters: processes on this machine, or the workers of a scheduler that runs already."""
+"""Dask clusters: processes on this machine, jobs of Slurm, or the workers of a scheduler that runs already."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
+import shlex
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,13 @@ MB = "MB"  # the resource of a worker and of a case: memory, 10^6 bytes
 CONNECT_S = 10
 PATIENCE = "10 minutes"  # with a worker that starts on a busy machine
 CLOSE_S = 5
+OURS = {
+    "distributed.scheduler.allowed-failures": 0,  # `dispatch` tries again itself
+    "distributed.deploy.lost-worker-timeout": PATIENCE,  # else a dead worker is given up before it is back
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.comm.timeouts.connect": PATIENCE,
+    "logging.distributed": "critical",
+}
 
 
 def check_installed() -> None:
@@ -50,15 +59,8 @@ def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    ours = {
-        "distributed.scheduler.allowed-failures": 0,  # `dispatch` tries again itself
-        "distributed.deploy.lost-worker-timeout": PATIENCE,  # else a dead worker is given up before it is back
-        "distributed.scheduler.worker-ttl": None,
-        "distributed.comm.timeouts.connect": PATIENCE,
-        "logging.distributed": "critical",
-    }
     logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)  # also while it closes, when Dask resets its own
-    with dask.config.set(ours):
+    with dask.config.set(OURS):
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -81,6 +83,41 @@ def local_cluster(workers: int, threads: int, mb_each: int) -> Iterator[Client]:
             for each in filter(None, (client, cluster)):
                 with suppress(TimeoutError):
                     each.close(timeout=CLOSE_S)
+
+
+@contextmanager
+def slurm_cluster(options: str, workers: int, mb_each: int, shared: Path) -> Iterator[Client]:
+    """Jobs of Slurm, each a worker for one case at a time on one core, with so much memory.
+
+    options: of sbatch. shared: a folder that every machine sees; while the block runs it holds the key with which the
+    workers talk, readable by this user alone. Raises InputError without dask-jobqueue or Slurm.
+    """
+    if importlib.util.find_spec("dask_jobqueue") is None or shutil.which("sbatch") is None:
+        raise InputError(
+            f"--slurm: expected dask-jobqueue and the command sbatch, one is missing; run {install_hint('cohort')} on "
+            "a machine that can submit jobs"
+        )
+    import dask
+    from dask_jobqueue import SLURMCluster
+    from distributed import Client
+
+    patience = f"export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT='{PATIENCE}'"
+    with dask.config.set(OURS):
+        cluster = SLURMCluster(
+            cores=1,
+            processes=1,
+            memory=f"{mb_each}MB",
+            job_directives_skip=["#SBATCH -t"],  # dask-jobqueue's own default of half an hour
+            job_extra_directives=shlex.split(options),
+            job_script_prologue=[patience, *(f"export {name}=1" for name in THREADS)],
+            worker_extra_args=["--resources", f"{MB}={mb_each}", "--memory-limit", "0"],
+            security=True,
+            shared_temp_directory=str(shared),
+            silence_logs=logging.CRITICAL + 1,
+        )
+        with cluster, Client(cluster, set_as_default=False) as client:
+            cluster.scale(jobs=workers)
+            yield client
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pcdiff.cohort.cluster import MB, Worker, workers_of
 from pcdiff.cohort.rows import Row
-from pcdiff.cohort.work import Job, failed_row
+from pcdiff.cohort.work import Job, failed_row, within_time
 from pcdiff.errors import InputError, OutputError
 from pcdiff.pipeline.case_folder import clear_away
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 TRIES = 2  # of a case whose worker dies
 LOOK_S = 1.0  # between two looks at the workers
-ABSENT_S = 20.0  # a worker is dead that is not seen for so long
-FETCH_S = 10.0  # after so long without a result that is ready, its worker may have died with it
+MISSED = 20  # a worker is dead that so many looks in a row have missed: seconds would pass while this process stands
+FETCH_S = 10.0  # for a result that is ready; then the worker is slow, or has died with it
 
 
 def waves(jobs: Sequence[Job], most: int, budget_mb: int) -> list[tuple[int, list[Job]]]:
@@ -40,19 +40,26 @@ def waves(jobs: Sequence[Job], most: int, budget_mb: int) -> list[tuple[int, lis
 
 
 class _Hand(NamedTuple):
-    """A case in work, its worker's address, and what the worker will return."""
+    """A case in work, its worker's address, what the worker will return, and when it got the case."""
 
     job: Job
     address: str
     future: Future
+    began: float
+
+    @property
+    def late(self) -> bool:
+        """Whether the case has had its time."""
+        return time.monotonic() >= self.began + self.job.timeout_s
 
 
 class Dispatch:
     """Cases on their way through the workers of a cluster.
 
     A worker gets as many cases as it does at a time, and what waits, waits here: so a worker that dies touches the
-    cases in its hands alone. They are tried once more. Dask's own second tries would also blame those that wait at the
-    worker, and a case that is bound to a dead worker would wait for ever.
+    cases in its hands alone. They are tried once more, unless they took longer than they may, which is what ends their
+    worker. Dask's own second tries would also blame those that wait at the worker, and a case that is bound to a dead
+    worker would wait for ever.
     """
 
     def __init__(self, client: Client, jobs: Sequence[Job], work: Callable[[Job], Row]) -> None:
@@ -64,7 +71,7 @@ class Dispatch:
         self._done: SimpleQueue[Future] = SimpleQueue()
         self._workers: list[Worker] = []
         self._look_at = 0.0
-        self._seen: dict[str, float] = {}  # when each worker was there last
+        self._missed: Counter[str] = Counter()  # looks in a row that did not find a worker that has a case
 
     @property
     def in_work(self) -> list[Job]:
@@ -92,12 +99,12 @@ class Dispatch:
             self._workers = workers_of(self._client)
         except (OSError, TimeoutError) as error:
             raise _gone() from error
-        now = time.monotonic()
-        self._look_at = now + LOOK_S
-        self._seen |= {worker.address: now for worker in self._workers}
+        self._look_at = time.monotonic() + LOOK_S
+        absent = {hand.address for hand in self._hands.values()} - {worker.address for worker in self._workers}
+        self._missed = Counter({address: self._missed[address] + 1 for address in absent})
 
     def _is_dead(self, address: str) -> bool:
-        return time.monotonic() > self._seen[address] + ABSENT_S
+        return self._missed[address] >= MISSED
 
     def _refused(self) -> Iterator[Row]:
         """Rows of the cases that fit no worker; without a worker nothing is known."""
@@ -117,8 +124,10 @@ class Dispatch:
                     break
                 self._waiting.remove(job)
                 key, memory = f"case-{uuid4().hex}", {MB: job.mb}  # the key says nothing about a patient
-                future = self._client.submit(self._work, job, key=key, workers=[worker.address], resources=memory)
-                self._hands[key] = _Hand(job, worker.address, future)
+                future = self._client.submit(
+                    within_time, self._work, job, key=key, workers=[worker.address], resources=memory
+                )
+                self._hands[key] = _Hand(job, worker.address, future, time.monotonic())
                 future.add_done_callback(self._done.put)
 
     def _ended(self) -> list[str]:
@@ -131,28 +140,34 @@ class Dispatch:
         return keys
 
     def _take(self, key: str) -> Row | None:
-        """The row of a case that is done; None if it waits for another try, or has been taken before."""
+        """The row of a case that has ended; None if it is not there yet or tried again, or has been taken before."""
         from distributed import KilledWorker
 
-        if (hand := self._hands.pop(key, None)) is None:
+        if (hand := self._hands.get(key)) is None:
             return None
-        while hand.future.done():
+        row: Row | None = None
+        if not self._is_dead(hand.address):
             try:
-                row: Row = hand.future.result(timeout=FETCH_S)
-                return row
+                row = hand.future.result(timeout=FETCH_S)
             except KilledWorker:
-                break
+                pass
             except TimeoutError:
-                self._look()
-                if self._is_dead(hand.address):
-                    break
+                hand.future.add_done_callback(self._done.put)
+                return None
             except Exception as error:  # such as a worker without pcdiff
                 if hand.future.cancelled():
                     raise _gone() from error
-                return failed_row(hand.job, error)
+                row = failed_row(hand.job, error)
+        del self._hands[key]
+        return row or self._lost(hand)
+
+    def _lost(self, hand: _Hand) -> Row | None:
+        """The row of a case whose worker has died; None if it is tried again."""
         hand.future.cancel()
         self._look_at = 0.0  # who is there now?
         clear_away(hand.job.folder)
+        if hand.late:
+            return failed_row(hand.job, _took_too_long(hand.job))
         self._deaths[hand.job] += 1
         if self._deaths[hand.job] < TRIES:
             self._waiting.appendleft(hand.job)
@@ -171,6 +186,10 @@ def _died(job: Job) -> OutputError:
         f"{job.scan.name}: its worker died {TRIES} times in the middle of it, perhaps for lack of memory "
         f"({job.mb} MB were expected); try again with fewer --workers and --retry"
     )
+
+
+def _took_too_long(job: Job) -> OutputError:
+    return OutputError(f"{job.scan.name}: no implant after {job.timeout_s:g} s; allow more by --timeout, with --retry")
 
 
 def _does_not_fit(job: Job, largest: int) -> InputError:

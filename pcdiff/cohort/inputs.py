@@ -6,15 +6,25 @@ import csv
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pcdiff.errors import InputError
 from pcdiff.files import absolute
 from pcdiff.foreign import parsing, read_bytes
 from pcdiff.imaging.formats import FORMATS
 from pcdiff.imaging.scan import scan_source
+from pcdiff.pipeline.names import names_a_folder
 
 TABLES = (".csv", ".tsv")
 SCAN, CASE = "scan", "case"  # columns of a table
+
+
+class _Entry(NamedTuple):
+    """A scan that was named. row: where a table names it, such as `cases.csv, row 3`; else empty."""
+
+    scan: Path
+    case: str | None = None
+    row: str = ""
 
 
 def find_scans(given: Sequence[str | Path]) -> dict[Path, str | None]:
@@ -22,21 +32,32 @@ def find_scans(given: Sequence[str | Path]) -> dict[Path, str | None]:
 
     given: scans; patterns with `*`, `?`, `[]` and `**`, such as `patient*/scan`; folders of image files (a folder
     without any is a DICOM scan); and tables (.csv, .tsv) with a column `scan`, relative to the table's folder, and
-    perhaps `case`. A scan that is missing is kept: its own case says so.
+    perhaps `case`. A scan that is missing is kept: its own case says so. The name of a scan that is also given
+    otherwise is that of the table.
 
-    Raises InputError for a pattern that matches nothing, and a table that cannot be read.
+    Raises InputError for a pattern that matches nothing, a table that cannot be read, a row without a scan or with a
+    case that cannot name a folder, and a scan that two rows name.
     """
-    found: dict[Path, tuple[Path, str | None]] = {}
+    found: dict[Path, _Entry] = {}
     for each in given:
         path = Path(each)
         if path.suffix.lower() in TABLES and path.is_file():
-            scans = _rows_of(path)
+            entries = _rows_of(path)
         else:
-            scans = ((scan, None) for place in _matches(path) for scan in _images_of(place))
-        for scan, name in scans:
-            source = _source_of(scan)
-            found.setdefault(absolute(source), (source, name))
-    return dict(found.values())
+            entries = (_Entry(scan) for place in _matches(path) for scan in _images_of(place))
+        for entry in entries:
+            source = _source_of(entry.scan)
+            earlier = found.get(absolute(source))
+            if earlier is None:
+                found[absolute(source)] = entry._replace(scan=source)
+            elif entry.row and earlier.row:
+                raise InputError(
+                    f"{entry.row}: expected each scan once, got {entry.scan}, which is that of {earlier.row}; remove "
+                    "one of the two rows"
+                )
+            elif entry.row:
+                found[absolute(source)] = entry._replace(scan=earlier.scan)
+    return {entry.scan: entry.case for entry in found.values()}
 
 
 def _matches(path: Path) -> list[Path]:
@@ -59,20 +80,29 @@ def _images_of(path: Path) -> list[Path]:
     return [each for each in images if each.suffix.lower() != ".img" or each.with_suffix("") not in pairs] or [path]
 
 
-def _rows_of(table: Path) -> Iterator[tuple[Path, str | None]]:
-    """Scan and name of each row of a table."""
+def _rows_of(table: Path) -> Iterator[_Entry]:
+    """What each row of a table names. Rows count as in a spreadsheet: the line of the columns' names is the first."""
     expected, remedy = f"a table with a column `{SCAN}`", "write the column's name into the first line"
     with parsing(table, expected, remedy):
         text = read_bytes(table, expected, remedy).decode("utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = "\t" if table.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
-        rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, strict=True))
-    if not rows or SCAN not in rows[0]:
-        columns = ", ".join(map(str, rows[0])) if rows else "no row"
+        reader = csv.DictReader(text.splitlines(), delimiter=delimiter, strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+    if not rows or SCAN not in rows[0][1]:
+        columns = ", ".join(map(str, rows[0][1])) if rows else "no row"
         raise InputError(f"{table}: expected {expected}, got {columns[:200]}; {remedy}")
-    for row in rows:
-        if scan := (row[SCAN] or "").strip():
-            yield table.parent / scan, (row.get(CASE) or "").strip() or None
+    for number, row in rows:
+        place = f"{table}, row {number}"
+        scan, case = ((row.get(column) or "").strip() for column in (SCAN, CASE))
+        if scan:
+            if case and not names_a_folder(case):
+                raise InputError(
+                    f"{place}, column `{CASE}`: expected the name of a folder, got {case!r}; leave out / and \\"
+                )
+            yield _Entry(table.parent / scan, case or None, place)
+        elif any("".join(cell or ()).strip() for cell in row.values()):  # a cell too many is in a list
+            raise InputError(f"{place}, column `{SCAN}`: expected a scan, got an empty cell; name the scan")
 
 
 def _source_of(scan: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from typing import IO, Literal
 from pydantic import TypeAdapter
 
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import write_csv, written_beside
 from pcdiff.foreign import read_bytes
 
 JOURNAL, TABLE = "cohort.jsonl", "cohort.csv"
@@ -100,13 +99,12 @@ class Journal:
 
 def write_table(out: Path, rows: Iterable[Row]) -> None:
     """Writes `cohort.csv`: one line for each case; several checks or warnings are separated by `; `."""
-    with written_beside(out / TABLE) as part, part.open("w", encoding="utf-8", newline="") as file:
-        columns = [name for name in Row.__dataclass_fields__ if name not in (*LEFT_OUT, "stages")]
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        for row in rows:
-            lists = {"failed_checks": "; ".join(row.failed_checks), "warnings": "; ".join(row.warnings)}
-            writer.writerow(asdict(row) | lists)
+    columns = [name for name in Row.__dataclass_fields__ if name not in (*LEFT_OUT, "stages")]
+    lines = (
+        asdict(row) | {"failed_checks": "; ".join(row.failed_checks), "warnings": "; ".join(row.warnings)}
+        for row in rows
+    )
+    write_csv(out / TABLE, columns, ([line[name] for name in columns] for line in lines))
 
 
 def _line(row: Row) -> str:

@@ -11,12 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcdiff.cohort.cluster import check_installed, dashboard_of, local_cluster, running_cluster
+from pcdiff.cohort.cluster import check_installed, dashboard_of, local_cluster, running_cluster, slurm_cluster
 from pcdiff.cohort.dispatch import Dispatch, waves
 from pcdiff.cohort.memory import expected_mb
 from pcdiff.cohort.page import write_cohort_page
 from pcdiff.cohort.rows import Journal, Row, write_table
-from pcdiff.cohort.work import Job, design_row, designed_row, digest_of, failed_row, fingerprint, why_not_ready
+from pcdiff.cohort.work import (
+    TIMEOUT_S,
+    Job,
+    design_row,
+    designed_row,
+    digest_of,
+    failed_row,
+    fingerprint,
+    why_not_ready,
+)
 from pcdiff.environment import cpu_count, memory_at_hand
 from pcdiff.errors import InputError
 from pcdiff.files import absolute
@@ -38,17 +47,20 @@ class Cohort:
     """Designs many cases into the folders of `out`, and writes `cohort.jsonl`, `cohort.csv` and `cohort.html`.
 
     workers: processes on this machine, by default one a core; fewer where a case would not fit into its share of the
-    memory. scheduler: address or file of a Dask scheduler to use instead. retry: design cases again that failed.
-    overwrite: design all again. on_start: gets the number of cases to design. on_row: gets each row, and whether it
-    stood already. note: gets what the user may know.
+    memory. scheduler: address or file of a Dask scheduler to use instead. slurm: options of
+    sbatch; the workers are jobs of Slurm then. retry: design cases again that failed.
+    overwrite: design all again. timeout_s: time limit for a case. on_start: gets the number of cases to design. on_row:
+    gets each row, and whether it stood already. note: gets what the user may know.
     """
 
     out: Path
     settings: Settings
     workers: int | None = None
     scheduler: str | None = None
+    slurm: str | None = None
     retry: bool = False
     overwrite: bool = False
+    timeout_s: float = TIMEOUT_S
     on_start: Callable[[int], None] = lambda count: None
     on_row: Callable[[Row, bool], None] = lambda row, stood: None
     note: Callable[[str], None] = lambda text: None
@@ -107,7 +119,9 @@ class Cohort:
 
     def _plan(self, scans: Mapping[Path, str | None]) -> tuple[list[Job], list[Row]]:
         """The cases, their memory not known yet, and rows of those that have no place to go to."""
-        any_case = Job(Path(), Path(), self.settings, fingerprint(self.settings), 0, self.overwrite, _umask())
+        any_case = Job(
+            Path(), Path(), self.settings, fingerprint(self.settings), 0, self.overwrite, _umask(), self.timeout_s
+        )
         refused = []
 
         def refuse(scan: Path, error: Exception) -> None:
@@ -142,6 +156,9 @@ class Cohort:
         """Clusters, one after the other, and the cases of each."""
         if self.scheduler is not None:
             yield running_cluster(self.scheduler), jobs
+            return
+        if self.slurm is not None:
+            yield slurm_cluster(self.slurm, self.workers or 1, max(job.mb for job in jobs), absolute(self.out)), jobs
             return
         cores, budget = cpu_count() or 1, int(memory_at_hand() * USABLE / 1e6)
         most = self.workers or (cores if self.settings.device == "cpu" else 1)

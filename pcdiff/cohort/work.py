@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from pcdiff.cohort.picture import case_picture
@@ -27,9 +29,15 @@ if TYPE_CHECKING:
     from pcdiff.methods.base import Method, PriorBasedMethod
 
 
+TIMEOUT_S = 3600.0  # a limit too short would turn a slow machine into failures
+
+
 @dataclass(frozen=True)
 class Job:
-    """A case to design. fingerprint: of the settings, where the cohort was started. mb: memory that it may need."""
+    """A case to design.
+
+    fingerprint: of the settings, where the cohort was started. mb: memory that it may need. timeout_s: time limit.
+    """
 
     scan: Path
     folder: Path
@@ -38,11 +46,23 @@ class Job:
     mb: int
     overwrite: bool = False
     umask: int = 0o077
+    timeout_s: float = TIMEOUT_S
 
 
 def fingerprint(settings: Settings) -> str:
     """The SHA-256 of version, settings and weights: with the scan's, all that decides a result."""
     return hashlib.sha256(json.dumps(settings.record(), sort_keys=True).encode()).hexdigest()
+
+
+def within_time(work: Callable[[Job], Row], job: Job) -> Row:
+    """What the work returns. If it takes longer than the case may, this process ends: a thread cannot be stopped."""
+    timer = Timer(job.timeout_s, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+    try:
+        return work(job)
+    finally:
+        timer.cancel()
 
 
 def design_row(job: Job) -> Row:

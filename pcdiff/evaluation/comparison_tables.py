@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from pcdiff.evaluation.places import PlaceEstimates, bands, by_rim, by_size, est
 from pcdiff.evaluation.rows import finite
 from pcdiff.evaluation.statistics import METRICS
 from pcdiff.evaluation.tables import FINE, TITLES, markdown, number
-from pcdiff.files import written_beside
+from pcdiff.files import write_csv, written_beside
 
 SHOWN = ("dsc", "bdsc", "hd95", "nsd_1mm")  # where a table or figure for each of METRICS would be too much
 TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -229,10 +228,7 @@ def _write(path: Path, text: str) -> None:
 
 def _write_csv(path: Path, head: str, lines: Iterable[Sequence[object]]) -> None:
     """NaN, of what was not measured, is an empty cell."""
-    with written_beside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(head.split(","))
-        writer.writerows([["" if cell != cell else cell for cell in line] for line in lines])
+    write_csv(path, head.split(","), [["" if cell != cell else cell for cell in line] for line in lines])
 
 
 def _estimate(of: Estimate | None, metric: str) -> str:

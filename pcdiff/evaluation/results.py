@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import platform
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pcdiff.evaluation.measure import PCDIFF
 from pcdiff.evaluation.rows import Row, finite
 from pcdiff.evaluation.statistics import Summary, kinds_of, summarise
 from pcdiff.evaluation.tables import results_table
-from pcdiff.files import written_beside
+from pcdiff.files import write_csv, written_beside
 from pcdiff.geometry.metrics import VERSION
 
 
@@ -53,10 +52,8 @@ def write_results(out: Path, results: Results) -> None:
     with written_beside(out / "results.json") as part, part.open("w", encoding="utf-8") as file:
         json.dump(results.record(), file, indent=1, allow_nan=False)
         file.write("\n")
-    with written_beside(out / "results.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [item.name for item in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in results.rows)
+    columns = [item.name for item in fields(Row)]
+    write_csv(out / "results.csv", columns, (list(asdict(row).values()) for row in results.rows))
 
 
 def conditions_of(command: Sequence[str]) -> dict[str, Any]:

@@ -32,12 +32,17 @@ def case_name(scan: Path, parents: int = 0) -> str:
 
 def check_name(name: str, scan: Path) -> str:
     """The name of a scan's case. Raises InputError for one that would lead out of the output folder."""
-    if not name.strip(".") or any(character in "/\\" or ord(character) < 32 for character in name):
+    if not names_a_folder(name):
         raise InputError(
             f"{scan}: expected a scan whose name, without its suffix, can name a folder, got {name!r}; rename it, or "
             "give the folder by its name"
         )
     return name
+
+
+def names_a_folder(name: str) -> bool:
+    """Whether a folder in the output folder can have this name."""
+    return bool(name.strip(".")) and not any(character in "/\\" or ord(character) < 32 for character in name)
 
 
 def shown_name(scan: Path) -> str:

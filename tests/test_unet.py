@@ -206,6 +206,19 @@ def test_weights_come_back_and_mirrored_heads_give_mirrored_log_odds(tmp_path: P
     assert np.allclose(odds[::-1], other, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize(("processor", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_processors_that_are_slow_at_bfloat16_compute_in_float32(
+    processor: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    monkeypatch.setattr("pcdiff.training.loop.Accelerator", lambda mixed_precision, **_: mixed_precision)
+    model, seen = uneven(), []
+    model.network.enter.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    assert np.isfinite(model.predict(np.zeros(LATTICE.shape, np.float32), [WINDOW])[WINDOW]).all()
+    assert set(seen) == {dtype}
+    assert make_accelerator("bf16") == ("bf16" if dtype == torch.bfloat16 else "no")
+
+
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": np.zeros(1)}, path)

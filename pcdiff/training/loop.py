@@ -23,6 +23,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pcdiff.diffusion.ema import Ema
+from pcdiff.nets.devices import computes_bfloat16
 from pcdiff.training.batches import load_batches
 from pcdiff.training.recipes import RunRecipe
 from pcdiff.training.run_state import State, write_row
@@ -78,9 +79,15 @@ class Task(Protocol):
 
 
 def make_accelerator(precision: str = "no") -> Accelerator:
-    """On the GPU where there is one. precision: "bf16" runs in autocast, which needs no gradient scaler."""
+    """On the GPU where there is one.
+
+    precision: "bf16" runs in autocast, which needs no gradient scaler; float32 where the device is slow at it.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not computes_bfloat16(device):
+        precision = "no"
     patient = InitProcessGroupKwargs(timeout=LONGEST_VALIDATION)
-    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
+    return Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[patient])
 
 
 class Loop:

@@ -9,6 +9,7 @@ from pcdiff.diffusion.samplers import SAMPLERS, Callback
 from pcdiff.diffusion.schedule import linear_sigmas
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
+from pcdiff.nets.devices import half_precision
 
 LEVELS = 1000  # noise levels of the training
 
@@ -19,7 +20,8 @@ class NoisePrediction:
     x0 = x - sigma * n, with x = x0 + sigma * n as the samplers have it (Ho et al. 2020, Equation 15).
 
     skull: (B, S, 3) network units, neither noised nor scaled. x: (B, P, 3) implant points in the data's own scale.
-    sigma: (B,), rounded to the nearest of the thousand levels of the training. half: products in bfloat16.
+    sigma: (B,), rounded to the nearest of the thousand levels of the training. half: products in bfloat16, where
+    the device is fast at it.
     """
 
     def __init__(self, network: PaperDenoiser, skull: Tensor, half: bool = False) -> None:
@@ -30,7 +32,7 @@ class NoisePrediction:
         """See the class."""
         t = (self.log_sigmas[None] - sigma.to(self.log_sigmas).log()[:, None]).abs().argmin(1)
         scale = (1 + sigma.double() ** 2).rsqrt().to(x)[:, None, None]  # sqrt(a)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        with half_precision(x.device, self.half):
             noise = self.network(torch.cat([self.skull.to(x), x * scale], 1), t)
         return x - sigma.to(x)[:, None, None] * noise.to(x)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pcdiff.methods.volumetric.config import LAYOUT, VolumetricConfig
 from pcdiff.methods.volumetric.features import LATTICE, Window, mirrored, network_inputs
 from pcdiff.methods.volumetric.lattice import TableMaps
-from pcdiff.nets.devices import on_device
+from pcdiff.nets.devices import half_precision, on_device
 from pcdiff.nets.states import load_network
 from pcdiff.nets.unet3d import UNet3d
 from pcdiff.tensor_files import check_layout, read_tensors, write_tensors
@@ -97,7 +97,7 @@ def run_in_windows(
 
 
 def _run(network: nn.Module, fine: Tensor, coarse: Tensor, device: str) -> Tensor:
-    """(I, J, K) log-odds, float32 on the CPU, computed in bfloat16 as in training."""
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
+    """(I, J, K) log-odds, float32 on the CPU; computed in bfloat16, as in training, where the device is fast at it."""
+    with half_precision(device):
         odds = network(fine.to(device), coarse.to(device))
     return odds[0].float().cpu()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.sparse import coo_array
+from scipy.sparse import csr_array
 
 from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.geometry.surface import isosurface
@@ -102,12 +102,14 @@ def smooth_normals(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
     Edges stay sharp: a neighbour counts with the eighth power of the cosine between the two normals.
     """
-    first, second = faces.ravel(), np.roll(faces, 1, axis=1).ravel()  # a closed surface has each edge both ways
+    count, first, second = len(normals), faces.ravel(), np.roll(faces, 1, axis=1).ravel()
+    order = np.argsort(first, kind="stable")  # a closed surface has each edge both ways
+    first, second = first[order], second[order].astype(np.int32)
+    starts = np.searchsorted(first, np.arange(count + 1)).astype(np.int32)
     normals = (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)).astype(np.float32)
     for _ in range(NORMAL_ROUNDS):
         weight = np.clip(np.einsum("ex,ex->e", normals[first], normals[second]), 0, 1) ** 8
-        around = coo_array((weight, (first, second)), shape=(len(normals), len(normals))).tocsr() @ normals
-        normals = normals + around
+        normals = normals + csr_array((weight, second, starts), shape=(count, count)) @ normals
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     return normals
 

@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")  # of NVIDIA, AMD, WSL, Jetson
@@ -158,5 +159,8 @@ def one_thread_per_child() -> Iterator[None]:
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor]:
     """Processes that work side by side, each on one thread; at least one."""
+    from concurrent.futures import ProcessPoolExecutor  # takes a while to load, which `pcdiff --help` does not need
+    from multiprocessing import get_context
+
     with one_thread_per_child(), ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
         yield pool

@@ -199,6 +199,19 @@ def test_gaps_are_those_between_boxes(turn: float) -> None:
     assert (got[expected == 0] <= 0).all()
 
 
+def test_far_from_bone_the_gap_is_right_to_a_tenth() -> None:
+    grid = Shell((0.5, 0.7, 1.1), 20.0).empty
+    index = np.stack(np.indices((60, 50, 40)), -1) * (0.5, 0.7, 1.1)
+    mask = np.abs(np.linalg.norm(index - (15, 17, 22), axis=-1) - 26) < 2  # a bowl around the points
+    bone = Volume(mask, grid.affine)
+    points = np.random.default_rng(0).uniform((25, 20, 16), (35, 30, 24), (500, 3))
+    expected = np.abs(np.linalg.norm(points * (0.5, 0.7, 1.1) - (15, 17, 22), axis=-1) - 24)
+    assert (expected > 15).all()
+    got = bone_gap(bone.to_mm(points), bone)
+    assert (got > 0.97 * expected).all()
+    assert (got < 1.1 * expected).all()
+
+
 def test_thickness_and_gap_lie_at_the_vertices(shell: Shell, flush: Report) -> None:
     mesh = volume_to_mesh(shell.empty.with_mask(shell.wall & shell.defect))
     assert flush.thickness_mm.shape == flush.gap_mm.shape == (len(mesh.vertices),)

@@ -189,12 +189,18 @@ def test_seconds_are_of_the_process(tmp_path, cases, program):
     assert quick.seconds > 0
 
 
+def test_cpu_seconds_are_those_of_the_command():
+    work = "import time\nwhile time.process_time() < 0.5: pass"
+    for program, low, high in ((work, 0.45, 1.5), ("import time; time.sleep(0.5)", 0.0, 0.4)):
+        assert low < measure([sys.executable, "-S", "-c", program], 60).cpu_seconds < high
+
+
 def test_memory_is_of_the_command_alone():
     here = np.ones(300_000_000, np.uint8)  # the memory of this process must not count
-    _, small, _, error = measure([sys.executable, "-S", "-c", "pass"], 60)
+    _, small, _, error, _ = measure([sys.executable, "-S", "-c", "pass"], 60)
     assert error is None
     assert 2 < small < 100
-    _, large, _, error = measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
+    _, large, _, error, _ = measure([sys.executable, "-S", "-c", "b'x' * 200_000_000"], 60)
     assert error is None
     assert 190 < large - small < 230
     assert here[-1] == 1
@@ -233,7 +239,7 @@ def is_running(number: int) -> bool:
 
 
 def test_a_killed_command_reports_the_signal():
-    _, _, code, error = measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
+    _, _, code, error, _ = measure([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 15)"], 60)
     assert code == -15
     assert error == "killed by SIGTERM: nothing on stderr"
 

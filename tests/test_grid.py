@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import bounding_box, box_slices, components, largest_components, voxel_border, voxels_per_mm
+from pcdiff.geometry.interpolator import Interpolator
 from pcdiff.geometry.trilinear import trilinear_corners
 from pcdiff.geometry.volume import Volume
 
@@ -114,3 +117,15 @@ def test_a_volume_knows_its_grid() -> None:
         Volume(volume.mask.astype(int), volume.affine)
     with pytest.raises(ValueError, match="shape"):
         volume.with_mask(volume.mask[1:])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_mostly_empty_volume_is_interpolated_as_any_other(order: Literal["C", "F"]) -> None:
+    rng = np.random.default_rng(0)
+    values = np.zeros((9, 12, 7), np.uint8, order)
+    values[tuple(rng.integers(0, values.shape, (40, 3)).T)] = 200
+    whole = np.stack(np.meshgrid(*(np.arange(n) for n in values.shape), indexing="ij")).reshape(3, -1)
+    index = np.concatenate([rng.uniform(-3, 15, (3, 4000)), whole, whole - 1e-7], axis=1).astype(np.float32)
+    expected = map_coordinates(values, index, np.float32, order=1)
+    assert 200 < np.count_nonzero(expected) < len(expected) / 2
+    assert np.array_equal(Interpolator(values)(index), expected)

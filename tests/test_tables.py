@@ -7,12 +7,14 @@ import math
 import runpy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pcdiff.evaluation.methods_table import methods_table
 from pcdiff.evaluation.results import Results, write_results
 from pcdiff.evaluation.rows import Row
+from pcdiff.evaluation.speed import speed_table
 from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
 
 TOOL = Path(__file__).parents[1] / "tools" / "write_tables.py"
@@ -132,3 +134,20 @@ def test_an_ablation_has_one_row_per_variant() -> None:
         "| all parts | 0.940 / 0.960 / inf / 0.900 |  |",
         "| without diffusion | 0.920 / 0.960 / inf / 0.900 | -0.0200 ± 0.0041 (3 of 15 better) |",
     ]
+
+
+def test_the_table_of_speed_has_medians_ranges_and_the_difference() -> None:
+    def measured(commit: str, seconds: list[float]) -> dict[str, Any]:
+        whole = {"seconds": seconds, "cpu_seconds": [2 * each for each in seconds], "peak_mb": seconds}
+        stages = {"start": [1.0, 3.0, 2.0], "fit": seconds, "total": seconds}
+        return {"command": "design", "commit": commit, **whole, "stages": stages}
+
+    rows = [measured("new", [4.0, 9.0, 5.0]), measured("old", [8.0, 7.0, 10.0])]
+    where, _, *table = speed_table(
+        {"machine": {"cores": 2}, "date": "2026-01-02T03:04:05", "load": [0.5, 3.0], "rows": rows}
+    ).splitlines()
+    assert where == "2026-01-02, cores 2. Medians of 3 runs. Load average of the machine: 0.5 to 3.0."
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert cells[0] == ["command", "commit", "seconds", "CPU-s", "peak MB", "start", "fit"]
+    assert cells[2] == ["design", "new", "5.0 (4.0 to 9.0)", "10.0 (8.0 to 18.0)", "9", "2.00", "5.00"]
+    assert cells[4] == ["design", "difference", "-3.0", "-6.0", "-1", "", ""]

@@ -1,60 +1,90 @@
-"""Run time and peak memory of `pcdiff demo` and `pcdiff design`, from process start to files written, by stage.
+"""Run time, CPU time and peak memory of `pcdiff`, from process start to files written, by stage.
 
-    python tools/benchmark.py                     # the demo, then its defective skull
-    python tools/benchmark.py skull.nrrd -n 5     # other skulls too
+    python tools/benchmark.py                              # the built-in case, and the start of the command line
+    python tools/benchmark.py skull.nrrd --ensemble 1 5    # a design of this skull, alone and with five candidates
+    python tools/benchmark.py skull.nrrd --against main    # this clone as it stands and another commit, by turns
+    python tools/benchmark.py skull.nrrd --json docs/results/speed.json
 
-Prints a Markdown table: medians over the repeats, seconds. `start` is the time outside the stages that run.json
-records: interpreter, imports, weights, hashes and the report; for the demo also the simulated craniotomy and the
-scores. Memory is the peak resident set of the process, 10^6 bytes, the largest of the repeats.
+Prints a Markdown table, see `pcdiff.evaluation.speed`; `tools/write_tables.py` writes that of docs/results/speed.json
+into docs/benchmark.md. Runs of two commits alternate, so that other work on the machine slows both. The other commit
+lies in a git worktree of its own meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import runpy
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from pcdiff.environment import machine
-from pcdiff.evaluation.measure import PCDIFF, measure
-from pcdiff.evaluation.tables import markdown, markdown_row
-from pcdiff.methods.registry import METHODS
+from pcdiff.environment import commit, machine
+from pcdiff.evaluation.measure import measure
+from pcdiff.evaluation.speed import speed_table
+from pcdiff.methods.registry import DEFAULT
 from pcdiff.pipeline.names import case_name
-from pcdiff.pipeline.stages import STAGES
 
-SHIPPED = [name for name, entry in METHODS.items() if not entry.required]
-COLUMNS = ["command", "method", "seconds", "peak MB", "start", *STAGES]
+ROOT = Path(__file__).parent.parent
+PCDIFF = (sys.executable, "-P", "-m", "pcdiff")  # -P: not the package that lies where the command is given
 TIMEOUT_S = 900
 
 
-def repeat(arguments: Sequence[str], folder: Path, repeats: int) -> list[str]:
-    """Runs a command and returns its cells of the table. folder: where the command writes its run.json."""
-    seconds, peaks, stages = [], [], []
+def repeat(
+    title: str, arguments: Sequence[str], trees: Mapping[str, Path], repeats: int, folder: Path | None = None
+) -> list[dict[str, Any]]:
+    """Runs a command by turns with the package of each tree. folder: where it writes its run.json, if it does."""
+    fields = ("seconds", "cpu_seconds", "peak_mb")
+    rows = [{"command": title, "commit": name, **{key: [] for key in fields}, "stages": {}} for name in trees]
     for _ in range(repeats):
-        measured = measure([*PCDIFF, *arguments, "--overwrite", "-q"], TIMEOUT_S)
-        if measured.error:
-            sys.exit(f"{' '.join(arguments)}: {measured.error}")
-        recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seconds"]
-        seconds.append(measured.seconds)
-        peaks.append(measured.peak_mb)
-        stages.append({"start": measured.seconds - recorded["total"], **recorded})
-    timed = {name: f"{median(stage[name] for stage in stages):.2f}" for name in stages[0]}
-    parts = [timed.get(name, "") for name in ("start", *STAGES)]
-    return [f"{median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})", f"{max(peaks):.0f}", *parts]
+        for row, tree in zip(rows, trees.values(), strict=True):
+            os.environ["PYTHONPATH"] = str(tree)
+            measured = measure([*PCDIFF, *arguments], TIMEOUT_S)
+            if measured.error:
+                sys.exit(f"{title} ({row['commit']}): {measured.error}")
+            for key in fields:
+                row[key].append(getattr(measured, key))
+            if folder is not None:
+                stages = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seconds"]
+                for name, value in ({"start": measured.seconds - stages["total"]} | stages).items():
+                    row["stages"].setdefault(name, []).append(value)
+    return rows
+
+
+@contextmanager
+def checked_out(revision: str | None) -> Iterator[dict[str, Path]]:
+    """This clone by its commit, and another commit in a worktree that is removed afterwards."""
+    own = {commit() or "this package": ROOT}
+    if revision is None:
+        yield own
+        return
+    git = ("git", "-C", str(ROOT))
+    name = subprocess.run([*git, "rev-parse", "--short=12", revision], capture_output=True, text=True, check=True)
+    with tempfile.TemporaryDirectory(prefix="pcdiff-") as scratch:
+        other = Path(scratch) / "other"
+        subprocess.run([*git, "worktree", "add", "-q", "--detach", str(other), revision], check=True)
+        try:
+            yield own | {name.stdout.strip(): other}
+        finally:
+            subprocess.run([*git, "worktree", "remove", "--force", str(other)], check=True)
 
 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("skulls", nargs="*", type=Path, help="masks of defective skulls")
+    parser.add_argument("skulls", nargs="*", type=Path, help="masks of defective skulls; by default the built-in case")
     parser.add_argument("-n", "--repeats", type=int, default=3)
-    parser.add_argument("--method", nargs="+", default=SHIPPED)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ensemble", type=int, default=1)
+    parser.add_argument("--method", nargs="+", default=[DEFAULT], help=f"methods of one implant (default: {DEFAULT})")
+    parser.add_argument("--ensemble", nargs="+", type=int, default=[1], help="numbers of candidates (default: 1)")
+    parser.add_argument("--options", default="", help='more options of design, such as "--no-report"')
+    parser.add_argument("--against", metavar="REV", help="another commit to alternate with")
+    parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--paper", action="store_true", help="run benchmark_paper.py: the published networks")
     options = parser.parse_args()
     if options.paper:
@@ -62,19 +92,32 @@ def main() -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
         return
 
-    print(", ".join(f"{name} {value}" for name, value in machine().items()))
-    print(f"\n{markdown(COLUMNS, [])}")
-    with tempfile.TemporaryDirectory(prefix="pcdiff-") as scratch:
-        folder = Path(scratch)
-        demo = folder / "demo"
-        for method in options.method:
-            common = ["--method", method, "--seed", str(options.seed)]
-            cells = repeat(["demo", "-o", str(demo), *common], demo, options.repeats)
-            print(markdown_row(["demo", method, *cells]), flush=True)
-            for skull in [demo / "defective_skull.nrrd", *options.skulls]:
-                command = ["design", str(skull), "-o", str(folder), *common, "--ensemble", str(options.ensemble)]
-                cells = repeat(command, folder / case_name(skull), options.repeats)
-                print(markdown_row([f"design {skull.name}", method, *cells]), flush=True)
+    load = [os.getloadavg()[0]]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="pcdiff-") as scratch, checked_out(options.against) as trees:
+        folder, more = Path(scratch), options.options.split()
+        for light in ("--help", "info"):
+            rows += repeat(f"pcdiff {light}", [light], trees, options.repeats)
+        if not options.skulls:
+            for method in options.method:
+                demo = ["demo", "-o", str(folder / "demo"), "--method", method, "--overwrite", "-q"]
+                rows += repeat(f"demo, {method}", demo, trees, options.repeats, folder / "demo")
+        for skull in options.skulls:
+            designs = [(f"{method}", ["--method", method]) for method in options.method]
+            designs = [
+                *(designs if 1 in options.ensemble else []),
+                *((f"{n} candidates", ["--ensemble", str(n)]) for n in options.ensemble if n > 1),
+            ]
+            for title, chosen in designs:
+                command = ["design", str(skull), "-o", str(folder), *chosen, *more, "--overwrite", "-q"]
+                name = ", ".join(["design", title, *more])
+                rows += repeat(name, command, trees, options.repeats, folder / case_name(skull))
+    load.append(os.getloadavg()[0])
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    results = {"machine": machine(), "date": date, "load": load, "rows": rows}
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(speed_table(results))
 
 
 if __name__ == "__main__":

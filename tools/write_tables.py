@@ -6,7 +6,8 @@
 In both documents the text between `<!-- results -->` and `<!-- /results -->` becomes the table of the data set's own
 defects, and the text between `<!-- variants -->` and `<!-- /variants -->` that of a suite's variants. Results of
 tools/ablate.py become the table of docs/experiments.md between `<!-- ablation -->` and `<!-- /ablation -->`, and those
-of tools/merge_results.py that of docs/methods.md between `<!-- methods -->` and `<!-- /methods -->`.
+of tools/merge_results.py that of docs/methods.md between `<!-- methods -->` and `<!-- /methods -->`. Those of
+tools/benchmark.py become the table of docs/benchmark.md between `<!-- speed -->` and `<!-- /speed -->`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pcdiff.evaluation.methods_table import methods_table
+from pcdiff.evaluation.speed import speed_table
 from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +54,8 @@ def main() -> None:
             write({"ablation": ablation_table(results)}, [ROOT / "docs" / "experiments.md"])
         if "methods" in results:
             write({"methods": methods_table(results)}, [ROOT / "docs" / "methods.md"])
+        if "load" in results:
+            write({"speed": speed_table(results)}, [ROOT / "docs" / "benchmark.md"])
 
 
 if __name__ == "__main__":

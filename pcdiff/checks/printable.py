@@ -66,7 +66,10 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     Raises InputError for a mesh with so many overlapping triangles that it cannot be an implant's.
     """
     triangles = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
-    low, high = triangles.min(1), triangles.max(1)
+    p, q, r = triangles.transpose(1, 0, 2)
+    normals = np.cross(q - p, r - p)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    low, high = np.minimum(np.minimum(p, q), r), np.maximum(np.maximum(p, q), r)
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low, axis=1) / 2
     low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
@@ -91,14 +94,19 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
                 near = trees[a].sparse_distance_matrix(trees[b], bound, output_type="coo_matrix")
                 pairs = np.stack([first[near.row], second[near.col]], axis=1)
             for start in range(0, len(pairs), PAIRS):
-                found.append(_crossing(pairs[start : start + PAIRS], triangles, mesh.faces, low, high))
+                found.append(_crossing(pairs[start : start + PAIRS], triangles, normals, mesh.faces, low, high))
     return np.concatenate(found) if found else np.zeros((0, 2), int)
 
 
 def _crossing(
-    pairs: np.ndarray, triangles: np.ndarray, faces: np.ndarray, low: np.ndarray, high: np.ndarray
+    pairs: np.ndarray,
+    triangles: np.ndarray,
+    normals: np.ndarray,
+    faces: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
 ) -> np.ndarray:
-    """The pairs that intersect, of (N, 2) candidates. low, high: (3, F), the triangles' boxes."""
+    """The pairs that intersect, of (N, 2) candidates. normals: (F, 3) unit. low, high: (3, F), the triangles' boxes."""
     a, b = pairs.T
     for first, last in zip(low, high, strict=True):
         near = (first[a] <= last[b]) & (first[b] <= last[a])
@@ -107,33 +115,41 @@ def _crossing(
     for k in range(9):
         apart = corners[k // 3][a] != corners[k % 3][b]
         a, b = a[apart], b[apart]
-    pairs = np.stack([a, b], axis=1)
-    for one, other in ((0, 1), (1, 0)):  # a triangle on one side of the other's plane does not intersect it
-        height = _heights(triangles[pairs[:, one]], triangles[pairs[:, other]])
-        pairs = pairs[~((height > 0).all(1) | (height < 0).all(1))]
-    crosses = np.zeros(len(pairs), bool)
-    for one, other in ((0, 1), (1, 0)):
-        plane, edges = triangles[pairs[:, one]], triangles[pairs[:, other]]
-        for k in range(3):
-            crosses |= _pierces(edges[:, k], edges[:, (k + 1) % 3], plane)
-    return pairs[crosses]
+    above_a = _heights(triangles[a], normals[a], triangles[b])
+    meets = _meets(above_a)
+    a, b, above_a = a[meets], b[meets], above_a[meets]
+    above_b = _heights(triangles[b], normals[b], triangles[a])
+    meets = _meets(above_b)
+    a, b, above_a, above_b = a[meets], b[meets], above_a[meets], above_b[meets]
+    crosses = _pierces(triangles[b], above_a, triangles[a]) | _pierces(triangles[a], above_b, triangles[b])
+    return np.stack([a, b], axis=1)[crosses]
 
 
-def _heights(plane: np.ndarray, corners: np.ndarray) -> np.ndarray:
+def _heights(plane: np.ndarray, normal: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """(N, 3) mm of the second triangles' corners above the planes of the first; less than `TOUCH_MM` is 0."""
-    normal = np.cross(plane[:, 1] - plane[:, 0], plane[:, 2] - plane[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     height = np.einsum("nkx,nx->nk", corners - plane[:, :1], normal)
     return np.where(np.abs(height) > TOUCH_MM, height, 0)
 
 
-def _pierces(start: np.ndarray, end: np.ndarray, triangle: np.ndarray) -> np.ndarray:
-    """(N,) bool: does the segment pass through the triangle? By the signs of tetrahedra's volumes."""
-    a, b, c = triangle.transpose(1, 0, 2)
-    height = _heights(triangle, np.stack([start, end], axis=1))
+def _meets(height: np.ndarray) -> np.ndarray:
+    """(N,) bool: not all corners lie on one side of the plane; height: (N, 3) above it."""
+    return np.asarray((height.max(axis=1) >= 0) & (height.min(axis=1) <= 0))
+
+
+def _pierces(edges: np.ndarray, height: np.ndarray, triangle: np.ndarray) -> np.ndarray:
+    """(N,) bool: does an edge of the first triangle pass through the second? By the signs of tetrahedra's volumes.
+
+    edges, triangle: (N, 3, 3) corners. height: (N, 3), of the first's corners above the plane of the second.
+    """
+    pair, first = np.nonzero(height * np.roll(height, -1, axis=1) < 0)  # the edge's ends lie on both sides
+    start, end = edges[pair, first], edges[pair, (first + 1) % 3]
+    a, b, c = triangle[pair].transpose(1, 0, 2)
     sides = np.stack([_volume(start, end, *edge) for edge in ((a, b), (b, c), (c, a))])
     # the triangle's border counts: two shapes that mirror each other meet edge on edge
-    return (height.prod(axis=1) < 0) & ((sides > -ROUNDING_MM3).all(0) | (sides < ROUNDING_MM3).all(0))
+    through = (sides > -ROUNDING_MM3).all(0) | (sides < ROUNDING_MM3).all(0)
+    found = np.zeros(len(edges), bool)
+    found[pair[through]] = True
+    return found
 
 
 def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:

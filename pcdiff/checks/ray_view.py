@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from pcdiff.checks.continuation import continued_surface
 from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.interpolator import Interpolator
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose, surface_elements
 from pcdiff.prior.fit import PriorFit
@@ -147,7 +148,7 @@ def _window(vault: CompletedVault, implant: Volume) -> tuple[np.ndarray, tuple[i
 
 def _occupancy(volume: Volume, index: np.ndarray) -> np.ndarray:
     """(N,) float32, 0 to 1, at (3, N) continuous index."""
-    values = ndimage.map_coordinates(volume.mask.view(np.uint8) * np.uint8(200), index, order=1, output=np.float32)
+    values = Interpolator(volume.mask.view(np.uint8) * np.uint8(200))(index)
     values /= 200
     return values
 

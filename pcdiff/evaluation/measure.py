@@ -33,7 +33,8 @@ signal.signal(signal.SIGALRM, look)
 signal.setitimer(signal.ITIMER_REAL, min(limit, 0.5), 0.5)
 _, status, usage = os.wait4(child.pid, 0)
 signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm while the interpreter ends would kill it
-print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]))
+cpu = usage.ru_utime + usage.ru_stime
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status), cpu]))
 """
 _RSS_PER_MB = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # ru_maxrss is in bytes there, in KiB elsewhere
 
@@ -42,13 +43,15 @@ class Measurement(NamedTuple):
     """One run of a command.
 
     seconds: wall time of its process. peak_mb: its peak resident set, 10^6 bytes. exit_code: negative for a signal.
-    error: why it failed, from the last line on stderr; None for exit code 0.
+    error: why it failed, from the last line on stderr; None for exit code 0. cpu_seconds: of all its threads, and of
+    the processes that it started and waited for.
     """
 
     seconds: float
     peak_mb: float
     exit_code: int
     error: str | None
+    cpu_seconds: float
 
 
 _running: set[subprocess.Popen[str]] = set()
@@ -72,10 +75,10 @@ def measure(command: Sequence[str], timeout_s: float) -> Measurement:
     lines = said.strip().splitlines()
     message = lines[-1].strip() if lines else NO_MESSAGE
     if process.returncode != 0:
-        return Measurement(math.nan, math.nan, process.returncode, f"could not start {command[0]}: {message}")
-    seconds, rss, exit_code = json.loads(output)
+        return Measurement(math.nan, math.nan, process.returncode, f"could not start {command[0]}: {message}", math.nan)
+    seconds, rss, exit_code, cpu = json.loads(output)
     if seconds >= timeout_s and exit_code == -signal.SIGKILL:
         message = f"no implant after {timeout_s:g} s"
     elif exit_code < 0:
         message = f"killed by {signal.Signals(-exit_code).name}: {message}"
-    return Measurement(seconds, rss / _RSS_PER_MB, exit_code, message if exit_code else None)
+    return Measurement(seconds, rss / _RSS_PER_MB, exit_code, message if exit_code else None, cpu)

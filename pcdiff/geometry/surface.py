@@ -99,8 +99,9 @@ def isosurface(values: np.ndarray, level: float, grid: Volume, low: np.ndarray) 
 
     vertices, faces, _, _ = marching_cubes(values, level, allow_degenerate=False)
     faces = _without_sheets(faces)
-    mesh = Mesh(grid.to_mm(vertices.astype(np.float64) + low), faces)
-    return mesh if mesh.volume_ml > 0 else Mesh(mesh.vertices, faces[:, ::-1])
+    if np.linalg.det(grid.affine[:3, :3]) > 0:
+        faces = faces[:, ::-1]  # the library's look inwards, and a mirroring affine turns them
+    return Mesh(grid.to_mm(vertices.astype(np.float64) + low), faces)
 
 
 def _without_sheets(faces: np.ndarray) -> np.ndarray:
@@ -111,8 +112,10 @@ def _without_sheets(faces: np.ndarray) -> np.ndarray:
     """
     a, b, c = np.sort(faces, axis=1).astype(np.int64).T
     count = int(faces.max()) + 1
-    _, index, times = np.unique((a * count + b) * count + c, return_inverse=True, return_counts=True)
-    return np.asarray(faces[times[index] == 1])
+    triangle = (a * count + b) * count + c
+    ordered = np.sort(triangle)
+    twice = ordered[1:][np.diff(ordered) == 0]
+    return faces[~np.isin(triangle, twice)] if len(twice) else faces
 
 
 def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> PointCloud:

@@ -128,7 +128,7 @@ def _thin_edge(mesh: Mesh, skull: Volume, centre: np.ndarray) -> tuple[np.ndarra
     A thin wall away from the rim stays, because the implant must not get a hole.
     """
     cosine = outward_cosine(mesh, centre)
-    wall = wall_thickness(mesh, cosine)
+    wall = wall_thickness(mesh, cosine, MIN_WALL_MM)
     thin = (cosine > OUTER_COSINE) & (wall < MIN_WALL_MM)
     if thin.sum() <= THIN_SHARE * (cosine > OUTER_COSINE).sum():
         return np.zeros((0, 3)), np.zeros(0)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from pcdiff.geometry.directions import unit
+from pcdiff.geometry.interpolator import Interpolator
 
 SIZE = 199  # pixels along a side of the map
 PIXEL = 1.5  # mm of arc per pixel at the reference radius
@@ -22,6 +23,8 @@ TILT_DEG = 15.0  # the pole leans back, so that the map covers the occiput and n
 MAX_ANGLE_DEG = 120.0  # from the pole to the map's edge
 TILT, MAX_ANGLE = np.deg2rad(TILT_DEG), np.deg2rad(MAX_ANGLE_DEG)
 RADII = np.arange(30.0, 125.25, 0.5, dtype=np.float32)  # mm, the samples along a ray
+
+RAYS_AT_A_TIME = 1024  # whose samples are looked up: a core's cache holds their coordinates
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,12 @@ def profiles(
 
     occupancy: (I, J, K) uint8, 255 = bone. Others as in `ray_index`.
     """
-    index = ray_index(affine, pose, directions, radii)
-    values = map_coordinates(occupancy, index.reshape(3, -1), order=1, output=np.float32)
+    bone, values = Interpolator(occupancy), np.empty((len(directions), len(radii)), np.float32)
+    for first in range(0, len(directions), RAYS_AT_A_TIME):
+        rays = slice(first, first + RAYS_AT_A_TIME)
+        values[rays] = bone(ray_index(affine, pose, directions[rays], radii))
     values /= 255
-    return values.reshape(index.shape[1:])
+    return values
 
 
 def crossing(profile: np.ndarray, target: np.ndarray | None, outward: bool, radii: np.ndarray = RADII) -> np.ndarray:

@@ -10,9 +10,9 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from pcdiff.geometry.interpolator import Interpolator
 from pcdiff.geometry.occupancy import Head
 from pcdiff.methods.volumetric.config import LAYOUT, FusionConfig
 from pcdiff.methods.volumetric.lattice import Lattice, TableMaps, map_position, missing_table_points, table_log_odds
@@ -30,8 +30,7 @@ def occupancy_at(head: Head, pose: Pose, points: np.ndarray) -> np.ndarray:
     """Share of bone (...) float32 at points (..., 3) model mm of a posed head; 0 outside its grid."""
     to_index = np.linalg.inv(head.affine)
     index = pose.to_patient(points) @ to_index[:3, :3].T + to_index[:3, 3]
-    values = map_coordinates(head.occupancy, index.reshape(-1, 3).T, order=1, output=np.float32)
-    return values.reshape(points.shape[:-1]) / 255
+    return Interpolator(head.occupancy)(np.moveaxis(index, -1, 0)) / 255
 
 
 def soft_occupancy(head: Head, pose: Pose, lattice: Lattice = LATTICE) -> np.ndarray:

@@ -139,6 +139,19 @@ def commit() -> str | None:
 
 
 @contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Products and decompositions of matrices run on one thread in the block, or in the function that it decorates.
+
+    OpenBLAS's threads wait for each other in a loop. Where other processes hold the cores, the twelve Cholesky
+    decompositions of a design took 14 seconds on two threads; on one they take 0.2, so that little is to be gained.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@contextmanager
 def one_thread_per_child() -> Iterator[None]:
     """Processes started in the block run OpenMP and BLAS on one thread each; the libraries read this when they load.
 

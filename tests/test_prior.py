@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from scipy import ndimage
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.data.heads import prepare
 from pcdiff.data.splits import assign_folds
 from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import scores
-from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
@@ -26,7 +27,7 @@ from pcdiff.prior.build import measure_tables
 from pcdiff.prior.completed_surface import completed_surface
 from pcdiff.prior.defects import VAULT, check_reach, find_defects
 from pcdiff.prior.direction_map import MAP, MAX_ANGLE, PIXEL, RADIUS, SIZE, Pose, crossing, in_grid, profiles, ray_index
-from pcdiff.prior.fit import choose_sites, complete, fit, with_bevel
+from pcdiff.prior.fit import choose_sites, complete, fit, fit_head, with_bevel
 from pcdiff.prior.folds import cached_prior, load_population
 from pcdiff.prior.gaussian_process import MIRROR, Kernel, chord, regress
 from pcdiff.prior.model import ShapePrior
@@ -821,3 +822,19 @@ def test_a_damaged_model_of_a_cache_is_built_again(population, tmp_path):
     assert path.read_bytes() != data
     for name in ("mean", "std", "modes", "present"):
         assert np.array_equal(getattr(again, name), getattr(first, name))
+
+
+def test_a_fit_decomposes_matrices_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine OpenBLAS's threads wait for each other for a hundred times as long."""
+    seen = []
+
+    def place(*_: object) -> None:
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        raise InputError("enough")
+
+    monkeypatch.setattr("pcdiff.prior.fit.place_head", place)
+    head = Head(np.full((3, 3, 3), 255, np.uint8), np.eye(4), "")
+    with threadpool_limits(2, user_api="blas"), pytest.raises(InputError, match="enough"):
+        fit_head(ShapePrior.shipped(), head, Volume(np.ones((3, 3, 3), bool), np.eye(4)))
+    assert seen
+    assert set(seen) == {1}

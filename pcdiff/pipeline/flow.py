@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pcdiff.environment import one_blas_thread
 from pcdiff.errors import InputError, MethodError
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
@@ -52,6 +53,7 @@ class Design:
         return values
 
 
+@one_blas_thread()
 def design(
     skull: Volume,
     method: Method | PriorBasedMethod,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from pcdiff.environment import one_blas_thread
 from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
@@ -92,6 +93,7 @@ def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated", defects: Defect
     return fit_head(prior, head_occupancy(skull), skull, axes, defects)
 
 
+@one_blas_thread()
 def fit_head(
     prior: ShapePrior,
     head: Head,

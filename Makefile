@@ -9,7 +9,7 @@ READY_DOCS := .venv/.ready-docs
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test mutants fuzz lint docs checksums open3d clean
+.PHONY: help demo test mutants fuzz crashes lint docs checksums open3d clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ mutants: $(READY_DEV)  ## break forty lines, one at a time; the tests must notic
 
 fuzz: $(READY_DEV)  ## read thousands of mutations of every format; each is read or refused in one line (half an hour)
 	FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 7200 -k 'mutat or another_error' tests
+
+crashes: $(READY_DEV)  ## kill each command a hundred times; its files are whole, and a rerun ends as ever (an hour)
+	CRASHES=100 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 7200 tests/test_crashes.py
 
 lint: $(READY_DEV)  ## style and types
 	$(BIN)/ruff check .

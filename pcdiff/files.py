@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from uuid import uuid4
 
-from pcdiff.errors import InputError
+from pcdiff.errors import NOT_WRITTEN, InputError
 
 # What begins a formula in a spreadsheet, after OWASP, "CSV Injection"; the last four are full-width forms.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -26,9 +28,12 @@ def sha256(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Makes sure that a file's bytes are on the disk."""
+    """Makes sure that a file's bytes are on the disk. Raises OSError with the file's name for a disk that is full."""
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def absolute(path: Path) -> Path:
@@ -36,32 +41,74 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
+def hold(path: Path, wait: bool = True) -> int | None:
+    """Locks a file or a folder until `release` or the process's end; None where it is locked, or cannot be."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    handle = None
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return handle
+    release(handle)
+    return None
+
+
+def release(lock: int | None) -> None:
+    """Gives back what `hold` returned."""
+    if lock is not None:
+        os.close(lock)
+
+
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder to write to; it replaces `path` when the block succeeds, else it is removed.
 
     Its name is unique, so threads, processes and hosts that share the folder may write the same file: the last one to
-    finish wins. Raises InputError for a missing or unwritable folder, and where `path` is a folder; OSError with the
-    file's name for a disk that is full.
+    finish wins. What writers of the file that died have left is removed, where the disk has locks. Raises InputError
+    for a missing or unwritable folder, and where `path` is a folder; OSError with the file's name for a disk that is
+    full.
     """
     if not path.parent.is_dir():
         raise InputError(f"{path}: expected an existing output folder, found none; create {path.parent} first")
     if path.is_dir():
         raise InputError(f"{path}: expected a file to write, found a folder; give a file name")
-    part = path.with_name(f".{uuid4().hex}.{path.name}")  # SimpleITK reads the format from the suffix
     try:
-        part.touch(exist_ok=False)
+        part, lock = _new_part(path)
     except OSError as error:
+        if error.errno in NOT_WRITTEN:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise InputError(f"{path}: cannot write here ({error.strerror}); choose a writable folder") from error
     try:
         yield part
         part.replace(path)
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # a write fails without the file's name
+        # A write fails without the file's name, and nobody knows that of the part.
+        if error.errno is not None and error.filename in (None, str(part)):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     finally:
         part.unlink(missing_ok=True)
+        release(lock)
+
+
+def _new_part(path: Path) -> tuple[Path, int | None]:
+    """An empty file beside `path`, and the lock that says that its writer lives."""
+    pattern = re.compile(rf"\.[0-9a-f]{{32}}\.{re.escape(path.name)}")
+    with suppress(OSError):
+        for left in [each for each in path.parent.iterdir() if pattern.fullmatch(each.name)]:
+            if (lock := hold(left, wait=False)) is not None:
+                left.unlink(missing_ok=True)
+                release(lock)
+    while True:
+        part = path.with_name(f".{uuid4().hex}.{path.name}")  # SimpleITK reads the format from the suffix
+        part.touch(exist_ok=False)
+        lock = hold(part)
+        if part.exists():
+            return part, lock
+        release(lock)  # another writer came between
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

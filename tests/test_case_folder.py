@@ -92,6 +92,17 @@ def test_a_crash_at_any_moment_leaves_the_old_case_or_the_new_one(exchange: bool
     assert seen == {("old", frozenset({"notes.txt"})), ("new", frozenset({"notes.txt"}))}
 
 
+def test_a_case_that_fails_takes_the_folders_along_that_it_made(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for folder in ("new/out/case", "old/case"):
+        with pytest.raises(KeyError), case_folder(tmp_path / folder) as part:
+            raise KeyError(part)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(KeyError), case_folder(tmp_path / "shared" / "case"):
+        raise KeyError((tmp_path / "shared" / "other").touch())
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["other"]
+
+
 def test_two_writers_never_mix(tmp_path: Path) -> None:
     folder = tmp_path / "case"
     put(folder, "first")

@@ -279,7 +279,7 @@ def test_errors_are_one_line_and_a_code(
     assert got == code
     assert printed.startswith(line)
     assert printed.count("\n") == 1
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     monkeypatch.setenv("PCDIFF_DEBUG", "1")
     with pytest.raises(type(error)):
         cli.main(["design", str(skull), "-o", str(tmp_path / "out")])
@@ -575,9 +575,24 @@ def test_report_is_written_again(run: Run, demo_copy: Path) -> None:
     assert files(demo_copy).keys() >= read_record(demo_copy)["files"].keys()
 
 
+def test_a_report_that_cannot_be_printed_is_not_written_again(
+    run: Run, demo_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pcdiff.report.pdf._browsers", lambda: iter(["chromium"]))
+    before = {path: path.stat().st_mtime_ns for path in demo_copy.rglob("*")}
+    for name, said in (("plan.txt", "ends in .pdf"), ("gone/plan.pdf", "create")):
+        code, _, error = run("report", demo_copy, "--pdf", tmp_path / name)
+        assert (code, error.count("\n")) == (2, 1)
+        assert said in error
+    monkeypatch.setattr("pcdiff.report.pdf._browsers", lambda: iter([]))
+    assert run("report", demo_copy, "--pdf", tmp_path / "plan.pdf")[0] == 2
+    assert {path: path.stat().st_mtime_ns for path in demo_copy.rglob("*")} == before
+
+
 def test_a_printed_report_is_not_replaced_and_belongs_to_its_case(
     run: Run, demo_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pcdiff.report.pdf.find_browser", lambda page, path: "chromium")
     monkeypatch.setattr("pcdiff.report.pdf.print_pdf", lambda page, path: path.write_bytes(page.read_bytes()[:20]))
     for plan in (tmp_path / "plan.pdf", demo_copy / "plan.pdf"):
         assert run("report", demo_copy, "--pdf", plan)[:2] == (0, f"{demo_copy / 'report.html'}\n{plan}\n")
@@ -674,4 +689,4 @@ def test_a_design_that_is_ended_leaves_nothing_behind(skull: Path, tmp_path: Pat
         time.sleep(0.02)
     child.terminate()
     assert child.wait(30) == 143
-    assert not list(out.iterdir())
+    assert not out.exists()

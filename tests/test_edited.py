@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.mesh import write_stl
+from pcdiff.geometry.mesh import Mesh, write_stl
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -70,6 +70,31 @@ def test_an_implant_of_elsewhere_is_refused(case: tuple[Volume, Volume], fitted:
     write_volume(skull, tmp_path / "bone.nrrd")
     with pytest.raises(InputError, match="lies in bone"):
         proposed(tmp_path / "bone.nrrd", skull, fitted)
+
+
+def test_a_file_that_is_no_implant_is_refused_before_the_shape_model_is_fitted(
+    case: tuple[Volume, Volume], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skull, implant = case
+    write_volume(skull, tmp_path / "skull.nrrd")
+    write_volume(implant.with_mask(np.zeros_like(implant.mask)), tmp_path / "empty.nrrd")
+    mesh = volume_to_mesh(implant)
+    far = Mesh(mesh.vertices * [-1, -1, 1] + [400, 0, 0], mesh.faces)
+    write_stl(far, tmp_path / "far.stl")
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda *_: pytest.fail("it was fitted"))
+    for option, name, said in (
+        ("--edited", "empty.nrrd", "empty.nrrd: expected a mask of an implant, got one whose voxels are all 0"),
+        ("--edited", "skull.nrrd", "skull.nrrd: expected an implant, got one that lies in bone altogether"),
+        ("--edited", "far.stl", "is it in LPS millimetres? Export a mesh in RAS again in LPS, or give the implant as"),
+        ("--edited", "gone.stl", "gone.stl: expected"),
+        ("--region", "empty.nrrd", "empty.nrrd: expected a mask of the region to be closed, got one whose voxels are"),
+    ):
+        code, _, error = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", option, tmp_path / name, "-q")
+        assert code == 2
+        assert said in error
+        assert "mesh-space" not in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_takes_the_implant_of_one_scan_alone(case: tuple[Volume, Volume], tmp_path: Path, run: Run) -> None:

@@ -6,6 +6,8 @@ import csv
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -59,6 +61,26 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
         raise KeyError(part.write_text("new"))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs locks")
+def test_what_a_dead_writer_left_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    program = "import sys, pathlib; from pcdiff.files import written_beside\n"
+    program += "with written_beside(pathlib.Path(sys.argv[1])) as part: print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, str(tmp_path / "a.txt")]
+    other = tmp_path / f".{'0' * 32}.b.txt"
+    other.touch()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        (part,) = tmp_path.glob(".*.a.txt")
+        with written_beside(tmp_path / "a.txt"):
+            assert part.exists()
+        writer.kill()
+    assert part.exists()
+    with written_beside(tmp_path / "a.txt") as own:
+        assert [*tmp_path.glob(".*.a.txt")] == [own]
+    assert sorted(tmp_path.iterdir()) == [other, tmp_path / "a.txt"]
 
 
 def test_the_digest_of_a_file(tmp_path: Path) -> None:

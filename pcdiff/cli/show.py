@@ -123,10 +123,11 @@ def report(
     from pcdiff.pipeline.contents import read_contents
     from pcdiff.pipeline.record import renew_record
     from pcdiff.report.case_report import PREVIEW, REPORT, write_report
-    from pcdiff.report.pdf import print_pdf
+    from pcdiff.report.pdf import find_browser, print_pdf
 
     if pdf is not None:
         refuse_to_replace(pdf, overwrite)
+        find_browser(case / REPORT, pdf)  # before the report is written again
     contents = read_contents(case, skull)
     write_report(case, contents)
     written = [REPORT, PREVIEW]

@@ -17,7 +17,7 @@ from pcdiff.evaluation.plan import Run
 from pcdiff.evaluation.rim_errors import rim_errors
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.spread import compare_spread
-from pcdiff.files import sha256
+from pcdiff.files import sha256, written_beside
 from pcdiff.foreign import parsing, read_bytes
 from pcdiff.geometry.mesh import read_stl
 from pcdiff.geometry.metrics import Scores, scores
@@ -95,5 +95,6 @@ def _check_refusal(measured: Measurement, designed: bool) -> dict[str, str | Non
 def _keep(implant: Path, path: Path) -> str:
     """Copies an implant to where it is kept; returns its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(implant, path)
+    with written_beside(path) as part:
+        shutil.copyfile(implant, part)
     return sha256(path)

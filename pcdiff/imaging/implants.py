@@ -13,15 +13,21 @@ from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask
 from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import read_label, read_volume
+from pcdiff.imaging.volumes import EmptyMask, read_label, read_volume
 
 MAX_INDEX = 2**12  # see `mesh_to_mask`
 SAMPLES = 20_000  # vertices of a skull's surface that show its axes
+OTHER_AXES = "--mesh-space ras, or mesh_space: in a data set's YAML, reads the other axes"
 ON_BONE = 0.8  # share of them beside bone: 0.98 for three SkullFix heads; 0.27 in wrong axes, 0.50 off by 2 mm
 
 
 def read_implant(
-    path: Path, skull: Volume, space: str | None = None, label: str | None = None, skull_mesh: Path | None = None
+    path: Path,
+    skull: Volume,
+    space: str | None = None,
+    label: str | None = None,
+    skull_mesh: Path | None = None,
+    other_axes: str = OTHER_AXES,
 ) -> Volume:
     """A mask or a mesh as a mask on the skull's own grid.
 
@@ -31,6 +37,7 @@ def read_implant(
         space: Of a mesh, `lps` or `ras`; None takes what the file says, else LPS.
         label: Of a mask with several labels.
         skull_mesh: The surface of `skull` in the mesh's own axes. The axes in which it lies on the bone are taken.
+        other_axes: What an error advises for a mesh in other axes than LPS.
 
     Raises:
         InputError: A file that cannot be read, a mask on another lattice, an open mesh, one outside of the scan, and a
@@ -38,7 +45,7 @@ def read_implant(
     """
     if not is_mesh(path):
         chosen = None if label is None else read_label(path, label)
-        mask = read_volume(path) if chosen is None else Volume(chosen[0], chosen[1].affine)
+        mask = _read_mask(path, "an implant") if chosen is None else Volume(chosen[0], chosen[1].affine)
         return on_skull_grid(str(path), mask, skull)
     mesh = read_mesh(path, "lps" if skull_mesh else space)
     if not mesh.is_watertight:
@@ -50,17 +57,24 @@ def read_implant(
     if not implant.mask.any():
         raise InputError(
             f"{path}: expected an implant inside the scan, got one that holds none of its voxels; is it in LPS "
-            "millimetres? --mesh-space ras, or mesh_space: in a data set's YAML, reads the other axes"
+            f"millimetres? {other_axes}"
         )
     return implant
 
 
 def read_region(path: Path, skull: Volume) -> Volume:
     """The mask of a region on the skull's own grid. Raises InputError for another file, lattice, or an empty mask."""
-    region = on_skull_grid(str(path), read_volume(path), skull)
-    if not region.mask.any():
-        raise InputError(f"{path}: expected a mask of the region to be closed, got one without a voxel")
-    return region
+    return on_skull_grid(str(path), _read_mask(path, "the region to be closed"), skull)
+
+
+def _read_mask(path: Path, what: str) -> Volume:
+    """A mask of something else than bone. Errors as `read_volume`."""
+    try:
+        return read_volume(path)
+    except EmptyMask as error:
+        raise EmptyMask(
+            f"{path}: expected a mask of {what}, got one whose voxels are all 0; was another segment saved?"
+        ) from error
 
 
 def _axes_of(path: Path, skull: Volume) -> Callable[[np.ndarray], np.ndarray]:

@@ -54,6 +54,14 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class ChecksSkull(Protocol):
+    """A method that can tell before the shape model is fitted, which takes long, that it cannot complete a skull."""
+
+    def check(self, skull: Volume) -> None:
+        """Raises InputError for such a skull."""
+
+
+@runtime_checkable
 class PriorBasedMethod(Protocol):
     """A method that builds on a statistical shape model: the flow fits `prior` once and hands over the fit."""
 

@@ -19,6 +19,7 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.reconstruct.finish import SEAM_VOXELS, close_rim
 
 MIN_INSIDE = 0.5  # share of the implant's voxels on rays through a defect
+OTHER_AXES = "Export a mesh in RAS again in LPS, or give the implant as a mask on the scan's grid, which needs no axes"
 MARGIN = 2 * SEAM_VOXELS  # voxels around the implant
 
 
@@ -36,14 +37,12 @@ class EditedImplant:
         self, skull: Volume, fit: PriorFit, *, ensemble: int = 1, seed: int = 0, device: str = "cpu"
     ) -> Proposal:
         """See `PriorBasedMethod`. Raises InputError for a file that is no implant on this skull's defects."""
-        implant = read_implant(self.file, skull).mask & ~skull.mask
-        if not implant.any():
-            raise InputError(f"{self.file}: expected an implant, got one that lies in bone altogether")
+        implant = self._outside_bone(skull)
         inside = float((fit.defect_at(skull.to_mm(np.argwhere(implant).astype(float))) > 0).mean())
         if inside < MIN_INSIDE:
             raise InputError(
-                f"{self.file}: expected an implant in the defects to be closed, got {inside:.0%} of it there; is it in "
-                "LPS millimetres, of this patient, and are its defects chosen? A mask on the scan's grid needs no axes"
+                f"{self.file}: expected an implant in the defects to be closed, got {inside:.0%} of it there; is it of "
+                f"this patient, are its defects chosen, and is a mesh in LPS millimetres? {OTHER_AXES}"
             )
         voxels_of_crumb = CRUMB_ML * 1000 / abs(float(np.linalg.det(skull.affine[:3, :3])))
         pieces = max(sum(len(part) >= voxels_of_crumb for part in components(implant)), 1)
@@ -51,6 +50,17 @@ class EditedImplant:
         box = box_slices(np.maximum(low - MARGIN, 0), np.minimum(high + MARGIN, implant.shape))
         implant[box] = close_rim(implant[box], skull.mask[box])
         return Proposal([Mask(skull.with_mask(largest_components(implant, pieces, corners=True)))])
+
+    def check(self, skull: Volume) -> None:
+        """See `ChecksSkull`."""
+        self._outside_bone(skull)
+
+    def _outside_bone(self, skull: Volume) -> np.ndarray:
+        """(I, J, K) bool: the implant without what lies in bone."""
+        implant = read_implant(self.file, skull, other_axes=OTHER_AXES).mask & ~skull.mask
+        if not implant.any():
+            raise InputError(f"{self.file}: expected an implant, got one that lies in bone altogether")
+        return implant
 
 
 def load(files: WeightsFiles) -> EditedImplant:

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from pcdiff.errors import InputError
-from pcdiff.files import absolute
+from pcdiff.errors import NOT_WRITTEN, InputError
+from pcdiff.files import absolute, hold, release
 from pcdiff.pipeline.record import RECORD, read_record, recorded_digest, refuse_other_input
 
 OLD = ".old"  # ends the name of an earlier result between the two renames that replace it
@@ -40,24 +40,33 @@ def case_folder(folder: Path, overwrite: bool = False, source: Path | None = Non
     if source is not None and _real(source).is_relative_to(_real(folder)):
         raise InputError(f"{folder}: holds the input {source.name}; choose another output folder")
     part = place.with_name(f".{place.name}.{uuid4().hex}")  # unique among threads and hosts on a shared disk
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(place.parent):
-            _clear_away(place)
-            _refuse_foreign_files(folder, overwrite)
-            part.mkdir()
-            lock = _lock(part)
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder to write to, got: {error.strerror}; choose another") from error
-    try:
-        yield part
-        with _locked(place.parent):
-            made = read_record(part)
-            refuse_other_input(folder, None if made is None else recorded_digest(made), overwrite)
-            _put(part, place)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        _unlock(lock)
+    with _new_folders_removed(place):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(place.parent):
+                _clear_away(place)
+                _refuse_foreign_files(folder, overwrite)
+                part.mkdir()
+                lock = hold(part)
+        except OSError as error:
+            if error.errno in NOT_WRITTEN:
+                raise OSError(error.errno, error.strerror, str(folder)) from error
+            raise InputError(
+                f"{folder}: expected a folder to write to, got: {error.strerror}; choose another"
+            ) from error
+        try:
+            yield part
+            with _locked(place.parent):
+                made = read_record(part)
+                refuse_other_input(folder, None if made is None else recorded_digest(made), overwrite)
+                _put(part, place)
+        except OSError as error:
+            if str(error.filename).startswith(str(part)):  # which is gone then
+                error.filename = str(place) + str(error.filename).removeprefix(str(part))
+            raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            release(lock)
 
 
 def clear_away(folder: Path) -> None:
@@ -66,6 +75,18 @@ def clear_away(folder: Path) -> None:
     if place.parent.is_dir():
         with _locked(place.parent):
             _clear_away(place)
+
+
+@contextmanager
+def _new_folders_removed(place: Path) -> Iterator[None]:
+    """On leaving, the folders above `place` that were made in between are removed if they are empty."""
+    new = [each for each in place.parents if not each.exists()]
+    try:
+        yield
+    finally:
+        for each in new:
+            with suppress(OSError):
+                each.rmdir()
 
 
 def _refuse_foreign_files(folder: Path, overwrite: bool) -> None:
@@ -116,39 +137,19 @@ def _clear_away(place: Path) -> None:
     for left in sorted(path for path in place.parent.iterdir() if pattern.fullmatch(path.name)):
         if left.name.endswith(OLD) and not place.exists():
             left.rename(place)
-        elif (lock := _lock(left, wait=False)) is not None:
+        elif (lock := hold(left, wait=False)) is not None:
             shutil.rmtree(left, ignore_errors=True)
-            _unlock(lock)
+            release(lock)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock of a folder, where there are locks."""
-    lock = _lock(folder)
+    lock = hold(folder)
     try:
         yield
     finally:
-        _unlock(lock)
-
-
-def _lock(folder: Path, wait: bool = True) -> int | None:
-    """Locks a folder until `_unlock` or the process's end; None where it is locked already, or cannot be."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    handle = None
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return handle
-    _unlock(handle)
-    return None
-
-
-def _unlock(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
+        release(lock)
 
 
 def _exchange(one: Path, other: Path) -> bool:

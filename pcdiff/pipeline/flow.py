@@ -11,7 +11,7 @@ from pcdiff.errors import InputError, MethodError
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.methods.base import Candidate, Method, PriorBasedMethod, Proposal
+from pcdiff.methods.base import Candidate, ChecksSkull, Method, PriorBasedMethod, Proposal
 from pcdiff.methods.candidates import OrientedPoints, combine
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
 from pcdiff.pipeline.fitting import apply_fit_options, make_printable
@@ -85,6 +85,8 @@ def design(
             f"expected a method that can be called, got {method!r}; load one by its name with load_method"
         )
     options.check_resolution(skull.spacing)  # before the work, not after it
+    if isinstance(method, ChecksSkull):
+        method.check(skull)
     with watch("fit"):
         prior = method.prior if isinstance(method, PriorBasedMethod) else ShapePrior.shipped()
         fit = fit_prior(prior, skull, axes, defects)

@@ -38,18 +38,9 @@ def print_pdf(page: Path, path: Path) -> None:
         path: the PDF to write.
 
     Raises:
-        InputError: another suffix than .pdf, no browser, one that fails or takes more than SECONDS, or a file that
-            cannot be written.
+        InputError: see `find_browser`; a browser that fails or takes more than SECONDS, a file that cannot be written.
     """
-    if path.suffix.lower() != ".pdf":
-        raise InputError(f"{path}: expected a name that ends in .pdf, got {path.suffix or 'none'}; choose such a name")
-    by_hand = f"open {page} in any browser and print it to PDF"
-    browser = next(_browsers(), None)
-    if browser is None:
-        raise InputError(
-            f"{path}: a PDF needs Chromium, Chrome or Edge, and none was found; install one (pip install playwright && "
-            f"playwright install chromium), or {by_hand}"
-        )
+    browser, by_hand = find_browser(page, path), _by_hand(page)
     # The folder is beside the file: a browser that is packed as a snap sees no other temporary folder.
     with (
         written_beside(path) as part,
@@ -71,6 +62,28 @@ def print_pdf(page: Path, path: Path) -> None:
         if not printed.is_file():
             raise InputError(f"{path}: expected {browser} to print the PDF, got {reason}; {by_hand}")
         shutil.copyfile(printed, part)
+
+
+def find_browser(page: Path, path: Path) -> str:
+    """The program that can print a page to `path`.
+
+    Raises InputError for another suffix than .pdf, a folder that is not there, and where there is no browser.
+    """
+    if path.suffix.lower() != ".pdf":
+        raise InputError(f"{path}: expected a name that ends in .pdf, got {path.suffix or 'none'}; choose such a name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: expected an existing output folder, found none; create {path.parent} first")
+    browser = next(_browsers(), None)
+    if browser is None:
+        raise InputError(
+            f"{path}: a PDF needs Chromium, Chrome or Edge, and none was found; install one (pip install playwright && "
+            f"playwright install chromium), or {_by_hand(page)}"
+        )
+    return browser
+
+
+def _by_hand(page: Path) -> str:
+    return f"open {page} in any browser and print it to PDF"
 
 
 def _browsers() -> Iterator[str]:

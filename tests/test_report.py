@@ -36,10 +36,12 @@ from pcdiff.prior.fit import PriorFit
 from pcdiff.report.case_report import PREVIEW, REPORT, write_report
 from pcdiff.report.colours import GREY_BONE
 from pcdiff.report.contents import CaseContents
+from pcdiff.report.gallery import scene_picture
 from pcdiff.report.page import three_js
 from pcdiff.report.record_sections import checks_section
 from pcdiff.report.scene import case_scene
 from pcdiff.report.slices import position
+from pcdiff.report.surfaces import Shape
 from pcdiff.report.viewer import POINT_MM, scene_html
 
 NAME = "<script>alert(1)<script> & 'co'"
@@ -141,7 +143,7 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
         "left parietal",
         "31 cm\u00b2",
         f"{ml:.1f} ml",
-        f"PEEK {1.3 * ml:.0f} g, titanium {4.43 * ml:.0f} g, PMMA {1.18 * ml:.0f} g",
+        f"PEEK {1.3 * ml:.0f}\u00a0g, titanium {4.43 * ml:.0f}\u00a0g, PMMA {1.18 * ml:.0f}\u00a0g",
         "<b>Can be inserted:</b> It collides with &lt;b&gt;bone&lt;/b&gt; during insertion.",
         "Not assessed</span> Restores the shape.",
         "1 warning about the input",
@@ -316,6 +318,23 @@ def test_a_scene_holds_all_surfaces_fields_and_clouds(
     assert scene.clouds[4].captions == ("start", "halfway", "result")
     titles = ["points of the shape model", "points of candidate 1", "sampling steps of candidate 1"]
     assert [scene.clouds[n].name for n in (0, 1, 4)] == titles
+
+
+def test_a_picture_shows_the_points_at_several_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = case_scene(read_contents(folder))
+    drawn: list[np.ndarray] = []
+
+    def render(shapes: list[Shape], *_: Any) -> np.ndarray:
+        drawn.append(shapes[-1].vertices)
+        return np.full((4, 4, 3), len(drawn), np.uint8)
+
+    monkeypatch.setattr("pcdiff.report.gallery.render", render)
+    picture = scene_picture(scene)
+    assert picture[-1, ::4, 0][:5].tolist() == [2, 3, 4, 5, 6], "side by side: two kinds of points, three steps"
+    moving = next(cloud for cloud in scene.clouds if len(cloud.frames) == 3)
+    for vertices, frame in zip(drawn[-3:], moving.frames, strict=True):
+        np.testing.assert_allclose(vertices.reshape(len(frame), -1, 3).mean(axis=1), frame, atol=1e-3)
+    assert not np.allclose(drawn[-3], drawn[-1])
 
 
 def unpacked(packed: dict[str, Any]) -> np.ndarray:

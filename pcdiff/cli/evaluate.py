@@ -52,6 +52,7 @@ def evaluate(
         pcdiff evaluate --data skullfix --splits splits.yaml --cases fold1 --method ssm --weights FILE
         pcdiff evaluate --data skullfix --suite tilted,two_defects --ensemble 5 -o results
     """
+    _refuse_windows()
     from pcdiff.data.cases import find_cases
     from pcdiff.data.splits import expand, read_splits
     from pcdiff.data.suite import variants_named, write_suite
@@ -172,6 +173,19 @@ def _about_weights(
     files = {name: weights_of(name, weights) for name in methods}
     digests = {name: {path.name: sha256(path) for path in of.all} for name, of in files.items()}
     return digests, {name: training_notes(of.own) for name, of in files.items()}
+
+
+def _refuse_windows() -> None:
+    """Raises InputError where the time and memory of a process cannot be measured from outside."""
+    import signal
+
+    from pcdiff.errors import InputError
+
+    if not hasattr(signal, "setitimer"):
+        raise InputError(
+            "evaluate: expected a system that can measure seconds and memory of a process from outside, got Windows; "
+            "run it in WSL, or have pcdiff score read implants that pcdiff design made"
+        )
 
 
 def _command(ensemble: int | None, weights: Path | None, device: str) -> list[str]:

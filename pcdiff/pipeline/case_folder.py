@@ -127,7 +127,7 @@ def _take_along(place: Path, part: Path) -> None:
             if not target.exists():
                 try:
                     os.link(Path(root, name), target, follow_symlinks=False)
-                except OSError:
+                except (OSError, NotImplementedError):  # Windows links no links
                     shutil.copy2(Path(root, name), target, follow_symlinks=False)
 
 
@@ -154,6 +154,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swaps the names of two folders in one step; False where the system or the disk cannot."""
+    if sys.platform == "win32":
+        return False
     paths = os.fsencode(one), os.fsencode(other)
     with suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None, use_errno=True)

@@ -91,7 +91,7 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
     rows = {name: pieces[0]} if len(pieces) == 1 else {f"{name}, piece {n}": size for n, size in enumerate(pieces, 1)}
     ml = record["implant_ml"]
     rows["Volume"] = f"{ml:.1f} ml"
-    rows["Weight"] = ", ".join(f"{material} {ml * density:.0f} g" for material, density in DENSITIES.items())
+    rows["Weight"] = ", ".join(f"{material} {ml * density:.0f}\u00a0g" for material, density in DENSITIES.items())
     values = _thickness(contents)
     if values.size:
         low, median, high = np.percentile(values, PERCENTILES)

@@ -48,7 +48,7 @@
     const clouds = await Promise.all(data.clouds.map(async (cloud) => ({
       ...cloud, frames: await Promise.all(cloud.frames.map(numbers)), frame: 0,
       points: new THREE.Points(new THREE.BufferGeometry(),
-        new THREE.PointsMaterial({ color: cloud.colour, size: 2.5, sizeAttenuation: false })),
+        new THREE.PointsMaterial({ color: cloud.colour, size: 4, sizeAttenuation: false })),
     })));
     root.classList.add("running");
     const middle = data.low.map((low, k) => (low + data.high[k]) / 2);

@@ -138,6 +138,15 @@ def commit() -> str | None:
         return None
 
 
+def let_waiting_threads_sleep() -> None:
+    """Threads of BLAS and OpenMP that wait for work do not keep cores busy; the libraries read this when they load.
+
+    Beside other work such threads took more CPU time than a design itself. What the user has set holds.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 @contextmanager
 def one_thread_per_child() -> Iterator[None]:
     """Processes started in the block run OpenMP and BLAS on one thread each; the libraries read this when they load.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -675,3 +676,18 @@ def test_a_design_that_is_ended_leaves_nothing_behind(skull: Path, tmp_path: Pat
     child.terminate()
     assert child.wait(30) == 143
     assert not list(out.iterdir())
+
+
+def test_a_design_loads_its_libraries_with_threads_that_sleep(tmp_path: Path) -> None:
+    code = (
+        "import sys, os; from pcdiff.cli import design_options as o; assert 'numpy' not in sys.modules; o._settings();"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'])"
+    )
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY")
+    }
+    for given, expected in (({}, "1 passive"), ({"OPENBLAS_NUM_THREADS": "3"}, "3 passive")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        assert done.stdout.strip() == expected

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcdiff.cli import options
 from pcdiff.cli.console import available_device
+from pcdiff.environment import let_waiting_threads_sleep
 from pcdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _settings(
     case_id: options.CaseId = None,
 ) -> Settings:
     """The settings that the options choose. Raises InputError for an unknown method, and for missing weights."""
+    let_waiting_threads_sleep()
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.methods.registry import default_method
     from pcdiff.pipeline.fitting import FitOptions

@@ -162,6 +162,11 @@ def commit() -> str | None:
         return None
 
 
+def let_waiting_threads_sleep() -> None:
+    """OpenMP's threads that wait for work do not keep cores busy, unless the user has set it; read when it loads."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Products and decompositions of matrices run on one thread in the block, or in the function that it decorates.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -690,3 +691,16 @@ def test_a_design_that_is_ended_leaves_nothing_behind(skull: Path, tmp_path: Pat
     child.terminate()
     assert child.wait(30) == 143
     assert not out.exists()
+
+
+def test_commands_load_their_libraries_with_threads_that_sleep(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pcdiff.cli.app import _options; assert 'numpy' not in sys.modules; _options();"
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        assert done.stdout.strip() == expected

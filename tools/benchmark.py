@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ def repeat(
             measured = measure([*PCDIFF, *arguments], TIMEOUT_S)
             if measured.error:
                 sys.exit(f"{title} ({row['commit']}): {measured.error}")
+            print(f"{title} ({row['commit']}): {measured.cpu_seconds:.1f} CPU-s", file=sys.stderr, flush=True)
             for key in fields:
                 row[key].append(getattr(measured, key))
             if folder is not None:
@@ -92,12 +94,13 @@ def main() -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
         return
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # the worktree is removed then, too
     load = [os.getloadavg()[0]]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="pcdiff-") as scratch, checked_out(options.against) as trees:
         folder, more = Path(scratch), options.options.split()
         for light in ("--help", "info"):
-            rows += repeat(f"pcdiff {light}", [light], trees, options.repeats)
+            rows += repeat(light, [light], trees, options.repeats)
         if not options.skulls:
             for method in options.method:
                 demo = ["demo", "-o", str(folder / "demo"), "--method", method, "--overwrite", "-q"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from pcdiff.checks.coverage import bone_thickness, complete, no_false_positive_area, restores_shape, smooth_transition
@@ -43,14 +45,16 @@ def check_implant(
     criteria = criteria or Criteria()
     bone, solid = surroundings(skull, implant)
     centre = vault.pose.shift
-    view = RayView.of(vault, skull, implant)
-    paths = removal_paths(solid, bone, centre, criteria.min_body_ml)
-    cosine = outward_cosine(mesh, centre)
-    thickness = wall_thickness(mesh, cosine)
-    gap = bone_gap(mesh.vertices, bone)
-    bodies = max(vault.defects, 1)
-    outer = (cosine > OUTER_COSINE) & np.isfinite(thickness)
-    wall = float(np.percentile(thickness[outer], 1)) if outer.any() else 0.0
+    with ThreadPoolExecutor(1) as beside:  # voxels there, the mesh here
+        viewed = beside.submit(RayView.of, vault, skull, implant)
+        removed = beside.submit(removal_paths, solid, bone, centre, criteria.min_body_ml)
+        cosine = outward_cosine(mesh, centre)
+        thickness = wall_thickness(mesh, cosine)
+        gap = bone_gap(mesh.vertices, bone)
+        outer = (cosine > OUTER_COSINE) & np.isfinite(thickness)
+        wall = float(np.percentile(thickness[outer], 1)) if outer.any() else 0.0
+        printed = printable(mesh, max(vault.defects, 1), wall, criteria)
+        view, paths = viewed.result(), removed.result()
     return Report(
         (
             complete(view, criteria),
@@ -60,7 +64,7 @@ def check_implant(
             smooth_transition(view, criteria),
             thick_enough(thickness[outer], gap[outer], bone_thickness(view), criteria),
             clear_of_bone(solid, bone, gap, cosine, clearance, criteria),
-            printable(mesh, bodies, wall, criteria),
+            printed,
         ),
         -paths[0].direction,
         thickness.astype(np.float32),

@@ -22,6 +22,7 @@ from pcdiff import NOTICE, __version__
 from pcdiff.cli import augment, cohort, datasets, design, doctor, evaluate, export, mcp_server, show, train
 from pcdiff.cli.console import debugging, print_message
 from pcdiff.cli.options import MethodCommand
+from pcdiff.environment import let_waiting_threads_sleep
 from pcdiff.errors import error_line, exit_code
 from pcdiff.files import shipped_file
 
@@ -132,5 +133,6 @@ def _options(
         typer.Option("--shared", help="Let other users read what is written, as your umask says; else only you can."),
     ] = False,
 ) -> None:
+    let_waiting_threads_sleep()
     if not shared:
         os.umask(os.umask(PRIVATE) | PRIVATE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+AT_A_TIME = 2**17  # places: a core's cache holds their coordinates
+
 
 class Interpolator:
     """The values of a volume between its points, exactly as `map_coordinates` of order 1 has them; 0 beyond its grid.
@@ -23,10 +25,13 @@ class Interpolator:
 
     def __call__(self, index: np.ndarray) -> np.ndarray:
         """(3, ...) float continuous index -> (...) float32."""
-        shape = self._values.shape
-        last = np.reshape(shape, (3, *[1] * (index.ndim - 1))).astype(index.dtype) - 1
-        i, j, k = np.clip(index, 0, last).astype(np.int32)
-        near = self._near[(i * np.int32(shape[1]) + j) * np.int32(shape[2]) + k]
-        found = np.zeros(near.shape, np.float32)
-        found[near] = map_coordinates(self._values, index[:, near], order=1, output=np.float32)
-        return found
+        _, rows, columns = (np.int32(n) for n in self._values.shape)
+        places = index.reshape(3, -1)
+        last = np.array(self._values.shape, index.dtype)[:, None] - 1
+        found = np.zeros(places.shape[1], np.float32)
+        for first in range(0, len(found), AT_A_TIME):
+            some = places[:, first : first + AT_A_TIME]
+            i, j, k = np.clip(some, 0, last).astype(np.int32)
+            near = np.flatnonzero(self._near[(i * rows + j) * columns + k])
+            found[first + near] = map_coordinates(self._values, some[:, near], order=1, output=np.float32)
+        return found.reshape(index.shape[1:])

@@ -24,7 +24,7 @@ MAX_ANGLE_DEG = 120.0  # from the pole to the map's edge
 TILT, MAX_ANGLE = np.deg2rad(TILT_DEG), np.deg2rad(MAX_ANGLE_DEG)
 RADII = np.arange(30.0, 125.25, 0.5, dtype=np.float32)  # mm, the samples along a ray
 
-RAYS_AT_A_TIME = 1024  # whose samples are looked up: a core's cache holds their coordinates
+RAYS_AT_A_TIME = 1024  # whose samples are looked up
 
 
 @dataclass(frozen=True)

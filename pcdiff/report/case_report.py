@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 
 from markupsafe import Markup
@@ -22,6 +23,7 @@ from pcdiff.report.viewer import scene_html
 REPORT, PREVIEW = "report.html", "preview.png"
 PREVIEW_CAPTION = "the defect, the implant in place, and the implant alone"
 THUMBNAIL_MM = 1.0  # per pixel
+DRAWERS = 2  # threads: most of the work releases the interpreter's lock
 LIMITATIONS = (
     "The statistical shape model describes the vault as a height field: one outer radius and one thickness for each "
     "direction from the cranial centre. Its error at the orbital roof, the zygoma and the mastoid is about 2 mm: "
@@ -41,7 +43,11 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         InputError: a file cannot be written, or the page is too large.
     """
     scene = case_scene(contents)
-    preview = case_picture(scene.skull.shape, scene.implant.shape)
+    with ThreadPoolExecutor(DRAWERS) as pool:
+        drawing = pool.submit(case_picture, scene.skull.shape, scene.implant.shape)
+        viewing = pool.submit(lambda: list(views(scene)))
+        slicing = pool.submit(lambda: Slices(contents).html())
+        preview, drawn, slices = drawing.result(), viewing.result(), slicing.result()
     write_png(preview, folder / PREVIEW)
     record = contents.record
     name = PurePath(record["input"]["path"]).name
@@ -51,8 +57,8 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         name=name,
         record=record,
         plan=plan_section(contents, picture_html(preview, PREVIEW_CAPTION, "whole")),
-        slices=Slices(contents).html(),
-        drawn=[picture_html(picture, caption) for caption, picture in views(scene)],
+        slices=slices,
+        drawn=[picture_html(picture, caption) for caption, picture in drawn],
         scene=scene_html(scene),
         checks=checks_section(contents.checks),
         candidates=_candidates(contents, scene),

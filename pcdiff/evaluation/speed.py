@@ -8,7 +8,7 @@ from typing import Any
 
 from pcdiff.evaluation.tables import markdown
 
-COLUMNS = ("command", "commit", "seconds", "CPU-s", "peak MB", "start")
+COLUMNS = ("command", "commit", "seconds", "CPU-s", "peak MB", "start and report")
 
 
 def speed_table(results: Mapping[str, Any]) -> str:

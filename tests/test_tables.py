@@ -148,6 +148,6 @@ def test_the_table_of_speed_has_medians_ranges_and_the_difference() -> None:
     ).splitlines()
     assert where == "2026-01-02, cores 2. Medians of 3 runs. Load average of the machine: 0.5 to 3.0."
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    assert cells[0] == ["command", "commit", "seconds", "CPU-s", "peak MB", "start", "fit"]
+    assert cells[0] == ["command", "commit", "seconds", "CPU-s", "peak MB", "start and report", "fit"]
     assert cells[2] == ["design", "new", "5.0 (4.0 to 9.0)", "10.0 (8.0 to 18.0)", "9", "2.00", "5.00"]
     assert cells[4] == ["design", "difference", "-3.0", "-6.0", "-1", "", ""]

@@ -7,6 +7,7 @@ from scipy.spatial import cKDTree
 
 from pcdiff.geometry.grid import voxel_border
 from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.nearest import nearest
 from pcdiff.geometry.volume import Volume
 
 OUTER_COSINE = 0.5  # `outward_cosine` of the outer surface is above this; of the inner surface, below its negative
@@ -38,10 +39,10 @@ def wall_thickness(mesh: Mesh, cosine: np.ndarray, limit: float = np.inf) -> np.
         return thickness
     step = THINNING if min(np.count_nonzero(outer), np.count_nonzero(inner)) > 1000 * THINNING else 1
     top, bottom = cKDTree(mesh.vertices[outer][::step]), cKDTree(mesh.vertices[inner][::step])
-    thickness[outer] = bottom.query(mesh.vertices[outer], distance_upper_bound=limit, workers=-1)[0]
-    thickness[inner] = top.query(mesh.vertices[inner], distance_upper_bound=limit, workers=-1)[0]
+    thickness[outer] = nearest(bottom, mesh.vertices[outer], distance_upper_bound=limit)[0]
+    thickness[inner] = nearest(top, mesh.vertices[inner], distance_upper_bound=limit)[0]
     side = ~(outer | inner)
-    thickness[side] = thickness[outer][::step][top.query(mesh.vertices[side], workers=-1)[1]]
+    thickness[side] = thickness[outer][::step][nearest(top, mesh.vertices[side])[1]]
     return thickness
 
 
@@ -65,14 +66,14 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
     middles = bone.to_mm(faces)
     tree = cKDTree(middles, balanced_tree=False, compact_nodes=False)
     close_mm = CLOSE_VOXELS * float(bone.spacing.max())
-    gap, _ = tree.query(points, distance_upper_bound=max(close_mm, FAR_MM), workers=-1)
+    gap, _ = nearest(tree, points, distance_upper_bound=max(close_mm, FAR_MM))
     far = np.isinf(gap)
-    gap[far], _ = cKDTree(middles[::FAR_THINNING]).query(points[far], workers=-1)
+    gap[far], _ = nearest(cKDTree(middles[::FAR_THINNING]), points[far])
     close = np.flatnonzero(gap < close_mm)
-    _, nearest = tree.query(points[close], k=min(FACES, len(faces)), workers=-1)
-    nearest = nearest.reshape(len(close), min(FACES, len(faces)))
-    offset = np.abs(bone.to_index(points[close])[:, None] - faces[nearest])  # (N, FACES, 3) voxels
-    half = 0.5 * (across[nearest][..., None] != np.arange(3))
+    _, around = nearest(tree, points[close], k=min(FACES, len(faces)))
+    around = around.reshape(len(close), min(FACES, len(faces)))
+    offset = np.abs(bone.to_index(points[close])[:, None] - faces[around])  # (N, FACES, 3) voxels
+    half = 0.5 * (across[around][..., None] != np.arange(3))
     gap[close] = np.linalg.norm(np.maximum(offset - half, 0) * bone.spacing, axis=-1).min(1)
     index = np.rint(bone.to_index(points)).astype(int) + 1
     inside = ((index >= 0) & (index < mask.shape)).all(1)

@@ -91,6 +91,16 @@ def test_a_method_may_be_evaluated_in_parts(tmp_path: Path) -> None:
     assert [run["commit"] for run in found["methods"]["unet"]["runs"]] == ["abc", "def"]
 
 
+def test_what_weights_say_is_kept_where_a_file_of_the_same_weights_says_nothing(tmp_path: Path) -> None:
+    told = write(tmp_path / "told", rows("unet", 0.9), training={"unet": {"samples": 500}})
+    silent = write(tmp_path / "silent", rows("unet", 0.8))
+    assert merge([told, silent])["methods"]["unet"]["training"] == {"samples": 500}
+    record = json.loads(silent.read_text())
+    record["weights"]["unet"] = {"unet.safetensors": "others"}
+    silent.write_text(json.dumps(record))
+    assert not merge([told, silent])["methods"]["unet"]["training"]
+
+
 def test_other_cases_other_truths_and_other_definitions_are_refused(tmp_path: Path, files: list[Path]) -> None:
     fewer = write(tmp_path / "fewer", rows("rbf", 0.7)[1:])
     with pytest.raises(InputError, match=r"rbf without own/000 \(1 of 18 are missing\)"):

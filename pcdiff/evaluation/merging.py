@@ -40,6 +40,8 @@ def merge(paths: Sequence[Path], common: bool = False) -> dict[str, Any]:
         record = read_results(path)
         for name, found in rows_by_method(record).items():
             about = record.get("methods", {}).get(name) or _about(record, found[0].method)
+            if name in methods and about["weights"] == methods[name]["weights"]:  # earlier versions say less of them
+                about["training"] = about["training"] or methods[name]["training"]
             earlier = rows.get(name, [])
             if {row.case for row in earlier} & {row.case for row in found}:
                 earlier = []

@@ -125,6 +125,12 @@ def test_what_is_no_table_of_scans(tmp_path: Path, text: str) -> None:
         find_scans([tmp_path / "cases.csv"])
 
 
+def test_a_table_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("scan,case\n")
+    with pytest.raises(InputError, match="got the columns' names alone"):
+        find_scans([tmp_path / "cases.csv"])
+
+
 def test_a_pattern_without_a_match(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got no match"):
         find_scans([tmp_path / "p*" / "scan"])
@@ -321,7 +327,7 @@ def test_workers_that_are_jobs_of_slurm(tmp_path: Path, run: Run, heads: Path, m
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu", "--workers", 2)
     assert code == 2
-    assert "expected dask-jobqueue and the command sbatch" in said
+    assert "expected the command sbatch, found none" in said
     code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu")
     assert code == 2
     assert "expected --workers" in said

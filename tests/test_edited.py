@@ -20,7 +20,7 @@ from pcdiff.pipeline.check import check
 from pcdiff.pipeline.fitting import FitOptions, apply_fit_options
 from pcdiff.pipeline.flow import design
 from pcdiff.prior.defects import rays_through
-from pcdiff.prior.direction_map import MAP
+from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.model import ShapePrior
 
@@ -152,6 +152,17 @@ def test_a_coarse_region_is_one_region(case: tuple[Volume, Volume], fitted: Prio
     coarse = rays_through(implant.with_mask(sparse), fitted.pose)
     assert (coarse & drawn).sum() > 0.8 * drawn.sum()
     assert MAP.inside.sum() == len(drawn)
+
+
+def test_a_fine_region_keeps_its_gaps() -> None:
+    """Else the skull's own mask, given by mistake, would have rays through the corners of a defect."""
+    affine = np.diag([0.8, 0.8, 0.8, 1.0])
+    affine[:3, 3] = -24, -24, 84
+    x, y, _ = np.indices((61, 61, 3)) * 0.8 - 24
+    plate = Volume(np.hypot(x, y) > 4, affine)
+    drawn = MAP.to_image(rays_through(plate, Pose(np.eye(3), np.zeros(3))), False)
+    assert drawn.sum() > 500
+    assert not drawn[tuple(np.rint(MAP.to_pixel(np.array([0.0, 0.0, 1.0]))).astype(int))]
 
 
 def test_a_crumb_is_left_out(case: tuple[Volume, Volume], fitted: PriorFit, tmp_path: Path) -> None:

@@ -92,11 +92,10 @@ def slurm_cluster(options: str, workers: int, mb_each: int, shared: Path) -> Ite
     options: of sbatch. shared: a folder that every machine sees; while the block runs it holds the key with which the
     workers talk, readable by this user alone. Raises InputError without dask-jobqueue or Slurm.
     """
-    if importlib.util.find_spec("dask_jobqueue") is None or shutil.which("sbatch") is None:
-        raise InputError(
-            f"--slurm: expected dask-jobqueue and the command sbatch, one is missing; run {install_hint('cohort')} on "
-            "a machine that can submit jobs"
-        )
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        raise InputError(f"--slurm: expected dask-jobqueue, it is not installed; run {install_hint('cohort')}")
+    if shutil.which("sbatch") is None:
+        raise InputError("--slurm: expected the command sbatch, found none; run this on a machine that can submit jobs")
     import dask
     from dask_jobqueue import SLURMCluster
     from distributed import Client

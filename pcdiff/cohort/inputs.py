@@ -89,9 +89,11 @@ def _rows_of(table: Path) -> Iterator[_Entry]:
         delimiter = "\t" if table.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
         reader = csv.DictReader(text.splitlines(), delimiter=delimiter, strict=True)
         rows = [(reader.line_num, row) for row in reader]
-    if not rows or SCAN not in rows[0][1]:
-        columns = ", ".join(map(str, rows[0][1])) if rows else "no row"
-        raise InputError(f"{table}: expected {expected}, got {columns[:200]}; {remedy}")
+    columns = list(reader.fieldnames or ())
+    if SCAN not in columns:
+        raise InputError(f"{table}: expected {expected}, got {', '.join(columns)[:200] or 'an empty file'}; {remedy}")
+    if not rows:
+        raise InputError(f"{table}: expected a scan in each row, got the columns' names alone; add a row for each scan")
     for number, row in rows:
         place = f"{table}, row {number}"
         scan, case = ((row.get(column) or "").strip() for column in (SCAN, CASE))

@@ -22,7 +22,6 @@ WARN_LOST_CM2 = 2.0  # of a defect, where the outer table is expected outside of
 MIN_USUAL = 0.6  # share of a defect over which healthy heads have bone; ten true ones of the suite have at least 0.74
 MAX_CUT_BORDER_MM = 15.0  # of a defect's border along such bone
 
-REGION_PX = 3  # pixels of the map that are closed between the voxels of a region, which may be coarse
 
 DefectNumbers = Sequence[int] | Literal["clear", "all"]  # `clear`: all but the doubtful ones
 DefectChoice = DefectNumbers | Volume  # a mask: whatever bone is absent within it
@@ -77,12 +76,13 @@ def find_defects(
 
 
 def rays_through(region: Volume, pose: Pose) -> np.ndarray:
-    """(R,) bool: the rays through the voxels of a mask, which may be coarse."""
+    """(R,) bool: the rays through the voxels of a mask; where it is coarse, also those between its voxels."""
     points = pose.to_model(region.to_mm(np.argwhere(region.mask).astype(float)))
     pixels = np.rint(MAP.to_pixel(unit(points))).astype(int)
-    drawn = np.zeros(np.add(MAP.inside.shape, 2 * REGION_PX), bool)
-    drawn[tuple(pixels[((pixels >= 0) & (pixels < MAP.inside.shape)).all(1)].T + REGION_PX)] = True
-    closed = ndimage.binary_closing(drawn, iterations=REGION_PX)[REGION_PX:-REGION_PX, REGION_PX:-REGION_PX]
+    gap = int(np.ceil(region.spacing.max() / PIXEL))  # pixels
+    drawn = np.zeros(np.add(MAP.inside.shape, 2 * gap), bool)
+    drawn[tuple(pixels[((pixels >= 0) & (pixels < MAP.inside.shape)).all(1)].T + gap)] = True
+    closed = ndimage.binary_closing(drawn, iterations=gap)[gap:-gap, gap:-gap]
     return np.asarray(closed[MAP.inside])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import runpy
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -313,7 +315,10 @@ def test_workers_that_are_jobs_of_slurm(tmp_path: Path, run: Run, heads: Path, m
     monkeypatch.setenv("PATH", f"{stub}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # the jobs know `pretend`
     scans = {path: None for path in heads.glob("?_head.nrrd")}
-    rows = Cohort(out, SETTINGS, 2, slurm="--partition='my cpus' --time=1:00:00").run(scans, pretend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # dask-jobqueue does not close the files of its keys
+        rows = Cohort(out, SETTINGS, 2, slurm="--partition='my cpus' --time=1:00:00").run(scans, pretend)
+        gc.collect()
     assert {row.case: row.state for row in rows} == {"0_head": "designed", "1_head": "designed"}
     jobs = (stub / "jobs").read_text().split()
     assert len(jobs) == 2

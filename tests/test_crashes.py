@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from crashing import KILLS, Act, changes_of, check_whole, content, kill_often, run_killed
-from test_evaluate import PROGRAM
+from test_evaluate import PROGRAM, write_boxes
 from test_train import SCORES, STEPS, files, in_run, tiny
 
 from pcdiff.cli import app
@@ -24,7 +24,6 @@ from pcdiff.cohort.runner import Cohort
 from pcdiff.data.cases import find_cases
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.evaluation import runner
-from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.model import ShapePrior
@@ -48,16 +47,7 @@ def head(prior: ShapePrior, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """Three complete skulls, which are boxes, and their implants."""
-    implant = np.zeros((12, 8, 8), bool)
-    implant[4:8, 2:6, 2:6] = True
-    complete = implant.copy()
-    complete[2:10, 1:7, 2:6] = True
-    for name in ("000", "001", "002"):
-        for part, mask in (("complete_skull", complete), ("implant", implant)):
-            (tmp_path / "set" / part).mkdir(parents=True, exist_ok=True)
-            write_volume(Volume(mask, np.diag([1.0, 2.0, 0.5, 1.0])), tmp_path / "set" / part / f"{name}.nrrd")
-    return tmp_path / "set"
+    return write_boxes(tmp_path / "set")
 
 
 def command(arguments: list[str], out: Path) -> None:

@@ -105,17 +105,22 @@ def evaluate(methods: list[str], cases: list[Case], out: Path, **options) -> Res
     return runner.evaluate(methods, cases, out, weights=weights, **options)
 
 
-@pytest.fixture
-def cases(tmp_path) -> list[Case]:
+def write_boxes(folder: Path) -> Path:
+    """A data set of three complete skulls, which are boxes, and their implants."""
     implant = np.zeros((12, 8, 8), bool)
     implant[4:8, 2:6, 2:6] = True
     complete = implant.copy()
     complete[2:10, 1:7, 2:6] = True
     for name in ("000", "001", "002"):
         for part, mask in (("complete_skull", complete), ("implant", implant)):
-            (tmp_path / "set" / part).mkdir(parents=True, exist_ok=True)
-            write_volume(Volume(mask, AFFINE), tmp_path / "set" / part / f"{name}.nrrd")
-    return find_cases(tmp_path / "set")
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            write_volume(Volume(mask, AFFINE), folder / part / f"{name}.nrrd")
+    return folder
+
+
+@pytest.fixture
+def cases(tmp_path) -> list[Case]:
+    return find_cases(write_boxes(tmp_path / "set"))
 
 
 def test_the_written_files_are_scored(tmp_path, cases, program, calls):

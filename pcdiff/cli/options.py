@@ -71,7 +71,7 @@ Region = Annotated[
         rich_help_panel=SCAN,
         metavar="FILE",
         help="A mask on the scan's grid: all bone that is absent within it is completed, also of a small or natural "
-        "opening. The implant ends within 4 mm of the mask's edge.",
+        "opening. The implant may end some millimetres beyond the mask's edge.",
     ),
 ]
 MaskOut = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,19 +157,11 @@ def dicom_seg(
 
         pcdiff dicom-seg out/head --scan dicom/series3
     """
-    from pcdiff.files import refuse_to_replace
     from pcdiff.imaging.dicom_seg import SEGMENTATION, write_dicom_seg
     from pcdiff.imaging.volumes import read_volume
-    from pcdiff.pipeline.record import case_record, renew_record
 
-    if out is not None:
-        refuse_to_replace(out, overwrite)
-    record = case_record(case)
-    path = out or case / SEGMENTATION
-    write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
-    if out is None:
-        renew_record(case, record, [SEGMENTATION])
-    typer.echo(path)
+    with _file_of_case(case, SEGMENTATION, out, overwrite) as path:
+        write_dicom_seg(read_volume(case / "implant.nrrd"), scan, path)
 
 
 def dicom_stl(
@@ -184,18 +178,26 @@ def dicom_stl(
 
         pcdiff dicom-stl out/head --scan dicom/series3
     """
-    from pcdiff.files import refuse_to_replace
     from pcdiff.imaging.dicom_stl import ENCAPSULATED, write_dicom_stl
     from pcdiff.imaging.volumes import read_volume
+
+    with _file_of_case(case, ENCAPSULATED, out, overwrite) as path:
+        write_dicom_stl(case / "implant.stl", read_volume(case / "implant.nrrd"), scan, path)
+
+
+@contextmanager
+def _file_of_case(case: Path, name: str, out: Path | None, overwrite: bool) -> Iterator[Path]:
+    """Where to write a file of a case: `out`, or `name` in its folder, whose record then gets the file, too."""
+    from pcdiff.files import refuse_to_replace
     from pcdiff.pipeline.record import case_record, renew_record
 
     if out is not None:
         refuse_to_replace(out, overwrite)
     record = case_record(case)
-    path = out or case / ENCAPSULATED
-    write_dicom_stl(case / "implant.stl", read_volume(case / "implant.nrrd"), scan, path)
+    path = out or case / name
+    yield path
     if out is None:
-        renew_record(case, record, [ENCAPSULATED])
+        renew_record(case, record, [name])
     typer.echo(path)
 
 

@@ -58,12 +58,17 @@ def write_mesh(mesh: Mesh, path: str | Path, space: str = "lps") -> None:
             part.write_bytes(_export(mesh, vertices, kind, note))
 
 
+def gltf_axes(vectors: np.ndarray) -> np.ndarray:
+    """(N, 3) in LPS -> (N, 3) in the axes of glTF: x is the patient's left, y superior, z anterior."""
+    left, posterior, superior = vectors.T
+    return np.stack([left, superior, -posterior], axis=1)
+
+
 def _export(mesh: Mesh, vertices: np.ndarray, kind: str, note: str) -> bytes:
     import trimesh
 
     if kind == "glb":
-        left, posterior, superior = mesh.vertices.T / 1000
-        vertices = np.stack([left, superior, -posterior], axis=1)
+        vertices = gltf_axes(mesh.vertices / 1000)
     solid = trimesh.Trimesh(vertices, mesh.faces, process=False)
     if kind == "obj":
         return str(solid.export(file_type="obj", header=note, digits=6, include_normals=False)).encode()

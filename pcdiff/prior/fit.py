@@ -85,7 +85,7 @@ def fit(prior: ShapePrior, skull: Volume, axes: Axes = "stated", defects: Defect
 
     axes: what is known of the patient axes; `assumed` goes on with a head that is not upright, or of unusual size.
     defects: those to complete, by their numbers among all that are found; the fit numbers them anew. Or a mask, within
-    which all absent bone is completed, and beyond its edge at most 4 mm.
+    all absent bone on whose rays is completed.
 
     Raises InputError when the skull is cut off at the vault, is not a head or not an upright one, has no defect,
     or none of those chosen.

@@ -8,10 +8,8 @@ import numpy as np
 
 from pcdiff.errors import InputError
 from pcdiff.files import written_beside
+from pcdiff.geometry.mesh_files import gltf_axes
 from pcdiff.report.scene import Scene
-
-# LPS in mm -> the axes of glTF in metres: x is the patient's left, y superior, z anterior.
-TO_GLTF = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]) / 1000
 
 
 def write_glb(scene: Scene, path: Path) -> None:
@@ -34,9 +32,9 @@ def write_glb(scene: Scene, path: Path) -> None:
             name=surface.name, baseColorFactor=[*colour, 1.0], metallicFactor=0.0, roughnessFactor=0.6
         )
         mesh = trimesh.Trimesh(
-            shape.vertices @ TO_GLTF.T,
+            gltf_axes(shape.vertices / 1000),
             shape.faces,
-            vertex_normals=shape.normals @ (1000 * TO_GLTF).T,
+            vertex_normals=gltf_axes(shape.normals),
             visual=trimesh.visual.TextureVisuals(material=material),
             process=False,
         )

@@ -6,10 +6,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 READY_DOCS := .venv/.ready-docs
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+  --excludes requirements/unlocked.txt pyproject.toml requirements/build.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test mutants fuzz crashes lint docs checksums open3d clean
+.PHONY: help demo test mutants fuzz crashes lint docs checksums lock sbom open3d clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,30 +50,44 @@ checksums:  ## list the sha256 of the shipped weights anew, after they were repl
 clean:  ## remove what was built, the environment included
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 
-$(READY): pyproject.toml
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+lock:  ## resolve requirements/*.txt anew, with hashes (needs uv)
+	$(LOCK) -o requirements/run.txt
+	$(LOCK) -o requirements/dev.txt --extra dev --extra train
+	$(LOCK) -o requirements/docs.txt --extra docs
+
+sbom: $(READY)  ## list every package of the environment with its version and licence, as CycloneDX: build/sbom.json
+	test -x build/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv build/sbom && build/sbom/bin/pip install --quiet \
+	  --disable-pip-version-check 'cyclonedx-bom>=7,<8'; }
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(BIN)/python
+
+# Every package but torch is of a version and a hash that requirements/ names.
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+$(READY): pyproject.toml requirements/run.txt | .venv/bin/pip
+	$(PIP) --require-hashes --no-deps -r requirements/run.txt
+	$(PIP) --no-build-isolation -e .
 	touch $@
 
-$(READY_DEV): pyproject.toml
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+$(READY_DEV): pyproject.toml requirements/dev.txt | .venv/bin/pip
+	$(PIP) --require-hashes --no-deps -r requirements/dev.txt
+	$(PIP) --no-build-isolation -e '.[dev,train]'
 	touch $(READY) $@
 
-$(READY_DOCS): pyproject.toml
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+$(READY_DOCS): pyproject.toml requirements/docs.txt | .venv/bin/pip
+	$(PIP) --require-hashes --no-deps -r requirements/docs.txt
+	$(PIP) --no-build-isolation -e '.[docs]'
 	touch $(READY) $@
 
 # Open3D is the second reconstruction backend, and optional: tried once, done without where it cannot be had.
 .venv/.open3d: | $(READY)
-	@timeout 300 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[open3d]' >.venv/open3d.log 2>&1 || true
+	@timeout 300 $(PIP) --no-build-isolation -e '.[open3d]' >.venv/open3d.log 2>&1 || true
 	@$(BIN)/python -c 'import open3d' 2>/dev/null || echo "make: going on without open3d (optional). It may lack" \
 	  "libraries of the system, which \`make open3d\` installs on Debian and Ubuntu; see .venv/open3d.log"
 	@touch $@
 
 open3d: $(READY)  ## install open3d, and on Debian and Ubuntu the system's libraries that it needs (asks for root)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[open3d]'
+	$(PIP) --no-build-isolation -e '.[open3d]'
 	$(BIN)/python -c 'import open3d' 2>/dev/null || { $(SUDO) apt-get update && \
 	  $(SUDO) apt-get install -y --no-install-recommends libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1 </dev/null; }
 	$(BIN)/python -c 'import open3d'

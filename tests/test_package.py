@@ -15,6 +15,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import pcdiff
 from pcdiff.errors import InputError
@@ -173,6 +175,25 @@ def test_whatever_is_imported_is_declared() -> None:
     for name, path in MODULES.items():
         tops = {module.partition(".")[0] for module in imports(ast.parse(path.read_text()))} - sys.stdlib_module_names
         assert {DISTRIBUTIONS.get(top, top).lower() for top in tops} <= declared, name
+
+
+@pytest.mark.parametrize(("file", "extras"), [("run.txt", []), ("dev.txt", ["dev", "train"]), ("docs.txt", ["docs"])])
+def test_locks_hold_what_the_project_asks_for(file: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "requirements" / file).read_text()
+    locked: dict[str, list[str]] = {}
+    for entry in re.split(r"\n(?=\S)", text.strip()):
+        name, version = re.match(r"([\w.-]+)==(\S+)", entry).groups()
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), name
+        locked.setdefault(name, []).append(version)
+    optional = project["optional-dependencies"]
+    for line in [*project["dependencies"], *chain(*(optional[extra] for extra in extras))]:
+        wanted = Requirement(line)
+        if wanted.name != "torch":  # each index has its own builds of it
+            versions = locked[canonicalize_name(wanted.name)]
+            assert all(version in wanted.specifier for version in versions), f"{line}: {versions}; run `make lock`"
+    assert "torch" not in locked
+    assert "://" not in text
 
 
 def test_extras_are_documented() -> None:

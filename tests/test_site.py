@@ -82,7 +82,7 @@ def test_the_image_runs_without_rights() -> None:
     assert re.fullmatch(rf"python:({'|'.join(map(re.escape, PYTHONS))})-slim", image)
     copied = [name for line in lines if line[0] == "COPY" for name in line[1:-1]]
     assert all((ROOT / name).exists() for name in copied)
-    assert {"pyproject.toml", PROJECT["readme"], "LICENSE", "pcdiff", "configs", "docs"} == {*copied}
+    assert {"pyproject.toml", PROJECT["readme"], "LICENSE", "pcdiff", "configs", "docs", "requirements"} == {*copied}
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert ignored[0] == "*"
     assert {line[1:] for line in ignored if line[0] == "!"} == {*copied}

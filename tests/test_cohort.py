@@ -6,6 +6,7 @@ import csv
 import gc
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pcdiff.cohort.cluster import local_cluster, running_cluster
+from pcdiff.cohort.cluster import local_cluster, running_cluster, visible_gpus, workers_of
 from pcdiff.cohort.dispatch import Dispatch, waves
 from pcdiff.cohort.inputs import find_scans
 from pcdiff.cohort.memory import BASE_MB, expected_mb
@@ -220,6 +221,33 @@ def test_dead_workers_stop_nobody(client: distributed.Client, tmp_path: Path) ->
     assert not left.exists()
 
 
+def seen(job: Job) -> Row:
+    return row_of(job, warnings=[os.environ["CUDA_VISIBLE_DEVICES"]])
+
+
+def test_each_worker_sees_one_gpu_and_gets_the_cases_for_gpus(client: distributed.Client, tmp_path: Path) -> None:
+    on_gpu = replace(SETTINGS, device="cuda")
+    jobs = [replace(job(tmp_path / name), settings=on_gpu) for name in "abcdef"]
+    with pytest.raises(InputError, match=r"do not state their memory and GPU; .* 'MB=4000 GPU=1' for 4000 MB and one"):
+        list(Dispatch(client, jobs, seen).rows())
+    with local_cluster(3, 1, 100, ["4", "7"]) as with_gpus:
+        workers = workers_of(with_gpus, gpu=True)
+        assert [(worker.cases, worker.mb) for worker in workers] == [(1, 100)] * 3
+        found = with_gpus.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+        assert sorted(found.values()) == ["4", "4", "7"]
+        rows = list(Dispatch(with_gpus, jobs, seen).rows())
+    assert {row.case for row in rows} == set("abcdef")
+    assert {text for row in rows for text in row.warnings} == {"4", "7"}
+
+
+def test_the_gpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5e0f,GPU-77aa")
+    assert visible_gpus() == ["GPU-5e0f", "GPU-77aa"]
+
+
 def test_a_case_that_hangs_is_a_row_and_the_others_go_on(client: distributed.Client, tmp_path: Path) -> None:
     names = ["hang_1", "hang_2", "a", "b", "c"]
     jobs = [replace(job(tmp_path / name), timeout_s=2.0) for name in names]
@@ -329,6 +357,7 @@ def test_workers_that_are_jobs_of_slurm(tmp_path: Path, run: Run, heads: Path, m
             *("#SBATCH --partition=my cpus", "#SBATCH --time=1:00:00"),
         ]
         assert not any(line.startswith("#SBATCH -t") for line in lines)
+        assert any(re.search(r"--resources 'MB=\d+' ", line) for line in lines)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu", "--workers", 2)
     assert code == 2

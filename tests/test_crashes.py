@@ -58,7 +58,7 @@ def command(arguments: list[str], out: Path) -> None:
 
 
 @contextmanager
-def threads(workers: int, threads: int, mb_each: int) -> Iterator[object]:
+def threads(workers: int, threads: int, mb_each: int, gpus: object) -> Iterator[object]:
     """A cluster within this process, which starts quickly and ends with it."""
     from distributed import Client
 

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
-from pcdiff.cohort.cluster import MB, Worker, workers_of
+from pcdiff.cohort.cluster import Worker, resources, workers_of
 from pcdiff.cohort.rows import Row
 from pcdiff.cohort.work import Job, failed_row, within_time
 from pcdiff.errors import InputError, OutputError
@@ -65,6 +65,7 @@ class Dispatch:
     def __init__(self, client: Client, jobs: Sequence[Job], work: Callable[[Job], Row]) -> None:
         """work: what a worker does with a case."""
         self._client, self._work = client, work
+        self._gpu = any(job.on_gpu for job in jobs)
         self._waiting = deque(jobs)
         self._hands: dict[str, _Hand] = {}
         self._deaths: Counter[Job] = Counter()
@@ -96,7 +97,7 @@ class Dispatch:
         if time.monotonic() < self._look_at:
             return
         try:
-            self._workers = workers_of(self._client)
+            self._workers = workers_of(self._client, self._gpu)
         except (OSError, TimeoutError) as error:
             raise _gone() from error
         self._look_at = time.monotonic() + LOOK_S
@@ -123,9 +124,9 @@ class Dispatch:
                 if job is None:
                     break
                 self._waiting.remove(job)
-                key, memory = f"case-{uuid4().hex}", {MB: job.mb}  # the key says nothing about a patient
+                key, takes = f"case-{uuid4().hex}", resources(job.mb, self._gpu)  # no key says anything about a patient
                 future = self._client.submit(
-                    within_time, self._work, job, key=key, workers=[worker.address], resources=memory
+                    within_time, self._work, job, key=key, workers=[worker.address], resources=takes
                 )
                 self._hands[key] = _Hand(job, worker.address, future, time.monotonic())
                 future.add_done_callback(self._done.put)

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcdiff.cohort.cluster import check_installed, dashboard_of, local_cluster, running_cluster, slurm_cluster
+from pcdiff.cohort.cluster import (
+    check_installed,
+    dashboard_of,
+    local_cluster,
+    running_cluster,
+    slurm_cluster,
+    visible_gpus,
+)
 from pcdiff.cohort.dispatch import Dispatch, waves
 from pcdiff.cohort.memory import expected_mb
 from pcdiff.cohort.page import write_cohort_page
@@ -158,14 +165,16 @@ class Cohort:
             yield running_cluster(self.scheduler), jobs
             return
         if self.slurm is not None:
-            yield slurm_cluster(self.slurm, self.workers or 1, max(job.mb for job in jobs), absolute(self.out)), jobs
+            largest = max(job.mb for job in jobs)
+            yield slurm_cluster(self.slurm, self.workers or 1, largest, jobs[0].on_gpu, absolute(self.out)), jobs
             return
         cores, budget = cpu_count() or 1, int(memory_at_hand() * USABLE / 1e6)
-        most = self.workers or (cores if self.settings.device == "cpu" else 1)
+        gpus = visible_gpus() if jobs[0].on_gpu else []
+        most = self.workers or (cores if self.settings.device == "cpu" else max(1, len(gpus)))
         for workers, some in waves(jobs, most, budget):
             threads = max(1, cores // workers)
             self.note(f"{count(workers, 'worker')} of {count(threads, 'thread')} and {budget // workers} MB")
-            yield local_cluster(workers, threads, budget // workers), some
+            yield local_cluster(workers, threads, budget // workers, gpus), some
 
     def _check(self, client: Client, job: Job) -> None:
         """Says where the dashboard is. Raises InputError for what every case would fail at: once, not once for each."""

@@ -48,6 +48,11 @@ class Job:
     umask: int = 0o077
     timeout_s: float = TIMEOUT_S
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it takes any GPU that a worker has; `cuda:1` is one of this machine."""
+        return self.settings.device == "cuda"
+
 
 def fingerprint(settings: Settings) -> str:
     """The SHA-256 of version, settings and weights: with the scan's, all that decides a result."""

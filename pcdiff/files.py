@@ -63,6 +63,20 @@ def release(lock: int | None) -> None:
 
 
 @contextmanager
+def folder_to_write(folder: Path) -> Iterator[None]:
+    """Around a block that makes a folder and its first files, so that an error names the folder.
+
+    Raises InputError where nothing can be written, OSError for a disk that is full or read-only.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NOT_WRITTEN:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another") from error
+
+
+@contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder to write to; it replaces `path` when the block succeeds, else it is removed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Callable
@@ -15,14 +16,20 @@ import numpy as np
 import pytest
 import typer
 from faults import failing
+from pydantic import BaseModel
 
 from pcdiff import checks
 from pcdiff.cli.batch import Batch
+from pcdiff.cohort import rows as cohort_rows
 from pcdiff.data.craniotomy import simulate_craniotomy
+from pcdiff.errors import error_line, exit_code
+from pcdiff.evaluation import runner
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.pipeline import flow
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.model import ShapePrior
+from pcdiff.training.recipes import RunConfig
+from pcdiff.training.run_state import same_recipe, write_row
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc"),
@@ -102,3 +109,42 @@ def test_an_earlier_case_stays(design: Design, tmp_path: Path) -> None:
 
 def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Recipe(BaseModel):
+    """A recipe of one setting."""
+
+    run: RunConfig
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_run_and_its_log(number: int, tmp_path: Path) -> None:
+    """What a training writes at its start, and a row of its log, which is the old or the new one."""
+    for first in count(1):
+        run = RunConfig(data=tmp_path, cache=tmp_path, out=tmp_path / str(first))
+        code, said = 0, str(run.out)
+        with failing(run.out, first, number):
+            try:
+                same_recipe(run.out / "config.json", Recipe(run=run))
+                write_row(run, {"step": 1})
+                write_row(run, {"step": 2})
+            except OSError as error:
+                code, said = exit_code(error), error_line(error)
+        assert str(run.out) in said, (first, said)
+        log = run.out / "log.jsonl"
+        rows = [json.loads(line)["step"] for line in log.read_text().splitlines()] if log.exists() else []
+        assert rows in ([], [1], [1, 2])
+        if code == 0:
+            break
+        assert code == 3, first
+        assert {path.name for path in run.out.rglob("*")} <= {"config.json", "log.jsonl"}, first
+    assert first > 8
+    assert rows == [1, 2]
+
+
+@pytest.mark.parametrize("start", [cohort_rows.Journal, runner._open_journal])
+def test_a_folder_cannot_be_made(start: Callable[[Path], object], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with failing(tmp_path, 1, errno.ENOSPC), pytest.raises(OSError, match=re.escape(f"'{out}'")) as raised:
+        start(out)
+    assert exit_code(raised.value) == 3

@@ -13,7 +13,7 @@ from typing import IO, Literal
 from pydantic import TypeAdapter
 
 from pcdiff.errors import InputError
-from pcdiff.files import write_csv, written_beside
+from pcdiff.files import folder_to_write, write_csv, written_beside
 from pcdiff.foreign import read_bytes
 
 JOURNAL, TABLE = "cohort.jsonl", "cohort.csv"
@@ -69,11 +69,9 @@ class Journal:
 
     def __init__(self, out: Path) -> None:
         self.path = out / JOURNAL
-        try:
+        with folder_to_write(out):
             out.mkdir(parents=True, exist_ok=True)
             self._file = _opened_alone(self.path)
-        except OSError as error:
-            raise InputError(f"{out}: expected a folder to write to, got {error.strerror}; choose another") from error
         self.earlier = _read_rows(self.path)
         self.rows = dict(self.earlier)
 

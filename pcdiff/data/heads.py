@@ -15,6 +15,7 @@ from pcdiff import __version__
 from pcdiff.data.cases import find_cases, read_case_skull
 from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
+from pcdiff.files import folder_to_write
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.imaging.scan import input_digest
 from pcdiff.tensor_files import read_metadata, read_tensors, write_tensors
@@ -69,10 +70,8 @@ def prepare(
     if not sources:
         raise InputError(f"{folder}: expected complete skulls, got none; heads are made from complete skulls")
     heads = Path(cache) / "heads"
-    try:
+    with folder_to_write(heads):
         heads.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{heads}: expected a folder to write to, got {error.strerror}; choose another") from error
     jobs = {source: heads / f"{name}.safetensors" for name, source in sources.items()}
     made = []
 

@@ -22,7 +22,7 @@ from pcdiff.evaluation.plan import Run, plan_runs
 from pcdiff.evaluation.results import Results, conditions_of, write_results
 from pcdiff.evaluation.rows import Journal, Row
 from pcdiff.evaluation.scoring import run_case
-from pcdiff.files import sha256
+from pcdiff.files import folder_to_write, sha256
 
 
 def evaluate(
@@ -76,11 +76,9 @@ def evaluate(
 
 
 def _open_journal(out: Path) -> Journal:
-    try:
+    with folder_to_write(out):
         out.mkdir(parents=True, exist_ok=True)
         return Journal(out / "rows.jsonl")
-    except OSError as error:
-        raise InputError(f"{out}: expected a folder to write to, got {error.strerror}; choose another") from error
 
 
 def _run_all(runs: Sequence[Run], journal: Journal, timeout_s: float, workers: int, progress: bool) -> list[Row]:

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from pcdiff.errors import NOT_WRITTEN, InputError
-from pcdiff.files import absolute, hold, release
+from pcdiff.errors import InputError
+from pcdiff.files import absolute, folder_to_write, hold, release
 from pcdiff.pipeline.record import RECORD, read_record, recorded_digest, refuse_other_input
 
 OLD = ".old"  # ends the name of an earlier result between the two renames that replace it
@@ -41,19 +41,13 @@ def case_folder(folder: Path, overwrite: bool = False, source: Path | None = Non
         raise InputError(f"{folder}: holds the input {source.name}; choose another output folder")
     part = place.with_name(f".{place.name}.{uuid4().hex}")  # unique among threads and hosts on a shared disk
     with _new_folders_removed(place):
-        try:
+        with folder_to_write(folder):
             place.parent.mkdir(parents=True, exist_ok=True)
             with _locked(place.parent):
                 _clear_away(place)
                 _refuse_foreign_files(folder, overwrite)
                 part.mkdir()
                 lock = hold(part)
-        except OSError as error:
-            if error.errno in NOT_WRITTEN:
-                raise OSError(error.errno, error.strerror, str(folder)) from error
-            raise InputError(
-                f"{folder}: expected a folder to write to, got: {error.strerror}; choose another"
-            ) from error
         try:
             yield part
             with _locked(place.parent):

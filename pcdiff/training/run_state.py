@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pcdiff import __version__
 from pcdiff.diffusion.ema import Ema
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import folder_to_write, written_beside
 from pcdiff.foreign import read_bytes
 from pcdiff.nets.states import check_state
 from pcdiff.tensor_files import TensorFile, read_tensors, write_tensors
@@ -113,20 +113,20 @@ def same_recipe(path: Path, config: BaseModel, option: str = "`run.out`") -> Non
     """
     resolved = config.model_dump_json(exclude={"run": FREE}, indent=2)
     if not path.exists():
-        try:
+        with folder_to_write(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(path) as beside:
                 beside.write_bytes(resolved.encode())
-        except OSError as error:
-            raise InputError(f"{path.parent}: expected a folder to write to, got {error.strerror}") from error
     elif read_bytes(path, "the recipe of a run", f"choose another {option}") != resolved.encode():
         raise InputError(f"{path}: the folder holds a run of another recipe; choose another {option} or remove it")
 
 
 def write_row(run: RunConfig, row: dict[str, float]) -> None:
     """Appends a row to log.jsonl and, with `run.tensorboard`, to TensorBoard's files beside it."""
-    with (run.out / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    path = run.out / "log.jsonl"
+    before = path.read_text() if path.is_file() else ""
+    with written_beside(path) as beside:  # a full disk leaves no half of a row
+        beside.write_text(f"{before}{json.dumps(row)}\n")
     if run.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 

@@ -110,9 +110,9 @@ def test_a_document_without_markers_is_an_error(tool, tmp_path):
 
 
 def test_the_documents_have_their_markers(tool):
-    for document in tool["DOCUMENTS"]:
-        text = document.read_text()
-        for name in ("results", "variants"):
+    for name, documents in (("results", tool["OWN"]), ("variants", tool["VARIANTS"])):
+        for document in documents:
+            text = document.read_text()
             assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
 
 

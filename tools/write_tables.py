@@ -1,10 +1,11 @@
-"""Writes the tables of README.md, MODEL_CARD.md and docs/methods.md from the results of `pcdiff evaluate`.
+"""Writes the tables of README.md, MODEL_CARD.md and docs/ from the results of `pcdiff evaluate`.
 
     python tools/write_tables.py                                # from docs/results/*.json
     python tools/write_tables.py out/evaluation/results.json    # from other files
 
-In both documents the text between `<!-- results -->` and `<!-- /results -->` becomes the table of the data set's own
-defects, and the text between `<!-- variants -->` and `<!-- /variants -->` that of a suite's variants. Results of
+In README.md and MODEL_CARD.md the text between `<!-- results -->` and `<!-- /results -->` becomes the table of the data
+set's own defects; in MODEL_CARD.md and docs/accuracy.md that between `<!-- variants -->` and `<!-- /variants -->` the
+table of a suite's variants. Results of
 tools/ablate.py become the table of docs/experiments.md between `<!-- ablation -->` and `<!-- /ablation -->`, and those
 of tools/merge_results.py that of docs/methods.md between `<!-- methods -->` and `<!-- /methods -->`. Those of
 tools/benchmark.py become the table of docs/benchmark.md between `<!-- speed -->` and `<!-- /speed -->`.
@@ -23,7 +24,8 @@ from pcdiff.evaluation.speed import speed_table
 from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
+OWN = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
+VARIANTS = (ROOT / "MODEL_CARD.md", ROOT / "docs" / "accuracy.md")
 
 
 def write(tables: Mapping[str, str], documents: Sequence[Path]) -> None:
@@ -48,7 +50,8 @@ def main() -> None:
     files = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     measured = [results for results in files if "summary" in results]
     if measured:
-        write({"results": own_defects_table(measured), "variants": variants_table(measured)}, DOCUMENTS)
+        write({"results": own_defects_table(measured)}, OWN)
+        write({"variants": variants_table(measured)}, VARIANTS)
     for results in files:
         if "variants" in results:
             write({"ablation": ablation_table(results)}, [ROOT / "docs" / "experiments.md"])

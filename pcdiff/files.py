@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 from pcdiff.errors import NOT_WRITTEN, InputError
@@ -60,6 +61,27 @@ def release(lock: int | None) -> None:
     """Gives back what `hold` returned."""
     if lock is not None:
         os.close(lock)
+
+
+def opened_alone(path: Path, command: str) -> IO[str]:
+    """The file, to add to, locked until it is closed where the system has locks.
+
+    command: which locks it. Raises InputError where another process holds it.
+    """
+    file = path.open("a", encoding="utf-8")
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InputError(
+                f"{path.parent}: another `{command}` writes here; wait for it, or choose another output folder"
+            ) from None
+        except OSError:
+            pass  # a disk without locks
+    return file
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pcdiff.evaluation import runner
 from pcdiff.evaluation.measure import _PROGRAM, COMMAND, measure
 from pcdiff.evaluation.plan import package_digest
 from pcdiff.evaluation.results import Results
-from pcdiff.evaluation.rows import Row
+from pcdiff.evaluation.rows import Journal, Row
 from pcdiff.evaluation.spread import Spread
 from pcdiff.evaluation.statistics import paired_differences, summarise
 from pcdiff.files import sha256
@@ -531,6 +531,13 @@ def test_no_method_or_no_folder_is_an_input_error(tmp_path, cases):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="a folder to write to"):
         evaluate(["prior"], cases, tmp_path / "file")
+
+
+def test_two_evaluations_do_not_write_into_one_folder(tmp_path, cases):
+    tmp_path.joinpath("out").mkdir()
+    refused = pytest.raises(InputError, match=r"out: another `pcdiff evaluate` writes here; wait for it")
+    with Journal(tmp_path / "out" / "rows.jsonl"), refused:
+        evaluate(["prior"], cases, tmp_path / "out")
 
 
 def test_the_default_command_is_the_installed_one():

@@ -152,6 +152,19 @@ def test_a_run_validates_in_time_and_at_the_end(tmp_path: Path) -> None:
     assert rows(task)[2]["rate"] == task.rate(9)
 
 
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def another() -> None:
+        with pytest.raises(InputError) as raised:
+            run(ToyTask(tmp_path))
+        refused.append(str(raised.value))
+
+    assert run(at_step(ToyTask(tmp_path), 3, another)).step == 9
+    (said,) = refused
+    assert said == f"{tmp_path}: another `pcdiff train` writes here; wait for it, or choose another output folder"
+
+
 @pytest.mark.parametrize("steps", [1, 4, 6])
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, whole: State, steps: int) -> None:
     stopped = stop_after(ToyTask(tmp_path), steps)

@@ -65,7 +65,7 @@ def train(
 ) -> None:
     """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
 
-    Several GPUs: `accelerate launch -m pcdiff train RECIPE`. The shipped recipes are unet (the default method),
+    Several GPUs: `torchrun --nproc_per_node 8 -m pcdiff train RECIPE`. Shipped recipes: unet (the default method),
     diffusion (that of an ensemble), atlas, prior, ensemble, paper_skullfix and paper_skullbreak, the networks of the
     field (encoder_decoder, symmetry, slices, patches, coarse_to_fine, sparse), and generator, for `pcdiff augment`;
     copy and change one.

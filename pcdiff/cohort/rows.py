@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 
-from pcdiff.errors import InputError
-from pcdiff.files import folder_to_write, write_csv, written_beside
+from pcdiff.files import folder_to_write, opened_alone, write_csv, written_beside
 from pcdiff.foreign import read_bytes
 
 JOURNAL, TABLE = "cohort.jsonl", "cohort.csv"
@@ -71,7 +70,7 @@ class Journal:
         self.path = out / JOURNAL
         with folder_to_write(out):
             out.mkdir(parents=True, exist_ok=True)
-            self._file = _opened_alone(self.path)
+            self._file = opened_alone(self.path, "pcdiff cohort")
         self.earlier = _read_rows(self.path)
         self.rows = dict(self.earlier)
 
@@ -125,21 +124,3 @@ def _read_rows(path: Path) -> dict[str, Row]:
             row = _ROW.validate_json(line)
             rows[row.scan] = row
     return rows
-
-
-def _opened_alone(path: Path) -> IO[str]:
-    """The file, to add to, locked until it is closed where the system has locks."""
-    file = path.open("a", encoding="utf-8")
-    with suppress(ImportError):
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise InputError(
-                f"{path.parent}: another `pcdiff cohort` writes here; wait for it, or choose another output folder"
-            ) from None
-        except OSError:
-            pass  # a disk without locks
-    return file

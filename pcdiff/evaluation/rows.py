@@ -10,10 +10,11 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter
 
+from pcdiff.files import opened_alone
 from pcdiff.foreign import read_bytes
 
 MAX_BYTES = 256 * 2**20  # of a journal
@@ -148,12 +149,13 @@ _LINE = TypeAdapter(dict[str, str | bool | int | FiniteFloat | None])
 class Journal:
     """`rows.jsonl`: every row is added as soon as it is known, so an interrupted evaluation can go on.
 
-    A context manager. earlier: the rows that the file held. Raises OSError if the file cannot be written.
+    A context manager. earlier: the rows that the file held. Raises InputError while another evaluation writes them,
+    OSError if the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
+        self._file = opened_alone(path, "pcdiff evaluate")
         self.earlier = _read_rows(path)
-        self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
         return self

@@ -1,6 +1,6 @@
 """The training loop of every method: steps, averages, log, validation, checkpoints, and a clean stop at SIGTERM.
 
-It runs on a CPU, on one GPU, or on many through `accelerate launch`. All randomness of a step comes from (seed, step,
+It runs on a CPU, on one GPU, or on many through `torchrun`. All randomness of a step comes from (seed, step,
 process), so a run that was stopped ends with the same bits as one that was not.
 """
 
@@ -23,6 +23,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pcdiff.diffusion.ema import Ema
+from pcdiff.errors import OutputError, first_line
+from pcdiff.files import opened_alone
 from pcdiff.nets.devices import computes_bfloat16
 from pcdiff.training.batches import load_batches
 from pcdiff.training.recipes import RunRecipe
@@ -31,6 +33,7 @@ from pcdiff.training.stopping import Interrupted, Sigterm, any_process
 
 log = logging.getLogger(__name__)
 
+LOCK = ".lock"  # in the folder of a run; an empty file
 LOG_EVERY = 50  # steps
 LONGEST_VALIDATION = timedelta(hours=2)  # other processes wait for the main one that long
 
@@ -93,7 +96,7 @@ def make_accelerator(precision: str = "no") -> Accelerator:
 class Loop:
     """One run of a task. Writes log.jsonl and the checkpoint into `run.out`, beside the weights of the task.
 
-    Raises InputError if the checkpoint holds another network.
+    Raises InputError if the checkpoint holds another network, and while another run trains into the folder.
     """
 
     def __init__(self, task: Task, accelerator: Accelerator, progress: bool = True) -> None:
@@ -110,10 +113,26 @@ class Loop:
         self.began = self.saved = time.monotonic()
 
     def run(self) -> State:
-        """Trains to the last step, or until SIGTERM; then everything is on disk. Returns the state."""
+        """Trains to the last step, or until SIGTERM; then everything is on disk. Returns the state.
+
+        Raises OutputError if another process of the training dies.
+        """
+        try:
+            return self._run()
+        except RuntimeError as error:
+            if self.accelerator.num_processes == 1 or isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                f"the training stopped at step {self.state.step} ({first_line(error)}); if another process of it has "
+                f"died, run the same command on all machines again: it goes on from {self.task.checkpoint}"
+            ) from error
+
+    def _run(self) -> State:
         self._announce()
         self.model.train()
         with ExitStack() as stack:
+            if self.main:
+                stack.enter_context(opened_alone(self.settings.out / LOCK, "pcdiff train"))
             stack.enter_context(self.sigterm)
             batches = stack.enter_context(closing(self._batches()))
             bar = stack.enter_context(

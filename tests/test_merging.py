@@ -91,6 +91,13 @@ def test_a_method_may_be_evaluated_in_parts(tmp_path: Path) -> None:
     assert [run["commit"] for run in found["methods"]["unet"]["runs"]] == ["abc", "def"]
 
 
+def test_parts_of_a_method_have_the_same_weights(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", rows("unet", 0.8, ("own",)))
+    second = write(tmp_path / "b", rows("unet", 0.9, SKULLBREAK), weights={"unet": {"unet.safetensors": "other"}})
+    with pytest.raises(InputError, match=r"expected the weights that unet had on other cases, got others"):
+        merge([first, second])
+
+
 def test_what_weights_say_is_kept_where_a_file_of_the_same_weights_says_nothing(tmp_path: Path) -> None:
     told = write(tmp_path / "told", rows("unet", 0.9), training={"unet": {"samples": 500}})
     silent = write(tmp_path / "silent", rows("unet", 0.8))

@@ -31,8 +31,8 @@ def merge(paths: Sequence[Path], common: bool = False) -> dict[str, Any]:
         it; `rows`, by method; and what `pcdiff compare` reads of results.json.
 
     Raises:
-        InputError: a file of another kind, scores by other definitions, a case whose skull or true implant differs
-            between two methods, and a method that lacks cases of another one.
+        InputError: a file of another kind, scores by other definitions, parts of a method with different weights, a
+            case whose skull or true implant differs between two methods, and a method that lacks cases of another one.
     """
     rows: dict[str, list[Row]] = {}
     methods: dict[str, dict[str, Any]] = {}
@@ -45,6 +45,11 @@ def merge(paths: Sequence[Path], common: bool = False) -> dict[str, Any]:
             earlier = rows.get(name, [])
             if {row.case for row in earlier} & {row.case for row in found}:
                 earlier = []
+            if earlier and about["weights"] != methods[name]["weights"]:
+                raise InputError(
+                    f"{path}: expected the weights that {name} had on other cases, got others; evaluate it on all "
+                    "cases with the same weights"
+                )
             rows[name] = [*earlier, *(replace(row, method=name) for row in found)]
             runs = [*(methods[name]["runs"] if earlier else []), *about["runs"]]
             methods[name] = {**about, "runs": runs}

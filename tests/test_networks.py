@@ -47,9 +47,9 @@ SIDES = (40, 32, 24)
 
 
 @pytest.fixture(autouse=True)
-def small_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_box(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second network of coarse_to_fine sees less than the test's windows."""
-    monkeypatch.setattr(coarse_to_fine, "CROP", (32, 24, 16))
+    monkeypatch.setattr(coarse_to_fine, "MARGIN", 2)
 
 
 def small(kind: Kind, block: Any = "plain", **config: Any) -> BoneNetwork:
@@ -146,26 +146,31 @@ def test_the_memory_runs_through_all_slices_both_ways() -> None:
         assert gradient[0, far].abs().sum() > 0
 
 
-def test_the_crop_lies_around_what_is_missing() -> None:
-    share = torch.full((40, 32, 24), 0.02)  # what a network is sure of nowhere moves nothing
-    share[30:34, 8:12, 18:22] = 0.9
-    first = coarse_to_fine.crop_around(share)
-    assert first == [8, 0, 8]  # 32 - 16 is beyond 40 - 32, and so on
-    with pytest.raises(ValueError, match="expected at least"):
-        coarse_to_fine.crop_around(share[:16])
+def test_the_box_lies_around_what_is_found() -> None:
+    found = torch.zeros(40, 32, 20, dtype=torch.bool)
+    assert coarse_to_fine.box_around(found) is None
+    found[31:39, 8:12, 2:18] = True
+    box = coarse_to_fine.box_around(found)
+    assert box == (slice(24, 40), slice(6, 14), slice(2, 18))  # 12 points, at the end; 8; 20, of which 16 fit
+    found[:] = True
+    assert coarse_to_fine.box_around(found) == (slice(0, 40), slice(0, 32), slice(2, 18))
 
 
-def test_the_second_network_corrects_the_first_in_the_crop_alone() -> None:
+def test_the_second_network_answers_in_the_box_alone() -> None:
     network = small("coarse_to_fine").eval()
     assert isinstance(network, coarse_to_fine.CoarseToFine)
     fine, coarse, missing = shell()
     with torch.no_grad():
         rough, refined = (answer.odds for answer in network(fine, coarse, missing))
-        assert torch.equal(rough, refined)  # untrained
-        nn.init.normal_(network.refine.leave.weight)
-        _, refined = (answer.odds for answer in network(fine, coarse, missing))
-    changed = torch.nonzero((refined != rough)[0])
-    assert (changed.amax(0) - changed.amin(0) + 1 == torch.tensor([32, 24, 16])).all()
+        box = coarse_to_fine.box_around(missing[0] >= coarse_to_fine.SURE)
+        assert box is not None
+        inside = torch.zeros_like(rough, dtype=torch.bool)
+        inside[(0, *box)] = True
+        assert torch.equal(rough[~inside], refined[~inside])
+        assert (rough[inside] != refined[inside]).all()
+        half = tuple(slice(side.start // 2, side.stop // 2) for side in box)
+        alone = network.refine.predict(fine[(slice(None), network.channels, *box)], coarse[:, :3][(..., *half)])
+        assert torch.equal(refined[(0, *box)], alone[0])
 
 
 # --- sparse convolutions ----------------------------------------------------------------------------------------------

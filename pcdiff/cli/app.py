@@ -22,7 +22,7 @@ from pcdiff import NOTICE, __version__
 from pcdiff.cli import augment, cohort, datasets, design, doctor, evaluate, export, mcp_server, show, train
 from pcdiff.cli.console import debugging, print_message
 from pcdiff.cli.options import MethodCommand
-from pcdiff.environment import let_waiting_threads_sleep
+from pcdiff.environment import keep_freed_memory, let_waiting_threads_sleep
 from pcdiff.errors import error_line, exit_code
 from pcdiff.files import shipped_file
 
@@ -134,5 +134,6 @@ def _options(
     ] = False,
 ) -> None:
     let_waiting_threads_sleep()
+    keep_freed_memory()
     if not shared:
         os.umask(os.umask(PRIVATE) | PRIVATE)

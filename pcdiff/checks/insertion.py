@@ -11,13 +11,13 @@ from functools import partial
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.direction_words import describe_vector
 from pcdiff.checks.report import Check, Figure
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import components
+from pcdiff.geometry.nearest import search_tree
 from pcdiff.geometry.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; at 90 degrees the implant slides along bone
@@ -187,7 +187,7 @@ def _undercut_mm(
         return float("inf")
     flat = np.stack(orthonormal_pair(direction))
     free, stuck = (implant.to_mm(points[chosen].astype(float)) @ flat.T for chosen in (~hit, hit))
-    depths = np.sort(cKDTree(free).query(stuck)[0])[::-1]
+    depths = np.sort(search_tree(free).query(stuck)[0])[::-1]
     ignored = int(min_body_ml / implant.ml * len(points))
     return float(depths[ignored]) if ignored < len(depths) else 0.0
 

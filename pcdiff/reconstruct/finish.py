@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from pcdiff.geometry.grid import box_slices, largest_components
-from pcdiff.geometry.nearest import nearest
+from pcdiff.geometry.nearest import nearest, search_tree
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 
@@ -69,11 +68,11 @@ def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: Po
     mm = skull.to_mm(2.0 * found + 0.5 + low)
 
     in_defect = points.defect > 0
-    to_defect, index = nearest(cKDTree(points.points[in_defect]), mm)
+    to_defect, index = nearest(search_tree(points.points[in_defect]), mm)
     label = points.defect[in_defect][index]
     if not in_defect.all():
         near = max(0.0, to_defect.max(initial=0) - REACH_MM)  # bone farther away decides nothing
-        to_bone, _ = nearest(cKDTree(points.points[~in_defect]), mm, distance_upper_bound=near)
+        to_bone, _ = nearest(search_tree(points.points[~in_defect]), mm, distance_upper_bound=near)
         label = np.where(to_defect <= to_bone + REACH_MM, label, 0)
     owner = np.zeros(blocks.shape, np.int16)
     owner[tuple(found.T)] = label

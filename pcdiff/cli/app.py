@@ -7,6 +7,8 @@ a disk that cannot be written to, 1 for another failure or a check that fails.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import signal
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error is one line on stderr; PCDIFF_DEBUG=1 shows the traceback instead.
     """
+    atexit.register(gc.freeze)  # the collector's last looks at what ends with the process take 0.6 s after a design
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no text
             stream.reconfigure(errors="backslashreplace")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import platform
 import re
@@ -180,6 +182,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option, value in MALLOC_OPTIONS:
             mallopt(option, value)
+
+
+def collect_garbage_rarely() -> None:
+    """Python looks for garbage, objects that refer to each other, after 100,000 new objects, and not when it ends.
+
+    After 700, and several times at the end, it took a second of a design: what torch is made of was looked at each
+    time. Arrays are hardly ever such garbage.
+    """
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
 
 
 @contextmanager

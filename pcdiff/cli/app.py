@@ -7,8 +7,6 @@ a disk that cannot be written to, 1 for another failure or a check that fails.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import io
 import os
 import signal
@@ -24,7 +22,7 @@ from pcdiff import NOTICE, __version__
 from pcdiff.cli import augment, cohort, datasets, design, doctor, evaluate, export, mcp_server, show, train
 from pcdiff.cli.console import debugging, print_message
 from pcdiff.cli.options import MethodCommand
-from pcdiff.environment import keep_freed_memory, let_waiting_threads_sleep
+from pcdiff.environment import collect_garbage_rarely, keep_freed_memory, let_waiting_threads_sleep
 from pcdiff.errors import error_line, exit_code
 from pcdiff.files import shipped_file
 
@@ -78,7 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error is one line on stderr; PCDIFF_DEBUG=1 shows the traceback instead.
     """
-    atexit.register(gc.freeze)  # the collector's last looks at what ends with the process take 0.6 s after a design
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no text
             stream.reconfigure(errors="backslashreplace")
@@ -138,5 +135,6 @@ def _options(
 ) -> None:
     let_waiting_threads_sleep()
     keep_freed_memory()
+    collect_garbage_rarely()
     if not shared:
         os.umask(os.umask(PRIVATE) | PRIVATE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -691,6 +692,27 @@ def test_a_design_that_is_ended_leaves_nothing_behind(skull: Path, tmp_path: Pat
     child.terminate()
     assert child.wait(30) == 143
     assert not out.exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_a_command_uses_the_memory_again_that_it_has_freed() -> None:
+    code = (
+        "import resource, numpy as np; from pcdiff.cli.app import _options; _options();"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; before = faults();"
+        "[[np.ones(2**20) for _ in range(8)].clear() for _ in range(20)];"
+        "print((faults() - before) * resource.getpagesize())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2 * 8 * 2**23  # twice the 64 MB that are in use at once
+
+
+def test_a_command_looks_for_garbage_rarely_and_not_at_its_end() -> None:
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_threshold()[0] > 10_000, gc.get_freeze_count() > 0));"
+        "from pcdiff.cli.app import _options; _options()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
 
 
 def test_commands_load_their_libraries_with_threads_that_sleep(tmp_path: Path) -> None:

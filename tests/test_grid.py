@@ -7,11 +7,21 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from pcdiff.geometry.directions import orthonormal_pair
-from pcdiff.geometry.grid import bounding_box, box_slices, components, largest_components, voxel_border, voxels_per_mm
+from pcdiff.geometry.grid import (
+    bounding_box,
+    box_slices,
+    components,
+    dilated,
+    eroded,
+    largest_components,
+    voxel_border,
+    voxels_per_mm,
+)
 from pcdiff.geometry.interpolator import Interpolator
 from pcdiff.geometry.trilinear import trilinear_corners
 from pcdiff.geometry.volume import Volume
@@ -43,6 +53,14 @@ def test_the_border_at_the_end_of_the_grid() -> None:
     closed, cut_off = voxel_border(bar, "background"), voxel_border(bar, "edge")
     assert np.argwhere(bar & ~closed).tolist() == [[1, 2, 2], [2, 2, 2], [3, 2, 2]]
     assert np.argwhere(bar & ~cut_off).tolist() == [[i, 2, 2] for i in range(5)]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_masks_grow_and_shrink_from_face_to_face(steps: int, order: Literal["C", "F"]) -> None:
+    mask = np.asarray(np.random.default_rng(0).random((9, 10, 11)) < 0.1, order=order)
+    np.testing.assert_array_equal(dilated(mask, steps), ndimage.binary_dilation(mask, iterations=steps))
+    np.testing.assert_array_equal(eroded(~mask, steps), ndimage.binary_erosion(~mask, iterations=steps))
 
 
 def test_voxels_per_mm_of_a_sheared_grid() -> None:

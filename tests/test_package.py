@@ -88,6 +88,12 @@ def test_the_command_line_starts_light() -> None:
     assert not heavy & loads("pcdiff", "pcdiff.cli", "pcdiff.__main__")
 
 
+def test_a_page_takes_libraries_out_of_packages_that_it_does_not_load() -> None:
+    code = "import sys, pcdiff.report.page as page; page.three_js(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"trimesh", "networkx"} & set(done.stdout.split())
+
+
 def test_the_public_interface_loads_a_name_at_its_first_use() -> None:
     modules = loads("pcdiff")
     assert {name for name in modules if name.partition(".")[0] == "pcdiff"} == {"pcdiff"}

@@ -366,7 +366,7 @@ def test_the_3d_library_comes_with_its_licence_or_not_at_all(monkeypatch: pytest
     (tmp_path / "resources" / "templates").mkdir(parents=True)
     with zipfile.ZipFile(tmp_path / "resources" / "templates" / "viewer.zip", "w") as archive:
         archive.writestr("viewer.html.template", "<script>another library</script>")
-    monkeypatch.setattr("pcdiff.report.page.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("pcdiff.report.page._folder_of", lambda package: tmp_path)
     with pytest.raises(RuntimeError, match=r"expected three\.js in the viewer of trimesh"):
         three_js()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from pcdiff.geometry.grid import voxel_border
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.geometry.nearest import nearest
+from pcdiff.geometry.nearest import nearest, search_tree
 from pcdiff.geometry.volume import Volume
 
 OUTER_COSINE = 0.5  # `outward_cosine` of the outer surface is above this; of the inner surface, below its negative
@@ -38,7 +37,7 @@ def wall_thickness(mesh: Mesh, cosine: np.ndarray, limit: float = np.inf) -> np.
     if not outer.any() or not inner.any():
         return thickness
     step = THINNING if min(np.count_nonzero(outer), np.count_nonzero(inner)) > 1000 * THINNING else 1
-    top, bottom = cKDTree(mesh.vertices[outer][::step]), cKDTree(mesh.vertices[inner][::step])
+    top, bottom = search_tree(mesh.vertices[outer][::step]), search_tree(mesh.vertices[inner][::step])
     thickness[outer] = nearest(bottom, mesh.vertices[outer], distance_upper_bound=limit)[0]
     thickness[inner] = nearest(top, mesh.vertices[inner], distance_upper_bound=limit)[0]
     side = ~(outer | inner)
@@ -64,11 +63,11 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
     if not len(faces):
         return np.full(len(points), np.inf)
     middles = bone.to_mm(faces)
-    tree = cKDTree(middles, balanced_tree=False, compact_nodes=False)
+    tree = search_tree(middles)
     close_mm = CLOSE_VOXELS * float(bone.spacing.max())
     gap, _ = nearest(tree, points, distance_upper_bound=max(close_mm, FAR_MM))
     far = np.isinf(gap)
-    gap[far], _ = nearest(cKDTree(middles[::FAR_THINNING]), points[far])
+    gap[far], _ = nearest(search_tree(middles[::FAR_THINNING]), points[far])
     close = np.flatnonzero(gap < close_mm)
     _, around = nearest(tree, points[close], k=min(FACES, len(faces)))
     around = around.reshape(len(close), min(FACES, len(faces)))
@@ -94,7 +93,7 @@ def voxel_gap(voxels: np.ndarray, bone: Volume, limit: float) -> np.ndarray:
     surface = np.argwhere(voxel_border(grown, "edge"))
     if free.any() and len(surface):
         centres = bone.to_mm(voxels[free].astype(float))
-        tree = cKDTree(bone.to_mm(surface.astype(float)))
+        tree = search_tree(bone.to_mm(surface.astype(float)))
         gap[free] = tree.query(centres, distance_upper_bound=limit + 1e-6)[0]
     return gap
 

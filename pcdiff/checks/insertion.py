@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.direction_words import describe_vector
 from pcdiff.checks.report import Check, Figure
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import components
+from pcdiff.geometry.nearest import search_tree
 from pcdiff.geometry.volume import Volume
 
 TILTS = np.deg2rad([0, 15, 30, 45, 60, 75])  # from the defect's normal; at 90 degrees the implant slides along bone
@@ -163,13 +162,18 @@ def _best_direction(
     """
     rim = sample[_near(bone, sample)] * parts
 
-    def cost(points: np.ndarray, pace: float, direction: np.ndarray) -> tuple[float, float]:
-        return float(np.count_nonzero(_collides(points, solid, direction, pace))), -float(direction @ normal)
+    def best_of(directions: list[np.ndarray], points: np.ndarray, pace: float) -> np.ndarray:
+        best, least = directions[0], (len(points) + 1, 0.0)
+        for direction in directions:
+            hits = int(np.count_nonzero(_collides(points, solid, direction, pace, least[0])))
+            if (cost := (hits, -float(direction @ normal))) < least:
+                best, least = direction, cost
+        return best
 
-    best = min(_cap(normal, TILTS), key=partial(cost, rim[:FIRST_VOXELS], 2.0))
+    best = best_of(_cap(normal, TILTS), rim[:FIRST_VOXELS], 2.0)
     for degrees, count, pace in ((8.0, FIRST_VOXELS, 2.0), (4.0, NEXT_VOXELS, 2.0), (2.0, NEXT_VOXELS, 1.0)):
         ring = [direction for direction in _cap(best, np.deg2rad([0.0, degrees])) if direction @ normal > 0.2]
-        best = min(ring, key=partial(cost, rim[:count], pace))
+        best = best_of(ring, rim[:count], pace)
     return best
 
 
@@ -187,7 +191,7 @@ def _undercut_mm(
         return float("inf")
     flat = np.stack(orthonormal_pair(direction))
     free, stuck = (implant.to_mm(points[chosen].astype(float)) @ flat.T for chosen in (~hit, hit))
-    depths = np.sort(cKDTree(free).query(stuck)[0])[::-1]
+    depths = np.sort(search_tree(free).query(stuck)[0])[::-1]
     ignored = int(min_body_ml / implant.ml * len(points))
     return float(depths[ignored]) if ignored < len(depths) else 0.0
 
@@ -201,8 +205,13 @@ def _near(bone: Volume, voxels: np.ndarray) -> np.ndarray:
     return distance[tuple((voxels // DISTANCE_STEP).T)] < NEAR_BONE_MM
 
 
-def _collides(points: np.ndarray, solid: Volume, direction: np.ndarray, pace: float) -> np.ndarray:
-    """(N, 3) index -> (N,) bool: does a point meet `solid` as it moves along `direction`, in steps of `pace` voxels?"""
+def _collides(
+    points: np.ndarray, solid: Volume, direction: np.ndarray, pace: float, enough: float = np.inf
+) -> np.ndarray:
+    """(N, 3) index -> (N,) bool: does a point meet `solid` as it moves along `direction`, in steps of `pace` voxels?
+
+    enough: once more points than these meet it, the others are left undecided, False.
+    """
     length = pace * float(solid.spacing.min())
     step = np.linalg.inv(solid.affine[:3, :3]) @ direction * length
     shape, flat = solid.mask.shape, solid.mask.ravel()
@@ -217,6 +226,8 @@ def _collides(points: np.ndarray, solid: Volume, direction: np.ndarray, pace: fl
     met = np.zeros(len(points), bool)
     for count, offset in zip(inside, shift @ [shape[1] * shape[2], shape[2], 1], strict=True):
         met[:count] |= flat[at[:count] + offset]
+        if np.count_nonzero(met) > enough:
+            break
     hit = np.empty_like(met)
     hit[order] = met
     return hit

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.report import Check, Figure
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, label_bodies
+from pcdiff.geometry.nearest import search_tree
 
 PAIRS = 2**19  # pairs of triangles tested at a time
 COUNTED = 16  # the neighbours of every 16th triangle are counted, for an estimate
@@ -76,10 +76,11 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     # one class for all triangles up to the median size; in the others, sizes differ by a factor of 1.4 at most
     sizes = np.floor(2 * np.log2(np.maximum(reach, max(np.median(reach), 1e-9)))).astype(int)
     classes = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
-    trees = [cKDTree(centre[members]) for members in classes]
+    trees = [search_tree(centre[members]) for members in classes]
+    corners = np.ascontiguousarray(mesh.faces.T.astype(np.int32))
     found = []
     for a, first in enumerate(classes):
-        some = cKDTree(centre[first[::COUNTED]])  # counting all would take as long as finding them
+        some = search_tree(centre[first[::COUNTED]])  # counting all would take as long as finding them
         for b in range(a, len(classes)):
             second = classes[b]
             bound = reach[first].max() + reach[second].max()
@@ -94,7 +95,7 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
                 near = trees[a].sparse_distance_matrix(trees[b], bound, output_type="coo_matrix")
                 pairs = np.stack([first[near.row], second[near.col]], axis=1)
             for start in range(0, len(pairs), PAIRS):
-                found.append(_crossing(pairs[start : start + PAIRS], triangles, normals, mesh.faces, low, high))
+                found.append(_crossing(pairs[start : start + PAIRS], triangles, normals, corners, low, high))
     return np.concatenate(found) if found else np.zeros((0, 2), int)
 
 
@@ -102,19 +103,23 @@ def _crossing(
     pairs: np.ndarray,
     triangles: np.ndarray,
     normals: np.ndarray,
-    faces: np.ndarray,
+    corners: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
 ) -> np.ndarray:
-    """The pairs that intersect, of (N, 2) candidates. normals: (F, 3) unit. low, high: (3, F), the triangles' boxes."""
+    """The pairs that intersect, of (N, 2) candidates.
+
+    normals: (F, 3) unit. corners: (3, F) int vertices. low, high: (3, F), the triangles' boxes.
+    """
     a, b = pairs.T
     for first, last in zip(low, high, strict=True):
         near = (first[a] <= last[b]) & (first[b] <= last[a])
         a, b = a[near], b[near]
-    corners = np.ascontiguousarray(faces.T)
+    ours, theirs = corners[:, a], corners[:, b]
+    apart = np.ones(len(a), bool)
     for k in range(9):
-        apart = corners[k // 3][a] != corners[k % 3][b]
-        a, b = a[apart], b[apart]
+        apart &= ours[k // 3] != theirs[k % 3]
+    a, b = a[apart], b[apart]
     above_a = _heights(triangles[a], normals[a], triangles[b])
     meets = _meets(above_a)
     a, b, above_a = a[meets], b[meets], above_a[meets]

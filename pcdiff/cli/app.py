@@ -22,7 +22,7 @@ from pcdiff import NOTICE, __version__
 from pcdiff.cli import augment, cohort, datasets, design, doctor, evaluate, export, mcp_server, show, train
 from pcdiff.cli.console import debugging, print_message
 from pcdiff.cli.options import MethodCommand
-from pcdiff.environment import let_waiting_threads_sleep
+from pcdiff.environment import collect_garbage_rarely, keep_freed_memory, let_waiting_threads_sleep
 from pcdiff.errors import error_line, exit_code
 from pcdiff.files import shipped_file
 
@@ -134,5 +134,7 @@ def _options(
     ] = False,
 ) -> None:
     let_waiting_threads_sleep()
+    keep_freed_memory()
+    collect_garbage_rarely()
     if not shared:
         os.umask(os.umask(PRIVATE) | PRIVATE)

@@ -38,20 +38,42 @@ def voxels_per_mm(axes: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.linalg.inv(axes), axis=1)
 
 
+def dilated(mask: np.ndarray, steps: int = 1) -> np.ndarray:
+    """(I, J, K) bool -> bool: the mask and the voxels within so many steps of it, each step from face to face.
+
+    As `ndimage.binary_dilation` by its usual structure, in a tenth of the time: whole arrays are joined, shifted.
+    """
+    for _ in range(steps):
+        grown = mask.copy(order="K")
+        for axis in range(3):
+            along, source = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
+            along[1:] |= source[:-1]
+            along[:-1] |= source[1:]
+        mask = grown
+    return mask
+
+
+def eroded(mask: np.ndarray, steps: int = 1, beyond: Literal["background", "edge"] = "background") -> np.ndarray:
+    """(I, J, K) bool -> bool: the mask without its voxels within so many steps of others. beyond: as `voxel_border`."""
+    for _ in range(steps):
+        inner = mask.copy(order="K")
+        for axis in range(3):
+            along, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+            along[1:] &= source[:-1]
+            along[:-1] &= source[1:]
+            if beyond == "background":
+                along[:1] = along[-1:] = False
+        mask = inner
+    return mask
+
+
 def voxel_border(mask: np.ndarray, beyond: Literal["background", "edge"]) -> np.ndarray:
     """(I, J, K) bool -> bool: the mask's voxels that have one of their six neighbours outside the mask.
 
     beyond: what lies beyond the grid: `background`, so that a mask is closed where the grid ends, or `edge`, the
     outermost layer repeated, so that a mask which the grid cuts off has no border there.
     """
-    inner = mask.copy()
-    for axis in range(3):
-        along, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        along[1:] &= source[:-1]
-        along[:-1] &= source[1:]
-        if beyond == "background":
-            along[:1] = along[-1:] = False
-    return mask & ~inner
+    return mask & ~eroded(mask, beyond=beyond)
 
 
 def largest_components(mask: np.ndarray, count: int = 1, corners: bool = False) -> np.ndarray:

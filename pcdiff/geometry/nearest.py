@@ -1,4 +1,4 @@
-"""Nearest points of a tree, on all cores."""
+"""Trees of points, and the nearest of them, on all cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from scipy.spatial import cKDTree
 
 from pcdiff.environment import cpu_count
 
+LEAF = 32  # points that are compared one by one; 64 are as good, 16 and 128 take half as long again
 FEW = 10_000  # points for which threads are not worth while
+
+
+def search_tree(points: np.ndarray) -> cKDTree:
+    """A tree of (N, 3) points of surfaces or voxels for `nearest`: quick to build, and faster than the library's usual.
+
+    Such points are spread evenly, so that a tree without medians is balanced enough.
+    """
+    return cKDTree(points, leafsize=LEAF, balanced_tree=False, compact_nodes=False)
 
 
 def nearest(tree: cKDTree, points: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:

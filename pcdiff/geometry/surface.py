@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
+from pcdiff.geometry.nearest import search_tree
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.smoothest import REACH, smoothest
 from pcdiff.geometry.volume import Volume
@@ -147,7 +147,7 @@ def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     """
     normals = mesh.vertex_normals
     edge = float(np.median(np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1)))
-    _, nearest = cKDTree(mesh.vertices).query(points)
+    _, nearest = search_tree(mesh.vertices).query(points)
     offset = points - mesh.vertices[nearest]
     height = np.einsum("nx,nx->n", offset, normals[nearest])
     sideways = np.linalg.norm(offset - height[:, None] * normals[nearest], axis=1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import box_slices, nothing_like, voxels_per_mm
+from pcdiff.geometry.grid import bounding_box, box_slices, nothing_like, voxels_per_mm
 
 MAX_OFF_LATTICE = 0.02  # voxels, between places that are meant to be the same: headers round
 
@@ -117,5 +117,6 @@ class Volume:
     def with_crop(self, crop: np.ndarray, low: np.ndarray) -> Volume:
         """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on, and nothing elsewhere."""
         mask = nothing_like(self.mask)
-        mask[box_slices(low, low + np.array(crop.shape))] = crop
+        first, last = bounding_box(crop)  # the rest of the crop, often in another memory order, takes longer to copy
+        mask[box_slices(low + first, low + last)] = crop[box_slices(first, last)]
         return self.with_mask(mask)

@@ -18,7 +18,7 @@ from pcdiff.checks.criteria import MIN_WALL_MM
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
-from pcdiff.geometry.grid import count_components, largest_components
+from pcdiff.geometry.grid import count_components, dilated, largest_components
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -183,7 +183,7 @@ def smooth_free_surfaces(implant: Volume, bone: Volume, sigma: float) -> Volume:
     distance = ndimage.distance_transform_edt(~bone.mask, sampling=implant.spacing)
     weight = np.clip((distance - SMOOTHING_RIM) / (3 * sigma), 0, 1)
     # Farther from the implant than the Gaussian moves a surface, only bone is smoothed.
-    reach = ndimage.binary_dilation(implant.mask, iterations=int(np.ceil(sigma / implant.spacing.min())))
+    reach = dilated(implant.mask, int(np.ceil(sigma / implant.spacing.min())))
     return implant.with_mask((weight * values + (1 - weight) * implant.mask > 0.5) & reach & ~bone.mask)
 
 

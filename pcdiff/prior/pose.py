@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import largest_components
+from pcdiff.geometry.grid import dilated, largest_components
 from pcdiff.prior.direction_map import MAP, RADIUS, Pose, crossing, outward_normals, profiles
 from pcdiff.prior.settings import PoseSettings
 
@@ -40,7 +40,7 @@ def largest_piece(occupancy: np.ndarray) -> np.ndarray:
     largest = largest_components(occupancy >= 128)
     if not largest.any():
         raise InputError("no bone: expected a skull mask, got one without a voxel of bone at 1 mm; check the threshold")
-    return np.where(ndimage.binary_dilation(largest), occupancy, 0).astype(np.uint8)
+    return np.asarray(occupancy * dilated(largest))
 
 
 def bone_points(occupancy: np.ndarray, affine: np.ndarray) -> np.ndarray:

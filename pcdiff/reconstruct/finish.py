@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
-from pcdiff.geometry.grid import box_slices, largest_components
-from pcdiff.geometry.nearest import nearest
+from pcdiff.geometry.grid import box_slices, dilated, eroded, largest_components
+from pcdiff.geometry.nearest import nearest, search_tree
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.volume import Volume
 
 REACH_MM = 3.0  # of the implant beyond the points labelled as defect, since the labels end at an estimated rim
 SEAM_VOXELS = 2  # gaps along the rim up to twice this wide are closed,
 SEAM_LEVEL = 0.3  # but only where the indicator exceeds this
-CROSS = ndimage.generate_binary_structure(3, 1)
 
 
 def finish(values: np.ndarray, low: np.ndarray, skull: Volume, points: PointCloud) -> Volume:
@@ -69,11 +67,11 @@ def nearest_defect(where: np.ndarray, skull: Volume, low: np.ndarray, points: Po
     mm = skull.to_mm(2.0 * found + 0.5 + low)
 
     in_defect = points.defect > 0
-    to_defect, index = nearest(cKDTree(points.points[in_defect]), mm)
+    to_defect, index = nearest(search_tree(points.points[in_defect]), mm)
     label = points.defect[in_defect][index]
     if not in_defect.all():
         near = max(0.0, to_defect.max(initial=0) - REACH_MM)  # bone farther away decides nothing
-        to_bone, _ = nearest(cKDTree(points.points[~in_defect]), mm, distance_upper_bound=near)
+        to_bone, _ = nearest(search_tree(points.points[~in_defect]), mm, distance_upper_bound=near)
         label = np.where(to_defect <= to_bone + REACH_MM, label, 0)
     owner = np.zeros(blocks.shape, np.int16)
     owner[tuple(found.T)] = label
@@ -94,14 +92,16 @@ def one_piece_per_defect(mask: np.ndarray, owner: np.ndarray) -> np.ndarray:
 
 def without_slivers(mask: np.ndarray) -> np.ndarray:
     """Removes parts thinner than three voxels, except within two voxels of a thicker part: a wedge at the rim stays."""
-    core = ndimage.binary_opening(mask, CROSS)
-    return ndimage.binary_dilation(core, CROSS, iterations=2, mask=mask)
+    grown = dilated(eroded(mask))
+    for _ in range(2):
+        grown = dilated(grown) & mask
+    return grown
 
 
 def close_rim(implant: np.ndarray, bone: np.ndarray) -> np.ndarray:
     """The implant with the gaps between it and bone filled, where both are near; (i, j, k) bool each."""
-    rim = ndimage.binary_dilation(implant, CROSS, SEAM_VOXELS) & ndimage.binary_dilation(bone, CROSS, SEAM_VOXELS)
-    closed = ndimage.binary_closing(implant | bone, CROSS, SEAM_VOXELS)
+    rim = dilated(implant, SEAM_VOXELS) & dilated(bone, SEAM_VOXELS)
+    closed = eroded(dilated(implant | bone, SEAM_VOXELS), SEAM_VOXELS)
     filled: np.ndarray = implant | (closed & rim & ~bone)
     return filled
 

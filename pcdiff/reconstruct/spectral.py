@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 from scipy.ndimage import map_coordinates
-from scipy.spatial import cKDTree
 
 from pcdiff.geometry.grid import box_slices
-from pcdiff.geometry.nearest import nearest
+from pcdiff.geometry.nearest import nearest, search_tree
 from pcdiff.geometry.points import PointCloud
 from pcdiff.geometry.trilinear import trilinear_corners
 from pcdiff.geometry.volume import Volume
@@ -25,7 +24,7 @@ def local_areas(points: PointCloud) -> np.ndarray:
     thin bone has opposite normals and does not count; a surface at a right angle does.
     """
     k = min(AREA_NEIGHBOURS, len(points) - 1)
-    distance, index = nearest(cKDTree(points.points), points.points, k=k + 1)
+    distance, index = nearest(search_tree(points.points), points.points, k=k + 1)
     cosine = np.einsum("nkc,nc->nk", points.normals[index[:, 1:]], points.normals)
     same_sheet = np.count_nonzero(cosine > -0.5, axis=1)
     return np.pi * distance[:, -1] ** 2 / np.maximum(same_sheet, 1)

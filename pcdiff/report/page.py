@@ -6,6 +6,7 @@ import base64
 import hashlib
 import zipfile
 from importlib import resources
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SCRIPTS = {
 
 def plotly_js() -> str:
     """plotly.js (MIT licence), as the Python package plotly brings it."""
-    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return (_folder_of("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
 def three_js() -> str:
@@ -36,7 +37,7 @@ def three_js() -> str:
     Raises:
         RuntimeError: the installed trimesh brings another page.
     """
-    template = resources.files("trimesh") / "resources" / "templates" / "viewer.zip"
+    template = _folder_of("trimesh") / "resources" / "templates" / "viewer.zip"
     with template.open("rb") as file, zipfile.ZipFile(file) as archive:
         page = archive.read("viewer.html.template").decode()
     script = page.partition("<script>")[2].partition("(function(){class GLTFLoader")[0]
@@ -93,6 +94,14 @@ def _css_text(text: str) -> Markup:
         character if character.isascii() and character.isalnum() else f"\\{ord(character):x} " for character in text
     )
     return Markup('"' + "".join(plain) + '"')
+
+
+def _folder_of(package: str) -> Path:
+    """Where a package is installed; unlike `resources.files` it does not import it, which takes most of a second."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def _asset(name: str) -> str:

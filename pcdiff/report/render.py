@@ -67,32 +67,41 @@ class Canvas:
         self._low = np.min([p.min(axis=0) for p in in_view], axis=0) - BORDER_MM
         extent = np.max([p.max(axis=0) for p in in_view], axis=0) + BORDER_MM - self._low
         width, height = (np.ceil(extent[:2] / mm_per_pixel) * SUPERSAMPLING).astype(int)
-        self._depth = np.full((height, width), -np.inf, np.float32)
-        self._normal = np.zeros((height, width, 3), np.float32)
-        self._colour = np.ones((height, width, 3), np.float32)
+        self._shape = int(height), int(width)
+        self._depth = np.full(height * width, -np.inf, np.float32)  # of each sample, row by row from below
+        self._normal = np.zeros((height * width, 3), np.float32)
+        self._colour = np.ones((height * width, 3), np.float32)
 
     def add(self, shape: Shape) -> None:
         """Draws a shape before or behind what is there."""
         points = (shape.vertices @ self._axes.T - self._low) / (self._step, self._step, 1.0)
-        corners, nearest, weights = _rasterise(points, shape.faces, self._depth.shape)
-        front = nearest > self._depth
-        corners, weights = corners[front], weights[front]
-        self._depth[front] = nearest[front]
-        self._normal[front] = np.einsum("nc,ncx->nx", weights, (shape.normals @ self._axes.T)[corners])
-        if isinstance(shape.colour, tuple):
-            self._colour[front] = shape.colour
-        else:
-            self._colour[front] = np.einsum("nc,ncx->nx", weights, shape.colour[corners])
+        points = points.astype(np.float32)
+        sample, height, triangle = _rasterise(points, shape.faces, self._shape)
+        before = self._depth.copy()
+        np.maximum.at(self._depth, sample, height)
+        front = np.flatnonzero((height == self._depth[sample]) & (height > before[sample]))
+        sample, corners = sample[front], shape.faces[triangle[front]].T  # (N,), (3, N)
+        row, column = (place.astype(np.float32) for place in np.divmod(sample, self._shape[1]))
+        weights = _weights(points[:, 0][corners] - column, points[:, 1][corners] - row)
+        total = weights[0] + weights[1] + weights[2]
+
+        def mixed(values: np.ndarray) -> np.ndarray:
+            a, b, c = (values[corners[n]] * (weights[n] / total)[:, None] for n in range(3))
+            return a + b + c
+
+        self._normal[sample] = mixed((shape.normals @ self._axes.T).astype(np.float32))
+        self._colour[sample] = shape.colour if isinstance(shape.colour, tuple) else mixed(shape.colour)
 
     def picture(self) -> np.ndarray:
         """(H, W, 3) uint8 sRGB."""
-        height, width = self._depth.shape
-        covered = np.isfinite(self._depth)
-        normal = self._normal / np.maximum(np.linalg.norm(self._normal, axis=2, keepdims=True), 1e-9)
-        light = _light(normal) * _hollows(self._depth, covered, self._step)
-        shaded = np.where(covered[..., None], self._colour * light[..., :1] + light[..., 1:], 1.0)
-        blocks = shaded.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
-        return np.round(255 * srgb(blocks.mean(axis=(1, 3))[::-1])).astype(np.uint8)
+        height, width = self._shape
+        covered = np.flatnonzero(np.isfinite(self._depth))
+        light = _light(self._normal[covered]) * _hollows(self._depth.reshape(self._shape), self._step)[covered, None]
+        shaded = np.ones((height * width, 3), np.float32)
+        shaded[covered] = self._colour[covered] * light[:, :1] + light[:, 1:]
+        samples = shaded.reshape(height, width, 3)
+        of_pixel = [samples[i::SUPERSAMPLING, j::SUPERSAMPLING] for i, j in np.ndindex(SUPERSAMPLING, SUPERSAMPLING)]
+        return np.round(255 * srgb(np.mean(of_pixel, axis=0)[::-1])).astype(np.uint8)
 
 
 def view_axes(view: str | Sequence[float] | np.ndarray) -> np.ndarray:
@@ -137,75 +146,81 @@ def write_png(picture: np.ndarray, path: Path) -> None:
 def _rasterise(
     points: np.ndarray, faces: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices (V, 3) as column, row, height -> per sample: corners (H, W, 3), height (H, W), weights (H, W, 3).
+    """The samples that triangles cover which face the viewer; one that several cover comes several times.
 
-    Height is -inf where no front-facing triangle covers the sample.
+    points: (V, 3) float32 column, row, height of vertices. shape: rows and columns of samples. Returns (N,) int samples
+    row by row, (N,) float32 heights and (N,) int triangles.
     """
-    x, y, z = points.T.astype(np.float32)[:, faces.T]  # (3, F) each: one corner after the other is fast to read
+    x, y, z = points.T[:, faces.T]  # (3, F) each: one corner after the other is fast to read
     front = np.flatnonzero((x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0]) > 1e-6)
     x, y, z = x[:, front], y[:, front], z[:, front]
-    height = np.full(shape[0] * shape[1], -np.inf, np.float32)
-    winner = np.zeros(shape[0] * shape[1], np.int64)
-    weight = np.zeros((shape[0] * shape[1], 3), np.float32)
-    for owner, column, row in _samples(x, y, shape):
-        dx, dy = x[:, owner] - column.astype(np.float32), y[:, owner] - row.astype(np.float32)
-        w = [dx[i] * dy[j] - dx[j] * dy[i] for i, j in ((1, 2), (2, 0), (0, 1))]
-        hit = np.flatnonzero((w[0] >= 0) & (w[1] >= 0) & (w[2] >= 0))
-        owner, pixel = owner[hit], row[hit].astype(np.int64) * shape[1] + column[hit]
-        within = np.stack([each[hit] for each in w])
-        within /= within.sum(axis=0)
-        above = (within * z[:, owner]).sum(axis=0)
-        # In ascending order the nearest sample is written last, over the others.
-        order = np.argsort(above)
-        order = order[above[order] > height[pixel[order]]]
-        pixel = pixel[order]
-        height[pixel], winner[pixel], weight[pixel] = above[order], front[owner[order]], within.T[order]
-    return faces[winner].reshape(*shape, 3), height.reshape(shape), weight.reshape(*shape, 3)
+    found = [(np.zeros(0, int), np.zeros(0, np.float32), np.zeros(0, int))]
+    for some, column, row in _boxes(x, y, shape):
+        dx, dy = x[:, some, None] - column, y[:, some, None] - row
+        weights = [weight.ravel() for weight in _weights(dx[:, :, None, :], dy[:, :, :, None])]  # (n, rows, columns)
+        hit = np.flatnonzero((weights[0] >= 0) & (weights[1] >= 0) & (weights[2] >= 0))
+        line, across = np.divmod(hit, column.shape[1])
+        own = line // row.shape[1]
+        triangle = some[own]
+        w = [weight[hit] for weight in weights]
+        height = (w[0] * z[0, triangle] + w[1] * z[1, triangle] + w[2] * z[2, triangle]) / (w[0] + w[1] + w[2])
+        sample = row.ravel()[line].astype(int) * shape[1] + column[own, across].astype(int)
+        found.append((sample, height, front[triangle]))
+    sample, height, triangle = (np.concatenate(each) for each in zip(*found, strict=True))
+    return sample, height, triangle
 
 
-def _samples(
-    x: np.ndarray, y: np.ndarray, shape: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Triangle index, column and row of the samples in each triangle's bounding box, in chunks.
+def _weights(dx: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
+    """Barycentric weights times the doubled area, from the corners' distances to a point; negative outside."""
+    return [dx[i] * dy[j] - dx[j] * dy[i] for i, j in ((1, 2), (2, 0), (0, 1))]
 
-    x, y: (3, F) of the triangles' corners.
+
+def _boxes(x: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Triangles whose bounding boxes hold equally many samples, some at a time.
+
+    x, y: (3, F) of the triangles' corners. Yields (n,) int triangles, (n, columns) and (n, rows) float32 of the samples
+    in their boxes.
     """
-    first, last = (
-        [np.clip(rounded(of(a, axis=0)), least, side - 1 + least) for a, side in ((x, shape[1]), (y, shape[0]))]
-        for rounded, of, least in ((np.ceil, np.min, 0), (np.floor, np.max, -1))
-    )
-    low = np.array(first).astype(np.int32)  # (2, F)
-    extent = np.maximum(np.array(last).astype(np.int32) - low + 1, 0)
-    pairs = extent.prod(axis=0)
-    some = np.flatnonzero(pairs)
-    for group in np.split(some, np.flatnonzero(np.diff(np.cumsum(pairs[some]) // PAIRS)) + 1):
-        owner = np.repeat(group, pairs[group])
-        rank = np.arange(len(owner), dtype=np.int32)
-        rank -= np.repeat((np.cumsum(pairs[group]) - pairs[group]).astype(np.int32), pairs[group])
-        width = extent[0, owner]
-        yield owner, low[0, owner] + rank % width, low[1, owner] + rank // width
+    low, extent = [], []
+    for (a, b, c), side in ((x, shape[1]), (y, shape[0])):
+        first = np.clip(np.ceil(np.minimum(np.minimum(a, b), c)), 0, side)
+        last = np.clip(np.floor(np.maximum(np.maximum(a, b), c)), -1, side - 1)
+        low.append(first)
+        extent.append(np.maximum(last - first + 1, 0).astype(int))
+    columns, rows = extent
+    size = np.where(columns > 0, rows, 0) * (shape[1] + 1) + columns
+    order = np.argsort(size, kind="stable")
+    order = order[np.searchsorted(size[order], shape[1] + 1) :]  # the others hold none
+    for group in np.split(order, np.flatnonzero(np.diff(size[order])) + 1):
+        across, down = (np.arange(side[group[:1]].sum(), dtype=np.float32) for side in (columns, rows))
+        for start in range(0, len(group), step := max(1, PAIRS // max(1, len(across) * len(down)))):
+            some = group[start : start + step]
+            yield some, low[0][some, None] + across, low[1][some, None] + down
 
 
-def _light(normal: np.ndarray) -> np.ndarray:
-    """(H, W, 3) view normals -> (H, W, 2): diffuse light, and the white highlight (Blinn 1977)."""
-    diffuse = AMBIENT[0] + (AMBIENT[1] - AMBIENT[0]) * (normal[..., 1] + 1) / 2
-    highlight = np.zeros(normal.shape[:2])
+def _light(normals: np.ndarray) -> np.ndarray:
+    """(N, 3) float32 normals in view axes, of any length -> (N, 2): diffuse light, and the highlight (Blinn 1977)."""
+    normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    diffuse = AMBIENT[0] + (AMBIENT[1] - AMBIENT[0]) * (normals[:, 1] + 1) / 2
+    highlight = np.zeros(len(normals), np.float32)
     for direction, strength in LIGHTS:
         towards = np.array(direction) / np.linalg.norm(direction)
-        diffuse = diffuse + strength * np.maximum(normal @ towards, 0)
         half = towards + np.array([0.0, 0.0, 1.0])
-        highlight += strength * HIGHLIGHT * np.maximum(normal @ (half / np.linalg.norm(half)), 0) ** 30
+        half /= np.linalg.norm(half)
+        diffuse += strength * np.maximum(normals @ towards.astype(np.float32), 0)
+        highlight += strength * HIGHLIGHT * np.maximum(normals @ half.astype(np.float32), 0) ** 30
     return np.stack([diffuse, highlight], axis=-1)
 
 
-def _hollows(depth: np.ndarray, covered: np.ndarray, step: float) -> np.ndarray:
-    """(H, W, 1) factor: below 1 where the surface lies deeper than the mean of its neighbourhood."""
-    share = covered[::HOLLOW_STEP, ::HOLLOW_STEP].astype(np.float32)
-    known = np.where(covered, depth, 0)[::HOLLOW_STEP, ::HOLLOW_STEP].astype(np.float32)
+def _hollows(depth: np.ndarray, step: float) -> np.ndarray:
+    """(H, W) depth, -inf off shapes -> (H W,) factor: below 1 where a surface lies deeper than around it on average."""
+    known = depth[::HOLLOW_STEP, ::HOLLOW_STEP]
+    share = np.isfinite(known).astype(np.float32)
+    known = np.where(share > 0, known, np.float32(0))
     factor = np.ones(known.shape, np.float32)
     for width in HOLLOW_MM:
         sigma = width / (step * HOLLOW_STEP) / 2
         around = gaussian_filter(known, sigma) / np.maximum(gaussian_filter(share, sigma), 1e-3)
         factor -= 0.3 * np.clip((around - known) / width, 0, 1) * share
     whole = factor.repeat(HOLLOW_STEP, axis=0).repeat(HOLLOW_STEP, axis=1)
-    return whole[: depth.shape[0], : depth.shape[1], None]
+    return whole[: depth.shape[0], : depth.shape[1]].ravel()

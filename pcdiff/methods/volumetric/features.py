@@ -6,7 +6,6 @@ The lattice is symmetric about the middle plane of the head: the mirror image of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
@@ -90,12 +89,6 @@ def defect_windows(fit: PriorFit) -> list[Window]:
     return windows
 
 
-def halved(window: Window) -> Window:
-    """The same window among blocks of 2 x 2 x 2 lattice points."""
-    a, b, c = (slice(s.start // 2, s.stop // 2) for s in window)
-    return a, b, c
-
-
 def coordinates(window: Window) -> Tensor:
     """(3, I/2, J/2, K/2) float32: the middle of each block of 2 x 2 x 2 lattice points, about -1 to 1."""
     axes = [
@@ -110,12 +103,11 @@ def fine_channels(bone: np.ndarray, mean: np.ndarray, across: slice) -> np.ndarr
     return np.stack([bone[across], bone[::-1][across], mean[across]]).astype(np.float32)
 
 
-@cache
-def _map_positions(every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (2, ...) and radii (...) float32 of all lattice points, or of the middle of each block of 2 x 2 x 2."""
-    shift = (every - 1) * STEP / 2
-    i, j, k = (n // every for n in LATTICE.shape)
-    pixels, radius = map_position(Lattice(LATTICE.low + shift, (i, j, k), every * STEP).points)
+def _map_positions(window: Window, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (2, ...) and radii (...) float32 of a window's points, or of the middle of each block of 2 x 2 x 2."""
+    low = LATTICE.low + STEP * (np.array([side.start for side in window]) + (every - 1) / 2)
+    i, j, k = ((side.stop - side.start) // every for side in window)
+    pixels, radius = map_position(Lattice(low, (i, j, k), every * STEP).points)
     return pixels.astype(np.float32), radius.astype(np.float32)
 
 
@@ -125,11 +117,9 @@ def prior_tables(maps: TableMaps, window: Window) -> np.ndarray:
     Depth below the outer and height above the inner table over 4 mm, standard deviations in mm, distance inside the
     defect's border over 8 mm, and 1.
     """
-    pixels, radius = _map_positions(2)
-    a, b, c = halved(window)
-    radius = radius[a, b, c]
+    pixels, radius = _map_positions(window, 2)
     outer, inner, outer_std, thickness_std, border = maps.sample(
-        pixels[:, a, b, c], "outer", "inner", "outer_std", "thickness_std", "border"
+        pixels, "outer", "inner", "outer_std", "thickness_std", "border"
     )
     below, above = np.clip(outer - radius, -10, 10) / 4, np.clip(radius - inner, -10, 10) / 4
     channels = [below, above, outer_std, thickness_std, np.clip(border, -16, 16) / 8, np.ones_like(border)]
@@ -138,10 +128,8 @@ def prior_tables(maps: TableMaps, window: Window) -> np.ndarray:
 
 def prior_log_odds(maps: TableMaps, window: Window, fusion: FusionConfig) -> np.ndarray:
     """(I, J, K) float32: log-odds of bone by the completed tables."""
-    pixels, radius = _map_positions(1)
-    a, b, c = window
-    radius = radius[a, b, c]
-    outer, inner, border = maps.sample(pixels[:, a, b, c], "outer", "inner", "border")
+    pixels, radius = _map_positions(window, 1)
+    outer, inner, border = maps.sample(pixels, "outer", "inner", "border")
     return table_log_odds(outer - radius, radius - inner, border, fusion).astype(np.float32)
 
 

@@ -38,7 +38,7 @@ from pcdiff.pipeline.record import (
 )
 from pcdiff.pipeline.settings import Settings
 from pcdiff.pipeline.stages import Stopwatch
-from pcdiff.prior.regions import defects_of
+from pcdiff.prior.regions import defects_of, open_defects
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pcdiff.pipeline.flow import Design
     from pcdiff.prior.fit import PriorFit
 
+MIN_COVERED = 0.25  # of a defect that is not left open; between the widest drain holes a third is covered
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
 
@@ -236,6 +237,7 @@ def _notes(result: Design, settings: Settings) -> list[str]:
 def _record(part: Path, given: _Input, result: Design, checked: _Checked, settings: Settings) -> dict[str, Any]:
     """What `run.json` says of a case; see docs/files.md."""
     openings = _openings(result, settings.fitting.clearance)
+    defects = [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)]
     return {
         **settings.record(),
         "notice": NOTICE,
@@ -251,8 +253,9 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
                 *(without_folders(warning, given.path) for warning in given.check.warnings),
                 *_notes(result, settings),
             ],
-            "defects": [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)],
+            "defects": defects,
         },
+        "left_open": _left_open(result.fit, defects, checked.report),
         "midplane": _midplane(result.fit),
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
@@ -278,6 +281,19 @@ def _openings(result: Design, clearance: float) -> dict[int, dict[str, float]]:
             length, width, _ = (round(mm + 2 * clearance, 1) for mm in extents(vertices[label == number]))
             openings[number] = {"length_mm": length, "width_mm": width}
     return openings
+
+
+def _left_open(fit: PriorFit, defects: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
+    """The openings of the skull that the implant does not close; defects: those to close, for the record."""
+    left = [asdict(defect) for defect in open_defects(fit)]
+    numbers = fit.numbers or [None] * len(defects)  # those of a region have none
+    for defect, number in zip(defects, numbers, strict=True):
+        covered = float(report["complete"].figure(f"coverage_{defect['label']}" if len(defects) > 1 else "coverage"))
+        if covered < MIN_COVERED:
+            left.append(defect | {"number": number, "why": f"implant and bone cover {covered:.0%} of it"})
+    for defect in left:
+        del defect["label"]
+    return left
 
 
 def _midplane(fit: PriorFit) -> dict[str, list[float]]:

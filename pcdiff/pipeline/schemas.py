@@ -49,6 +49,15 @@ class _Defect(_Object):
     width_mm: Number | None = None
 
 
+class _OpenDefect(_Object):
+    number: Count | None = None
+    place: Text
+    area_cm2: Number
+    length_mm: Number | None = None
+    width_mm: Number | None = None
+    why: Text
+
+
 class _Midplane(_Object):
     point: Annotated[list[Number], Field(min_length=3, max_length=3)]
     normal: Annotated[list[Number], Field(min_length=3, max_length=3)]
@@ -85,6 +94,7 @@ class CaseRecord(ResultRecord):
     input: _CaseInput
     input_check: _InputCheck | None = None
     defects: Count
+    left_open: list[_OpenDefect] | None = None
     midplane: _Midplane | None = None
     implant_ml: Number
     pieces_ml: list[Number]

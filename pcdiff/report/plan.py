@@ -35,6 +35,7 @@ def plan_section(contents: CaseContents, picture: Markup) -> Markup:
         open=[check["title"] for check in _checks(contents) if check.get("passed") is None],
         defects=[_defect_row(n, defect, chosen) for n, defect in enumerate(_defects(record), 1)],
         chosen=chosen,
+        left_open=_left_open(record),
         implant=_implant_rows(contents),
         densities=DENSITIES,
         insertion=(contents.checks or {}).get("insertion"),
@@ -81,6 +82,21 @@ def _defect_row(number: int, defect: Mapping[str, Any], chosen: Sequence[int]) -
         "size": "-" if length is None or width is None else f"{length:.0f} x {width:.0f} mm",
         "area": "-" if area is None else f"{area:.0f} cm\u00b2",
     }
+
+
+def _left_open(record: Mapping[str, Any]) -> list[str] | None:
+    """A line for each opening that the implant does not close; None for a record without them."""
+    left = record.get("left_open")
+    if left is None:
+        return None
+    lines = []
+    for number, defect in enumerate(left, 1):
+        row = _defect_row(number, defect, ())
+        named = f"Defect {defect['number']}" if defect.get("number") else "Opening"
+        size = "" if row["size"] == "-" else f"{row['size']}, "
+        why = defect["why"].replace("cm2", "cm\u00b2")
+        lines.append(f"{named}: {row['place']}, {size}{row['area']} ({why})")
+    return lines
 
 
 def _implant_rows(contents: CaseContents) -> dict[str, str]:

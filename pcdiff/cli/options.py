@@ -137,6 +137,15 @@ MakeInsertable = Annotated[
         "By default they are removed if that costs at most 1 % of the volume.",
     ),
 ]
+Engrave = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="TEXT",
+        help="Cut a text, such as a case's number, into the inner surface of the mesh, to tell prints apart; at most "
+        "12 letters A to Z, digits, spaces or - . _ / +.",
+    ),
+]
 MeshKinds = Annotated[
     str,
     typer.Option(

@@ -58,9 +58,25 @@ class _OpenDefect(_Object):
     why: Text
 
 
+Place = Annotated[list[Number], Field(min_length=3, max_length=3)]
+
+
+class _Engraving(_Object):
+    text: Text
+    point: Place
+    right: Place
+    up: Place
+    wall_mm: Number
+    depth_mm: Number
+
+
+class _Fitting(_Object):
+    engraved: list[_Engraving] = []
+
+
 class _Midplane(_Object):
-    point: Annotated[list[Number], Field(min_length=3, max_length=3)]
-    normal: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    point: Place
+    normal: Place
 
 
 class _InputCheck(_Object):
@@ -94,6 +110,7 @@ class CaseRecord(ResultRecord):
     input: _CaseInput
     input_check: _InputCheck | None = None
     defects: Count
+    fitting: _Fitting | None = None
     left_open: list[_OpenDefect] | None = None
     midplane: _Midplane | None = None
     implant_ml: Number

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from pcdiff.report.colours import Colour
+from pcdiff.geometry.directions import unit
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.report.colours import IMPLANT, Colour
 from pcdiff.report.error_picture import CUT_BELOW_MM
 from pcdiff.report.render import Canvas, render, sheet, stack
 from pcdiff.report.scene import Scene
@@ -17,6 +20,8 @@ PIXEL_MM = 0.75
 CLOSE_UP_MM = 0.45  # per pixel
 CLOSE_UP_BONE_MM = 16.0  # bone around the implant in the close-up
 BEAD_MM = 1.1
+TEXT_AROUND_MM = (30.0, 8.0, 8.0)  # of an engraved text
+TEXT_MM = 0.12  # per pixel
 
 
 def scene_picture(scene: Scene) -> np.ndarray:
@@ -64,6 +69,20 @@ def views(scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
     upper = [select_vertices(shape, shape.vertices @ outward > floor) for shape in (bone, implant)]
     yield "from inside", render(upper, tilt - outward, PIXEL_MM)
     yield "close-up of the rim", render([_bone_around(bone, implant), implant], outward + 2 * tilt, CLOSE_UP_MM)
+
+
+def engraving_picture(mesh: Mesh, place: Mapping[str, Any]) -> np.ndarray:
+    """(H, W, 3) uint8: an engraved text as it is read from inside the head, under light from above.
+
+    mesh: of the implant. place: `point`, `right` and `up` of the text, see docs/files.md.
+    """
+    right, up = (np.array(place[name]) for name in ("right", "up"))
+    local = (mesh.vertices - place["point"]) @ np.stack([right, np.cross(up, right), up]).T  # the reader is in front
+    near = (np.abs(local) < TEXT_AROUND_MM).all(axis=1)[mesh.faces].all(axis=1)
+    faces, flat = mesh.faces[near], Mesh(local, mesh.faces[near])
+    normals = np.repeat(unit(flat.area_vectors), 3, axis=0)  # facets, so that edges stay sharp
+    shape = Shape(local[faces].reshape(-1, 3), normals, np.arange(faces.size).reshape(-1, 3), IMPLANT)
+    return render([shape], (0.0, -1.0, -0.8), TEXT_MM)
 
 
 def beads(points: np.ndarray, colour: Colour) -> Shape:

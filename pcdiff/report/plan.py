@@ -108,6 +108,11 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
     ml = record["implant_ml"]
     rows["Volume"] = f"{ml:.1f} ml"
     rows["Weight"] = ", ".join(f"{material} {ml * density:.0f}\u00a0g" for material, density in DENSITIES.items())
+    if engraved := (record.get("fitting") or {}).get("engraved"):
+        pieces_of = "" if len(pieces) == 1 else f" of {len(engraved)} of {len(pieces)} pieces"
+        rows["Engraved"] = (
+            f"{engraved[0]['text']}, in the inner surface{pieces_of}, {engraved[0]['depth_mm']:g} mm deep"
+        )
     values = _thickness(contents)
     if values.size:
         low, median, high = np.percentile(values, PERCENTILES)

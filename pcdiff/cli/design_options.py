@@ -71,6 +71,7 @@ def _settings(
     drain_holes: options.DrainHoles = None,
     make_insertable: options.MakeInsertable = None,
     engrave: options.Engrave = None,
+    fixation: options.Fixation = 0,
     criteria: options.Criteria = None,
     mesh: options.MeshKinds = "stl",
     mesh_space: options.MeshSpace = "lps",
@@ -108,6 +109,7 @@ def _settings(
         mesh=mesh,
         mesh_space=mesh_space,
         keep_points=keep_points,
+        fixation=fixation,
         report=report,
         case_id=None if case_id is None else as_text(case_id),
     )

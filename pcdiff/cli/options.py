@@ -146,6 +146,17 @@ Engrave = Annotated[
         "12 letters A to Z, digits, spaces or - . _ / +.",
     ),
 ]
+Fixation = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="N",
+        min=0,
+        max=12,
+        help="Mark up to N places for plates and screws along the rim of each piece, where bone and implant are thick "
+        "enough; nothing is cut.",
+    ),
+]
 MeshKinds = Annotated[
     str,
     typer.Option(

@@ -26,6 +26,7 @@ from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import DEFAULT_OF_ENSEMBLE
 from pcdiff.pipeline.case_folder import case_folder
+from pcdiff.pipeline.fixation import few_places, fixation_places
 from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
 from pcdiff.pipeline.record import (
     GREY,
@@ -173,7 +174,10 @@ def write_case(
         points = write_points(result, part / "points.npz") if settings.keep_points else None
     with watch("check"):
         checked = _check(part, given.skull, result, mesh, members, settings)
-    record = _record(part, given, result, checked, settings) | {"stl": stl, **_times(watch)}
+        fixation = _fixation(given.skull, result, mesh, checked.report, settings)
+    if on_warning is not None and len(fixation) < settings.fixation * result.fit.defects:
+        on_warning(few_places(len(fixation), settings.fixation, result.fit.defects))
+    record = _record(part, given, result, checked, settings) | {"fixation": fixation, "stl": stl, **_times(watch)}
     if settings.report:
         from pcdiff.pipeline.contents import designed_contents
         from pcdiff.report.case_report import write_report
@@ -223,6 +227,14 @@ def _check(
         if each is not None:
             write_checks(each, part / "candidates" / f"checks_{number}.json")
     return _Checked(report, candidates, recommend([report, *candidates]), uncertainty_mm)
+
+
+def _fixation(skull: Volume, result: Design, mesh: Mesh, report: Report, settings: Settings) -> list[dict[str, Any]]:
+    """The marks for plates, for the record."""
+    if not settings.fixation:
+        return []
+    places = fixation_places(result.fit, skull, mesh, report.thickness_mm, settings.fixation)
+    return [place.record() for place in places]
 
 
 def _notes(result: Design, settings: Settings) -> list[str]:

@@ -74,6 +74,15 @@ class _Fitting(_Object):
     engraved: list[_Engraving] = []
 
 
+class _FixationPlace(_Object):
+    defect: Count
+    point: Place
+    normal: Place
+    across: Place
+    bone_mm: Number
+    implant_mm: Number
+
+
 class _Midplane(_Object):
     point: Place
     normal: Place
@@ -111,6 +120,7 @@ class CaseRecord(ResultRecord):
     input_check: _InputCheck | None = None
     defects: Count
     fitting: _Fitting | None = None
+    fixation: list[_FixationPlace] = []
     left_open: list[_OpenDefect] | None = None
     midplane: _Midplane | None = None
     implant_ml: Number

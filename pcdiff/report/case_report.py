@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pcdiff import NOTICE
 from pcdiff.report.contents import CaseContents
+from pcdiff.report.fixation import fixation_section
 from pcdiff.report.gallery import case_picture, engraving_picture, views
 from pcdiff.report.page import picture_html, write_page
 from pcdiff.report.plan import case_title, plan_section, plan_version
@@ -61,6 +62,7 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         drawn=[picture_html(picture, caption) for caption, picture in drawn],
         engraved=_engraved(contents),
         scene=scene_html(scene),
+        fixation=fixation_section(record, scene),
         checks=checks_section(contents.checks),
         candidates=_candidates(contents, scene),
         input=input_section(record),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pcdiff.geometry.extents import extents
 from pcdiff.report.contents import CaseContents
+from pcdiff.report.fixation import fixation_line
 from pcdiff.report.rim import mesh_pieces
 from pcdiff.report.templates import fill
 
@@ -113,6 +114,8 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
         rows["Engraved"] = (
             f"{engraved[0]['text']}, in the inner surface{pieces_of}, {engraved[0]['depth_mm']:g} mm deep"
         )
+    if marks := record.get("fixation"):
+        rows["Fixation marks"] = fixation_line(marks)
     values = _thickness(contents)
     if values.size:
         low, median, high = np.percentile(values, PERCENTILES)

@@ -84,6 +84,11 @@ class Canvas:
         else:
             self._colour[front] = np.einsum("nc,ncx->nx", weights, shape.colour[corners])
 
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) mm -> (N, 2) columns and rows of the picture."""
+        at = (points @ self._axes.T - self._low)[:, :2] / (self._step * SUPERSAMPLING)
+        return np.stack([at[:, 0], self._depth.shape[0] / SUPERSAMPLING - at[:, 1]], axis=1)
+
     def picture(self) -> np.ndarray:
         """(H, W, 3) uint8 sRGB."""
         height, width = self._depth.shape

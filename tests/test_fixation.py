@@ -19,7 +19,7 @@ from pcdiff.pipeline.fixation import MIN_BONE_MM, FixationPlace, fixation_places
 from pcdiff.pipeline.record import case_record
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.direction_map import MAP
-from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.model import ShapePrior
 
 COUNT = 6
@@ -52,7 +52,7 @@ def on_left(places: list[FixationPlace], fit: PriorFit) -> list[bool]:
 def test_places_lie_evenly_on_the_rim(
     case: tuple[Volume, Volume], fitted: PriorFit, implant: tuple[Mesh, np.ndarray]
 ) -> None:
-    places = fixation_places(fitted, case[0], *implant, COUNT)
+    places = fixation_places(fitted, *case, *implant, COUNT)
     points = np.array([place.point for place in places])
     assert len(places) == COUNT
     for volume in case:
@@ -78,16 +78,40 @@ def test_places_lie_evenly_on_the_rim(
 def test_no_place_is_where_bone_is_thin_or_missing(
     case: tuple[Volume, Volume], fitted: PriorFit, implant: tuple[Mesh, np.ndarray], low: float, high: float
 ) -> None:
-    places = fixation_places(fitted, with_layer_removed(case[0], fitted, low, high), *implant, COUNT)
+    places = fixation_places(fitted, with_layer_removed(case[0], fitted, low, high), case[1], *implant, COUNT)
     assert 2 <= len(places) < COUNT
     assert not any(on_left(places, fitted))
     assert all(place.bone_mm >= MIN_BONE_MM for place in places)
 
 
+def test_the_rim_is_that_of_the_outer_surface_where_the_cut_slants(
+    case: tuple[Volume, Volume], fitted: PriorFit, prior: ShapePrior
+) -> None:
+    """The inner half of the bone is cut 8 mm farther out, as on the sides of a cut that is parallel to the saw."""
+    skull, implant = case
+    voxels = np.argwhere(skull.mask)
+    points = skull.to_mm(voxels.astype(float))
+    model = fitted.pose.to_model(points)
+    depth = MAP.nearest(MAP.filled(fitted.outer), model) - np.linalg.norm(model, axis=1)
+    rim = cKDTree(implant.to_mm(np.argwhere(implant.mask).astype(float)))
+    under = voxels[(depth > 3.5) & (depth < 20) & (rim.query(points)[0] < 8)]
+    bone, solid = skull.mask.copy(), implant.mask.copy()
+    bone[tuple(under.T)], solid[tuple(under.T)] = False, True
+    skull, cut = skull.with_mask(bone), implant.with_mask(solid)
+    refit = fit(prior, skull)
+    assert (refit.defect > 0).sum() > 1.2 * (fitted.defect > 0).sum(), "rays over the undercut count as defect"
+    mesh = volume_to_mesh(cut, skull)
+    thickness = wall_thickness(mesh, outward_cosine(mesh, refit.pose.shift))
+    places = fixation_places(refit, skull, cut, mesh, thickness, COUNT)
+    assert places
+    assert max(rim.query(np.array([place.point for place in places]))[0]) < 3.5
+    assert min(place.bone_mm for place in places) < 5.0, "above the undercut the bone is thin"
+
+
 def test_a_thin_implant_has_no_place(
     case: tuple[Volume, Volume], fitted: PriorFit, implant: tuple[Mesh, np.ndarray]
 ) -> None:
-    assert fixation_places(fitted, case[0], implant[0], np.full_like(implant[1], 1.0), COUNT) == []
+    assert fixation_places(fitted, *case, implant[0], np.full_like(implant[1], 1.0), COUNT) == []
 
 
 def test_record_and_report_list_the_marks(

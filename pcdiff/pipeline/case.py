@@ -233,7 +233,7 @@ def _fixation(skull: Volume, result: Design, mesh: Mesh, report: Report, setting
     """The marks for plates, for the record."""
     if not settings.fixation:
         return []
-    places = fixation_places(result.fit, skull, mesh, report.thickness_mm, settings.fixation)
+    places = fixation_places(result.fit, skull, result.implant, mesh, report.thickness_mm, settings.fixation)
     return [place.record() for place in places]
 
 

@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 from scipy.spatial import cKDTree
 
 from pcdiff.checks.distances import OUTER_COSINE, outward_cosine
 from pcdiff.geometry.directions import unit
+from pcdiff.geometry.grid import bounding_box
 from pcdiff.geometry.interpolator import Interpolator
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.prior.direction_map import MAP
+from pcdiff.prior.direction_map import MAP, crossing, profiles
 from pcdiff.prior.fit import PriorFit
 
 MIN_BONE_MM = 3.0  # screws of cranial plates are 3 to 5 mm long
 MIN_IMPLANT_MM = 1.5  # as the check of the thickness
 BESIDE_MM = (4.0, 6.0, 8.0)  # from the rim, where the screws of a plate are
+AROUND_MM = 25.0  # of the defect and of the implant, where the rim is looked for
+NEAR_PX = 4  # of the map; from a defect to what closes it
 STATION_MM = 1.0  # along the rim
 SMOOTH = 3.0  # stations, standard deviation: the map's pixels are stairs
 ABOVE_MM, BELOW_MM, STEP_MM = 4.0, 20.0, 0.25  # along a normal, from the expected outer surface
@@ -52,7 +56,7 @@ class FixationPlace:
 
 
 def fixation_places(
-    fit: PriorFit, skull: Volume, mesh: Mesh, thickness_mm: np.ndarray, count: int
+    fit: PriorFit, skull: Volume, implant: Volume, mesh: Mesh, thickness_mm: np.ndarray, count: int
 ) -> list[FixationPlace]:
     """Up to `count` places around each piece, evenly spaced by arc length, where bone and implant are thick enough.
 
@@ -61,17 +65,25 @@ def fixation_places(
     Args:
         fit: Of the shape model, for the defects and the outer surface around them.
         skull: The defective skull.
+        implant: On its grid.
         mesh: The implant's surface.
         thickness_mm: (V,) at its vertices.
         count: Of places around each piece.
     """
+    low, high = bounding_box(implant.mask)
+    margin = np.ceil(AROUND_MM * skull.voxels_per_mm).astype(int)
+    bone, solid = skull.crop(low - margin, high + margin), implant.crop(low - margin, high + margin)
+    outermost = _outermost(fit, bone, solid)
     outer = outward_cosine(mesh, fit.pose.shift) > OUTER_COSINE
-    implant = cKDTree(mesh.vertices[outer]), thickness_mm[outer]
+    surface = cKDTree(mesh.vertices[outer]), thickness_mm[outer]
     places: list[FixationPlace] = []
     for label in range(1, fit.defects + 1):
-        rim = _rim(fit, label)
-        bone_mm = np.min([_bone_mm(skull, *_beside(fit, rim, mm)) for mm in BESIDE_MM], axis=0)
-        implant_mm = np.min([_implant_mm(*implant, _beside(fit, rim, -mm)[0]) for mm in BESIDE_MM[:2]], axis=0)
+        near = ndimage.binary_dilation(MAP.to_image(fit.defect == label, False), iterations=NEAR_PX)
+        rim = _rim(fit, outermost & near)
+        if rim is None:
+            continue
+        bone_mm = np.min([_bone_mm(bone, *_beside(fit, rim, mm)) for mm in BESIDE_MM], axis=0)
+        implant_mm = np.min([_implant_mm(*surface, _beside(fit, rim, -mm)[0]) for mm in BESIDE_MM[:2]], axis=0)
         usable = (bone_mm >= MIN_BONE_MM) & (implant_mm >= MIN_IMPLANT_MM)
         points, normals = _beside(fit, rim, 0.0)
         inner, _ = _beside(fit, rim, -1.0)
@@ -98,8 +110,25 @@ class _Rim:
     away: np.ndarray
 
 
-def _rim(fit: PriorFit, label: int) -> _Rim:
-    pixels = gaussian_filter1d(_contour(MAP.to_image(fit.defect == label)), SMOOTH, axis=0, mode="wrap")
+def _outermost(fit: PriorFit, bone: Volume, implant: Volume) -> np.ndarray:
+    """(SIZE, SIZE) bool: rays that meet the implant first, from outside. A slanting rim is that of its outer edge."""
+    rays = np.flatnonzero(fit.observation.distance <= AROUND_MM)
+    tops = []
+    for volume in (bone, implant):
+        occupancy = volume.mask.astype(np.uint8) * np.uint8(255)
+        top = crossing(profiles(occupancy, volume.affine, fit.pose, MAP.directions[rays]), None, outward=True)
+        tops.append(np.nan_to_num(top, nan=0.0))
+    found = np.zeros(len(MAP.directions), bool)
+    found[rays] = tops[1] > tops[0]
+    return MAP.to_image(found, False)
+
+
+def _rim(fit: PriorFit, piece: np.ndarray) -> _Rim | None:
+    """The rim of a piece, (SIZE, SIZE) bool; None without one."""
+    contour = _contour(piece)
+    if contour is None:
+        return None
+    pixels = gaussian_filter1d(contour, SMOOTH, axis=0, mode="wrap")
     for _ in range(2):  # the second time with stations at equal distances
         points = _surface(fit, pixels)
         arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0, append=points[:1]), axis=1))])
@@ -112,11 +141,14 @@ def _rim(fit: PriorFit, label: int) -> _Rim:
     return _Rim(pixels, away / mm)
 
 
-def _contour(mask: np.ndarray) -> np.ndarray:
+def _contour(mask: np.ndarray) -> np.ndarray | None:
     """(N, 2) pixels: the longest boundary of a mask, counter-clockwise, about a pixel between points."""
     from skimage.measure import find_contours
 
-    line = max(find_contours(np.pad(mask, 1).astype(float), 0.5), key=len)[:-1] - 1
+    lines = find_contours(np.pad(mask, 1).astype(float), 0.5)
+    if not lines:
+        return None
+    line = max(lines, key=len)[:-1] - 1
     x, y = line.T
     return line if x @ np.roll(y, -1) > y @ np.roll(x, -1) else line[::-1]
 
@@ -141,9 +173,7 @@ def _bone_mm(skull: Volume, points: np.ndarray, normals: np.ndarray) -> np.ndarr
     depth = np.arange(-ABOVE_MM, BELOW_MM, STEP_MM)
     line = points[:, None] - depth[:, None] * normals[:, None]
     index = skull.to_index(line.reshape(-1, 3)).T
-    low = np.floor(index.min(1)).astype(int) - 1
-    near = skull.crop(low, np.ceil(index.max(1)).astype(int) + 2)
-    values = Interpolator(near.mask.view(np.uint8) * np.uint8(200))(index - low[:, None])
+    values = Interpolator(skull.mask.view(np.uint8) * np.uint8(200))(index)
     bone = values.reshape(line.shape[:2]) >= 100
     first = bone.argmax(axis=1)
     there = bone.any(axis=1) & (np.abs(depth[first]) <= MAX_STEP_MM)

@@ -25,7 +25,7 @@ from pcdiff.imaging.input_check import InputCheck
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import DEFAULT_OF_ENSEMBLE
-from pcdiff.pipeline.case_folder import case_folder
+from pcdiff.pipeline.case_folder import case_folder, changed_implants, kept_name
 from pcdiff.pipeline.fixation import few_places, fixation_places
 from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
 from pcdiff.pipeline.record import (
@@ -119,6 +119,12 @@ def design_case(
             )
     if not overwrite and read_record(folder) is not None:
         refuse_other_input(folder, input_digest(source), overwrite)
+    if on_warning is not None:
+        for name in changed_implants(folder):
+            on_warning(
+                f"{name} has been changed since it was designed: it is kept as {kept_name(name)}; --edited FILE makes "
+                "an edited implant fit"
+            )
     with case_folder(folder, overwrite, source) as part:
         record = write_case(part, source, method, settings, mask_out, on_warning, on_stage)
         write_record(part, record)

@@ -131,9 +131,10 @@ def test_record_and_report_list_the_marks(
     assert case_record(tmp_path / "out")["fixation"] == marks
     assert any(f"6 places for fixation asked for, {len(marks)} found" in line for line in warned)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    line = ", ".join(f"{n}: {mark['bone_mm']:.1f}/{mark['implant_mm']:.1f}" for n, mark in enumerate(marks, 1))
-    assert f"<dt>Fixation marks</dt><dd>bone/implant, mm: {line}</dd>" in page
-    section = page[page.index("<h2>Fixation marks") : page.index("<h2>Checks</h2>", page.index("<h2>Fixation marks"))]
+    plan, _, rest = page.partition("<h2>Slices")
+    line = ", ".join(f"{n}: {mark['bone_mm']:.1f} / {mark['implant_mm']:.1f}" for n, mark in enumerate(marks, 1))
+    assert f"Thickness of bone / implant in mm: {line}." in plan.replace("\u00a0", " ")
+    section = rest.partition("<h2>Fixation marks")[2].partition("<h2>Checks</h2>")[0]
     assert section.count("<tr>") == len(marks) + 1
     assert "fixation marks, seen from outside" in section
     assert '"name": "fixation marks"' in page

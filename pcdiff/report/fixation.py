@@ -22,9 +22,9 @@ NUMBER_MM = 8.0  # from a mark to its number, on bone
 
 
 def fixation_line(marks: Sequence[Mapping[str, Any]]) -> str:
-    """The marks in a line, with their numbers: thickness of bone and implant."""
-    each = (f"{n}: {mark['bone_mm']:.1f}/{mark['implant_mm']:.1f}" for n, mark in enumerate(marks, 1))
-    return f"bone/implant, mm: {', '.join(each)}"
+    """The marks in a line, with their numbers: thickness of bone and implant; empty without any."""
+    each = (f"{n}:\u00a0{mark['bone_mm']:.1f}\u00a0/\u00a0{mark['implant_mm']:.1f}" for n, mark in enumerate(marks, 1))
+    return ", ".join(each)
 
 
 def fixation_section(record: Mapping[str, Any], scene: Scene) -> Markup:
@@ -37,7 +37,7 @@ def fixation_section(record: Mapping[str, Any], scene: Scene) -> Markup:
     pictures = []
     for defect in sorted({mark["defect"] for mark in marks}):
         numbered = {n: mark for n, mark in enumerate(marks, 1) if mark["defect"] == defect}
-        pictures.append(picture_html(_picture(scene, numbered), "fixation marks, seen from outside"))
+        pictures.append(picture_html(_picture(scene, numbered), "fixation marks, seen from outside", "whole"))
     return fill("fixation.html", rows=rows, pictures=pictures) if rows else Markup()
 
 

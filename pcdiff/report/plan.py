@@ -37,6 +37,7 @@ def plan_section(contents: CaseContents, picture: Markup) -> Markup:
         defects=[_defect_row(n, defect, chosen) for n, defect in enumerate(_defects(record), 1)],
         chosen=chosen,
         left_open=_left_open(record),
+        fixation=fixation_line(record.get("fixation") or []),
         implant=_implant_rows(contents),
         densities=DENSITIES,
         insertion=(contents.checks or {}).get("insertion"),
@@ -114,8 +115,6 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
         rows["Engraved"] = (
             f"{engraved[0]['text']}, in the inner surface{pieces_of}, {engraved[0]['depth_mm']:g} mm deep"
         )
-    if marks := record.get("fixation"):
-        rows["Fixation marks"] = fixation_line(marks)
     values = _thickness(contents)
     if values.size:
         low, median, high = np.percentile(values, PERCENTILES)

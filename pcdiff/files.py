@@ -21,7 +21,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes in hex. Raises InputError for a missing file."""
+    """The SHA-256 of a file's bytes in hex. Raises InputError for a missing file, and for a folder."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file, got a folder; give the file in it")
     if not path.is_file():
         raise InputError(f"{path}: expected a file, found none; check the path")
     with path.open("rb") as file:

@@ -18,7 +18,7 @@ import pytest
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.pipeline import case_folder as module
-from pcdiff.pipeline.case_folder import case_folder
+from pcdiff.pipeline.case_folder import case_folder, changed_implants
 from pcdiff.pipeline.record import read_record, write_record
 
 CALLS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "open", "fsync")
@@ -41,6 +41,22 @@ def state(folder: Path) -> tuple[str, frozenset[str]]:
     assert all(sha256(folder / name) == was for name, was in record["files"].items())
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return record["input"]["sha256"], frozenset(names - {"run.json"} - record["files"].keys())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_implant_that_was_changed_by_hand_is_kept(tmp_path: Path, overwrite: bool) -> None:
+    folder = tmp_path / "case"
+    put(folder, "one")
+    assert changed_implants(folder) == []
+    for number, edit in enumerate(("by hand", "by hand again")):
+        (folder / "implant.nrrd").write_text(edit)
+        assert changed_implants(folder) == ["implant.nrrd"]
+        put(folder, "one", overwrite)
+        kept = "implant.changed.nrrd"
+        assert state(folder) == ("one", frozenset({kept})), number
+        assert (folder / kept).read_text() == edit
+    put(folder, "one", overwrite)
+    assert (folder / kept).read_text() == "by hand again", "it stays"
 
 
 def crash_at(number: int, act: Callable[[], None], **changes: Any) -> bool:

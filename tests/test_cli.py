@@ -313,7 +313,7 @@ def test_errors_are_one_line_and_a_code(
         (("view", "none"), "none: expected a case folder"),
         (("view", "/"), "/: expected a case folder"),
         (("report", "/proc"), "/proc: expected a case folder"),
-        (("design", "a.nrrd", "-o", "out", "--weights", "/"), "/: expected a file, found none"),
+        (("design", "a.nrrd", "-o", "out", "--weights", "/"), "/: expected a file, got a folder"),
         (("design", "a.nrrd", "-o", "out", "--criteria", "/"), "/: expected a YAML file with lines such as"),
         (("train", "/"), "/: expected a YAML recipe"),
         (("import-checkpoint", "/", "-o", "w.safetensors"), "/: expected a checkpoint"),

@@ -362,6 +362,7 @@ def test_workers_that_are_jobs_of_slurm(tmp_path: Path, run: Run, heads: Path, m
     code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu", "--workers", 2)
     assert code == 2
     assert "expected the command sbatch, found none" in said
+    assert not (tmp_path / "other").exists()
     code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu")
     assert code == 2
     assert "expected --workers" in said

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from pcdiff.evaluation.places import bands, by_rim, by_size, estimates
 from pcdiff.evaluation.results import Results, write_results
 from pcdiff.evaluation.rows import Row
 from pcdiff.geometry.metrics import Scores
-from pcdiff.report.charts import scatter_chart
+from pcdiff.report.charts import box_chart, rank_chart, scatter_chart
 
 HEADS = 12
 
@@ -268,24 +268,65 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert "0.725<br><small>[0." in shown
     assert not re.findall(r"<th[^>]*></th>", shown), "a head without a text is none"
     assert '<div class="scroll" tabindex="0"' in shown, "to be scrolled with the keyboard"
-    figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
-    kinds = [[trace["type"] for trace in figure["data"]] for figure in figures]
-    assert kinds == [["scatter"], *[["box", "box"]] * 4, ["box"] * 4, *[["heatmap"]] * 4]
-    assert sorted(figures[1]["data"][0]["x"]) == pytest.approx(
-        sorted(np.add.outer([0.7, 0.72], np.arange(12) / 100).ravel())
-    )
-    assert figures[0]["data"][0]["y"] == pytest.approx([0.725, 0.705])
+    charts = drawings(page)
+    assert list(charts)[:5] == ["DSC against seconds", "DSC", "bDSC", "HD95 mm", "NSD 1 mm"]
+    assert len(re.findall('<svg class="drawing"', page)) == 10
+    assert len(page.encode()) < 400_000, "no library is in the page"
+    boxes = charts["DSC"]
+    assert len(boxes.findall("rect")) == 4, "two methods in two classes"
+    values = sorted(float(each.text.split(": ")[1]) for each in boxes.findall("circle/title"))
+    assert len(values) == 4 * HEADS
+    marks = charts["DSC against seconds"].findall("circle")
+    assert [mark.findtext("title") for mark in marks] == [
+        "first <b>: 7.2 seconds, DSC 0.725",
+        "second_2: 7.0 seconds, DSC 0.705",
+    ]
+    assert float(marks[0].get("cy")) < float(marks[1].get("cy")), "the better one is higher"
+
+
+def drawings(page: str) -> dict[str, ElementTree.Element]:
+    """The first chart of each name in a page."""
+    found = re.findall(r"<svg class=\"drawing\".*?</svg>", page, re.S)
+    parsed = [ElementTree.fromstring(text) for text in found]
+    charts: dict[str, ElementTree.Element] = {}
+    for each in parsed:
+        charts.setdefault(each.get("aria-label", ""), each)
+    return charts
+
+
+def test_a_box_chart_is_to_scale() -> None:
+    points = {"a": [(f"c{n}", value) for n, value in enumerate((0.1, 0.2, 0.3, 0.4, 0.9))], "b": [("c", math.inf)]}
+    (chart,) = drawings(box_chart("DSC", {"own": points}, "")).values()
+    at = {each.findtext("title"): float(each.get("cx", "nan")) for each in chart.findall("circle")}
+    assert list(at) == ["c0: 0.100", "c1: 0.200", "c2: 0.300", "c3: 0.400", "c4: 0.900"], "and nothing infinite"
+    per_unit = (at["c4: 0.900"] - at["c0: 0.100"]) / 0.8
+    (box,) = chart.findall("rect")
+    assert float(box.get("x", "nan")) == pytest.approx(at["c1: 0.200"], abs=0.2)
+    assert float(box.get("width", "nan")) == pytest.approx(0.2 * per_unit, abs=0.2)
+    numbers = {each.text: float(each.get("x", "nan")) for each in chart.findall("text")}
+    assert numbers["0.6"] - numbers["0.4"] == pytest.approx(0.2 * per_unit, abs=0.2)
+    (log,) = drawings(box_chart("mm", {"own": points}, "", log=True)).values()
+    at = {each.findtext("title"): float(each.get("cx", "nan")) for each in log.findall("circle")}
+    assert at["c1: 0.200"] - at["c0: 0.100"] == pytest.approx(at["c3: 0.400"] - at["c1: 0.200"], abs=0.2)
+
+
+def test_a_rank_chart_names_each_share() -> None:
+    (chart,) = drawings(rank_chart("Ranks", {"a": [0.75, 0.25], "<b>": [0.25, 0.75]}, "")).values()
+    tips = [each.findtext("title") for each in chart.findall("rect")]
+    assert tips == ["a, rank 1: 75.0%", "a, rank 2: 25.0%", "<b>, rank 1: 25.0%", "<b>, rank 2: 75.0%"]
+    assert [each.get("fill-opacity") for each in chart.findall("rect")] == ["0.750", "0.250", "0.250", "0.750"]
 
 
 def test_labels_of_neighbours_stand_on_different_sides() -> None:
-    def chart(*points: tuple[str, float, float]) -> dict[str, Any]:
+    def sides(*points: tuple[str, float, float]) -> dict[str, float]:
         drawn = [{"label": n, "x": x, "y": y, "low": y, "high": y, "filled": True} for n, x, y in points]
-        text = scatter_chart("scores", ("seconds", "DSC"), drawn, "")
-        found = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)[0])
-        return dict(zip([point[0] for point in points], found["data"][0]["textposition"], strict=True))
+        (chart,) = drawings(scatter_chart("scores", ("seconds", "DSC"), drawn, "")).values()
+        marks = [float(each.get("cx", "nan")) for each in chart.findall("circle")]
+        texts = {each.text: float(each.get("x", "nan")) for each in chart.findall("text")}
+        return {point[0]: texts[point[0]] - mark for point, mark in zip(points, marks, strict=True)}
 
-    apart = chart(("a", 1, 0.1), ("b", 10, 0.5), ("c", 100, 0.9))
-    assert set(apart.values()) == {"middle right"}
-    near = chart(("low", 1, 0.1), ("right", 21, 0.9), ("left", 20, 0.9), ("end", 1000, 0.5))
-    assert near["left"] != "middle right", "there is the other mark"
-    assert near["right"] == "middle right"
+    apart = sides(("a", 1, 0.1), ("b", 10, 0.5), ("c", 100, 0.9))
+    assert set(apart.values()) == {9.0}, "at the right"
+    near = sides(("low", 1, 0.1), ("right", 21, 0.9), ("left", 20, 0.9), ("end", 1000, 0.5))
+    assert near["left"] <= 0, "at the right there is the other mark"
+    assert near["right"] == 9.0

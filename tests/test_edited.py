@@ -14,7 +14,7 @@ from pcdiff.geometry.mesh import Mesh, write_stl
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import write_volume
+from pcdiff.imaging.volumes import write_map, write_volume
 from pcdiff.methods.registry import load_method
 from pcdiff.pipeline.check import check
 from pcdiff.pipeline.fitting import FitOptions, apply_fit_options
@@ -81,12 +81,22 @@ def test_a_file_that_is_no_implant_is_refused_before_the_shape_model_is_fitted(
     mesh = volume_to_mesh(implant)
     far = Mesh(mesh.vertices * [-1, -1, 1] + [400, 0, 0], mesh.faces)
     write_stl(far, tmp_path / "far.stl")
+    write_map(np.where(implant.mask, 0, -1000), skull, tmp_path / "hu.nrrd")
+    off = skull.affine.copy()
+    off[:3, 3] += 0.4
+    write_volume(Volume(implant.mask, off), tmp_path / "off.nrrd")
+    (tmp_path / "folder").mkdir()
     monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda *_: pytest.fail("it was fitted"))
     for option, name, said in (
         ("--edited", "empty.nrrd", "empty.nrrd: expected a mask of an implant, got one whose voxels are all 0"),
         ("--edited", "skull.nrrd", "skull.nrrd: expected an implant, got one that lies in bone altogether"),
         ("--edited", "far.stl", "is it in LPS millimetres? Export a mesh in RAS again in LPS, or give the implant as"),
         ("--edited", "gone.stl", "gone.stl: expected"),
+        ("--edited", "folder", "folder: expected a file, got a folder; give the file in it"),
+        ("--edited", "off.nrrd", "or other directions or origin; resample it to that grid, or give its STL"),
+        ("--region", "folder", "folder: expected a file, got a folder; give the file in it"),
+        ("--region", "off.nrrd", "or other directions or origin; resample it to that grid\n"),
+        ("--region", "hu.nrrd", "expected a mask with 0 outside and another value inside, got 0 and -1000.0; is"),
         ("--region", "empty.nrrd", "empty.nrrd: expected a mask of the region to be closed, got one whose voxels are"),
     ):
         code, _, error = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", option, tmp_path / name, "-q")

@@ -115,7 +115,13 @@ def test_a_verbose_design_names_each_stage(run: Run, stub: Stub, skull: Path, tm
 
 
 def test_a_result_names_drain_holes_and_what_was_trimmed() -> None:
-    record: dict[str, Any] = {"defects": 1, "pieces_ml": [20.0], "members_ml": [20.0], "implant_ml": 20.0}
+    record: dict[str, Any] = {
+        "defects": 1,
+        "pieces_ml": [20.0],
+        "members_ml": [20.0],
+        "implant_ml": 20.0,
+        "left_open": [],
+    }
     record |= {"seconds": {"total": 3.0}, "checks": {"failed": {}}, "unusual_head": False}
     plain = result_line(record | {"fitting": {"trimmed_ml": 0.0, "drain_holes": 0}})
     assert "hole" not in plain

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -87,10 +88,9 @@ def test_the_page_draws_them(tmp_path: Path, run: Callable[..., tuple[int, str, 
     )
     assert code == 0, error
     page = (tmp_path / "out" / "comparison.html").read_text()
-    figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
-    dsc, loss = (figure for figure in figures if figure["data"][0].get("mode") == "lines+markers")
-    assert [(trace["name"], trace["x"], trace["y"]) for trace in dsc["data"]] == [
-        ("first", [1600], [0.5]),
-        ("first", [2], [0.5]),
-    ]
-    assert [trace["name"] for trace in loss["data"]] == ["second"] * 2
+    charts = re.findall(r'<svg class="drawing".*?</svg>', page, re.S)
+    dsc, loss = (ElementTree.fromstring(chart) for chart in charts if "while training" in chart)
+    tips = [[mark.findtext("title") for mark in chart.findall("circle")] for chart in (dsc, loss)]
+    assert tips == [["first: 1,600, 0.5000", "first: 2, 0.5000"], ["second: 1,600, 2.0000", "second: 1, 2.0000"]]
+    assert "samples seen" in charts[-1]
+    assert "hours" in charts[-1]

@@ -152,7 +152,8 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
     ):
         assert part in plan, part
     assert re.search(r"Length x width x height</dt><dd>\d+ x \d+ x \d+ mm", plan)
-    assert "Other defects" not in plan
+    assert "No other opening of the vault was found." in plan
+    assert "Left open" not in plan
     assert str(escape(NAME)) not in plan
     assert record["input"]["sha256"] not in plan
     assert text.index("<h2>Limitations") < text.index(record["input"]["sha256"]), "hashes stand at the end"
@@ -170,7 +171,7 @@ def test_the_plan_gives_the_thickness_away_from_the_rim(folder: Path, tmp_path: 
     assert "9.0 mm (median); 90 % from 9.0 to 9.0 mm" in text
     assert "<bdi>OP-7 &lt;b&gt;</bdi>" in text
     assert "<dt>Number</dt><dd>3</dd>" in text, "as in pcdiff info"
-    assert "Other defects of this skull stay open." in text
+    assert "Only the defect with this number in <code>pcdiff info</code> was to be closed." in text
     assert re.search(r'@top-left { content: "Plan\\20 of.*OP\\2d 7\\20 \\3c b\\3e', text)
 
 

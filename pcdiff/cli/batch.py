@@ -192,6 +192,8 @@ def result_line(record: dict[str, Any]) -> str:
         text += f", {trimmed:.2f} ml of undercuts trimmed"
     if not record["checks"]["failed"]:
         text += ", passes every check"
+    if left := record["left_open"]:
+        text += f"; left open: {'; '.join(_open_words(defect) for defect in left)}"
     if len(record["members_ml"]) > 1:
         text += f"; recommended: {record['recommended_because']}"
     if pieces != defects:
@@ -202,6 +204,10 @@ def result_line(record: dict[str, Any]) -> str:
             "patient axes?)"
         )
     return text
+
+
+def _open_words(defect: dict[str, Any]) -> str:
+    return f"{defect['place']}, {defect['area_cm2']:.0f} cm2 ({defect['why']})"
 
 
 def _count(number: int, noun: str) -> str:

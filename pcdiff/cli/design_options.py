@@ -42,6 +42,7 @@ def check_single(settings: Settings, scans: int) -> None:
         "--region": settings.region,
         "--edited": settings.method == "edited" or None,
         "--case-id": settings.case_id,
+        "--engrave": settings.fitting.engrave,
     }
     for option, given in alone.items():
         if given is not None and scans > 1:
@@ -69,6 +70,8 @@ def _settings(
     smooth: options.Smooth = 0.0,
     drain_holes: options.DrainHoles = None,
     make_insertable: options.MakeInsertable = None,
+    engrave: options.Engrave = None,
+    fixation: options.Fixation = 0,
     criteria: options.Criteria = None,
     mesh: options.MeshKinds = "stl",
     mesh_space: options.MeshSpace = "lps",
@@ -101,11 +104,12 @@ def _settings(
         assume_orientation=assume_orientation,
         defects=options.chosen_defects(defect, region),
         region=region,
-        fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable),
+        fitting=FitOptions(clearance, thickness, smooth, drain_holes, make_insertable, engrave),
         criteria=load_criteria(criteria),
         mesh=mesh,
         mesh_space=mesh_space,
         keep_points=keep_points,
+        fixation=fixation,
         report=report,
         case_id=None if case_id is None else as_text(case_id),
     )

@@ -137,6 +137,26 @@ MakeInsertable = Annotated[
         "By default they are removed if that costs at most 1 % of the volume.",
     ),
 ]
+Engrave = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="TEXT",
+        help="Cut a text, such as a case's number, into the inner surface of the mesh, to tell prints apart; at most "
+        "12 letters A to Z, digits, spaces or - . _ / +.",
+    ),
+]
+Fixation = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel=FIT,
+        metavar="N",
+        min=0,
+        max=12,
+        help="Mark up to N places for plates and screws along the rim of each piece, where bone and implant are thick "
+        "enough; nothing is cut.",
+    ),
+]
 MeshKinds = Annotated[
     str,
     typer.Option(

@@ -37,10 +37,14 @@ OURS = {
 }
 
 
-def check_installed() -> None:
-    """Raises InputError without Dask."""
+def check_installed(slurm: bool = False) -> None:
+    """Raises InputError without Dask; with `slurm` also without dask-jobqueue or Slurm."""
     if importlib.util.find_spec("distributed") is None or importlib.util.find_spec("cryptography") is None:
         raise InputError(f"pcdiff cohort needs Dask, which is missing; run {install_hint('cohort')}")
+    if slurm and importlib.util.find_spec("dask_jobqueue") is None:
+        raise InputError(f"--slurm: expected dask-jobqueue, it is not installed; run {install_hint('cohort')}")
+    if slurm and shutil.which("sbatch") is None:
+        raise InputError("--slurm: expected the command sbatch, found none; run this on a machine that can submit jobs")
 
 
 def visible_gpus() -> list[str]:
@@ -105,13 +109,8 @@ def slurm_cluster(options: str, workers: int, mb_each: int, gpu: bool, shared: P
     """Jobs of Slurm, each a worker for one case at a time on one core, with so much memory.
 
     options: of sbatch. gpu: whether each has a GPU, which the options have to ask for. shared: a folder that every
-    machine sees; while the block runs it holds the key with which the workers talk, readable by this user alone. Raises
-    InputError without dask-jobqueue or Slurm.
+    machine sees; while the block runs it holds the key with which the workers talk, readable by this user alone.
     """
-    if importlib.util.find_spec("dask_jobqueue") is None:
-        raise InputError(f"--slurm: expected dask-jobqueue, it is not installed; run {install_hint('cohort')}")
-    if shutil.which("sbatch") is None:
-        raise InputError("--slurm: expected the command sbatch, found none; run this on a machine that can submit jobs")
     import dask
     from dask_jobqueue import SLURMCluster
     from distributed import Client

@@ -79,10 +79,10 @@ class Cohort:
     def run(self, scans: Mapping[Path, str | None], work: Callable[[Job], Row] = design_row) -> list[Row]:
         """The row of each scan, in no order. scans: see `inputs.find_scans`. work: what a worker does with a case.
 
-        Raises InputError without Dask, for a folder that cannot be written, settings that no case can be designed with,
-        and a scheduler that does not answer or goes away.
+        Raises InputError without Dask, without Slurm where that is asked for, for a folder that cannot be written,
+        settings that no case can be designed with, and a scheduler that does not answer or goes away.
         """
-        check_installed()
+        check_installed(self.slurm is not None)  # before a folder is made
         rows: list[Row] = []
         with Journal(self.out) as journal:
             tables = _Tables(self.out, journal)

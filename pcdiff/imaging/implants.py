@@ -46,7 +46,7 @@ def read_implant(
     if not is_mesh(path):
         chosen = None if label is None else read_label(path, label)
         mask = _read_mask(path, "an implant") if chosen is None else Volume(chosen[0], chosen[1].affine)
-        return on_skull_grid(str(path), mask, skull)
+        return on_skull_grid(str(path), mask, skull, ", or give its STL")
     mesh = read_mesh(path, "lps" if skull_mesh else space)
     if not mesh.is_watertight:
         raise InputError(f"{path}: expected a closed surface, got one with open edges, which has no inside; close it")
@@ -105,8 +105,11 @@ def _share_on_bone(index: np.ndarray, mask: np.ndarray) -> float:
     return float((np.any(near, axis=0) & ~np.all(near, axis=0)).sum() / len(index))
 
 
-def on_skull_grid(name: str, implant: Volume, skull: Volume) -> Volume:
-    """The mask on the skull's own grid. Raises InputError, which calls it `name`, for a mask on another lattice."""
+def on_skull_grid(name: str, implant: Volume, skull: Volume, otherwise: str = "") -> Volume:
+    """The mask on the skull's own grid.
+
+    Raises InputError for a mask on another lattice; it calls it `name`, and ends with what to do `otherwise`.
+    """
     try:
         placed = implant.on_grid_of(skull)
     except InputError as error:
@@ -114,7 +117,7 @@ def on_skull_grid(name: str, implant: Volume, skull: Volume) -> Volume:
     if placed is None:
         raise InputError(
             f"{name}: expected a mask on the skull's own grid or a part of it, got shape {implant.mask.shape} "
-            f"beside {skull.mask.shape}, or other directions or origin; resample it to that grid, or give its STL"
+            f"beside {skull.mask.shape}, or other directions or origin; resample it to that grid{otherwise}"
         )
     return placed
 

@@ -16,6 +16,7 @@ from pcdiff.imaging.formats.image import Image, check_memory
 from pcdiff.imaging.labels import MASK_BYTES, choose_label, find_labels, label_values, several_labels
 
 SPACING_RANGE = (0.1, 5.0)  # mm
+LOWEST = -128  # of the inside of a mask, in signed bytes; a lower value is a background in HU
 FARTHEST_MM = 1e6  # of the origin; farther away positions lose their fractions
 
 
@@ -61,6 +62,8 @@ def read_label(path: Path, wanted: str | None) -> tuple[np.ndarray, Image] | Non
 
 def open_image(path: Path) -> Image:
     """Reads the header of an image file and checks its geometry; values are read later. Errors as `read_volume`."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected an image file, got a folder; give the file in it")
     if not path.is_file():
         raise InputError(f"{path}: expected an image file, found none; check the path")
     if path.stat().st_size == 0:
@@ -108,7 +111,8 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
 def mask_values(path: Path, image: Image) -> np.ndarray:
     """(I, J, K) bool: the mask of an image with the value 0 and one other.
 
-    Raises NotAMask for more values, EmptyMask for a mask without bone, InputError for one without background.
+    Raises NotAMask for more values and for one below `LOWEST`, EmptyMask for a mask without bone, InputError for one
+    without background.
     """
     check_memory(path, image.shape, MASK_BYTES)
     flat = np.empty(math.prod(image.shape), bool)
@@ -127,6 +131,11 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
                     f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
                     "threshold the bone first (a CT: about 300 HU), or save one label as a mask of its own"
                 )
+    if value is not None and value < LOWEST:
+        raise NotAMask(
+            f"{path}: expected a mask with 0 outside and another value inside, got 0 and {value}; is {value} its "
+            "background? Save it as a mask of 0 and 1"
+        )
     if value is None:
         raise EmptyMask(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
     if flat.all():

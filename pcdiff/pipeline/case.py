@@ -25,7 +25,8 @@ from pcdiff.imaging.input_check import InputCheck
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import DEFAULT_OF_ENSEMBLE
-from pcdiff.pipeline.case_folder import case_folder
+from pcdiff.pipeline.case_folder import case_folder, changed_implants, kept_name
+from pcdiff.pipeline.fixation import few_places, fixation_places
 from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
 from pcdiff.pipeline.record import (
     GREY,
@@ -38,7 +39,7 @@ from pcdiff.pipeline.record import (
 )
 from pcdiff.pipeline.settings import Settings
 from pcdiff.pipeline.stages import Stopwatch
-from pcdiff.prior.regions import defects_of
+from pcdiff.prior.regions import defects_of, open_defects
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from pcdiff.pipeline.flow import Design
     from pcdiff.prior.fit import PriorFit
 
+MIN_COVERED = 0.25  # of a defect that is not left open; between the widest drain holes a third is covered
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
 
@@ -117,6 +119,12 @@ def design_case(
             )
     if not overwrite and read_record(folder) is not None:
         refuse_other_input(folder, input_digest(source), overwrite)
+    if on_warning is not None:
+        for name in changed_implants(folder):
+            on_warning(
+                f"{name} has been changed since it was designed: it is kept as {kept_name(name)}; --edited FILE makes "
+                "an edited implant fit"
+            )
     with case_folder(folder, overwrite, source) as part:
         record = write_case(part, source, method, settings, mask_out, on_warning, on_stage)
         write_record(part, record)
@@ -154,6 +162,7 @@ def write_case(
         device=settings.device,
         keep_members=settings.ensemble > 1,
         options=settings.fitting,
+        min_thickness_mm=settings.criteria.min_thickness_mm,
         defects=settings.closing(given.skull),
         axes=settings.axes_of(given.check),
         watch=watch,
@@ -171,7 +180,10 @@ def write_case(
         points = write_points(result, part / "points.npz") if settings.keep_points else None
     with watch("check"):
         checked = _check(part, given.skull, result, mesh, members, settings)
-    record = _record(part, given, result, checked, settings) | {"stl": stl, **_times(watch)}
+        fixation = _fixation(given.skull, result, mesh, checked.report, settings)
+    if on_warning is not None and len(fixation) < settings.fixation * result.fit.defects:
+        on_warning(few_places(len(fixation), settings.fixation, result.fit.defects))
+    record = _record(part, given, result, checked, settings) | {"fixation": fixation, "stl": stl, **_times(watch)}
     if settings.report:
         from pcdiff.pipeline.contents import designed_contents
         from pcdiff.report.case_report import write_report
@@ -223,6 +235,14 @@ def _check(
     return _Checked(report, candidates, recommend([report, *candidates]), uncertainty_mm)
 
 
+def _fixation(skull: Volume, result: Design, mesh: Mesh, report: Report, settings: Settings) -> list[dict[str, Any]]:
+    """The marks for plates, for the record."""
+    if not settings.fixation:
+        return []
+    places = fixation_places(result.fit, skull, result.implant, mesh, report.thickness_mm, settings.fixation)
+    return [place.record() for place in places]
+
+
 def _notes(result: Design, settings: Settings) -> list[str]:
     """What the fit found, and whether candidates are fewer than asked for."""
     count = len(result.proposal.candidates)
@@ -236,6 +256,7 @@ def _notes(result: Design, settings: Settings) -> list[str]:
 def _record(part: Path, given: _Input, result: Design, checked: _Checked, settings: Settings) -> dict[str, Any]:
     """What `run.json` says of a case; see docs/files.md."""
     openings = _openings(result, settings.fitting.clearance)
+    defects = [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)]
     return {
         **settings.record(),
         "notice": NOTICE,
@@ -251,8 +272,9 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
                 *(without_folders(warning, given.path) for warning in given.check.warnings),
                 *_notes(result, settings),
             ],
-            "defects": [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)],
+            "defects": defects,
         },
+        "left_open": _left_open(result.fit, defects, checked.report),
         "midplane": _midplane(result.fit),
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
@@ -260,7 +282,11 @@ def _record(part: Path, given: _Input, result: Design, checked: _Checked, settin
         "members_ml": [round(member.ml, 3) for member in result.members],
         "prior_residual_mm": round(float(result.fit.residual), 3),
         "unusual_head": bool(result.fit.residual > result.fit.prior.settings.pose.warn_residual_mm),
-        "fitting": {"trimmed_ml": round(result.trimmed_ml, 3), "drain_holes": result.drain_holes},
+        "fitting": {
+            "trimmed_ml": round(result.trimmed_ml, 3),
+            "drain_holes": result.drain_holes,
+            "engraved": [engraving.record() for engraving in result.engraved],
+        },
         "checks": _verdict(checked.report),
         "candidates": [None if each is None else _verdict(each) for each in checked.candidates],
         "recommended": checked.choice.candidate,
@@ -278,6 +304,19 @@ def _openings(result: Design, clearance: float) -> dict[int, dict[str, float]]:
             length, width, _ = (round(mm + 2 * clearance, 1) for mm in extents(vertices[label == number]))
             openings[number] = {"length_mm": length, "width_mm": width}
     return openings
+
+
+def _left_open(fit: PriorFit, defects: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
+    """The openings of the skull that the implant does not close; defects: those to close, for the record."""
+    left = [asdict(defect) for defect in open_defects(fit)]
+    numbers = fit.numbers or [None] * len(defects)  # those of a region have none
+    for defect, number in zip(defects, numbers, strict=True):
+        covered = float(report["complete"].figure(f"coverage_{defect['label']}" if len(defects) > 1 else "coverage"))
+        if covered < MIN_COVERED:
+            left.append(defect | {"number": number, "why": f"implant and bone cover {covered:.0%} of it"})
+    for defect in left:
+        del defect["label"]
+    return left
 
 
 def _midplane(fit: PriorFit) -> dict[str, list[float]]:

@@ -18,9 +18,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from pcdiff.errors import InputError
-from pcdiff.files import absolute, folder_to_write, hold, release
+from pcdiff.files import absolute, folder_to_write, hold, release, sha256
 from pcdiff.pipeline.record import RECORD, read_record, recorded_digest, refuse_other_input
 
+IMPLANTS = ("implant.nrrd", "implant.stl")  # what people edit
 OLD = ".old"  # ends the name of an earlier result between the two renames that replace it
 _AT_FDCWD, _EXCHANGE = -100, 2  # of renameat2(2); renamex_np(2) has the same number for its swap
 
@@ -29,7 +30,8 @@ _AT_FDCWD, _EXCHANGE = -100, 2  # of renameat2(2); renamex_np(2) has the same nu
 def case_folder(folder: Path, overwrite: bool = False, source: Path | None = None) -> Iterator[Path]:
     """An empty temporary folder to write a case into; it becomes `folder` if the block succeeds, else it is deleted.
 
-    In an existing folder only the files of an earlier result are replaced; other files stay. Raises InputError for a
+    In an existing folder only the files of an earlier result are replaced; other files stay, and so do implants that
+    were changed since, see `kept_name`. Raises InputError for a
     folder that cannot be written, for a folder that holds the `source`, and, without `overwrite`, for a folder with
     other files and no earlier result, and for one with the result of another input. The last is known when the block
     ends; `refuse_other_input` says so before the work.
@@ -106,11 +108,34 @@ def _put(part: Path, place: Path) -> None:
         part.rename(place)
 
 
+def changed_implants(folder: Path) -> list[str]:
+    """Names of the implant's files in a case folder that are not as they were designed: a person has worked on them."""
+    record = read_record(folder)
+    files = {} if record is None else record["files"]
+    return [
+        name
+        for name in IMPLANTS
+        if name in files and (folder / name).is_file() and sha256(folder / name) != files[name]
+    ]
+
+
+def kept_name(name: str) -> str:
+    """What a changed file is called beside a new design: implant.nrrd -> implant.changed.nrrd."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}.changed{dot}{suffix}"
+
+
 def _take_along(place: Path, part: Path) -> None:
-    """Links the other files of a folder into the part, or copies them where the disk has no links."""
+    """Links the other files of a folder into the part, or copies them where the disk has no links.
+
+    Changed implants are taken along under another name, in place of one that was kept before.
+    """
     record = read_record(place) or {"files": {}}
     earlier = {RECORD, *record["files"]}
     shutil.copymode(place, part)
+    for name in changed_implants(place):
+        earlier.add(kept_name(name))
+        shutil.copy2(place / name, part / kept_name(name))
     for root, _, names in os.walk(place):
         inside = Path(root).relative_to(place)
         others = [name for name in names if (inside / name).as_posix() not in earlier]

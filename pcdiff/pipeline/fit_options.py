@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.stroke_font import is_drawable
 
 MAX_CLEARANCE = 5.0  # mm
 THICKNESS_RANGE = (1.0, 30.0)  # mm
@@ -17,6 +18,7 @@ DRAIN_HOLE_RANGE = (2.0, 10.0)  # mm, diameter; smaller ones vanish when the mes
 MIN_HOLE_WALL = 2.0  # mm of implant between two drain holes
 MIN_HOLE_VOXELS = 3  # across a drain hole
 SMALL_TRIM = 0.01  # of the implant's volume
+MAX_ENGRAVED = 12  # characters
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class FitOptions:
     smooth: mm, standard deviation of the Gaussian that smooths the free surfaces; 0 for none.
     drain_holes: `DIAMETER@SPACING` in mm, such as `2@12`; None for none.
     make_insertable: whether to remove undercuts; None: only where that costs at most `SMALL_TRIM` of the volume.
+    engrave: a text to cut into the inner surface of the mesh, in capitals; None for none.
 
     Raises InputError for other values.
     """
@@ -37,6 +40,7 @@ class FitOptions:
     smooth: float = 0.0
     drain_holes: str | None = None
     make_insertable: bool | None = None
+    engrave: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.clearance <= MAX_CLEARANCE:
@@ -46,6 +50,7 @@ class FitOptions:
             raise InputError(f"--smooth: expected {low:g} to {high:g} mm, or 0 for none, got {self.smooth:g}; try 0.8")
         self.parse_thickness()
         self.parse_drain_holes()
+        self.parse_engraving()
 
     def parse_thickness(self) -> tuple[float, bool] | None:
         """(3.0, True) for 3 mm, (0.6, False) for 0.6 of the bone's thickness, None for the thickness as designed."""
@@ -76,6 +81,18 @@ class FitOptions:
         raise InputError(
             f"--drain-holes: expected DIAMETER@SPACING in mm, a diameter of {low:g} to {high:g} and at least "
             f"{MIN_HOLE_WALL:g} mm between holes, got {self.drain_holes!r}; for example 2@12"
+        )
+
+    def parse_engraving(self) -> str | None:
+        """The text to engrave, in capitals; None without one."""
+        if self.engrave is None:
+            return None
+        text = self.engrave.strip().upper()
+        if is_drawable(text) and len(text) <= MAX_ENGRAVED:
+            return text
+        raise InputError(
+            f"--engrave: expected 1 to {MAX_ENGRAVED} letters A to Z, digits, spaces or - . _ / +, "
+            f"got {self.engrave!r}; for example OP-7"
         )
 
     def check_resolution(self, voxel_mm: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pcdiff.checks.criteria import Criteria
 from pcdiff.environment import one_blas_thread
 from pcdiff.errors import InputError, MethodError
 from pcdiff.geometry.grid import bounding_box, box_slices
@@ -13,6 +14,7 @@ from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Candidate, ChecksSkull, Method, PriorBasedMethod, Proposal
 from pcdiff.methods.candidates import OrientedPoints, combine
+from pcdiff.pipeline.engraving import Engraving, engrave
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
 from pcdiff.pipeline.fitting import apply_fit_options, make_printable
 from pcdiff.pipeline.stages import Stopwatch
@@ -22,6 +24,8 @@ from pcdiff.prior.fit import fit as fit_prior
 from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.orientation import Axes
 
+MIN_THICKNESS_MM = Criteria().min_thickness_mm
+
 
 @dataclass(frozen=True)
 class Design:
@@ -29,7 +33,8 @@ class Design:
 
     implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS. fit: the statistical shape
     model fitted to the skull; it holds the defects. members: every candidate as an implant of its own (empty unless
-    asked for). trimmed_ml, drain_holes: see `fitting.FittedImplant`.
+    asked for). trimmed_ml, drain_holes: see `fitting.FittedImplant`. engraved: what was cut into the mesh, and the mesh
+    only.
     """
 
     implant: Volume
@@ -39,6 +44,7 @@ class Design:
     members: list[Volume]
     trimmed_ml: float = 0.0
     drain_holes: int = 0
+    engraved: tuple[Engraving, ...] = ()
 
     @property
     def uncertainty(self) -> np.ndarray:
@@ -64,6 +70,7 @@ def design(
     device: str = "cpu",
     keep_members: bool = False,
     options: FitOptions = USUAL,
+    min_thickness_mm: float = MIN_THICKNESS_MM,
     axes: Axes = "stated",
     defects: DefectChoice = "clear",
     watch: Stopwatch | None = None,
@@ -71,8 +78,9 @@ def design(
     """Designs the implant that closes the defects of a skull, and makes it fit as the options say.
 
     The shape model that locates the defects is the method's own, or the shipped one for a method without. backend: of
-    the reconstruction of oriented points. keep_members: also every candidate as an implant. axes: what is known of the
-    patient axes, see `prior.fit`. defects: those to close, as there. watch: times the stages.
+    the reconstruction of oriented points. keep_members: also every candidate as an implant. min_thickness_mm: the wall
+    that an engraving leaves. axes: what is known of the patient axes, see `prior.fit`. defects: those to close, as
+    there. watch: times the stages.
 
     Raises InputError when the skull has no defect, is no head or no upright one, or has voxels too coarse for the
     options, and for an ensemble or a seed out of range; MethodError when the method breaks its contract.
@@ -111,7 +119,10 @@ def design(
         ]
     with watch("mesh"):
         implant, mesh = make_printable(final.implant, skull, centre, fit.defects)
-    return Design(implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes)
+        engraved: tuple[Engraving, ...] = ()
+        if (text := options.parse_engraving()) is not None:
+            mesh, engraved = engrave(mesh, skull, centre, text, min_thickness_mm)
+    return Design(implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes, engraved)
 
 
 def _candidates(proposal: object, fit: PriorFit) -> list[Candidate]:

@@ -57,9 +57,9 @@ def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> 
 def defects_picture(skull: Volume, fit: PriorFit) -> np.ndarray:
     """(H, W, 3) uint8: for each defect a view of the skull with the missing outer surface as points."""
     from pcdiff.report.colours import BONE, IMPLANT
-    from pcdiff.report.gallery import PIXEL_MM, beads
+    from pcdiff.report.gallery import BEAD_MM, PIXEL_MM
     from pcdiff.report.render import render, sheet
-    from pcdiff.report.surfaces import oblique_view, shape_of
+    from pcdiff.report.surfaces import beads, oblique_view, shape_of
 
     bone, centre = shape_of(skull, BONE), fit.pose.shift
     surface = fit.completed_surface()
@@ -70,7 +70,6 @@ def defects_picture(skull: Volume, fit: PriorFit) -> np.ndarray:
     for label in range(1, fit.defects + 1):
         points = surface.points[(surface.defect == label) & outer]
         outward = points.mean(0) - centre
-        views.append(
-            render([bone, beads(points[::2], IMPLANT)], oblique_view(outward / np.linalg.norm(outward)), PIXEL_MM)
-        )
+        view = oblique_view(outward / np.linalg.norm(outward))
+        views.append(render([bone, beads(points[::2], IMPLANT, BEAD_MM)], view, PIXEL_MM))
     return sheet(views)

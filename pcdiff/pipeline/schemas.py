@@ -49,9 +49,43 @@ class _Defect(_Object):
     width_mm: Number | None = None
 
 
+class _OpenDefect(_Object):
+    number: Count | None = None
+    place: Text
+    area_cm2: Number
+    length_mm: Number | None = None
+    width_mm: Number | None = None
+    why: Text
+
+
+Place = Annotated[list[Number], Field(min_length=3, max_length=3)]
+
+
+class _Engraving(_Object):
+    text: Text
+    point: Place
+    right: Place
+    up: Place
+    wall_mm: Number
+    depth_mm: Number
+
+
+class _Fitting(_Object):
+    engraved: list[_Engraving] = []
+
+
+class _FixationPlace(_Object):
+    defect: Count
+    point: Place
+    normal: Place
+    across: Place
+    bone_mm: Number
+    implant_mm: Number
+
+
 class _Midplane(_Object):
-    point: Annotated[list[Number], Field(min_length=3, max_length=3)]
-    normal: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    point: Place
+    normal: Place
 
 
 class _InputCheck(_Object):
@@ -85,6 +119,9 @@ class CaseRecord(ResultRecord):
     input: _CaseInput
     input_check: _InputCheck | None = None
     defects: Count
+    fitting: _Fitting | None = None
+    fixation: list[_FixationPlace] = []
+    left_open: list[_OpenDefect] | None = None
     midplane: _Midplane | None = None
     implant_ml: Number
     pieces_ml: list[Number]

@@ -37,8 +37,8 @@ class Settings:
     that is not upright in patient axes, or of unusual size. defects: those to close, see `prior.fit`. region:
     a mask, in place of `defects`. fitting: how the implant is made to fit. criteria: limits of the checks. mesh: kinds
     of mesh files, separated by commas, see `mesh_files`; an STL is always written. keep_points: write points.npz.
-    report: write report.html and preview.png. case_id: what the report calls the case; None names it after the scan's
-    sha256.
+    fixation: number of marks for plates around each piece, see `fixation`. report: write report.html and preview.png.
+    case_id: what the report calls the case; None names it after the scan's sha256.
     """
 
     method: str
@@ -60,6 +60,7 @@ class Settings:
     mesh: str = "stl"
     mesh_space: str = "lps"
     keep_points: bool = False
+    fixation: int = 0
     report: bool = True
     case_id: str | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,24 +55,48 @@ def find_defects(
     absent: (R,) bool, no bone along the ray. in_view: (R,) bool, the scan covers the ray. usually_bone: (R,) bool,
     healthy heads have bone here; only such rays count towards the area.
     """
+    openings = _bordered_openings(absent, in_view, usually_bone, settings)
+    return _numbered(region for region, area, _ in openings if area >= settings.min_area_cm2)
+
+
+def small_openings(
+    absent: np.ndarray, in_view: np.ndarray, usually_bone: np.ndarray, settings: DefectSettings
+) -> np.ndarray:
+    """(R,) int labels of openings that are too small for a defect, such as burr holes, where healthy heads have bone.
+
+    Arguments as in `find_defects`.
+    """
+    openings = _bordered_openings(absent, in_view, usually_bone, settings)
+    return _numbered(region for region, area, share in openings if area < settings.min_area_cm2 and share >= MIN_USUAL)
+
+
+def _numbered(regions: Iterator[np.ndarray]) -> np.ndarray:
+    """(R,) int: k on the rays of the k-th region, (SIZE, SIZE) bool each."""
+    labels = np.zeros(MAP.inside.shape, int)
+    for number, region in enumerate(regions, 1):
+        labels[region] = number
+    return labels[MAP.inside]
+
+
+def _bordered_openings(
+    absent: np.ndarray, in_view: np.ndarray, usually_bone: np.ndarray, settings: DefectSettings
+) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Each region of absent bone that bone borders, (SIZE, SIZE) bool; cm2 and share of it where bone is usual."""
     regions = _smooth_regions(MAP.to_image(absent, False), settings.opening_mm)
     labels, count = ndimage.label(regions & MAP.inside)
     usual, bone = MAP.to_image(usually_bone, False), MAP.to_image(in_view & ~absent, False)
     beside_edge = ndimage.binary_dilation(~MAP.to_image(in_view, False))
-    defects = np.zeros(labels.shape, int)
-    number = 0
     for label in range(1, count + 1):
         region = labels == label
         border = ndimage.binary_dilation(region) & ~region
-        large = np.count_nonzero(region & usual) * PIXEL**2 / 100 >= settings.min_area_cm2
+        share = usual[region].mean()
+        area = np.count_nonzero(region & usual) * PIXEL**2 / 100
         bordered = np.count_nonzero(border & bone) >= settings.min_bone_border * np.count_nonzero(border)
         # a low strip along the edge of the map or of the field of view is a missing face
         length = np.count_nonzero(region & beside_edge) * PIXEL  # mm
         height = np.count_nonzero(region) * PIXEL**2 / max(length, PIXEL)  # mm
-        if large and bordered and height >= max(settings.min_strip_mm, settings.min_strip_ratio * length):
-            number += 1
-            defects[region] = number
-    return defects[MAP.inside]
+        if bordered and height >= max(settings.min_strip_mm, settings.min_strip_ratio * length):
+            yield region, area, float(share)
 
 
 def rays_through(region: Volume, pose: Pose) -> np.ndarray:

@@ -19,16 +19,32 @@ from pcdiff.prior.defects import (
     Observation,
     check_reach,
     choose_defects,
+    disc,
+    doubtful_defects,
     open_rays,
     with_defects,
 )
 from pcdiff.prior.direction_map import MAP, PIXEL, Pose
 from pcdiff.prior.gaussian_process import Posterior, regress
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.observe import EDGE_MM, in_view, observe
+from pcdiff.prior.observe import EDGE_MM, Observed, in_view, observe
 from pcdiff.prior.orientation import Axes, place_head
 from pcdiff.prior.pose import largest_piece
 from pcdiff.prior.settings import CompletionSettings
+
+
+@dataclass(frozen=True)
+class LeftOpen:
+    """Openings of a skull that a fit does not complete.
+
+    observation: with their labels, from 1. numbers: of each among all defects, as `pcdiff info` lists them, None for a
+    small opening. why: a few words for each. barred: (R,) bool, rays that they do not reach.
+    """
+
+    observation: Observation
+    numbers: tuple[int | None, ...]
+    why: tuple[str, ...]
+    barred: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,8 @@ class PriorFit:
     doubtful: labels of defects that may be natural openings.
     residual: mm, median distance of the posed outer table from the mean; large for a skull unlike those of the model.
     targets: (T,) rays over defects and band, ascending. notes: what the user should know, one line each.
+    numbers: of each defect among all that were found, empty for those of a region. left_open: the openings that are not
+    completed, None without.
     """
 
     prior: ShapePrior
@@ -52,6 +70,8 @@ class PriorFit:
     targets: np.ndarray
     notes: tuple[str, ...] = ()
     doubtful: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
+    left_open: LeftOpen | None = None
 
     @property
     def defect(self) -> np.ndarray:
@@ -120,11 +140,7 @@ def fit_head(
         raise observed.closed.no_defect(settings.defects)
     numbers, left_out = choose_defects(int(observation.defect.max()), observed.doubtful, choice)
     observation = with_defects(observation, numbers)
-    completion = settings.completion
-    band = np.flatnonzero((observation.defect == 0) & (observation.distance <= completion.band_mm))
-    first, _ = _tables(prior, observation, band, completion.initial_border_mm)
-    observation = with_bevel(observation, first, completion, observed.left)
-    completed = complete(prior, pose, observation, residual)
+    completed = complete_with_bevel(prior, pose, observation, residual, observed.left)
     missing = completed.defect > 0
     middle, outer = (
         missing & ~in_view(pose, field, completed.outer - depth) for depth in (completed.thickness / 2, EDGE_MM)
@@ -133,7 +149,51 @@ def fit_head(
         completed,
         notes=notes + left_out + observed.notes + check_reach(middle, outer),
         doubtful=tuple(new for new, old in enumerate(numbers, 1) if old in observed.doubtful),
+        numbers=() if region is not None else tuple(numbers),
+        left_open=_left_open(prior, observed, missing, region is not None),
     )
+
+
+def _left_open(prior: ShapePrior, observed: Observed, completed: np.ndarray, drawn: bool) -> LeftOpen | None:
+    """What is open and not completed, (R,) bool. drawn: a region said what to complete."""
+    rules = prior.settings.defects
+    doubtful = doubtful_defects(observed.found, prior.present >= rules.min_presence)
+    labels = np.zeros_like(observed.found)
+    numbers: list[int | None] = []
+    why = []
+    for found, small in ((observed.found, False), (observed.small, True)):
+        for number in range(1, int(found.max(initial=0)) + 1):
+            rays, touched = found == number, completed & (found == number)
+            if touched.any():  # without the strip that a region leaves along the edge of a defect
+                rest = MAP.to_image(rays & ~completed, False)
+                rays = ndimage.binary_opening(rest, disc(rules.opening_mm))[MAP.inside]
+            if not rays.any():
+                continue
+            if small:
+                reason = f"smaller than {rules.min_area_cm2:g} cm2"
+            elif number in doubtful:
+                reason = "may be natural, such as an orbit"
+            elif touched.any():
+                reason = "the part outside the region"
+            else:
+                reason = "outside the region" if drawn else "not chosen"
+            numbers.append(None if small else number)
+            why.append(reason)
+            labels[rays] = len(why)
+    if not why:
+        return None
+    observation = open_rays(observed.observation.outer, observed.observation.thickness, labels)
+    return LeftOpen(observation, tuple(numbers), tuple(why), observed.closed.held | completed)
+
+
+def complete_with_bevel(
+    prior: ShapePrior, pose: Pose, observation: Observation, residual: float, barred: np.ndarray
+) -> PriorFit:
+    """`complete`, after `with_bevel`. barred: (R,) bool, rays that do not join a defect."""
+    completion = prior.settings.completion
+    band = np.flatnonzero((observation.defect == 0) & (observation.distance <= completion.band_mm))
+    first, _ = _tables(prior, observation, band, completion.initial_border_mm)
+    return complete(prior, pose, with_bevel(observation, first, completion, barred), residual)
 
 
 def with_bevel(

@@ -19,6 +19,7 @@ from pcdiff.prior.defects import (
     find_defects,
     open_rays,
     rays_through,
+    small_openings,
 )
 from pcdiff.prior.direction_map import MAP, RADII, Pose, crossing, inner_table, profiles
 from pcdiff.prior.model import ShapePrior
@@ -33,7 +34,8 @@ STEP = float(RADII[1] - RADII[0])  # mm between the samples along a ray
 class Observed:
     """Both tables and the defects, what closes a defect, and warnings.
 
-    doubtful: labels, see `doubtful_defects`. left: (R,) bool, rays that no defect may grow into.
+    doubtful: labels, see `doubtful_defects`. left: (R,) bool, rays that no defect may grow into. found, small: (R,) int
+    labels of all defects, as without a region, and of smaller openings.
     """
 
     observation: Observation
@@ -41,6 +43,8 @@ class Observed:
     notes: tuple[str, ...]
     doubtful: tuple[int, ...]
     left: np.ndarray
+    found: np.ndarray
+    small: np.ndarray
 
 
 def observe(
@@ -80,15 +84,16 @@ def observe(
     offset = outer - expected[0]
     closed = find_closed(absent, loose, bone_mm, expected[1], offset, usually_bone, rules.opening_mm)
     open_ = absent & ~closed.held
+    found, small = (find(open_, within, usually_bone, rules) for find in (find_defects, small_openings))
     if region is None:
-        left, defect = closed.held, find_defects(open_, within, usually_bone, rules)
+        left, defect = closed.held, found
         doubtful = doubtful_defects(defect, usually_bone)
     else:
         drawn = rays_through(region, pose)
         left, defect = closed.held | ~drawn, defects_within(drawn, open_, rules.opening_mm)
         doubtful = ()
     notes = check_cut(cut, defect) + closed.notes(defect, rules)
-    return Observed(open_rays(outer, thickness, defect), closed, notes, doubtful, left)
+    return Observed(open_rays(outer, thickness, defect), closed, notes, doubtful, left, found, small)
 
 
 def in_view(pose: Pose, field: Volume, radius: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pcdiff.geometry.extents import extents
 from pcdiff.prior.direction_map import MAP, surface_elements
-from pcdiff.prior.fit import PriorFit
+from pcdiff.prior.fit import PriorFit, complete_with_bevel
 
 ONE_SIDE = 0.85  # least share of a defect's area on one side of the midline for it to be a defect of that side
 NAMED = 0.2  # least share of a defect's area in a bone for the bone to be named
@@ -26,6 +27,35 @@ class Defect:
     area_cm2: float
     side: str
     place: str
+
+
+@dataclass(frozen=True)
+class OpenDefect(Defect):
+    """An opening that is not closed. number: in `pcdiff info`, None for a small one. why: it is left, in a few words.
+
+    length_mm, width_mm: of the missing bone.
+    """
+
+    number: int | None
+    length_mm: float
+    width_mm: float
+    why: str
+
+
+def open_defects(fit: PriorFit) -> list[OpenDefect]:
+    """The openings that a fit leaves open, defects first."""
+    left = fit.left_open
+    if left is None:
+        return []
+    whole = complete_with_bevel(fit.prior, fit.pose, left.observation, fit.residual, left.barred)
+    surface = whole.completed_surface()
+    assert surface.defect is not None
+    found = []
+    for defect, number, why in zip(defects_of(whole), left.numbers, left.why, strict=True):
+        length, width, _ = extents(surface.points[surface.defect == defect.label])
+        sizes = round(length, 1), round(width, 1)
+        found.append(OpenDefect(defect.label, defect.area_cm2, defect.side, defect.place, number, *sizes, why))
+    return found
 
 
 def defects_of(fit: PriorFit) -> list[Defect]:

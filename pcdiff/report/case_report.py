@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from pcdiff import NOTICE
 from pcdiff.report.contents import CaseContents
-from pcdiff.report.gallery import case_picture, views
+from pcdiff.report.fixation import fixation_section
+from pcdiff.report.gallery import case_picture, engraving_picture, views
 from pcdiff.report.page import picture_html, write_page
 from pcdiff.report.plan import case_title, plan_section, plan_version
 from pcdiff.report.record_sections import checks_section, design_section, input_section
@@ -59,7 +60,9 @@ def write_report(folder: Path, contents: CaseContents) -> None:
         plan=plan_section(contents, picture_html(preview, PREVIEW_CAPTION, "whole")),
         slices=slices,
         drawn=[picture_html(picture, caption) for caption, picture in drawn],
+        engraved=_engraved(contents),
         scene=scene_html(scene),
+        fixation=fixation_section(record, scene),
         checks=checks_section(contents.checks),
         candidates=_candidates(contents, scene),
         input=input_section(record),
@@ -70,6 +73,15 @@ def write_report(folder: Path, contents: CaseContents) -> None:
     # Isolated, so that a name from right to left leaves the rest of the line in its order.
     header = f"Plan of a cranial implant: \u2068{title}\u2069. {plan_version(record)}. Not a medical device."
     write_page(folder / REPORT, f"{title}: cranial implant", body, header)
+
+
+def _engraved(contents: CaseContents) -> list[Markup]:
+    """A picture of each engraved text."""
+    texts = (contents.record.get("fitting") or {}).get("engraved") or []
+    return [
+        picture_html(engraving_picture(contents.mesh, each), f"engraved, seen from inside: {each['text']}")
+        for each in texts
+    ]
 
 
 def _candidates(contents: CaseContents, scene: Scene) -> Markup:

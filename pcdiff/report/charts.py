@@ -1,9 +1,9 @@
-"""Charts of a comparison, drawn by plotly.js in the page: boxes, accuracy against seconds, curves, shares of ranks."""
+"""Charts of a comparison as SVG: boxes, accuracy against seconds, curves, ranks. A tooltip names each mark."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,23 +12,34 @@ from markupsafe import Markup
 
 from pcdiff.report.templates import fill
 
+WIDTH = 1060.0  # of a drawing; all lengths are in its pixels
 COLUMNS = 3  # panels beside each other
-GAP = 0.03  # share of the width between panels
-TITLE, AXIS, ROW = 22, 48, 32  # pixels of a panel's title, of the axis below it, and of a method
-TICKS = [step * 10.0**power for power in range(-3, 5) for step in (1, 2, 5)]  # of a logarithmic axis
+GAP = 26.0  # between panels
+TITLE, AXIS, ROW = 22, 48, 32  # of a panel's title, of the axis below it, and of a method
+LETTER = 6.8  # width of a character
+MIN_TICK = 60.0  # between two numbers of an axis
+TICKS = [step * 10.0**power for power in range(-6, 12) for step in (1, 2, 5)]  # numbers of an axis
 INK, ACCENT, LINE = "#1d2730", "#1a6d8c", "#dfe4e8"
-FONT = {
-    "family": 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif',
-    "color": INK,
-    "size": 12,
-}
+WHISKER = 1.5  # of the box, as Tukey draws them
 
 # Of lines: Wong, "Points of view: Color blindness", Nature Methods 2011, without the yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-DASHES = ("solid", "dash", "dot")
+DASHES = ("none", "7 4", "2 3")
+
+SIDES = {  # of a mark, where its label may stand: across and down
+    "right": (1, 0),
+    "left": (-1, 0),
+    "above": (0, -1),
+    "below": (0, 1),
+    "above right": (1, -1),
+    "below right": (1, 1),
+    "above left": (-1, -1),
+    "below left": (-1, 1),
+}
 
 Lines = Mapping[str, Sequence[tuple[float, float]]]  # label -> x and y of its points
 Points = Mapping[str, Sequence[tuple[str, float]]]  # method -> name of a case and its value
+Scale = Callable[[float], float]
 
 
 def box_chart(name: str, panels: Mapping[str, Points], caption: str, log: bool = False) -> Markup:
@@ -37,56 +48,56 @@ def box_chart(name: str, panels: Mapping[str, Points], caption: str, log: bool =
     All panels have one scale. Values that are not finite are not drawn. log: a logarithmic scale, unless a value is 0.
     """
     values = [value for points in panels.values() for each in points.values() for _, value in each]
-    values = [value for value in values if math.isfinite(value)]
-    log = log and bool(values) and min(values) > 0
+    values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    log = log and min(values) > 0
     methods = list(dict.fromkeys(method for points in panels.values() for method in points))
     columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    names = LETTER * max(map(len, methods)) + 12
+    width = (WIDTH - names - GAP * columns) / columns
     panel = TITLE + ROW * len(methods) + AXIS
-    height = rows * panel
-    layout = _layout(height) | {"margin": {"l": 0, "r": 0, "t": 0, "b": 0}}
-    data = []
+    drawn = []
     for k, (title, points) in enumerate(panels.items()):
         row, column = divmod(k, columns)
-        left, right = column / columns + GAP / 2, (column + 1) / columns - GAP / 2
-        top, bottom = 1 - (row * panel + TITLE) / height, 1 - ((row + 1) * panel - AXIS) / height
-        axis = "" if k == 0 else str(k + 1)
-        layout[f"xaxis{axis}"] = _axis(name, log) | {"domain": [left, right], "anchor": f"y{axis}"}
-        if k:
-            layout[f"xaxis{axis}"]["matches"] = "x"
-        layout[f"yaxis{axis}"] = {
-            "domain": [bottom, top],
-            "anchor": f"x{axis}",
-            "categoryorder": "array",
-            "categoryarray": [escape(method) for method in reversed(methods)],
-            "range": [-0.6, len(methods) - 0.4],
-            "showticklabels": column == 0,
-            "automargin": True,
-        }
-        layout["annotations"].append(_label(title, (left + right) / 2, top))
-        flat = [
-            (method, case, value) for method, each in points.items() for case, value in each if math.isfinite(value)
-        ]
-        data.append(
-            {
-                "type": "box",
-                "orientation": "h",
-                "xaxis": f"x{axis}",
-                "yaxis": f"y{axis}",
-                "x": [value for _, _, value in flat],
-                "y": [escape(method) for method, _, _ in flat],
-                "text": [escape(case) for _, case, _ in flat],
-                "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
-                "boxpoints": "all",
-                "jitter": 0.7,
-                "pointpos": 0,
-                "boxmean": True,
-                "line": {"color": ACCENT, "width": 1.4},
-                "fillcolor": "rgba(26,109,140,0.14)",
-                "marker": {"size": 4, "color": INK, "opacity": 0.45},
-            }
-        )
-    return _chart(name, data, layout, caption)
+        left, top = names + column * (width + GAP), row * panel + TITLE
+        bottom = top + ROW * len(methods)
+        drawn.append(_text(left + width / 2, top - 7, title, "middle", bold=True))
+        x, axis = _x_axis(values, (left, left + width), (top, bottom), name, log)
+        drawn.append(axis)
+        for n, method in enumerate(methods):
+            middle = top + ROW * (n + 0.5)
+            if column == 0:
+                drawn.append(_text(names - 8, middle + 4, method, "end"))
+            known = [(case, value) for case, value in points.get(method, ()) if math.isfinite(value)]
+            drawn.append(_box(known, x, middle))
+    return _chart(name, math.ceil(len(panels) / columns) * panel, drawn, caption)
+
+
+def _box(points: Sequence[tuple[str, float]], x: Scale, y: float) -> str:
+    """The box of the middle half, whiskers, median, mean (dashed), and a mark for each case."""
+    if not points:
+        return ""
+    values = np.array([value for _, value in points])
+    low, median, high = np.percentile(values, [25, 50, 75])
+    reach = WHISKER * (high - low)
+    ends = values[values >= low - reach].min(), values[values <= high + reach].max()
+    half = ROW * 0.3
+    lines = [_line(x(ends[0]), y, x(low), y), _line(x(high), y, x(ends[1]), y)]
+    lines += [_line(x(end), y - half / 2, x(end), y + half / 2) for end in ends]
+    box = (
+        f'<rect x="{x(low):.1f}" y="{y - half:.1f}" width="{max(x(high) - x(low), 0.5):.1f}" height="{2 * half:.1f}" '
+        f'fill="{ACCENT}" fill-opacity=".14" stroke="{ACCENT}" stroke-width="1.4"/>'
+    )
+    median, mean = float(median), float(values.mean())
+    lines += [
+        _line(x(median), y - half, x(median), y + half, 2.2),
+        _line(x(mean), y - half, x(mean), y + half, dash="3 2"),
+    ]
+    # Spread over the row by the golden ratio: neighbours in the list lie apart, and the same page is drawn again.
+    marks = (
+        _mark(x(value), y + half * (2 * ((k * 0.618) % 1) - 1), 2.2, f"{case}: {value:.3f}", "inner")
+        for k, (case, value) in enumerate(points)
+    )
+    return box + "".join(lines) + "".join(marks)
 
 
 def scatter_chart(name: str, axes: tuple[str, str], points: Sequence[Mapping[str, Any]], caption: str) -> Markup:
@@ -94,66 +105,51 @@ def scatter_chart(name: str, axes: tuple[str, str], points: Sequence[Mapping[str
 
     points: `label`, `x`, `y`, `low` and `high` of the interval, and `filled`, whether the mark is.
     """
-    layout = _layout(460) | {"xaxis": _axis(axes[0], log=True), "yaxis": _axis(axes[1], log=False)}
-    drawn = {
-        "type": "scatter",
-        "mode": "markers+text",
-        "x": [point["x"] for point in points],
-        "y": [point["y"] for point in points],
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [point["high"] - point["y"] for point in points],
-            "arrayminus": [point["y"] - point["low"] for point in points],
-            "color": ACCENT,
-            "thickness": 1.2,
-        },
-        "text": [f" {escape(point['label'])} " for point in points],
-        "textposition": _label_places(points),
-        "cliponaxis": False,
-        "hovertemplate": "%{text}: %{x:.1f}, %{y:.3f}<extra></extra>",
-        "marker": {
-            "size": 10,
-            "color": ACCENT,
-            "symbol": ["circle" if point["filled"] else "circle-open" for point in points],
-        },
-    }
-    # Labels stand beside their marks: room for them on the logarithmic scale.
-    low, high = (math.log10(end([point["x"] for point in points])) for end in (min, max))
-    layout["xaxis"]["range"] = [low - 0.2 - 0.1 * (high - low), high + 0.2 + 0.1 * (high - low)]
-    return _chart(name, [drawn], layout, caption)
+    height, left, right, top = 460, 64.0, WIDTH - 12, 10.0
+    bottom = height - AXIS
+    logs = [math.log10(point["x"]) for point in points]
+    room = 0.2 + 0.1 * (max(logs) - min(logs))  # labels stand beside their marks
+    ends = 10 ** (min(logs) - room), 10 ** (max(logs) + room)
+    x, x_axis = _x_axis(ends, (left, right), (top, bottom), axes[0], log=True)
+    values = [point[end] for point in points for end in ("low", "high")]
+    y, y_axis = _y_axis(values, (bottom, top), (left, right), axes[1])
+    drawn = [x_axis, y_axis]
+    at = [(x(point["x"]), y(point["y"])) for point in points]
+    intervals = [(px, y(point["high"]), px, y(point["low"])) for (px, _), point in zip(at, points, strict=True)]
+    for point, (px, py), (_, high, _, low) in zip(points, at, intervals, strict=True):
+        drawn.append(_line(px, low, px, high, 1.2))
+        words = f"{point['label']}: {point['x']:.1f} {axes[0]}, {axes[1]} {point['y']:.3f}"
+        drawn.append(_mark(px, py, 5, words, "full" if point["filled"] else "open"))
+    labels = [point["label"] for point in points]
+    for label, (px, py), side in zip(labels, at, _label_sides(at, labels, intervals), strict=True):
+        across, down = SIDES[side]
+        anchor = {1: "start", -1: "end", 0: "middle"}[across]
+        drawn.append(_text(px + 9 * across, py + 4 + 15 * down, label, anchor, halo=True))
+    return _chart(name, height, drawn, caption)
 
 
-def _label_places(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each point the side of its mark where its label covers the fewest other labels and marks.
-
-    A character has 7 x 14 of the 1000 x 400 pixels that the chart has in a window of usual width.
-    """
-    x, y = (np.array([point[axis] for point in points], float) for axis in ("x", "y"))
-    shares = [(values - values.min()) / max(float(np.ptp(values)), 1e-9) for values in (np.log(x), y)]
-    marks = [
-        (800 * across - 8, 300 * up - 8, 800 * across + 8, 300 * up + 8) for across, up in zip(*shares, strict=True)
-    ]
-    taken, places = list(marks), []
-    for point, mark in sorted(zip(points, marks, strict=True), key=lambda each: each[1][0]):
-        middle, width = ((mark[0] + mark[2]) / 2, (mark[1] + mark[3]) / 2), 7.0 * len(point["label"])
-        boxes = {
-            "middle right": (mark[2], middle[1] - 7, mark[2] + width, middle[1] + 7),
-            "middle left": (mark[0] - width, middle[1] - 7, mark[0], middle[1] + 7),
-            "top center": (middle[0] - width / 2, mark[3], middle[0] + width / 2, mark[3] + 14),
-            "bottom center": (middle[0] - width / 2, mark[1] - 14, middle[0] + width / 2, mark[1]),
-        }
-        place = min(boxes, key=lambda name: sum(_overlap(boxes[name], other) for other in taken))
-        taken.append(boxes[place])
-        places.append((point["label"], place))
-    chosen = dict(places)
-    return [chosen[point["label"]] for point in points]
+def _label_sides(
+    at: Sequence[tuple[float, float]], labels: Sequence[str], intervals: Sequence[tuple[float, float, float, float]]
+) -> list[str]:
+    """For each mark (x, y) the one of `SIDES` where its label covers the fewest marks, intervals and other labels."""
+    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in at]
+    taken += [(x - 1, top, x + 1, bottom) for x, top, _, bottom in intervals]
+    sides = [""] * len(at)
+    for k in sorted(range(len(at)), key=lambda k: at[k]):
+        (x, y), width = at[k], LETTER * len(labels[k])
+        boxes = {}
+        for side, (across, down) in SIDES.items():
+            left = x + 9 * across - width * {1: 0.0, 0: 0.5, -1: 1.0}[across]
+            boxes[side] = (left, y + 15 * down - 7, left + width, y + 15 * down + 7)
+        sides[k] = min(boxes, key=lambda side: sum(_overlap(boxes[side], other) for other in taken))
+        taken.append(boxes[sides[k]])
+    return sides
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """The area that two boxes (left, bottom, right, top) share."""
-    across, up = (min(one[k + 2], other[k + 2]) - max(one[k], other[k]) for k in (0, 1))
-    return max(across, 0.0) * max(up, 0.0)
+    """The area that two boxes (left, top, right, bottom) share."""
+    across, down = (min(one[k + 2], other[k + 2]) - max(one[k], other[k]) for k in (0, 1))
+    return max(across, 0.0) * max(down, 0.0)
 
 
 def line_chart(name: str, panels: Mapping[str, Lines], caption: str) -> Markup:
@@ -162,82 +158,137 @@ def line_chart(name: str, panels: Mapping[str, Lines], caption: str) -> Markup:
     The lines have the same colours in each panel, and one legend below.
     """
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
-    layout = _layout(400) | {"showlegend": True, "legend": {"orientation": "h", "y": -0.2}}
-    data = []
+    top, bottom, left = 10.0, 340.0, 64.0
+    width = (WIDTH - left - 12 - GAP * (len(panels) - 1)) / len(panels)
+    values = [y for lines in panels.values() for points in lines.values() for _, y in points]
+    drawn = []
     for k, (title, lines) in enumerate(panels.items()):
-        axis = "" if k == 0 else str(k + 1)
-        domain = [(k + GAP * (k > 0)) / len(panels), (k + 1 - GAP * (k + 1 < len(panels))) / len(panels)]
-        layout[f"xaxis{axis}"] = _axis(title, log=False) | {"domain": domain, "anchor": f"y{axis}"}
-        layout[f"yaxis{axis}"] = _axis(name if k == 0 else "", log=False) | {"anchor": f"x{axis}"}
-        if k:
-            layout[f"yaxis{axis}"] |= {"matches": "y", "showticklabels": False}
+        ends = left + k * (width + GAP), left + k * (width + GAP) + width
+        y, up = _y_axis(values, (bottom, top), ends, name if k == 0 else "", numbers=k == 0)
+        x, across = _x_axis([x for points in lines.values() for x, _ in points], ends, (top, bottom), title, False)
+        drawn += [up, across]
         for label, points in lines.items():
-            dash, colour = divmod(labels.index(label), len(COLOURS))
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers",
-                    "name": escape(label),
-                    "legendgroup": escape(label),
-                    "showlegend": k == 0,
-                    "xaxis": f"x{axis}",
-                    "yaxis": f"y{axis}",
-                    "x": [x for x, _ in points],
-                    "y": [y for _, y in points],
-                    "hovertemplate": "%{x:,.4~g}: %{y:.4f}",
-                    "line": {"color": COLOURS[colour], "dash": DASHES[dash % len(DASHES)]},
-                    "marker": {"size": 5},
-                }
-            )
-    return _chart(name, data, layout, caption)
+            colour, dash = _style(labels.index(label))
+            path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+            drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" {dash}/>')
+            drawn += [_mark(x(a), y(b), 3, f"{label}: {a:,.4g}, {b:.4f}", "full", colour) for a, b in points]
+    at, row = left, bottom + AXIS + 12
+    for number, label in enumerate(labels):
+        needed = LETTER * len(label) + 50
+        if at + needed > WIDTH and at > left:
+            at, row = left, row + 20
+        colour, dash = _style(number)
+        drawn.append(f'<path d="M{at:.0f},{row - 4:.0f}h26" stroke="{colour}" stroke-width="2" {dash}/>')
+        drawn.append(_text(at + 32, row, label))
+        at += needed
+    return _chart(name, row + 12, drawn, caption)
+
+
+def _style(number: int) -> tuple[str, str]:
+    """Colour and dash of the line with a number."""
+    dash, colour = divmod(number, len(COLOURS))
+    return COLOURS[colour], f'stroke-dasharray="{DASHES[dash % len(DASHES)]}"'
 
 
 def rank_chart(name: str, shares: Mapping[str, Sequence[float]], caption: str) -> Markup:
     """A row for each method, a column for each rank: the share of resamples in which the method has it."""
-    values = np.array(list(shares.values()))
-    layout = _layout(ROW * len(shares) + AXIS)
-    layout["xaxis"] = {"title": {"text": "rank"}, "dtick": 1, "showgrid": False, "zeroline": False}
-    layout["yaxis"] = {"autorange": "reversed", "automargin": True, "showgrid": False}
-    drawn = {
-        "type": "heatmap",
-        "x": list(range(1, values.shape[1] + 1)),
-        "y": [escape(method) for method in shares],
-        "z": values.tolist(),
-        "text": [[f"{100 * share:.0f} %" if share >= 0.005 else "" for share in row] for row in values],
-        "texttemplate": "%{text}",
-        "hovertemplate": "%{y}, rank %{x}: %{z:.1%}<extra></extra>",
-        "colorscale": [[0, "#ffffff"], [1, ACCENT]],
-        "zmin": 0,
-        "zmax": 1,
-        "showscale": False,
-        "xgap": 2,
-        "ygap": 2,
-    }
-    return _chart(name, [drawn], layout, caption)
+    names = LETTER * max(map(len, shares)) + 12
+    ranks = max(map(len, shares.values()))
+    width = (WIDTH - names) / ranks
+    drawn = []
+    for row, (method, of) in enumerate(shares.items()):
+        drawn.append(_text(names - 8, ROW * (row + 0.5) + 4, method, "end"))
+        for rank, share in enumerate(of, 1):
+            left, top = names + width * (rank - 1), ROW * row
+            drawn.append(
+                f'<rect x="{left + 1:.1f}" y="{top + 1}" width="{width - 2:.1f}" height="{ROW - 2}" fill="{ACCENT}" '
+                f'fill-opacity="{share:.3f}">{_tip(f"{method}, rank {rank}: {share:.1%}")}</rect>'
+            )
+            if share > 0.005:
+                colour = "#fff" if share > 0.65 else INK
+                drawn.append(
+                    _text(left + width / 2, top + ROW / 2 + 4, f"{100 * share:.0f} %", "middle", colour=colour)
+                )
+    bottom = ROW * len(shares)
+    drawn += [_text(names + width * (rank + 0.5), bottom + 18, str(rank + 1), "middle") for rank in range(ranks)]
+    drawn.append(_text(names + width * ranks / 2, bottom + 38, "rank", "middle"))
+    return _chart(name, bottom + AXIS, drawn, caption)
 
 
-def _chart(name: str, data: list[dict[str, Any]], layout: dict[str, Any], caption: str) -> Markup:
-    return fill("chart.html", name=name, figure={"data": data, "layout": layout}, caption=caption)
+def _x_axis(
+    values: Sequence[float], ends: tuple[float, float], sides: tuple[float, float], title: str, log: bool
+) -> tuple[Scale, str]:
+    """A scale from left to right, and its grid from top to bottom with numbers and title below."""
+    scale, ticks = _scale(values, ends, log)
+    top, bottom = sides
+    drawn = [_grid(scale(tick), top, scale(tick), bottom) for tick in ticks]
+    drawn += [_text(scale(tick), bottom + 16, f"{tick:,.6g}", "middle") for tick in ticks]
+    return scale, "".join(drawn) + _text(sum(ends) / 2, bottom + 36, title, "middle")
 
 
-def _layout(height: int) -> dict[str, Any]:
-    return {
-        "height": height,
-        "margin": {"l": 20, "r": 10, "t": 8, "b": AXIS - 8},
-        "font": FONT,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "showlegend": False,
-        "annotations": [],
-        "hovermode": "closest",
-    }
+def _y_axis(
+    values: Sequence[float], ends: tuple[float, float], sides: tuple[float, float], title: str, numbers: bool = True
+) -> tuple[Scale, str]:
+    """A scale from bottom to top, and its grid with numbers and title at the left."""
+    scale, ticks = _scale(values, ends, False)
+    left, right = sides
+    drawn = [_grid(left, scale(tick), right, scale(tick)) for tick in ticks]
+    if numbers:
+        drawn += [_text(left - 8, scale(tick) + 4, f"{tick:.6g}", "end") for tick in ticks]
+    turned = f'<g transform="translate(14 {sum(ends) / 2:.0f}) rotate(-90)">{_text(0, 0, title, "middle")}</g>'
+    return scale, "".join(drawn) + (turned if title else "")
 
 
-def _axis(title: str, log: bool) -> dict[str, Any]:
-    axis = {"title": {"text": title, "standoff": 6}, "gridcolor": LINE, "zeroline": False, "automargin": True}
-    return axis | ({"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:g}" for tick in TICKS]} if log else {})
+def _scale(values: Sequence[float], ends: tuple[float, float], log: bool) -> tuple[Scale, list[float]]:
+    """Value -> pixel, with some room beyond the values, and the values that get a number."""
+    put = math.log10 if log else float
+    low, high = put(min(values)), put(max(values))
+    room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
+    low, high = low - room, high + room
+
+    def scale(value: float) -> float:
+        return ends[0] + (put(value) - low) / (high - low) * (ends[1] - ends[0])
+
+    length = abs(ends[1] - ends[0])
+    if log:
+        ticks = [tick for tick in TICKS if low <= put(tick) <= high]
+        if len(ticks) * MIN_TICK > length:
+            ticks = [tick for tick in ticks if round(math.log10(tick), 9).is_integer()] or ticks[:1]
+        return scale, ticks
+    step = next(step for step in TICKS if step * length / (high - low) >= MIN_TICK)
+    return scale, [round(k * step, 9) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _label(text: str, x: float, y: float) -> dict[str, Any]:
-    place = {"x": x, "y": y, "xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom"}
-    return {"text": f"<b>{escape(text)}</b>", "showarrow": False, **place}
+def _chart(name: str, height: float, drawn: Sequence[str], caption: str) -> Markup:
+    return fill("chart.html", name=name, width=WIDTH, height=height, drawn=Markup("".join(drawn)), caption=caption)
+
+
+def _text(
+    x: float, y: float, text: str, anchor: str = "start", bold: bool = False, colour: str = INK, halo: bool = False
+) -> str:
+    look = ' font-weight="600"' if bold else ""
+    look += ' paint-order="stroke" stroke="#fff" stroke-width="3"' if halo else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{look}>{escape(text)}</text>'
+
+
+def _line(x0: float, y0: float, x1: float, y1: float, width: float = 1.4, dash: str = "none") -> str:
+    path = f'<path d="M{x0:.1f},{y0:.1f}L{x1:.1f},{y1:.1f}" stroke="{ACCENT}" stroke-width="{width}"'
+    return f'{path} stroke-dasharray="{dash}"/>'
+
+
+def _grid(x0: float, y0: float, x1: float, y1: float) -> str:
+    return f'<path d="M{x0:.1f},{y0:.1f}L{x1:.1f},{y1:.1f}" stroke="{LINE}"/>'
+
+
+def _mark(x: float, y: float, radius: float, words: str, kind: str, colour: str = ACCENT) -> str:
+    """A circle that names itself. kind: full, open, or inner (a case within a box)."""
+    look = {
+        "full": f'fill="{colour}"',
+        "open": f'fill="#fff" stroke="{colour}" stroke-width="1.6"',
+        "inner": f'fill="{INK}" fill-opacity=".45"',
+    }[kind]
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" {look}>{_tip(words)}</circle>'
+
+
+def _tip(words: str) -> str:
+    return f"<title>{escape(words)}</title>"

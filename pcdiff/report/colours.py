@@ -14,6 +14,7 @@ IMPLANT: Colour = (0.06, 0.40, 0.55)
 TRUTH: Colour = (0.35, 0.02, 0.45)
 # Distinguishable with colour vision deficiency (after Okabe & Ito 2008).
 CANDIDATE_COLOURS: tuple[Colour, ...] = ((0.79, 0.35, 0.0), (0.0, 0.34, 0.17), (0.60, 0.19, 0.38), (0.09, 0.45, 0.81))
+MARK: Colour = (0.85, 0.30, 0.0)
 SHAPE_MODEL_POINTS: Colour = (0.70, 0.29, 0.02)
 IMPLANT_POINTS: Colour = (0.02, 0.22, 0.36)
 SAMPLING_POINTS: Colour = (0.65, 0.05, 0.10)

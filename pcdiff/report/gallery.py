@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from pcdiff.report.colours import Colour
+from pcdiff.geometry.directions import unit
+from pcdiff.geometry.mesh import Mesh
+from pcdiff.report.colours import IMPLANT
 from pcdiff.report.error_picture import CUT_BELOW_MM
 from pcdiff.report.render import Canvas, render, sheet, stack
 from pcdiff.report.scene import Scene
-from pcdiff.report.surfaces import Shape, oblique_view, outward_direction, select_vertices
+from pcdiff.report.surfaces import Shape, beads, oblique_view, outward_direction, select_vertices
 
 PIXEL_MM = 0.75
 CLOSE_UP_MM = 0.45  # per pixel
 CLOSE_UP_BONE_MM = 16.0  # bone around the implant in the close-up
 BEAD_MM = 1.1
+TEXT_AROUND_MM = (30.0, 8.0, 8.0)  # of an engraved text
+TEXT_MM = 0.12  # per pixel
 
 
 def scene_picture(scene: Scene) -> np.ndarray:
@@ -29,7 +34,7 @@ def scene_picture(scene: Scene) -> np.ndarray:
     points = [(cloud.frames[0], cloud.colour) for cloud in still[:2]]
     points += [(cloud.frames[n], cloud.colour) for cloud in moving[:1] for n in (0, 1, len(cloud.frames) - 1)]
     if points:
-        rows.append(sheet([render([bone, beads(*cloud)], view, PIXEL_MM) for cloud in points]))
+        rows.append(sheet([render([bone, beads(*cloud, BEAD_MM)], view, PIXEL_MM) for cloud in points]))
     for field in implant.fields:
         if field.name == "error":
             error = replace(implant.shape, colour=field.scale.at(field.values, field.low, field.high))
@@ -66,15 +71,18 @@ def views(scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
     yield "close-up of the rim", render([_bone_around(bone, implant), implant], outward + 2 * tilt, CLOSE_UP_MM)
 
 
-def beads(points: np.ndarray, colour: Colour) -> Shape:
-    """(N, 3) mm as a shape: an octahedron of BEAD_MM at each point."""
-    ends = np.concatenate([np.eye(3), -np.eye(3)])
-    sides = np.array(
-        [(x, y, z) if (x < 3) ^ (y < 3) ^ (z < 3) else (y, x, z) for x in (0, 3) for y in (1, 4) for z in (2, 5)]
-    )
-    vertices = (points[:, None] + BEAD_MM * ends).reshape(-1, 3)
-    faces = (6 * np.arange(len(points))[:, None, None] + sides).reshape(-1, 3)
-    return Shape(vertices, np.tile(ends, (len(points), 1)), faces, colour)
+def engraving_picture(mesh: Mesh, place: Mapping[str, Any]) -> np.ndarray:
+    """(H, W, 3) uint8: an engraved text as it is read from inside the head, under light from above.
+
+    mesh: of the implant. place: `point`, `right` and `up` of the text, see docs/files.md.
+    """
+    right, up = (np.array(place[name]) for name in ("right", "up"))
+    local = (mesh.vertices - place["point"]) @ np.stack([right, np.cross(up, right), up]).T  # the reader is in front
+    near = (np.abs(local) < TEXT_AROUND_MM).all(axis=1)[mesh.faces].all(axis=1)
+    faces, flat = mesh.faces[near], Mesh(local, mesh.faces[near])
+    normals = np.repeat(unit(flat.area_vectors), 3, axis=0)  # facets, so that edges stay sharp
+    shape = Shape(local[faces].reshape(-1, 3), normals, np.arange(faces.size).reshape(-1, 3), IMPLANT)
+    return render([shape], (0.0, -1.0, -0.8), TEXT_MM)
 
 
 def _bone_around(bone: Shape, implant: Shape) -> Shape:

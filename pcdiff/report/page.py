@@ -21,14 +21,8 @@ MAX_PAGE_BYTES = 15_000_000
 SCRIPTS = {
     "scene": "viewer.js",
     "slices": "slices.js",
-    "chart": "charts.js",
     "cases": "cases.js",
 }  # class: what draws it
-
-
-def plotly_js() -> str:
-    """plotly.js (MIT licence), as the Python package plotly brings it."""
-    return (_folder_of("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
 def three_js() -> str:
@@ -46,7 +40,7 @@ def three_js() -> str:
     return script
 
 
-LIBRARIES = {"scene": three_js, "chart": plotly_js}
+LIBRARIES = {"scene": three_js}
 
 
 def write_page(path: Path, title: str, body: Markup, header: str = "") -> None:

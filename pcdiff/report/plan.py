@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pcdiff.geometry.extents import extents
 from pcdiff.report.contents import CaseContents
+from pcdiff.report.fixation import fixation_line
 from pcdiff.report.rim import mesh_pieces
 from pcdiff.report.templates import fill
 
@@ -35,6 +36,8 @@ def plan_section(contents: CaseContents, picture: Markup) -> Markup:
         open=[check["title"] for check in _checks(contents) if check.get("passed") is None],
         defects=[_defect_row(n, defect, chosen) for n, defect in enumerate(_defects(record), 1)],
         chosen=chosen,
+        left_open=_left_open(record),
+        fixation=fixation_line(record.get("fixation") or []),
         implant=_implant_rows(contents),
         densities=DENSITIES,
         insertion=(contents.checks or {}).get("insertion"),
@@ -83,6 +86,21 @@ def _defect_row(number: int, defect: Mapping[str, Any], chosen: Sequence[int]) -
     }
 
 
+def _left_open(record: Mapping[str, Any]) -> list[str] | None:
+    """A line for each opening that the implant does not close; None for a record without them."""
+    left = record.get("left_open")
+    if left is None:
+        return None
+    lines = []
+    for number, defect in enumerate(left, 1):
+        row = _defect_row(number, defect, ())
+        named = f"Defect {defect['number']}" if defect.get("number") else "Opening"
+        size = "" if row["size"] == "-" else f"{row['size']}, "
+        why = defect["why"].replace("cm2", "cm\u00b2")
+        lines.append(f"{named}: {row['place']}, {size}{row['area']} ({why})")
+    return lines
+
+
 def _implant_rows(contents: CaseContents) -> dict[str, str]:
     """Size of each piece, volume, weight in each material, and percentiles of the thickness."""
     record, mesh = contents.record, contents.mesh
@@ -92,6 +110,11 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
     ml = record["implant_ml"]
     rows["Volume"] = f"{ml:.1f} ml"
     rows["Weight"] = ", ".join(f"{material} {ml * density:.0f}\u00a0g" for material, density in DENSITIES.items())
+    if engraved := (record.get("fitting") or {}).get("engraved"):
+        pieces_of = "" if len(pieces) == 1 else f" of {len(engraved)} of {len(pieces)} pieces"
+        rows["Engraved"] = (
+            f"{engraved[0]['text']}, in the inner surface{pieces_of}, {engraved[0]['depth_mm']:g} mm deep"
+        )
     values = _thickness(contents)
     if values.size:
         low, median, high = np.percentile(values, PERCENTILES)

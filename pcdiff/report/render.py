@@ -92,6 +92,11 @@ class Canvas:
         self._normal[sample] = mixed((shape.normals @ self._axes.T).astype(np.float32))
         self._colour[sample] = shape.colour if isinstance(shape.colour, tuple) else mixed(shape.colour)
 
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) mm -> (N, 2) columns and rows of the picture."""
+        at = (points @ self._axes.T - self._low)[:, :2] / (self._step * SUPERSAMPLING)
+        return np.stack([at[:, 0], self._depth.shape[0] / SUPERSAMPLING - at[:, 1]], axis=1)
+
     def picture(self) -> np.ndarray:
         """(H, W, 3) uint8 sRGB."""
         height, width = self._shape

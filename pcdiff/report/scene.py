@@ -18,6 +18,7 @@ from pcdiff.report.colours import (
     ERROR_MM,
     IMPLANT,
     IMPLANT_POINTS,
+    MARK,
     SAMPLING_POINTS,
     SHAPE_MODEL_POINTS,
     TRUTH,
@@ -25,12 +26,13 @@ from pcdiff.report.colours import (
     Scale,
 )
 from pcdiff.report.contents import CaseContents
-from pcdiff.report.surfaces import Shape, cell_means, shape_of, simplify, smooth_normals
+from pcdiff.report.surfaces import Shape, beads, cell_means, shape_of, simplify, smooth_normals
 
 SKULL_VERTICES = 60_000  # below 2**16, so that 16-bit indices suffice
 IMPLANT_VERTICES = 30_000
 CANDIDATE_VERTICES = 8_000
 CLOUD_POINTS = 6_000
+MARK_MM = 2.5  # half the size of a fixation mark
 SHOWN_CANDIDATES = 8
 GAP_MM = 3.0  # upper end of the scale of gaps
 RIM_COSINE = 0.7  # between normal and radius: below it the surface faces the bone beside it
@@ -105,6 +107,9 @@ def case_scene(contents: CaseContents) -> Scene:
         colour = CANDIDATE_COLOURS[n % len(CANDIDATE_COLOURS)]
         shape, _ = _display_shape(contents.candidates[number], colour, CANDIDATE_VERTICES)
         surfaces.append(Surface(f"candidate {number}", shape, shown=False))
+    if marks := contents.record.get("fixation"):
+        points = np.array([mark["point"] for mark in marks], float)
+        surfaces.append(Surface("fixation marks", beads(points, MARK, MARK_MM)))
     if contents.truth is not None:
         shape, _ = _display_shape(contents.truth, TRUTH, CANDIDATE_VERTICES)
         surfaces.append(Surface("true implant", shape, shown=False))

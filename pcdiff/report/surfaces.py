@@ -123,6 +123,17 @@ def smooth_normals(normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return normals
 
 
+def beads(points: np.ndarray, colour: Colour, radius_mm: float) -> Shape:
+    """(N, 3) mm as a shape: an octahedron at each point."""
+    ends = np.concatenate([np.eye(3), -np.eye(3)])
+    sides = np.array(
+        [(x, y, z) if (x < 3) ^ (y < 3) ^ (z < 3) else (y, x, z) for x in (0, 3) for y in (1, 4) for z in (2, 5)]
+    )
+    vertices = (points[:, None] + radius_mm * ends).reshape(-1, 3)
+    faces = (6 * np.arange(len(points))[:, None, None] + sides).reshape(-1, 3)
+    return Shape(vertices, np.tile(ends, (len(points), 1)), faces, colour)
+
+
 def select_vertices(shape: Shape, selected: np.ndarray) -> Shape:
     """The triangles whose three vertices are all selected, (V,) bool."""
     used, index = np.unique(shape.faces[selected[shape.faces].all(axis=1)], return_inverse=True)

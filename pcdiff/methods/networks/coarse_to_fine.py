@@ -11,7 +11,7 @@ from pcdiff.methods.networks.base import Answer, BoneNetwork
 from pcdiff.methods.networks.config import Block
 from pcdiff.methods.networks.encoder_decoder import EncoderDecoder, padded
 from pcdiff.methods.volumetric.config import LAYOUT
-from pcdiff.methods.volumetric.features import Window, halved
+from pcdiff.methods.volumetric.features import Window
 
 MARGIN = 10  # lattice points around what the first network finds
 SURE = 0.5  # share of missing bone that counts as found
@@ -54,8 +54,9 @@ class CoarseToFine(BoneNetwork):
         refined = rough.clone()
         for number, share in enumerate(found):
             if (box := box_around(share >= SURE)) is not None:
-                here, half = (number, slice(None), *box), (number, slice(None), *halved(box))
-                refined[(number, *box)] = self.refine.predict(bone[here][None], where[half][None])[0].float()
+                blocks = [slice(side.start // 2, side.stop // 2) for side in box]
+                here, there = (number, slice(None), *box), (number, slice(None), *blocks)
+                refined[(number, *box)] = self.refine.predict(bone[here][None], where[there][None])[0].float()
         return refined
 
 

@@ -54,9 +54,9 @@ class CoarseToFine(BoneNetwork):
         refined = rough.clone()
         for number, share in enumerate(found):
             if (box := box_around(share >= SURE)) is not None:
-                blocks = [slice(side.start // 2, side.stop // 2) for side in box]
-                here, there = (number, slice(None), *box), (number, slice(None), *blocks)
-                refined[(number, *box)] = self.refine.predict(bone[here][None], where[there][None])[0].float()
+                blocks = tuple(slice(side.start // 2, side.stop // 2) for side in box)
+                inputs = (x[number][(slice(None), *part)][None] for x, part in ((bone, box), (where, blocks)))
+                refined[(number, *box)] = self.refine.predict(*inputs)[0].float()
         return refined
 
 

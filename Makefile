@@ -22,7 +22,7 @@ demo: $(READY) .venv/.open3d  ## set up, then design an implant for a built-in c
 
 test: $(READY_DEV) .venv/.open3d  ## set up, then lint, check types and run the tests
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=pcdiff --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=10 --cov=pcdiff --cov-report=
 	@echo "coverage of pcdiff: $$($(BIN)/coverage report --format=total) % of its statements"
 
 mutants: $(READY_DEV)  ## break forty lines, one at a time; the tests must notice at least 36

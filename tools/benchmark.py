@@ -94,6 +94,7 @@ def main() -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
         return
 
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are there for users, too, after the first run
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # the worktree is removed then, too
     load = [os.getloadavg()[0]]
     rows: list[dict[str, Any]] = []

@@ -50,6 +50,8 @@ def failing(folder: Path, first: int | None, number: int) -> Iterator[Disk]:
             return real_open(file, mode, buffering, *args, **options)
         disk.change(file)
         raw = Raw(file, mode.replace("b", "").replace("t", ""))
+        if not buffering:
+            return raw
         buffered = (io.BufferedRandom if "+" in mode else io.BufferedWriter)(raw)  # type: ignore[type-var]
         return buffered if "b" in mode else io.TextIOWrapper(buffered, *args, **options)
 

@@ -154,8 +154,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = opened_alone(path, "pcdiff evaluate")
         self.earlier = _read_rows(path)
+        self._file = opened_alone(path, "pcdiff evaluate")
 
     def __enter__(self) -> Journal:
         return self

@@ -131,15 +131,16 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
                     f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
                     "threshold the bone first (a CT: about 300 HU), or save one label as a mask of its own"
                 )
-    if value is not None and value < LOWEST:
-        raise NotAMask(
-            f"{path}: expected a mask with 0 outside and another value inside, got 0 and {value}; is {value} its "
-            "background? Save it as a mask of 0 and 1"
-        )
     if value is None:
         raise EmptyMask(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
     if flat.all():
         raise InputError(f"{path}: expected a mask with background 0, but every voxel is {value}; check the threshold")
+    assert value is not None
+    if value < LOWEST:
+        raise NotAMask(
+            f"{path}: expected a mask with 0 outside and another value inside, got 0 and {value}; is {value} its "
+            "background? Save it as a mask of 0 and 1"
+        )
     return flat.reshape(image.shape, order="F")
 
 

@@ -28,12 +28,11 @@ from pcdiff.files import opened_alone
 from pcdiff.nets.devices import computes_bfloat16
 from pcdiff.training.batches import load_batches
 from pcdiff.training.recipes import RunRecipe
-from pcdiff.training.run_state import State, write_row
+from pcdiff.training.run_state import LOG, State, write_row
 from pcdiff.training.stopping import Interrupted, Sigterm, any_process
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"  # in the folder of a run; an empty file
 LOG_EVERY = 50  # steps
 LONGEST_VALIDATION = timedelta(hours=2)  # other processes wait for the main one that long
 
@@ -132,7 +131,7 @@ class Loop:
         self.model.train()
         with ExitStack() as stack:
             if self.main:
-                stack.enter_context(opened_alone(self.settings.out / LOCK, "pcdiff train"))
+                stack.enter_context(opened_alone(self.settings.out / LOG, "pcdiff train"))
             stack.enter_context(self.sigterm)
             batches = stack.enter_context(closing(self._batches()))
             bar = stack.enter_context(

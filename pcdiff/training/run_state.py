@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +27,7 @@ from pcdiff.training.recipes import RunConfig
 # Sections of `run` that may change when a run goes on: they do not change what is trained.
 FREE = {"data", "cache", "out", "workers", "checkpoint_minutes", "tensorboard", "validate_every", "validate_cases"}
 
-
+LOG = "log.jsonl"
 ANOTHER = "checkpoint of another network; choose another `run.out`"
 REMEDY = "remove it, or choose another `run.out`"
 
@@ -123,10 +125,15 @@ def same_recipe(path: Path, config: BaseModel, option: str = "`run.out`") -> Non
 
 def write_row(run: RunConfig, row: dict[str, float]) -> None:
     """Appends a row to log.jsonl and, with `run.tensorboard`, to TensorBoard's files beside it."""
-    path = run.out / "log.jsonl"
-    before = path.read_text() if path.is_file() else ""
-    with written_beside(path) as beside:  # a full disk leaves no half of a row
-        beside.write_text(f"{before}{json.dumps(row)}\n")
+    path, line = run.out / LOG, f"{json.dumps(row)}\n".encode()
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            file.truncate(size)  # a full disk leaves no half of a row
+            raise OSError(error.errno, error.strerror, str(path)) from error
     if run.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -137,7 +144,7 @@ def write_row(run: RunConfig, row: dict[str, float]) -> None:
 
 def trained_seconds(run: RunConfig) -> float:
     """Seconds that a run has taken, validation included: of log.jsonl, whose clock starts anew where a run goes on."""
-    path = run.out / "log.jsonl"
+    path = run.out / LOG
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     clock = [row["seconds"] for row in rows if "seconds" in row]
     return sum(now for now, later in pairwise([*clock, 0.0]) if later < now)

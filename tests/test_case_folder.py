@@ -52,11 +52,10 @@ def test_an_implant_that_was_changed_by_hand_is_kept(tmp_path: Path, overwrite: 
         (folder / "implant.nrrd").write_text(edit)
         assert changed_implants(folder) == ["implant.nrrd"]
         put(folder, "one", overwrite)
-        kept = "implant.changed.nrrd"
-        assert state(folder) == ("one", frozenset({kept})), number
-        assert (folder / kept).read_text() == edit
+        kept = ["implant.changed.nrrd", "implant.changed-2.nrrd"][: number + 1]
+        assert state(folder) == ("one", frozenset(kept)), number
     put(folder, "one", overwrite)
-    assert (folder / kept).read_text() == "by hand again", "it stays"
+    assert [(folder / name).read_text() for name in kept] == ["by hand", "by hand again"], "they stay"
 
 
 def crash_at(number: int, act: Callable[[], None], **changes: Any) -> bool:

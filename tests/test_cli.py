@@ -577,6 +577,14 @@ def test_report_is_written_again(run: Run, demo_copy: Path) -> None:
     assert files(demo_copy).keys() >= read_record(demo_copy)["files"].keys()
 
 
+def test_an_implant_that_was_changed_is_not_reported_as_checked(run: Run, demo_copy: Path) -> None:
+    implant = demo_copy / "implant.stl"
+    implant.write_bytes(implant.read_bytes()[:-2] + b"\1\0")
+    code, _, error = run("report", demo_copy)
+    assert code == 2
+    assert "expected the implant that was checked, got another implant.stl, changed since; `pcdiff design" in error
+
+
 def test_a_report_that_cannot_be_printed_is_not_written_again(
     run: Run, demo_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

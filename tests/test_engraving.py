@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.distances import outward_cosine
-from pcdiff.checks.printable import printable
+from pcdiff.checks.printable import printable, self_intersections
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
 from pcdiff.geometry.mesh_reading import read_mesh
@@ -95,6 +95,24 @@ def test_the_volume_of_the_letters_is_cut_and_the_solid_stays_closed(
     assert set(map(tuple, mesh.vertices[outer])) <= set(map(tuple, cut.vertices)), "outside nothing changes"
     write_stl(cut, tmp_path / "cut.stl")
     assert printable(read_stl(tmp_path / "cut.stl"), 1, np.nan, Criteria()).passed
+
+
+@pytest.mark.parametrize("text", ["A", "A0A"])
+def test_acute_letters_leave_no_triangles_that_intersect(
+    text: str, case: tuple[Volume, Volume], fitted: PriorFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = volume_to_mesh(case[1], case[0])
+    cut, _ = engrave(mesh, case[0], fitted.pose.shift, text, 1.5)
+    assert not len(self_intersections(Mesh(cut.vertices.astype(np.float32), cut.faces)))
+    # A mesh that intersects is given anew without its slivers.
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "pcdiff.pipeline.engraving.self_intersections",
+        lambda mesh: asked.append(len(mesh.faces)) or np.zeros((3 - len(asked), 2)),
+    )
+    engrave(mesh, case[0], fitted.pose.shift, text, 1.5)
+    assert len(asked) == 3
+    assert asked[1] < asked[0]
 
 
 def test_the_letters_read_from_inside_the_head(engraved: Engraved, fitted: PriorFit) -> None:

@@ -121,7 +121,9 @@ def report(
         pcdiff report out/head --pdf plan.pdf
         pcdiff report out/head --skull scans/head.nrrd
     """
+    from pcdiff.errors import InputError
     from pcdiff.files import refuse_to_replace
+    from pcdiff.pipeline.case_folder import changed_implants
     from pcdiff.pipeline.contents import read_contents
     from pcdiff.pipeline.record import renew_record
     from pcdiff.report.case_report import PREVIEW, REPORT, write_report
@@ -130,6 +132,11 @@ def report(
     if pdf is not None:
         refuse_to_replace(pdf, overwrite)
         find_browser(case / REPORT, pdf)  # before the report is written again
+    if changed := changed_implants(case):
+        raise InputError(
+            f"{case}: expected the implant that was checked, got another {' and '.join(changed)}, changed since; "
+            "`pcdiff design --edited FILE` checks an edited implant and reports on it"
+        )
     contents = read_contents(case, skull)
     write_report(case, contents)
     written = [REPORT, PREVIEW]

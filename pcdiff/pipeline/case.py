@@ -122,8 +122,8 @@ def design_case(
     if on_warning is not None:
         for name in changed_implants(folder):
             on_warning(
-                f"{name} has been changed since it was designed: it is kept as {kept_name(name)}; --edited FILE makes "
-                "an edited implant fit"
+                f"{name} has been changed since it was designed: it is kept as {kept_name(folder, name)}; "
+                "--edited FILE makes an edited implant fit"
             )
     with case_folder(folder, overwrite, source) as part:
         record = write_case(part, source, method, settings, mask_out, on_warning, on_stage)

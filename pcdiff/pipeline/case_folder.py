@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from uuid import uuid4
 
@@ -119,23 +120,24 @@ def changed_implants(folder: Path) -> list[str]:
     ]
 
 
-def kept_name(name: str) -> str:
-    """What a changed file is called beside a new design: implant.nrrd -> implant.changed.nrrd."""
+def kept_name(folder: Path, name: str) -> str:
+    """What a changed file is called beside a new design: implant.changed.nrrd, implant.changed-2.nrrd and so on."""
     stem, dot, suffix = name.partition(".")
-    return f"{stem}.changed{dot}{suffix}"
+    numbers = chain([""], (f"-{number}" for number in count(2)))
+    names = (f"{stem}.changed{number}{dot}{suffix}" for number in numbers)
+    return next(name for name in names if not (folder / name).exists())
 
 
 def _take_along(place: Path, part: Path) -> None:
     """Links the other files of a folder into the part, or copies them where the disk has no links.
 
-    Changed implants are taken along under another name, in place of one that was kept before.
+    Changed implants are taken along under another name.
     """
     record = read_record(place) or {"files": {}}
     earlier = {RECORD, *record["files"]}
     shutil.copymode(place, part)
     for name in changed_implants(place):
-        earlier.add(kept_name(name))
-        shutil.copy2(place / name, part / kept_name(name))
+        shutil.copy2(place / name, part / kept_name(place, name))
     for root, _, names in os.walk(place):
         inside = Path(root).relative_to(place)
         others = [name for name in names if (inside / name).as_posix() not in earlier]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
 
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, wall_thickness
+from pcdiff.checks.printable import self_intersections
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh, label_bodies
@@ -29,6 +31,7 @@ RIM_MM = 4.0  # from the text to bone
 EDGE_MM = 1.5  # from the text to an edge, as of a drain hole
 FLAT = 0.85  # least cosine between the surface's normals under the text and their mean
 STEEP = 0.95  # of a normal's share along the head's axis: beyond, the top of the text is at the forehead's side
+SLIVERS_MM = (0.0, 0.01, 0.02, 0.005)  # tolerances, tried in turn: triangles of slivers may intersect
 FINE_MM = 0.7  # edges of the cutter, so that it follows the surface
 SEEDS_MM = 3.0  # between the places that are tried
 MAX_SEEDS = 150
@@ -60,7 +63,8 @@ def engrave(
 ) -> tuple[Mesh, tuple[Engraving, ...]]:
     """Cuts a text into the inner surface of each body, to be read from inside the head.
 
-    A body other than the largest stays as it is if it has no room.
+    A body other than the largest stays as it is if it has no room. Where the letters would leave triangles
+    that intersect, vertices within 0.02 mm of the surface without them are left out, of the whole mesh.
 
     Args:
         mesh: The implant, watertight, mm.
@@ -75,30 +79,49 @@ def engrave(
     Raises:
         InputError: no place is flat and large enough, or thick enough; or the mesh is no manifold.
     """
-    import manifold3d
-
     cosine = outward_cosine(mesh, centre)
     thickness = wall_thickness(mesh, cosine)
     labels = label_bodies(mesh)
     bodies = [np.unique(mesh.faces[labels == k]) for k in range(labels.max() + 1)]
+    surfaces = [_inner_surface(mesh, body, cosine, thickness, bone) for body in sorted(bodies, key=len, reverse=True)]
+    # manifold3d's objects live in the function below alone: those that an error holds are reported at the end.
+    found = _engraved(mesh, surfaces, text, min_wall_mm)
+    if isinstance(found, str):
+        raise InputError(f"--engrave: {found}")
+    return found
+
+
+def _engraved(
+    mesh: Mesh, surfaces: Sequence[_Surface], text: str, min_wall_mm: float
+) -> tuple[Mesh, tuple[Engraving, ...]] | str:
+    """What `engrave` returns, or a line why nothing can be cut. surfaces: of the bodies, that of the largest first."""
+    import manifold3d
+
     solid = manifold3d.Manifold(
         manifold3d.Mesh64(np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64))
     )
     done: list[Engraving] = []
-    for body in sorted(bodies, key=len, reverse=True):
-        surface = _inner_surface(mesh, body, cosine, thickness, bone)
+    for surface in surfaces:
         found = _place(surface, text, min_wall_mm)
         if isinstance(found, str):
             if not done:
-                raise InputError(f"--engrave: {found}")
+                return found
             continue
         place, cutter = found
         solid -= cutter
         done.append(place)
-    cut = solid.to_mesh64()
     if solid.status() != manifold3d.Error.NoError:
-        raise InputError("--engrave: the surface of this implant is no manifold, so nothing can be cut; leave it out")
-    return Mesh(np.array(cut.vert_properties[:, :3]), np.array(cut.tri_verts).astype(mesh.faces.dtype)), tuple(done)
+        return "the surface of this implant is no manifold, so nothing can be cut; leave it out"
+    cuts = []
+    for tolerance in SLIVERS_MM:
+        made = (solid.simplify(tolerance) if tolerance else solid).to_mesh64()
+        vertices = np.array(made.vert_properties[:, :3])
+        cut = Mesh(vertices, np.array(made.tri_verts).astype(mesh.faces.dtype))
+        as_written = Mesh(vertices.astype(np.float32), cut.faces)  # an STL rounds
+        if not len(self_intersections(as_written)):
+            return cut, tuple(done)
+        cuts.append(cut)
+    return cuts[0], tuple(done)  # the check of the mesh says it
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from pcdiff.report.viewer import POINT_MM, scene_html
 
 NAME = "<script>alert(1)<script> & 'co'"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.timeout(300)  # a browser that draws without a GPU, beside other tests
 
 
 def checks_record(passed: bool) -> dict[str, Any]:

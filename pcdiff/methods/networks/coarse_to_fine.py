@@ -11,9 +11,8 @@ from pcdiff.methods.networks.base import Answer, BoneNetwork
 from pcdiff.methods.networks.config import Block
 from pcdiff.methods.networks.encoder_decoder import EncoderDecoder, padded
 from pcdiff.methods.volumetric.config import LAYOUT
-from pcdiff.methods.volumetric.features import Window
+from pcdiff.methods.volumetric.features import MARGIN, Window
 
-MARGIN = 10  # lattice points around what the first network finds
 SURE = 0.5  # share of missing bone that counts as found
 
 

@@ -117,7 +117,10 @@ def test_what_a_case_folder_holds(
     assert np.array_equal(read_volume(folder / "defective_skull.nrrd").mask, defective.mask)
     assert len(record["input"]["sha256"]) == 64
     assert record["defects"] == 1
-    assert record["pieces_ml"] == [record["implant_ml"]]
+    (piece,) = record["pieces"]
+    assert piece["defect"] == 1
+    assert piece["ml"] == pytest.approx(record["implant_ml"], rel=0.03)
+    assert piece["length_mm"] > piece["width_mm"] > piece["height_mm"] > 3
     assert record["implant_ml"] == pytest.approx(implant.ml, abs=1e-3)
     assert record["stl"]["dsc"] >= 0.97
     assert record["seconds"]["total"] == pytest.approx(sum(record["seconds"].values()) / 2, abs=0.01)

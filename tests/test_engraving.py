@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from scipy.ndimage import gaussian_filter
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.distances import outward_cosine
 from pcdiff.checks.printable import printable, self_intersections
+from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
 from pcdiff.geometry.mesh_reading import read_mesh
 from pcdiff.geometry.stroke_font import GLYPHS, stroked, text_strokes
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import write_volume
+from pcdiff.imaging.volumes import read_volume, write_volume
+from pcdiff.methods.base import Proposal
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.pipeline.case import design_case
 from pcdiff.pipeline.engraving import ASPECT, DEPTH_MM, GAP_MM, LETTER_MM, STROKE_MM, Engraving, engrave
@@ -182,9 +185,46 @@ def test_a_design_with_a_text(case: tuple[Volume, Volume], prior: ShapePrior, tm
     for kind in ("3mf", "glb"):
         loaded = read_mesh(tmp_path / "out" / f"implant.{kind}")
         assert len(loaded.faces) == pytest.approx(record["stl"]["triangles"], abs=20)
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
     assert "<dt>Engraved</dt><dd>OP-7F, in the inner surface, 0.4 mm deep</dd>" in page
     assert "<figcaption>engraved, seen from inside: OP-7F" in page
     code, _, error = run("design", tmp_path / "head.nrrd", "-o", tmp_path / "o", "--engrave", "zu lang, viel zu lang")
     assert (code, len(error.splitlines())) == (2, 1)
     assert not (tmp_path / "o").exists()
+
+
+class _Twice(PriorMethod):
+    """An ensemble of two equal candidates."""
+
+    def __call__(self, *args: Any, **options: Any) -> Proposal:
+        proposal = super().__call__(*args, **options)
+        return replace(proposal, candidates=proposal.candidates * 2)
+
+
+def test_pieces_texts_and_marks_carry_the_number_of_their_defect(
+    healthy: Volume, prior: ShapePrior, tmp_path: Path
+) -> None:
+    skull, _ = simulate_craniotomy(healthy, "random_1", np.random.default_rng(5), defects=2)
+    write_volume(skull, tmp_path / "head.nrrd")
+    settings = Settings("prior", ensemble=2, fixation=2, fitting=FitOptions(engrave="7"))
+    record = design_case(tmp_path / "head.nrrd", tmp_path / "out", _Twice(prior), settings)
+    assert [piece["defect"] for piece in record["pieces"]] == [1, 2]
+    sizes = {defect["label"]: defect["length_mm"] for defect in record["input_check"]["defects"]}
+    assert [piece["length_mm"] for piece in record["pieces"]] == pytest.approx([sizes[1], sizes[2]], abs=0.5)
+    texts = record["fitting"]["engraved"]
+    assert {text["defect"] for text in texts} == {1, 2}
+    bodies = {piece["defect"]: piece["length_mm"] for piece in record["pieces"]}
+    assert texts[0]["defect"] == max(bodies, key=lambda label: bodies[label]), "the largest body is cut first"
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
+    for number in (1, 2):
+        assert f"<dt>Length x width x height, defect {number}</dt>" in page
+        assert f"<figcaption>engraved, seen from inside, defect {number}: 7" in page
+        assert f"<figcaption>fixation marks of defect {number}, seen from outside" in page
+    assert "7, in the inner surface of each piece, 0.4 mm deep" in page
+    assert "Thickness of bone / implant in mm: defect 1: 1: " in page
+    candidates = [read_stl(tmp_path / "out" / "candidates" / f"implant_{k}.stl") for k in (1, 2)]
+    assert [each["engraved"] for each in record["candidates"]] == [True, True]
+    smooth = [volume_to_mesh(read_volume(tmp_path / "out" / "candidates" / f"implant_{k}.nrrd"), skull) for k in (1, 2)]
+    for printed, designed in zip(candidates, smooth, strict=True):
+        assert len(printed.faces) > len(designed.faces)
+        assert 0.001 < designed.volume_ml - printed.volume_ml < 0.02

@@ -9,8 +9,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from pcdiff.checks import surroundings
-from pcdiff.checks.criteria import MIN_WALL_MM
-from pcdiff.checks.distances import OUTER_COSINE, outward_cosine, voxel_gap, wall_thickness
+from pcdiff.checks.criteria import MIN_WALL_MM, Criteria
+from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
+from pcdiff.checks.thickness import thick_enough
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import volume_to_mesh
@@ -153,6 +154,22 @@ def test_drain_holes_have_their_size_and_keep_the_rim(case: tuple[Volume, Volume
     assert distance[gone].min() > HOLE_MARGIN - 1.5
     with pytest.raises(InputError, match="three voxels"):
         fit(skull_and_plug((0.8, 0.8, 1.2)), drain_holes="2@10")
+
+
+def test_drain_holes_are_no_thin_places_and_a_thin_wall_is_one() -> None:
+    skull, implant = skull_and_plug((0.5, 0.5, 0.5))
+    holes = apply_fit_options(implant, skull, CENTRE, FitOptions(drain_holes="2.5@9")).implant
+    thin = apply_fit_options(implant, skull, CENTRE, FitOptions(thickness="1.2mm", drain_holes="2.5@9")).implant
+
+    def minimum(each: Volume) -> float:
+        mesh = volume_to_mesh(each, skull)
+        cosine = outward_cosine(mesh, CENTRE)
+        gap = bone_gap(mesh.vertices, skull)
+        check = thick_enough(mesh.vertices, wall_thickness(mesh, cosine), gap, cosine, np.nan, Criteria())
+        return float(check.figure("thickness_min"))
+
+    assert minimum(holes) == pytest.approx(minimum(implant), abs=1.5), "the edge of a hole is rounded"
+    assert minimum(thin) < Criteria().min_thickness_mm
 
 
 def test_too_coarse_voxels_are_refused_before_the_design() -> None:

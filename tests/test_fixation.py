@@ -129,7 +129,8 @@ def test_record_and_report_list_the_marks(
     marks = record["fixation"]
     assert 0 < len(marks) < COUNT
     assert case_record(tmp_path / "out")["fixation"] == marks
-    assert any(f"6 places for fixation asked for, {len(marks)} found" in line for line in warned)
+    (few,) = (line for line in warned if f"6 places for fixation asked for, {len(marks)} found" in line)
+    assert few in record["input_check"]["warnings"], "a reader of the report sees it too"
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     plan, _, rest = page.partition("<h2>Slices")
     line = ", ".join(f"{n}: {mark['bone_mm']:.1f} / {mark['implant_mm']:.1f}" for n, mark in enumerate(marks, 1))

@@ -117,7 +117,7 @@ def test_a_verbose_design_names_each_stage(run: Run, stub: Stub, skull: Path, tm
 def test_a_result_names_drain_holes_and_what_was_trimmed() -> None:
     record: dict[str, Any] = {
         "defects": 1,
-        "pieces_ml": [20.0],
+        "pieces": [{"ml": 20.0}],
         "members_ml": [20.0],
         "implant_ml": 20.0,
         "left_open": [],

@@ -326,7 +326,7 @@ def test_results_are_said_in_words(slicer: Any) -> None:
     words = import_module("PcdiffImplantLib.words")
     record = {
         "implant_ml": 45.52,
-        "pieces_ml": [40.0, 5.52],
+        "pieces": [{"ml": 40.0}, {"ml": 5.52}],
         "defects": 1,
         "members_ml": [45.0, 46.0],
         "recommended_because": "it passes every check",

@@ -62,7 +62,7 @@ def check_implant(
             implantable(paths, criteria),
             restores_shape(view, criteria),
             smooth_transition(view, criteria),
-            thick_enough(thickness[outer], gap[outer], bone_thickness(view), criteria),
+            thick_enough(mesh.vertices, thickness, gap, cosine, bone_thickness(view), criteria),
             clear_of_bone(solid, bone, gap, cosine, clearance, criteria),
             printed,
         ),

@@ -8,18 +8,28 @@ from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.distances import OUTER_COSINE, smallest_gap
 from pcdiff.checks.ray_view import SURROUNDINGS_MM
 from pcdiff.checks.report import Check, Figure
+from pcdiff.geometry.nearest import nearest, search_tree
 from pcdiff.geometry.volume import Volume
 
 RIM_WIDTH_MM = 3.0  # nearer to bone the distance to the opposite surface is that of the rim, and no thickness
+EDGE_MM = 0.5  # from the side of a drain hole, or of a free edge: there it is that of the edge, which is rounded
 DIGITS = 6  # of a gap in mm: `fitting.keep_clearance` allows the rounding errors beyond
 
 
-def thick_enough(thickness: np.ndarray, gap: np.ndarray, bone: float, criteria: Criteria) -> Check:
-    """Thickness away from the rim, and relative to the adjacent bone.
+def thick_enough(
+    points: np.ndarray, thickness: np.ndarray, gap: np.ndarray, cosine: np.ndarray, bone: float, criteria: Criteria
+) -> Check:
+    """Thickness of the outer surface away from the rim and from drain holes, and relative to the adjacent bone.
 
-    thickness, gap: (N,) mm, at vertices of the outer surface. bone: mm, thickness of the adjacent bone, NaN if unknown.
+    points: (V, 3) mm, the mesh's vertices. thickness, gap: (V,) mm. cosine: (V,) by `outward_cosine`. bone: mm,
+    thickness of the adjacent bone, NaN if unknown.
     """
-    inner = thickness[gap > RIM_WIDTH_MM]
+    away = gap > RIM_WIDTH_MM
+    inside = np.flatnonzero(away & (cosine > OUTER_COSINE) & np.isfinite(thickness))
+    side = points[away & (np.abs(cosine) <= OUTER_COSINE)]
+    if len(side):
+        inside = inside[nearest(search_tree(side), points[inside], distance_upper_bound=EDGE_MM)[0] > EDGE_MM]
+    inner = thickness[inside]
     if not inner.size:
         return Check("thickness", "Thickness", "The implant has no surface away from its rim.", ())
     smallest, mean = float(inner.min()), float(inner.mean())

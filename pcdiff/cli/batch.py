@@ -182,7 +182,7 @@ def failed_checks(folder: Path) -> list[str]:
 
 def result_line(record: dict[str, Any]) -> str:
     """The result of a case in one line."""
-    defects, pieces = record["defects"], len(record["pieces_ml"])
+    defects, pieces = record["defects"], len(record["pieces"])
     volume, seconds = record["implant_ml"], record["seconds"]["total"]
     text = f"{_count(defects, 'defect')}, implant {volume:.1f} ml, {seconds:.1f} s"
     trimmed, holes = record["fitting"]["trimmed_ml"], record["fitting"]["drain_holes"]

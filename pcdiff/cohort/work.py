@@ -105,7 +105,7 @@ def designed_row(job: Job) -> Row:
         failed_checks=[check["title"] for check in checks if check["passed"] is False],
         warnings=record["input_check"]["warnings"],
         defects=record["defects"],
-        pieces=len(record["pieces_ml"]),
+        pieces=len(record["pieces"]),
         implant_ml=record["implant_ml"],
         seconds=record["seconds"]["total"],
         stages={name: value for name, value in record["seconds"].items() if name != "total"},

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pcdiff import NOTICE
 from pcdiff.checks.files import write_checks, write_surface
-from pcdiff.checks.recommend import Choice, recommend, surface_std
+from pcdiff.checks.recommend import recommend, surface_std
 from pcdiff.environment import machine, peak_memory_mb
 from pcdiff.errors import InputError
 from pcdiff.files import refuse_to_replace, sha256
-from pcdiff.geometry.extents import extents
-from pcdiff.geometry.grey import GreyHead, write_grey
+from pcdiff.geometry.grey import write_grey
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.input_check import InputCheck
 from pcdiff.imaging.scan import input_digest
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.registry import DEFAULT_OF_ENSEMBLE
 from pcdiff.pipeline.case_folder import case_folder, changed_implants, kept_name
+from pcdiff.pipeline.description import Checked, Given, describe
 from pcdiff.pipeline.fixation import few_places, fixation_places
-from pcdiff.pipeline.names import as_text, case_name, shown_name, without_folders
+from pcdiff.pipeline.names import as_text, case_name
 from pcdiff.pipeline.record import (
     GREY,
     SKULL,
-    pieces_ml,
     read_record,
     recorded_digest,
     refuse_other_input,
@@ -39,40 +33,14 @@ from pcdiff.pipeline.record import (
 )
 from pcdiff.pipeline.settings import Settings
 from pcdiff.pipeline.stages import Stopwatch
-from pcdiff.prior.regions import defects_of, open_defects
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
     from pcdiff.methods.base import Method, PriorBasedMethod
     from pcdiff.pipeline.flow import Design
-    from pcdiff.prior.fit import PriorFit
+    from pcdiff.pipeline.write import Member
 
-MIN_COVERED = 0.25  # of a defect that is not left open; between the widest drain holes a third is covered
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
-
-
-@dataclass(frozen=True)
-class _Input:
-    """The skull of a scan, what the input check found, the sha256 of the scan, and the grey values of a CT."""
-
-    path: Path
-    skull: Volume
-    check: InputCheck
-    digest: str
-    grey: GreyHead | None
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """Reports of the implant and of each candidate (None for one without a voxel), and the recommended candidate.
-
-    uncertainty_mm: (V,) standard deviation of the candidates' surfaces at the vertices of the STL.
-    """
-
-    report: Report
-    candidates: list[Report | None]
-    choice: Choice
-    uncertainty_mm: np.ndarray | None
 
 
 def is_done(folder: Path, source: Path, settings: Settings) -> bool:
@@ -148,7 +116,7 @@ def write_case(
     candidates, 0 where they agree, 0.5 where half of them hold the voxel. A failed check stops nothing.
     """
     from pcdiff.pipeline.flow import design
-    from pcdiff.pipeline.write import write_implant, write_members, write_points
+    from pcdiff.pipeline.write import write_implant, write_points
 
     watch = Stopwatch(on_stage)
     with watch("read"):
@@ -167,23 +135,26 @@ def write_case(
         axes=settings.axes_of(given.check),
         watch=watch,
     )
+    notes = _notes(result, settings)
     if on_warning is not None:
-        for warning in _notes(result, settings):
-            on_warning(warning)
+        for note in notes:
+            on_warning(note)
     with watch("write"):
         if source != part / SKULL:
             write_volume(given.skull, part / SKULL)
         if given.grey is not None:
             write_grey(given.grey, part / GREY)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
-        members = write_members(part, result, given.skull, settings.mesh_space) if len(result.members) > 1 else []
+        members = _members(part, given.skull, result, settings)
         points = write_points(result, part / "points.npz") if settings.keep_points else None
     with watch("check"):
         checked = _check(part, given.skull, result, mesh, members, settings)
         fixation = _fixation(given.skull, result, mesh, checked.report, settings)
-    if on_warning is not None and len(fixation) < settings.fixation * result.fit.defects:
-        on_warning(few_places(len(fixation), settings.fixation, result.fit.defects))
-    record = _record(part, given, result, checked, settings) | {"fixation": fixation, "stl": stl, **_times(watch)}
+    if len(fixation) < settings.fixation * result.fit.defects:
+        notes.append(few_places(len(fixation), settings.fixation, result.fit.defects))
+        if on_warning is not None:
+            on_warning(notes[-1])
+    record = describe(given, result, checked, notes, settings) | {"fixation": fixation, "stl": stl, **_times(watch)}
     if settings.report:
         from pcdiff.pipeline.contents import designed_contents
         from pcdiff.report.case_report import write_report
@@ -191,14 +162,15 @@ def write_case(
         with watch("report"):
             reports = [checked.report, *checked.candidates]
             title, implant, spread_mm = as_text(case_name(source)), result.implant, checked.uncertainty_mm
+            surfaces = [None if member is None else member.mesh for member in members]
             contents = designed_contents(
-                title, record, given.skull, implant, mesh, reports, members, spread_mm, points, given.grey
+                title, record, given.skull, implant, mesh, reports, surfaces, spread_mm, points, given.grey
             )
             write_report(part, contents)
     return record
 
 
-def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> _Input:
+def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: Callable[[str], None] | None) -> Given:
     digest = input_digest(source)
     skull, check, grey = settings.read_head(source, with_grey=True)
     if on_warning is not None:
@@ -206,12 +178,22 @@ def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: C
             on_warning(warning)
     if mask_out is not None:
         write_volume(skull, mask_out)
-    return _Input(source, skull, check, digest, grey)
+    return Given(source, skull, check, digest, grey)
+
+
+def _members(part: Path, skull: Volume, result: Design, settings: Settings) -> list[Member | None]:
+    """Writes the candidates of an ensemble; returns none for a single implant."""
+    from pcdiff.pipeline.write import write_members
+
+    if len(result.members) < 2:
+        return []
+    text, least = settings.fitting.parse_engraving(), settings.criteria.min_thickness_mm
+    return write_members(part, result, skull, settings.mesh_space, text, least)
 
 
 def _check(
-    part: Path, skull: Volume, result: Design, mesh: Mesh, members: list[Mesh | None], settings: Settings
-) -> _Checked:
+    part: Path, skull: Volume, result: Design, mesh: Mesh, members: list[Member | None], settings: Settings
+) -> Checked:
     """Checks the implant and every candidate, and writes checks.json, surface.npz and candidates/checks_K.json."""
     from pcdiff.checks import CompletedVault, check_implant
 
@@ -222,17 +204,19 @@ def _check(
             return None
         return check_implant(skull, volume, surface, vault, settings.criteria, settings.fitting.clearance)
 
+    meshes = [None if member is None else member.mesh for member in members]
     with ThreadPoolExecutor(CHECKERS) as pool:
-        report, *candidates = pool.map(check, [result.implant, *result.members[: len(members)]], [mesh, *members])
+        report, *candidates = pool.map(check, [result.implant, *result.members[: len(meshes)]], [mesh, *meshes])
     assert report is not None
-    surfaces = [member for member in members if member is not None]
+    surfaces = [member.surface for member in members if member is not None]
     write_checks(report, part / "checks.json")
     uncertainty_mm = surface_std(mesh.vertices, surfaces) if len(surfaces) > 1 else None
     write_surface(report, part / "surface.npz", uncertainty_mm)
     for number, each in enumerate(candidates, 1):
         if each is not None:
             write_checks(each, part / "candidates" / f"checks_{number}.json")
-    return _Checked(report, candidates, recommend([report, *candidates]), uncertainty_mm)
+    engraved = [member is not None and member.engraved for member in members]
+    return Checked(report, candidates, engraved, recommend([report, *candidates]), uncertainty_mm)
 
 
 def _fixation(skull: Volume, result: Design, mesh: Mesh, report: Report, settings: Settings) -> list[dict[str, Any]]:
@@ -253,78 +237,6 @@ def _notes(result: Design, settings: Settings) -> list[str]:
     return [*result.fit.notes, f"{settings.ensemble} candidates asked for: {settings.method} gives {few}; {advice}"]
 
 
-def _record(part: Path, given: _Input, result: Design, checked: _Checked, settings: Settings) -> dict[str, Any]:
-    """What `run.json` says of a case; see docs/files.md."""
-    openings = _openings(result, settings.fitting.clearance)
-    defects = [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)]
-    return {
-        **settings.record(),
-        "notice": NOTICE,
-        "input": {
-            "path": shown_name(given.path),
-            "sha256": given.digest,
-            "shape": list(given.skull.mask.shape),
-            "spacing_mm": [round(float(s), 6) for s in given.skull.spacing],
-        },
-        "input_check": asdict(given.check)
-        | {
-            "warnings": [
-                *(without_folders(warning, given.path) for warning in given.check.warnings),
-                *_notes(result, settings),
-            ],
-            "defects": defects,
-        },
-        "left_open": _left_open(result.fit, defects, checked.report),
-        "midplane": _midplane(result.fit),
-        "defects": result.fit.defects,
-        "implant_ml": round(result.implant.ml, 3),
-        "pieces_ml": pieces_ml(result.implant),
-        "members_ml": [round(member.ml, 3) for member in result.members],
-        "prior_residual_mm": round(float(result.fit.residual), 3),
-        "unusual_head": bool(result.fit.residual > result.fit.prior.settings.pose.warn_residual_mm),
-        "fitting": {
-            "trimmed_ml": round(result.trimmed_ml, 3),
-            "drain_holes": result.drain_holes,
-            "engraved": [engraving.record() for engraving in result.engraved],
-        },
-        "checks": _verdict(checked.report),
-        "candidates": [None if each is None else _verdict(each) for each in checked.candidates],
-        "recommended": checked.choice.candidate,
-        "recommended_because": checked.choice.why,
-    }
-
-
-def _openings(result: Design, clearance: float) -> dict[int, dict[str, float]]:
-    """Label -> length and width of the opening, mm: of what fills it, and the gap around that."""
-    vertices = result.mesh.vertices
-    label = result.fit.defect_at(vertices)
-    openings = {}
-    for number in range(1, result.fit.defects + 1):
-        if np.count_nonzero(label == number) > 2:
-            length, width, _ = (round(mm + 2 * clearance, 1) for mm in extents(vertices[label == number]))
-            openings[number] = {"length_mm": length, "width_mm": width}
-    return openings
-
-
-def _left_open(fit: PriorFit, defects: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
-    """The openings of the skull that the implant does not close; defects: those to close, for the record."""
-    left = [asdict(defect) for defect in open_defects(fit)]
-    numbers = fit.numbers or [None] * len(defects)  # those of a region have none
-    for defect, number in zip(defects, numbers, strict=True):
-        covered = float(report["complete"].figure(f"coverage_{defect['label']}" if len(defects) > 1 else "coverage"))
-        if covered < MIN_COVERED:
-            left.append(defect | {"number": number, "why": f"implant and bone cover {covered:.0%} of it"})
-    for defect in left:
-        del defect["label"]
-    return left
-
-
-def _midplane(fit: PriorFit) -> dict[str, list[float]]:
-    """A point of the head's midsagittal plane, mm, LPS, and the unit normal to the patient's left."""
-    normal = fit.pose.linear[:, 0] / np.linalg.norm(fit.pose.linear[:, 0])
-    return {"point": [round(float(x), 2) for x in fit.pose.shift], "normal": [round(float(x), 5) for x in normal]}
-
-
 def _times(watch: Stopwatch) -> dict[str, Any]:
     """Seconds of each stage, peak memory, machine and date."""
     return {
@@ -333,8 +245,3 @@ def _times(watch: Stopwatch) -> dict[str, Any]:
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _verdict(report: Report) -> dict[str, Any]:
-    """What the record says of a report; the figures are in `checks.json`."""
-    return {"passed": report.passed, "failed": {name: report[name].words for name in report.failed}}

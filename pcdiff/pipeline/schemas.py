@@ -41,7 +41,7 @@ class _CaseInput(ResultInput):
 
 
 class _Defect(_Object):
-    label: Count | None = None
+    label: Count
     area_cm2: Number | None = None
     side: Text | None = None
     place: Text | None = None
@@ -61,8 +61,17 @@ class _OpenDefect(_Object):
 Place = Annotated[list[Number], Field(min_length=3, max_length=3)]
 
 
+class _Piece(_Object):
+    defect: Count
+    length_mm: Number
+    width_mm: Number
+    height_mm: Number
+    ml: Number
+
+
 class _Engraving(_Object):
     text: Text
+    defect: Count
     point: Place
     right: Place
     up: Place
@@ -124,7 +133,7 @@ class CaseRecord(ResultRecord):
     left_open: list[_OpenDefect] | None = None
     midplane: _Midplane | None = None
     implant_ml: Number
-    pieces_ml: list[Number]
+    pieces: list[_Piece]
     members_ml: list[Number] = []
     prior_residual_mm: Number
     stl: _Stl

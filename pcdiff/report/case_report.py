@@ -20,6 +20,7 @@ from pcdiff.report.slices import Slices
 from pcdiff.report.surfaces import oblique_view, outward_direction
 from pcdiff.report.templates import fill
 from pcdiff.report.viewer import scene_html
+from pcdiff.report.words import defect_numbers
 
 REPORT, PREVIEW = "report.html", "preview.png"
 PREVIEW_CAPTION = "the defect, the implant in place, and the implant alone"
@@ -77,11 +78,13 @@ def write_report(folder: Path, contents: CaseContents) -> None:
 
 def _engraved(contents: CaseContents) -> list[Markup]:
     """A picture of each engraved text."""
-    texts = (contents.record.get("fitting") or {}).get("engraved") or []
-    return [
-        picture_html(engraving_picture(contents.mesh, each), f"engraved, seen from inside: {each['text']}")
-        for each in texts
-    ]
+    record = contents.record
+    numbers, figures = defect_numbers(record), []
+    for each in (record.get("fitting") or {}).get("engraved") or []:
+        where = f", defect {numbers.get(each['defect'], each['defect'])}" if record["defects"] > 1 else ""
+        caption = f"engraved, seen from inside{where}: {each['text']}"
+        figures.append(picture_html(engraving_picture(contents.mesh, each), caption))
+    return figures
 
 
 def _candidates(contents: CaseContents, scene: Scene) -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,30 +15,41 @@ from pcdiff.report.scene import MARK_MM, Scene
 from pcdiff.report.slices import place
 from pcdiff.report.surfaces import beads
 from pcdiff.report.templates import fill
+from pcdiff.report.words import defect_numbers
 
 PIXEL_MM = 0.4
 NUMBER_PX = 20
 NUMBER_MM = 8.0  # from a mark to its number, on bone
 
 
-def fixation_line(marks: Sequence[Mapping[str, Any]]) -> str:
-    """The marks in a line, with their numbers: thickness of bone and implant; empty without any."""
-    each = (f"{n}:\u00a0{mark['bone_mm']:.1f}\u00a0/\u00a0{mark['implant_mm']:.1f}" for n, mark in enumerate(marks, 1))
-    return ", ".join(each)
+def fixation_line(record: Mapping[str, Any]) -> str:
+    """The marks of each defect in a line, with their numbers: thickness of bone and implant; empty without any."""
+    parts = []
+    for number, marks in _by_defect(record).items():
+        each = (f"{n}:\u00a0{mark['bone_mm']:.1f}\u00a0/\u00a0{mark['implant_mm']:.1f}" for n, mark in marks.items())
+        parts.append((f"defect\u00a0{number}: " if record["defects"] > 1 else "") + ", ".join(each))
+    return "; ".join(parts)
 
 
 def fixation_section(record: Mapping[str, Any], scene: Scene) -> Markup:
     """Table and pictures of the marks; empty without any."""
-    marks = record.get("fixation") or []
-    rows = [
-        {"number": n, "place": place(np.array(mark["point"])), "bone": mark["bone_mm"], "implant": mark["implant_mm"]}
-        for n, mark in enumerate(marks, 1)
-    ]
-    pictures = []
-    for defect in sorted({mark["defect"] for mark in marks}):
-        numbered = {n: mark for n, mark in enumerate(marks, 1) if mark["defect"] == defect}
-        pictures.append(picture_html(_picture(scene, numbered), "fixation marks, seen from outside", "whole"))
-    return fill("fixation.html", rows=rows, pictures=pictures) if rows else Markup()
+    several = record["defects"] > 1
+    rows, pictures = [], []
+    for defect, marks in _by_defect(record).items():
+        for n, mark in marks.items():
+            row = {"number": n, "defect": defect, "place": place(np.array(mark["point"]))}
+            rows.append(row | {"bone": mark["bone_mm"], "implant": mark["implant_mm"]})
+        caption = f"fixation marks{f' of defect {defect}' if several else ''}, seen from outside"
+        pictures.append(picture_html(_picture(scene, marks), caption, "whole"))
+    return fill("fixation.html", rows=rows, pictures=pictures, several=several) if rows else Markup()
+
+
+def _by_defect(record: Mapping[str, Any]) -> dict[int, dict[int, Mapping[str, Any]]]:
+    """Number of each defect with marks -> number of each mark, from 1 through all defects -> the mark."""
+    numbers, found = defect_numbers(record), dict[int, dict[int, Mapping[str, Any]]]()
+    for n, mark in enumerate(record.get("fixation") or [], 1):
+        found.setdefault(numbers.get(mark["defect"], mark["defect"]), {})[n] = mark
+    return found
 
 
 def _picture(scene: Scene, marks: Mapping[int, Mapping[str, Any]]) -> np.ndarray:

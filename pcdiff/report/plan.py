@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pcdiff.geometry.extents import extents
 from pcdiff.report.contents import CaseContents
 from pcdiff.report.fixation import fixation_line
-from pcdiff.report.rim import mesh_pieces
 from pcdiff.report.templates import fill
+from pcdiff.report.words import defect_numbers, piece_names
 
 # g/cm3: PEEK (medical grade, ISO 1183), Ti-6Al-4V (ASTM F136), PMMA bone cement.
 DENSITIES = {"PEEK": 1.30, "titanium": 4.43, "PMMA": 1.18}
@@ -23,8 +22,7 @@ PERCENTILES = (5, 50, 95)
 def plan_section(contents: CaseContents, picture: Markup) -> Markup:
     """The first page. picture: of the defect and the implant in it."""
     record = contents.record
-    chosen = record["settings"].get("defects")
-    chosen = sorted(chosen) if isinstance(chosen, list) else []  # as numbered in the whole skull
+    numbers = defect_numbers(record)
     return fill(
         "plan.html",
         case=case_title(record),
@@ -34,10 +32,10 @@ def plan_section(contents: CaseContents, picture: Markup) -> Markup:
         failed=[check for check in _checks(contents) if check.get("passed") is False],
         passed=[check["title"] for check in _checks(contents) if check.get("passed")],
         open=[check["title"] for check in _checks(contents) if check.get("passed") is None],
-        defects=[_defect_row(n, defect, chosen) for n, defect in enumerate(_defects(record), 1)],
-        chosen=chosen,
+        defects=[_defect_row(defect) | {"number": numbers.get(defect["label"])} for defect in _defects(record)],
+        chosen=isinstance(record["settings"].get("defects"), list),
         left_open=_left_open(record),
-        fixation=fixation_line(record.get("fixation") or []),
+        fixation=fixation_line(record),
         implant=_implant_rows(contents),
         densities=DENSITIES,
         insertion=(contents.checks or {}).get("insertion"),
@@ -75,11 +73,9 @@ def _defects(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return (record.get("input_check") or {}).get("defects") or []
 
 
-def _defect_row(number: int, defect: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, str]:
-    label = int(defect.get("label") or number)
+def _defect_row(defect: Mapping[str, Any]) -> dict[str, Any]:
     length, width, area = defect.get("length_mm"), defect.get("width_mm"), defect.get("area_cm2")
     return {
-        "number": str(chosen[label - 1] if 0 < label <= len(chosen) else label),
         "place": str(defect.get("place") or defect.get("side") or "-"),
         "size": "-" if length is None or width is None else f"{length:.0f} x {width:.0f} mm",
         "area": "-" if area is None else f"{area:.0f} cm\u00b2",
@@ -92,8 +88,8 @@ def _left_open(record: Mapping[str, Any]) -> list[str] | None:
     if left is None:
         return None
     lines = []
-    for number, defect in enumerate(left, 1):
-        row = _defect_row(number, defect, ())
+    for defect in left:
+        row = _defect_row(defect)
         named = f"Defect {defect['number']}" if defect.get("number") else "Opening"
         size = "" if row["size"] == "-" else f"{row['size']}, "
         why = defect["why"].replace("cm2", "cm\u00b2")
@@ -103,23 +99,32 @@ def _left_open(record: Mapping[str, Any]) -> list[str] | None:
 
 def _implant_rows(contents: CaseContents) -> dict[str, str]:
     """Size of each piece, volume, weight in each material, and percentiles of the thickness."""
-    record, mesh = contents.record, contents.mesh
-    pieces = [" x ".join(f"{mm:.0f}" for mm in extents(mesh.vertices[piece])) + " mm" for piece in mesh_pieces(mesh)]
-    name = "Length x width x height"
-    rows = {name: pieces[0]} if len(pieces) == 1 else {f"{name}, piece {n}": size for n, size in enumerate(pieces, 1)}
-    ml = record["implant_ml"]
+    record = contents.record
+    pieces, ml, rows = record["pieces"], record["implant_ml"], {}
+    for piece, named in zip(pieces, piece_names(record), strict=True):
+        size = " x ".join(f"{piece[side]:.0f}" for side in ("length_mm", "width_mm", "height_mm"))
+        rows["Length x width x height" + (f", {named}" if named else "")] = f"{size}\u00a0mm"
     rows["Volume"] = f"{ml:.1f} ml"
     rows["Weight"] = ", ".join(f"{material} {ml * density:.0f}\u00a0g" for material, density in DENSITIES.items())
     if engraved := (record.get("fitting") or {}).get("engraved"):
-        pieces_of = "" if len(pieces) == 1 else f" of {len(engraved)} of {len(pieces)} pieces"
-        rows["Engraved"] = (
-            f"{engraved[0]['text']}, in the inner surface{pieces_of}, {engraved[0]['depth_mm']:g} mm deep"
-        )
+        text, depth = engraved[0]["text"], f"{engraved[0]['depth_mm']:g}\u00a0mm deep"
+        rows["Engraved"] = f"{text}, in the inner surface{_engraved_pieces(record, engraved)}, {depth}"
     values = _thickness(contents)
     if values.size:
         low, median, high = np.percentile(values, PERCENTILES)
         rows["Thickness"] = f"{median:.1f} mm (median); 90 % from {low:.1f} to {high:.1f} mm"
     return rows
+
+
+def _engraved_pieces(record: Mapping[str, Any], engraved: Sequence[Mapping[str, Any]]) -> str:
+    """Of which pieces a text is in the surface, such as " of the piece for defect 2"; empty for a single piece."""
+    if len(record["pieces"]) == 1:
+        return ""
+    if len(engraved) == len(record["pieces"]):
+        return " of each piece"
+    numbers = sorted(defect_numbers(record).get(each["defect"], each["defect"]) for each in engraved)
+    which = "piece for defect" if len(numbers) == 1 else "pieces for defects"
+    return f" of the {which} {' and '.join(map(str, numbers))}, not of every piece"
 
 
 def _thickness(contents: CaseContents) -> np.ndarray:

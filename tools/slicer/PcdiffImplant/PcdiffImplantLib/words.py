@@ -12,7 +12,7 @@ def design_words(record: dict[str, Any], checks: list[dict[str, Any]], report: s
 
     record: as run.json. checks: the list in checks.json. report: its URI.
     """
-    pieces, defects = len(record["pieces_ml"]), record["defects"]
+    pieces, defects = len(record["pieces"]), record["defects"]
     lines = [f'<b>Implant of {record["implant_ml"]:.1f} ml.</b> <a href="{escape(report)}">Open the report</a>']
     if record["members_ml"]:
         lines.append(f"Recommended: {escape(record['recommended_because'])}.")

@@ -221,7 +221,7 @@ def test_pieces_texts_and_marks_carry_the_number_of_their_defect(
         assert f"<figcaption>engraved, seen from inside, defect {number}: 7" in page
         assert f"<figcaption>fixation marks of defect {number}, seen from outside" in page
     assert "7, in the inner surface of each piece, 0.4 mm deep" in page
-    assert "Thickness of bone / implant in mm: defect 1: 1: " in page
+    assert "Thickness of bone / implant in mm, of defect 1, from mark 1 on: " in page
     candidates = [read_stl(tmp_path / "out" / "candidates" / f"implant_{k}.stl") for k in (1, 2)]
     assert [each["engraved"] for each in record["candidates"]] == [True, True]
     smooth = [volume_to_mesh(read_volume(tmp_path / "out" / "candidates" / f"implant_{k}.nrrd"), skull) for k in (1, 2)]

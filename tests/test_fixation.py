@@ -133,8 +133,8 @@ def test_record_and_report_list_the_marks(
     assert few in record["input_check"]["warnings"], "a reader of the report sees it too"
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     plan, _, rest = page.partition("<h2>Slices")
-    line = ", ".join(f"{n}: {mark['bone_mm']:.1f} / {mark['implant_mm']:.1f}" for n, mark in enumerate(marks, 1))
-    assert f"Thickness of bone / implant in mm: {line}." in plan.replace("\u00a0", " ")
+    line = ", ".join(f"{mark['bone_mm']:.1f} / {mark['implant_mm']:.1f}" for mark in marks)
+    assert f"Thickness of bone / implant in mm, from mark 1 on: {line}." in plan.replace("\u00a0", " ")
     section = rest.partition("<h2>Fixation marks")[2].partition("<h2>Checks</h2>")[0]
     assert section.count("<tr>") == len(marks) + 1
     assert "fixation marks, seen from outside" in section

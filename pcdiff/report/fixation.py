@@ -26,8 +26,9 @@ def fixation_line(record: Mapping[str, Any]) -> str:
     """The marks of each defect in a line, with their numbers: thickness of bone and implant; empty without any."""
     parts = []
     for number, marks in _by_defect(record).items():
-        each = (f"{n}:\u00a0{mark['bone_mm']:.1f}\u00a0/\u00a0{mark['implant_mm']:.1f}" for n, mark in marks.items())
-        parts.append((f"defect\u00a0{number}: " if record["defects"] > 1 else "") + ", ".join(each))
+        of = f"of defect\u00a0{number}, " if record["defects"] > 1 else ""
+        each = (f"{mark['bone_mm']:.1f}\u00a0/\u00a0{mark['implant_mm']:.1f}" for mark in marks.values())
+        parts.append(f"{of}from mark\u00a0{min(marks)} on: {', '.join(each)}")
     return "; ".join(parts)
 
 

@@ -21,22 +21,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cohort_rows import SETTINGS, job, row_of
 
 from pcdiff.cohort.cluster import local_cluster, running_cluster, visible_gpus, workers_of
-from pcdiff.cohort.dispatch import Dispatch, waves
-from pcdiff.cohort.inputs import find_scans
-from pcdiff.cohort.memory import BASE_MB, expected_mb
-from pcdiff.cohort.page import write_cohort_page
-from pcdiff.cohort.picture import _seen, _view
-from pcdiff.cohort.rows import Journal, Row
+from pcdiff.cohort.dispatch import Dispatch
+from pcdiff.cohort.rows import Row
 from pcdiff.cohort.runner import Cohort
 from pcdiff.cohort.work import Job, digest_of
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
-from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
-from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.model import ShapePrior
 
 distributed = pytest.importorskip("distributed", reason="needs the extra cohort")
@@ -44,17 +39,8 @@ pytest.importorskip("cryptography", reason="needs the extra cohort")
 psutil = pytest.importorskip("psutil")
 
 Run = Callable[..., tuple[int, str, str]]
-SETTINGS = Settings("prior", report=False)
 OPTIONS = ("--method", "prior", "--no-report")
 FILES = ("implant.nrrd", "implant.stl", "checks.json", "surface.npz", "defective_skull.nrrd")
-
-
-def job(folder: Path, mb: int = 100) -> Job:
-    return Job(folder.with_suffix(".nrrd"), folder, SETTINGS, "", mb)
-
-
-def row_of(job: Job, **values: object) -> Row:
-    return replace(Row(job.folder.name, str(job.scan), job.fingerprint, "designed"), **values)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -68,116 +54,6 @@ def heads(tmp_path_factory: pytest.TempPathFactory, prior: ShapePrior) -> Path:
     (folder / "0_damaged.nrrd").write_bytes((folder / "0_head.nrrd").read_bytes()[:2000])
     (folder / "0_text.nii.gz").write_text("patient\n")
     return folder
-
-
-# Scans ---------------------------------------------------------------------------------------------------------------
-
-
-def test_scans_from_patterns_folders_and_tables(tmp_path: Path) -> None:
-    for name in (
-        "p1/scan/a.dcm",
-        "p2/scan/a.dcm",
-        "p2/notes.txt",
-        "images/1.nrrd",
-        "images/2.nii.gz",
-        "images/.3.nrrd",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    for name in ("old.hdr", "old.img", "alone.img"):
-        (tmp_path / "images" / name).touch()
-    assert [*find_scans([f"{tmp_path}/p*/scan"])] == [tmp_path / "p1/scan", tmp_path / "p2/scan"]
-    assert [*find_scans([f"{tmp_path}/**/*.nrrd"])] == [tmp_path / "images/1.nrrd"]
-    names = [
-        scan.name for scan in find_scans([tmp_path / "images", tmp_path / "images/1.nrrd", tmp_path / "gone.nrrd"])
-    ]
-    assert names == ["1.nrrd", "2.nii.gz", "alone.img", "old.hdr", "gone.nrrd"]
-    table = tmp_path / "cases.csv"
-    for text in ("case,scan\nanna,images/1.nrrd\n,p1/scan\n", "\ufeffage;scan;case\n7;images/1.nrrd;anna\n8;p1/scan\n"):
-        table.write_text(text)
-        assert find_scans([table]) == {tmp_path / "images/1.nrrd": "anna", tmp_path / "p1/scan": None}
-
-
-def test_a_table_names_a_scan_that_is_also_given_otherwise(tmp_path: Path) -> None:
-    (tmp_path / "a.nrrd").touch()
-    table = tmp_path / "cases.csv"
-    table.write_text("case,scan\nanna,a.nrrd\n,,\n")  # with an empty row, as spreadsheets write them
-    for given in ([table, tmp_path / "a.nrrd"], [tmp_path / "*.nrrd", table]):
-        assert find_scans(given) == {tmp_path / "a.nrrd": "anna"}
-
-
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        ("a.nrrd,anna\nb.nrrd,\n./a.nrrd,berta\n", r"cases\.csv, row 4: .*a\.nrrd, .* that of .*cases\.csv, row 2;"),
-        ("a.nrrd,anna\nb.nrrd,../anna\n", r"cases\.csv, row 3, column `case`: .* got '\.\./anna'"),
-        ("a.nrrd,..\n", r"cases\.csv, row 2, column `case`: .* got '\.\.'"),
-        ("a.nrrd,\n\n,anna\n", r"cases\.csv, row 4, column `scan`: expected a scan, got an empty cell"),
-    ],
-)
-def test_a_row_that_cannot_be_used_is_named(rows: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "cases.csv").write_text(f"scan,case\n{rows}")
-    with pytest.raises(InputError, match=said):
-        find_scans([tmp_path / "cases.csv"])
-
-
-@pytest.mark.parametrize("text", ["", "file\na.nrrd\n", 'scan\n"a.nrrd\n', "scan\n\xff"])
-def test_what_is_no_table_of_scans(tmp_path: Path, text: str) -> None:
-    (tmp_path / "cases.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match=r"cases\.csv: expected a table with a column `scan`"):
-        find_scans([tmp_path / "cases.csv"])
-
-
-def test_a_table_without_rows(tmp_path: Path) -> None:
-    (tmp_path / "cases.csv").write_text("scan,case\n")
-    with pytest.raises(InputError, match="got the columns' names alone"):
-        find_scans([tmp_path / "cases.csv"])
-
-
-def test_a_pattern_without_a_match(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="got no match"):
-        find_scans([tmp_path / "p*" / "scan"])
-
-
-# Memory --------------------------------------------------------------------------------------------------------------
-
-
-def test_memory_by_the_header(tmp_path: Path) -> None:
-    path = tmp_path / "a.nrrd"
-    write_volume(Volume(np.ones((100, 200, 50), bool), np.eye(4)), path)
-    assert expected_mb(path, SETTINGS) == BASE_MB + 10
-    assert expected_mb(path, replace(SETTINGS, ensemble=3)) > expected_mb(path, SETTINGS) + 500
-    assert expected_mb(tmp_path / "gone.nrrd", SETTINGS) == BASE_MB
-
-
-def test_large_cases_run_among_fewer_workers(tmp_path: Path) -> None:
-    small, large, giant = (job(tmp_path / name, mb) for name, mb in (("s", 900), ("l", 3000), ("g", 9000)))
-    assert waves([large, small, giant, small], 4, 8000) == [(2, [small, small]), (1, [large, giant])] or waves(
-        [large, small, giant, small], 4, 8000
-    ) == [(2, [small, small]), (1, [large]), (1, [giant])]
-    assert waves([small] * 9, 4, 8000) == [(4, [small] * 9)]
-    assert waves([], 4, 8000) == []
-
-
-# Rows ----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_journal_keeps_the_last_row_of_each_scan(tmp_path: Path) -> None:
-    first, second = (row_of(job(tmp_path / name)) for name in "ab")
-    with Journal(tmp_path) as journal:
-        journal.add(first)
-        journal.add(second)
-        with pytest.raises(InputError, match="another `pcdiff cohort` writes here"), Journal(tmp_path):
-            pass
-    whole = journal.path.read_bytes()
-    journal.path.write_bytes(whole + b'{"case": "c"}\nno row\n' + whole[:50])
-    with Journal(tmp_path) as journal:
-        assert [*journal.earlier.values()] == [first, second]
-        journal.add(replace(first, implant_ml=2.5))
-        assert len(journal.path.read_bytes().splitlines()) == 6
-    with Journal(tmp_path) as journal:
-        assert [*journal.earlier.values()] == [replace(first, implant_ml=2.5), second]
-        assert len(journal.path.read_bytes().splitlines()) == 2
 
 
 # Workers -------------------------------------------------------------------------------------------------------------
@@ -526,86 +402,3 @@ def test_the_simulation_bends_where_its_parts_are_full() -> None:
         assert max(full.client, full.disk) > 0.98
     free = simulate(100, 1000, costs([4.0], 1e-6, 0.0, 0.0, 0.0))
     assert free.cases_per_hour == pytest.approx(100 * 3600 / 4, rel=0.001)
-
-
-# The page ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_picture_shows_the_side_of_the_implant() -> None:
-    """A ball of bone with implant on its left: the viewer sees the left, the front to the viewer's left."""
-    z, y, x = np.indices((40, 50, 60)) - np.array([20, 25, 30])[:, None, None, None]
-    ball = (x / 28) ** 2 + (y / 23) ** 2 + (z / 18) ** 2 < 1
-    for flip in (1, -1):
-        affine = np.array([[0, 0, flip, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])  # (z, y, x) of a file
-        skull = Volume(ball & (x < 20), affine)
-        implant = Volume(ball & (x >= 20) & (z > 0) & (y < 0), affine)  # superior, anterior
-        axis, sign = _view(skull, implant)
-        assert (axis, sign) == (2, 1)
-        depth, is_implant, row_mm, column_mm = _seen(skull, implant, axis, sign)
-        assert (row_mm, column_mm) == (1, 2)
-        rows, columns = np.nonzero(is_implant)
-        assert rows.mean() < depth.shape[0] / 2  # above
-        # Seen from the left (+x in LPS) the front is on the viewer's left; from the right, on the right.
-        assert (columns.mean() < depth.shape[1] / 2) == (flip == 1)
-
-
-def test_the_page_sorts_and_filters_without_a_network(tmp_path: Path) -> None:
-    from test_report import CHROMIUM
-
-    rows = [
-        row_of(job(tmp_path / "<b>anna"), implant_ml=9.5, failed_checks=["Thickness"]),
-        row_of(job(tmp_path / "berta"), implant_ml=80.0, failed_checks=["Thickness", "One piece"]),
-        row_of(job(tmp_path / "carl"), implant_ml=20.0),
-        row_of(job(tmp_path / "dora"), state="failed", reason=f"{tmp_path}/dora.nrrd: not an NRRD file"),
-    ]
-    write_cohort_page(tmp_path, rows)
-    text = (tmp_path / "cohort.html").read_text()
-    assert "&lt;b&gt;anna" in text
-    assert str(tmp_path) not in text  # folders name patients
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        wrong: list[str] = []
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("request", lambda request: request.url.startswith("file") or wrong.append(request.url))
-        page.goto(f"file://{tmp_path}/cohort.html")
-
-        def shown() -> list[str]:
-            return [row.query_selector_all("td")[1].inner_text() for row in page.query_selector_all("tbody tr:visible")]
-
-        assert shown() == ["dora", "<b>anna", "berta", "carl"]
-        page.get_by_role("button", name="Implant, ml").click()
-        assert shown() == ["<b>anna", "carl", "berta", "dora"]
-        page.get_by_role("button", name="Implant, ml").click()
-        assert shown() == ["berta", "carl", "<b>anna", "dora"]
-        page.select_option("#filter", "check:One piece")
-        assert shown() == ["berta"]
-        page.select_option("#filter", "check:Thickness")
-        assert shown() == ["berta", "<b>anna"]
-        page.select_option("#filter", "")
-        page.fill("#find", "nrrd file")
-        assert shown() == ["dora"]
-        assert page.inner_text("#shown") == "1 of 4 shown"
-        assert page.locator("aside, main").count() == 2
-        assert page.locator("th:empty, body > p").count() == 0, "heads have texts, and all text a landmark"
-        page.fill("#find", "")
-        page.set_viewport_size({"width": 390, "height": 800})
-        boxes = [cell.bounding_box() for cell in page.locator("td.result, #filter").all()]
-        assert all(box["x"] + box["width"] <= 390 for box in boxes), "nothing is cut off on a phone"
-        assert min(box["width"] for box in boxes) > 200
-        assert page.get_by_role("button", name="Implant, ml").is_visible()
-        assert not wrong
-        browser.close()
-
-
-def test_a_large_cohort_keeps_the_page_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pcdiff.cohort.page.PICTURES_BYTES", 25)
-    monkeypatch.setattr("pcdiff.cohort.page.MAX_ROWS", 3)
-    rows = [row_of(job(tmp_path / name), picture="data:0123456") for name in "abcd"]
-    write_cohort_page(tmp_path, [*rows, replace(rows[0], case="z", state="failed", picture="")])
-    text = (tmp_path / "cohort.html").read_text()
-    assert "The first 3 of 5 cases" in text
-    assert text.count("<img") == 2

@@ -97,7 +97,14 @@ def folder_to_write(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in NOT_WRITTEN:
             raise OSError(error.errno, error.strerror, str(folder)) from error
-        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another") from error
+        found = "a file in its path" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise InputError(f"{folder}: expected a folder to write to, got {found}; choose another") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, with those above it, unless it exists. Raises as `folder_to_write` does."""
+    with folder_to_write(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -229,6 +229,14 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path, run, text: str) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path, run) -> None:
+    results = write(tmp_path / "x", rows_of("a", 0.7))
+    for out in (results, results / "deep"):
+        code, said, error = run("compare", results, "-o", out)
+        assert (code, said) == (2, "")
+        assert error == f"pcdiff: {out}: expected a folder to write to, got a file in its path; choose another\n"
+
+
 def test_latex_escapes_what_it_would_read() -> None:
     text = Table("50 % & more", ["a_b", "±"], [["x\\y", "< 1"]]).to_latex()
     assert r"\caption{50 \% \& more}" in text

@@ -140,6 +140,9 @@ def test_the_command_writes_what_compare_reads(run, folder: Path, truth: Path, t
     assert record["command"] == "pcdiff score predictions --truth truth"
     assert record["kinds"]["own"]["nnU-Net"]["mean"]["dsc"] == 0.5
     assert len(record["rows"]) == 3
+    code, _, error = run(*arguments, "-o", out / "results.csv")
+    assert code == 2
+    assert "results.csv: expected a folder to write to, got a file in its path" in error
     put(Volume(cuboid().mask[:-1], AFFINE), folder / "own_001.nrrd")  # a part of the grid
     assert run(*arguments, "--cases", "own/001")[0] == 0
     put(Volume(cuboid().mask, AFFINE @ np.diag([1.1, 1, 1, 1])), folder / "own_001.nrrd")

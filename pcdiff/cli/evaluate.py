@@ -112,12 +112,13 @@ def score(
     from pcdiff.data.cases import find_cases
     from pcdiff.evaluation.predictions import score_predictions
     from pcdiff.evaluation.results import Results, conditions_of, write_results
+    from pcdiff.files import make_folder
 
     method = name or predictions.resolve().name
     rows = score_predictions(predictions, find_cases(truth, cases), method, mesh_space, progress=not quiet)
     conditions = conditions_of(["pcdiff", "score", predictions.name, "--truth", truth.name])
     results = Results(rows, {**conditions, "workers": 1, "weights": {method: {}}, "suite": None, "ensemble": 1})
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_results(out, results)
     if as_json:
         print_json(results.record())
@@ -151,9 +152,10 @@ def compare(
     from pcdiff.evaluation.comparison_page import write_comparison_page
     from pcdiff.evaluation.comparison_tables import comparison_record, describe, score_tables, write_tables
     from pcdiff.evaluation.learning import read_curves
+    from pcdiff.files import make_folder
 
     found, curves = compared(results), read_curves(runs or [])
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_tables(out, found)
     write_comparison_page(out, found, curves)
     if as_json:

@@ -220,12 +220,21 @@ def test_what_an_earlier_version_did_not_measure_is_left_out(tmp_path: Path) -> 
     assert "NSD 1 mm" not in score_tables(compare([old]))[0].head
 
 
-@pytest.mark.parametrize("text", ["{}", "nothing", '{"pcdiff": "1", "rows": [{"variant": "a"}]}'])
-def test_another_file_is_refused_in_one_line(tmp_path: Path, run, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("{}", "JSON of another kind; leave it out"),
+        ('{"cases": "060-074", "rows": []}', "JSON of another kind; leave it out"),
+        ("nothing", "Invalid JSON"),
+        ('{"pcdiff": "1", "rows": [{"variant": "a"}]}', "expected a row, got {'variant': 'a'}; leave the file out"),
+    ],
+)
+def test_another_file_is_refused_in_one_line(tmp_path: Path, run, text: str, got: str) -> None:
     (tmp_path / "other.json").write_text(text)
     code, said, error = run("compare", tmp_path / "other.json", "-o", tmp_path / "out")
     assert (code, said, error.count("\n")) == (2, "", 1)
-    assert "other.json: expected results.json of `pcdiff evaluate` or `pcdiff score`, got: " in error
+    assert "other.json: expected results.json of `pcdiff evaluate` or `pcdiff score`, or what tools" in error
+    assert f" of several, got: {got}" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -170,13 +170,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
             )
 
 
-def refuse_to_replace(path: Path, overwrite: bool) -> None:
-    """Raises InputError for a file that exists, unless `overwrite` says so: it may be of another patient."""
-    if path.exists() and not overwrite:
-        raise InputError(
-            f"{path}: expected a new file, found one that may be of another patient; choose another name, or pass "
-            "--overwrite to replace it"
-        )
+def refuse_to_replace(path: Path, overwrite: bool, of: str = "patient") -> None:
+    """Raises InputError for a file that exists, unless `overwrite` says so: it may be of another patient.
+
+    of: what else it may be of another. Raises InputError, too, where no file can be, such as below a file.
+    """
+    with folder_to_write(path.parent), suppress(FileNotFoundError):
+        path.stat()
+        if not overwrite:
+            raise InputError(
+                f"{path}: expected a new file, found one that may be of another {of}; choose another name, or pass "
+                "--overwrite to replace it"
+            )
 
 
 def shipped_file(name: str) -> Path:

@@ -16,7 +16,8 @@ import pytest
 
 from pcdiff.errors import InputError
 from pcdiff.evaluation.comparison import Comparison, compare
-from pcdiff.evaluation.comparison_tables import Table, describe, place_tables, score_tables
+from pcdiff.evaluation.comparison_page import PAGE
+from pcdiff.evaluation.comparison_tables import TABLES, Table, describe, place_tables, score_tables
 from pcdiff.evaluation.inference import holm, interval, paired_p, ranks, resampled_means
 from pcdiff.evaluation.places import bands, by_rim, by_size, estimates
 from pcdiff.evaluation.results import Results, write_results
@@ -263,7 +264,16 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert code == 0
     assert "24 cases of 12 heads, 2 classes." in said
     names = {"tables.md", "tables.tex", "scores.csv", "places.csv", "tests.csv", "ranks.csv", "comparison.html"}
-    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in out.iterdir()} == names == {PAGE, *TABLES}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("older")
+        code, said, error = run("compare", *files, "-o", tmp_path / name)
+        assert (code, said) == (2, "")
+        assert f"{name}: expected a new file, found one that may be of another comparison; choose" in error
+        assert (tmp_path / name / name).read_text() == "older"
+    assert run("compare", *files, "-o", tmp_path / PAGE, "--overwrite", "-q")[0] == 0
+    assert (tmp_path / PAGE / PAGE).read_text() == (out / PAGE).read_text()
     lines = (out / "tables.md").read_text().splitlines()
     assert any(line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 1 of 2 | 7.2 | 0 |") for line in lines)
     assert "| first <b> | 0.775 [0.756, 0.794] | 0.675 [0.656, 0.694] |" in lines

@@ -149,11 +149,17 @@ class Tools:
         return await _record("check", self._path(implant), "--skull", self._path(skull), **options)
 
     async def score(
-        self, predictions: str, truth: str, out: str, cases: str | None = None, name: str | None = None
+        self,
+        predictions: str,
+        truth: str,
+        out: str,
+        cases: str | None = None,
+        name: str | None = None,
+        overwrite: bool = False,
     ) -> dict[str, Any]:
         """Scores a folder of implants against a data set's folder with the true ones; writes results into `out`."""
         given = [self._path(predictions), "--truth", self._folder(truth), "--out", self._path(out)]
-        return await _record("score", *given, cases=cases, name=name)
+        return await _record("score", *given, cases=cases, name=name, overwrite=overwrite)
 
     def _path(self, text: str) -> str:
         return str(beneath(self._root, text))

@@ -286,6 +286,10 @@ def test_yes_no_and_large_counts_are_shown_for_readers() -> None:
     assert "0.50 cm\u00b2." in shown
     assert ">0.5 cm\u00b2</td>" in shown
     assert "cm2" not in shown
+    covered = {"name": "coverage", "value": 1.0, "unit": "", "limit": 0.99, "rule": "at least", "passed": True}
+    shown = checks_section({"checks": [check | {"figures": [covered]}]})
+    assert ">1.00</td>" in shown, "a share is no count"
+    assert ">at least 0.99</td>" in shown
     assert ">66,016</td>" in checks_section({"checks": [check | {"figures": [triangles]}]})
 
 

@@ -6,17 +6,22 @@ import csv
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from itertools import product
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
+from test_pdf import CHROMIUM
 
 from pcdiff.errors import InputError
 from pcdiff.evaluation.comparison import Comparison, compare
-from pcdiff.evaluation.comparison_page import PAGE
+from pcdiff.evaluation.comparison_page import PAGE, write_comparison_page
 from pcdiff.evaluation.comparison_tables import TABLES, Table, describe, place_tables, score_tables
 from pcdiff.evaluation.inference import holm, interval, paired_p, ranks, resampled_means
 from pcdiff.evaluation.places import bands, by_rim, by_size, estimates
@@ -296,8 +301,9 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert not re.findall(r"<th[^>]*></th>", shown), "a head without a text is none"
     assert '<div class="scroll" tabindex="0"' in shown, "to be scrolled with the keyboard"
     charts = drawings(page)
-    assert list(charts)[:5] == ["DSC against seconds", "DSC", "bDSC", "HD95 mm", "NSD 1 mm"]
+    assert list(charts)[:5] == ["DSC against seconds", "DSC", "bDSC", "HD95\u00a0mm", "NSD 1\u00a0mm"]
     assert len(re.findall('<svg class="drawing"', page)) == 10
+    assert len(re.findall('<svg class="drawing narrow"', page)) == 1, "DSC against seconds, for a phone"
     assert len(page.encode()) < 400_000, "no library is in the page"
     boxes = charts["DSC"]
     assert len(boxes.findall("rect")) == 4, "two methods in two classes"
@@ -319,6 +325,46 @@ def drawings(page: str) -> dict[str, ElementTree.Element]:
     for each in parsed:
         charts.setdefault(each.get("aria-label", ""), each)
     return charts
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with driver.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def test_the_page_on_a_screen_and_on_a_phone(three: Comparison, browser: Any, tmp_path: Path) -> None:
+    write_comparison_page(tmp_path, three)
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto((tmp_path / PAGE).as_uri())
+    scores = page.locator("[aria-label=Scores]")
+    hidden = "table => table.scrollWidth - table.clientWidth"
+    assert scores.evaluate(hidden) == 0, "all columns are seen"
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    chart = page.locator("[role=group][aria-label='DSC against seconds']")
+    assert chart.evaluate(hidden) == 0
+    shown = [mark.bounding_box() for mark in chart.locator("circle").all() if mark.is_visible()]
+    assert len(shown) == 3
+    assert all(0 < box["x"] < 390 for box in shown)
+
+    def edges() -> tuple[float, float]:
+        """The brightness of the left and the right edge of the scores, below their text."""
+        grey = np.asarray(Image.open(BytesIO(scores.screenshot())).convert("L"), float)
+        return grey[-3:, 6].mean(), grey[-3:, -2].mean()
+
+    assert scores.evaluate(hidden) > 100
+    assert edges()[1] < 230 < edges()[0], "a shadow says that there is more"
+    first = page.locator("[aria-label=Scores] tbody td").first
+    before = first.bounding_box()
+    scores.evaluate("table => table.scrollTo(9999, 0)")
+    assert edges()[1] > 250
+    assert first.bounding_box() == before, "the methods stay"
 
 
 def test_a_box_chart_is_to_scale() -> None:

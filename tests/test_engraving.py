@@ -193,7 +193,7 @@ def test_a_design_with_a_text(case: tuple[Volume, Volume], prior: ShapePrior, tm
         loaded = read_mesh(tmp_path / "out" / f"implant.{kind}")
         assert len(loaded.faces) == pytest.approx(record["stl"]["triangles"], abs=20)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<dt>Engraved</dt><dd>OP-7F, in the inner surface, 0.4 mm deep</dd>" in page
+    assert "<dt>Engraved</dt><dd>OP-7F, in the inner surface, 0.4\u00a0mm deep</dd>" in page
     assert "<figcaption>engraved, seen from inside: OP-7F" in page
     code, _, error = run("design", tmp_path / "head.nrrd", "-o", tmp_path / "o", "--engrave", "zu lang, viel zu lang")
     assert (code, len(error.splitlines())) == (2, 1)

@@ -109,7 +109,7 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
     rows = {name: pieces[0]} if len(pieces) == 1 else {f"{name}, piece {n}": size for n, size in enumerate(pieces, 1)}
     ml = record["implant_ml"]
     rows["Volume"] = f"{ml:.1f} ml"
-    rows["Weight"] = ", ".join(f"{material} {ml * density:.0f}\u00a0g" for material, density in DENSITIES.items())
+    rows["Weight"] = ", ".join(f"{material} {ml * density:.0f} g" for material, density in DENSITIES.items())
     if engraved := (record.get("fitting") or {}).get("engraved"):
         pieces_of = "" if len(pieces) == 1 else f" of {len(engraved)} of {len(pieces)} pieces"
         rows["Engraved"] = (

@@ -97,7 +97,14 @@ def folder_to_write(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in NOT_WRITTEN:
             raise OSError(error.errno, error.strerror, str(folder)) from error
-        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another") from error
+        found = "a file in its path" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise InputError(f"{folder}: expected a folder to write to, got {found}; choose another") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, with those above it, unless it exists. Raises as `folder_to_write` does."""
+    with folder_to_write(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -163,13 +170,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
             )
 
 
-def refuse_to_replace(path: Path, overwrite: bool) -> None:
-    """Raises InputError for a file that exists, unless `overwrite` says so: it may be of another patient."""
-    if path.exists() and not overwrite:
-        raise InputError(
-            f"{path}: expected a new file, found one that may be of another patient; choose another name, or pass "
-            "--overwrite to replace it"
-        )
+def refuse_to_replace(path: Path, overwrite: bool, of: str = "patient") -> None:
+    """Raises InputError for a file that exists, unless `overwrite` says so: it may be of another patient.
+
+    of: what else it may be of another. Raises InputError, too, where no file can be, such as below a file.
+    """
+    with folder_to_write(path.parent), suppress(FileNotFoundError):
+        path.stat()
+        if not overwrite:
+            raise InputError(
+                f"{path}: expected a new file, found one that may be of another {of}; choose another name, or pass "
+                "--overwrite to replace it"
+            )
 
 
 def shipped_file(name: str) -> Path:

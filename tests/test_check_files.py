@@ -91,6 +91,9 @@ def test_a_true_implant_passes_as_volume_and_as_stl(run: Run, files: Path) -> No
     code, _, error = run(*command)  # without --overwrite: they may be of another implant
     assert code == 2
     assert "checks.json: expected a new file, found one that may be of another patient" in error
+    code, _, error = run(*command[:-1], files / "skull.nrrd")
+    assert code == 2
+    assert "skull.nrrd: expected a folder to write to, got a file in its path" in error
 
 
 def test_the_skull_may_be_a_ct(run: Run, files: Path) -> None:

@@ -45,6 +45,7 @@ def test_a_direction_with_its_figures() -> None:
 def test_figures_as_text() -> None:
     assert Figure("x", "Step, mean", 0.1234, "mm", maximum=0.5).text == "Step, mean: 0.1234 mm (at most 0.5 mm)"
     assert Figure("x", "Coverage", 0.998, minimum=0.99).text == "Coverage: 0.998 (at least 0.99)"
+    assert Figure("x", "Coverage", 1.0, minimum=0.9).text == "Coverage: 1.00 (at least 0.90)", "a share is no count"
     assert Figure("x", "Separate bodies", 1, expected=1).text == "Separate bodies: 1 (expected 1)"
     assert Figure("x", "Watertight", True, expected=True).text == "Watertight: yes"
     assert Figure("x", "Watertight", False, expected=True).text == "Watertight: no"

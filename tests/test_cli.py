@@ -334,6 +334,38 @@ def test_an_input_error_is_code_2_and_one_line(
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("comapre",), "no such command 'comapre'. Did you mean 'compare', 'score'? See pcdiff --help"),
+        (("export", "hubb"), "no such command 'hubb'. Did you mean 'hub'? See pcdiff export --help"),
+        (
+            ("design", "--ensembel", "3"),
+            "no such option: --ensembel (Possible options: --ensemble, --seed). See pcdiff",
+        ),
+        (("design", "a.nrrd"), "missing option '-o' / '--out'. See pcdiff design --help"),
+        (("design", "a.nrrd", "-o", "out", "--ensemble", "0"), "invalid value for '--ensemble': "),
+        (("design", "a.nrrd", "-o", "out", "--device"), "option '--device' requires an argument. See pcdiff --help"),
+        (("info", "a.nrrd", "b.nrrd"), "got unexpected extra argument(s) (b.nrrd). See pcdiff info --help"),
+    ],
+)
+def test_a_wrong_command_line_is_code_2_and_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], line: str
+) -> None:
+    assert run(*arguments)[0] == 2
+    monkeypatch.setenv("PCDIFF_DEBUG", "1")  # which shows where our own code fails
+    code, said, printed = run(*arguments)
+    assert (code, said, printed.count("\n")) == (2, "", 1)
+    assert printed.startswith(f"pcdiff: {line}")
+
+
+def test_without_arguments_the_help_is_printed(run: Run) -> None:
+    for arguments in ((), ("export",)):
+        code, said, printed = run(*arguments)
+        assert (code, printed) == (2, "")
+        assert "Usage: pcdiff" in said
+
+
 def test_a_new_process_prints_an_error_in_one_line(tmp_path: Path) -> None:
     command = [
         sys.executable,

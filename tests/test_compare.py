@@ -6,17 +6,23 @@ import csv
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from itertools import product
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
+from test_pdf import CHROMIUM
 
 from pcdiff.errors import InputError
 from pcdiff.evaluation.comparison import Comparison, compare
-from pcdiff.evaluation.comparison_tables import Table, describe, place_tables, score_tables
+from pcdiff.evaluation.comparison_page import PAGE, write_comparison_page
+from pcdiff.evaluation.comparison_tables import TABLES, Table, describe, place_tables, score_tables
 from pcdiff.evaluation.inference import holm, interval, paired_p, ranks, resampled_means
 from pcdiff.evaluation.places import bands, by_rim, by_size, estimates
 from pcdiff.evaluation.results import Results, write_results
@@ -220,13 +226,30 @@ def test_what_an_earlier_version_did_not_measure_is_left_out(tmp_path: Path) -> 
     assert "NSD 1 mm" not in score_tables(compare([old]))[0].head
 
 
-@pytest.mark.parametrize("text", ["{}", "nothing", '{"pcdiff": "1", "rows": [{"variant": "a"}]}'])
-def test_another_file_is_refused_in_one_line(tmp_path: Path, run, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("{}", "JSON of another kind; leave it out"),
+        ('{"cases": "060-074", "rows": []}', "JSON of another kind; leave it out"),
+        ("nothing", "Invalid JSON"),
+        ('{"pcdiff": "1", "rows": [{"variant": "a"}]}', "expected a row, got {'variant': 'a'}; leave the file out"),
+    ],
+)
+def test_another_file_is_refused_in_one_line(tmp_path: Path, run, text: str, got: str) -> None:
     (tmp_path / "other.json").write_text(text)
     code, said, error = run("compare", tmp_path / "other.json", "-o", tmp_path / "out")
     assert (code, said, error.count("\n")) == (2, "", 1)
-    assert "other.json: expected results.json of `pcdiff evaluate` or `pcdiff score`, got: " in error
+    assert "other.json: expected results.json of `pcdiff evaluate` or `pcdiff score`, or what tools" in error
+    assert f" of several, got: {got}" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path, run) -> None:
+    results = write(tmp_path / "x", rows_of("a", 0.7))
+    for out in (results, results / "deep"):
+        code, said, error = run("compare", results, "-o", out)
+        assert (code, said) == (2, "")
+        assert error == f"pcdiff: {out}: expected a folder to write to, got a file in its path; choose another\n"
 
 
 def test_latex_escapes_what_it_would_read() -> None:
@@ -246,7 +269,16 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert code == 0
     assert "24 cases of 12 heads, 2 classes." in said
     names = {"tables.md", "tables.tex", "scores.csv", "places.csv", "tests.csv", "ranks.csv", "comparison.html"}
-    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in out.iterdir()} == names == {PAGE, *TABLES}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("older")
+        code, said, error = run("compare", *files, "-o", tmp_path / name)
+        assert (code, said) == (2, "")
+        assert f"{name}: expected a new file, found one that may be of another comparison; choose" in error
+        assert (tmp_path / name / name).read_text() == "older"
+    assert run("compare", *files, "-o", tmp_path / PAGE, "--overwrite", "-q")[0] == 0
+    assert (tmp_path / PAGE / PAGE).read_text() == (out / PAGE).read_text()
     lines = (out / "tables.md").read_text().splitlines()
     assert any(line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 1 of 2 | 7.2 | 0 |") for line in lines)
     assert "| first <b> | 0.775 [0.756, 0.794] | 0.675 [0.656, 0.694] |" in lines
@@ -269,8 +301,9 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert not re.findall(r"<th[^>]*></th>", shown), "a head without a text is none"
     assert '<div class="scroll" tabindex="0"' in shown, "to be scrolled with the keyboard"
     charts = drawings(page)
-    assert list(charts)[:5] == ["DSC against seconds", "DSC", "bDSC", "HD95 mm", "NSD 1 mm"]
+    assert list(charts)[:5] == ["DSC against seconds", "DSC", "bDSC", "HD95\u00a0mm", "NSD 1\u00a0mm"]
     assert len(re.findall('<svg class="drawing"', page)) == 10
+    assert len(re.findall('<svg class="drawing narrow"', page)) == 1, "DSC against seconds, for a phone"
     assert len(page.encode()) < 400_000, "no library is in the page"
     boxes = charts["DSC"]
     assert len(boxes.findall("rect")) == 4, "two methods in two classes"
@@ -292,6 +325,46 @@ def drawings(page: str) -> dict[str, ElementTree.Element]:
     for each in parsed:
         charts.setdefault(each.get("aria-label", ""), each)
     return charts
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with driver.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def test_the_page_on_a_screen_and_on_a_phone(three: Comparison, browser: Any, tmp_path: Path) -> None:
+    write_comparison_page(tmp_path, three)
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto((tmp_path / PAGE).as_uri())
+    scores = page.locator("[aria-label=Scores]")
+    hidden = "table => table.scrollWidth - table.clientWidth"
+    assert scores.evaluate(hidden) == 0, "all columns are seen"
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    chart = page.locator("[role=group][aria-label='DSC against seconds']")
+    assert chart.evaluate(hidden) == 0
+    shown = [mark.bounding_box() for mark in chart.locator("circle").all() if mark.is_visible()]
+    assert len(shown) == 3
+    assert all(0 < box["x"] < 390 for box in shown)
+
+    def edges() -> tuple[float, float]:
+        """The brightness of the left and the right edge of the scores, below their text."""
+        grey = np.asarray(Image.open(BytesIO(scores.screenshot())).convert("L"), float)
+        return grey[-3:, 6].mean(), grey[-3:, -2].mean()
+
+    assert scores.evaluate(hidden) > 100
+    assert edges()[1] < 230 < edges()[0], "a shadow says that there is more"
+    first = page.locator("[aria-label=Scores] tbody td").first
+    before = first.bounding_box()
+    scores.evaluate("table => table.scrollTo(9999, 0)")
+    assert edges()[1] > 250
+    assert first.bounding_box() == before, "the methods stay"
 
 
 def test_a_box_chart_is_to_scale() -> None:

@@ -25,6 +25,7 @@ from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.model import ShapePrior
 
 Run = Callable[..., tuple[int, str, str]]
+REGION = "expected a mask of the region to be closed, 0 outside and one other value inside"
 
 
 def proposed(file: Path, skull: Volume, fitted: PriorFit) -> np.ndarray:
@@ -82,6 +83,9 @@ def test_a_file_that_is_no_implant_is_refused_before_the_shape_model_is_fitted(
     far = Mesh(mesh.vertices * [-1, -1, 1] + [400, 0, 0], mesh.faces)
     write_stl(far, tmp_path / "far.stl")
     write_map(np.where(implant.mask, 0, -1000), skull, tmp_path / "hu.nrrd")
+    grey = np.where(implant.mask, 0, -1000)
+    grey[0, 0, 0] = 300
+    write_map(grey, skull, tmp_path / "ct.nrrd")
     off = skull.affine.copy()
     off[:3, 3] += 0.4
     write_volume(Volume(implant.mask, off), tmp_path / "off.nrrd")
@@ -96,13 +100,16 @@ def test_a_file_that_is_no_implant_is_refused_before_the_shape_model_is_fitted(
         ("--edited", "off.nrrd", "or other directions or origin; resample it to that grid, or give its STL"),
         ("--region", "folder", "folder: expected a file, got a folder; give the file in it"),
         ("--region", "off.nrrd", "or other directions or origin; resample it to that grid\n"),
-        ("--region", "hu.nrrd", "expected a mask with 0 outside and another value inside, got 0 and -1000.0; is"),
+        ("--region", "hu.nrrd", f"{REGION}, got 0 and -1000.0; draw it in a segment editor (3D Slicer, ITK-SNAP) and"),
+        ("--region", "ct.nrrd", f"{REGION}, got 0, 300.0, -1000.0, ...; draw it in a segment editor"),
+        ("--edited", "ct.nrrd", "expected a mask of an implant, 0 outside and one other value inside, got 0, 300.0"),
         ("--region", "empty.nrrd", "empty.nrrd: expected a mask of the region to be closed, got one whose voxels are"),
     ):
         code, _, error = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", option, tmp_path / name, "-q")
         assert code == 2
         assert said in error
         assert "mesh-space" not in error
+        assert "bone first" not in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy.interpolate import LinearNDInterpolator
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.distances import outward_cosine
@@ -20,18 +20,19 @@ from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, read_stl, write_stl
 from pcdiff.geometry.mesh_reading import read_mesh
-from pcdiff.geometry.stroke_font import GLYPHS, stroked, text_strokes
+from pcdiff.geometry.stroke_font import GLYPHS, LETTER_MM, stroked, text_strokes
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.methods.base import Proposal
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.pipeline.case import design_case
-from pcdiff.pipeline.engraving import ASPECT, DEPTH_MM, GAP_MM, LETTER_MM, STROKE_MM, Engraving, engrave
+from pcdiff.pipeline.engraving import DEPTH_MM, Engraving, engrave
 from pcdiff.pipeline.fit_options import FitOptions
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
+from pcdiff.report.gallery import engraving_picture
 from pcdiff.report.render import view_axes
 
 TEXT = "F2-7GP"
@@ -92,7 +93,7 @@ def test_the_volume_of_the_letters_is_cut_and_the_solid_stays_closed(
     engraved: Engraved, fitted: PriorFit, tmp_path: Path
 ) -> None:
     mesh, cut, _ = engraved
-    area = stroked(text_strokes(TEXT, LETTER_MM - STROKE_MM, ASPECT, GAP_MM), STROKE_MM).area()
+    area = stroked(text_strokes(TEXT)).area()
     assert (mesh.volume_ml - cut.volume_ml) * 1000 == pytest.approx(area * DEPTH_MM, rel=0.1)
     outer = outward_cosine(mesh, fitted.pose.shift) > 0
     assert set(map(tuple, mesh.vertices[outer])) <= set(map(tuple, cut.vertices)), "outside nothing changes"
@@ -131,6 +132,15 @@ def test_the_letters_read_from_inside_the_head(engraved: Engraved, fitted: Prior
     assert width == pytest.approx(len(TEXT) * 3.9, rel=0.1)
 
 
+def test_the_letters_are_dark_in_the_picture(engraved: Engraved) -> None:
+    _, cut, place = engraved
+    picture = engraving_picture(cut, place.record()).mean(axis=-1)
+    labels, _ = label(picture < 60)
+    sizes = np.bincount(labels.ravel())[1:]
+    assert np.count_nonzero(sizes > 40) == len(TEXT), "each letter is one patch"
+    assert np.median(picture[picture < 250]) > 100, "on a brighter surface"
+
+
 def test_the_letters_lie_away_from_bone_and_leave_a_wall(
     engraved: Engraved, case: tuple[Volume, Volume], fitted: PriorFit
 ) -> None:
@@ -160,7 +170,7 @@ def test_letters_stand_apart_and_differ() -> None:
     shapes = {}
     for letter in GLYPHS:
         if letter != " ":
-            shapes[letter] = stroked(text_strokes(letter, 4.3, ASPECT, GAP_MM), STROKE_MM)
+            shapes[letter] = stroked(text_strokes(letter))
             (left, low, right, high) = shapes[letter].bounds()
             assert -1.56 < left < right < 1.56, letter
             assert -2.51 < low < high < 2.51, letter

@@ -124,6 +124,15 @@ def test_no_text_of_a_foreign_folder_reaches_the_page_unescaped(folder: Path, pl
     assert "onerror=alert(1)>" not in ours
 
 
+def test_letters_that_cannot_be_engraved_are_refused(folder: Path) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    vectors = {name: [1.0, 0.0, 0.0] for name in ("point", "right", "up")}
+    record["fitting"]["engraved"] = [{"text": "M\u00fcller", "defect": 1, **vectors, "wall_mm": 2.0, "depth_mm": 0.4}]
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="not all of its letters can be engraved"):
+        read_contents(folder)
+
+
 def test_every_value_is_of_its_kind_or_refused(
     folder: Path, plain_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

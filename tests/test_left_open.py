@@ -100,10 +100,10 @@ def test_record_plan_and_result_say_what_stays_open(
     assert case_record(tmp_path / "out")["left_open"] == record["left_open"]
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     plan = text[text.index('class="plan"') : text.index("<h2>Slices")]
-    size = f"{left['length_mm']:.0f} x {left['width_mm']:.0f} mm, {left['area_cm2']:.0f} cm\u00b2"
+    size = f"{left['length_mm']:.0f} x {left['width_mm']:.0f}\u00a0mm, {left['area_cm2']:.0f}\u00a0cm\u00b2"
     assert "<h2>Left open: 2</h2>" in plan
     assert f"<li>Defect 1: {left['place']}, {size} (not chosen)</li>" in plan
-    assert "(smaller than 3 cm\u00b2)</li>" in plan
+    assert "(smaller than 3\u00a0cm\u00b2)</li>" in plan
 
 
 def test_a_defect_without_a_piece_of_the_implant_is_left_open(

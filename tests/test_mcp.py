@@ -99,14 +99,19 @@ def test_the_tools_over_pipes(call: Call, case: tuple[Volume, Volume], tmp_path:
     good, found = use("check", implant="implant.nrrd", skull="skull.nrrd")
     assert good
     assert {check["name"] for check in found["checks"]} >= {"complete", "printable"}
-    good, found = use("design", scan="skull.nrrd", out="out", method="prior", report=False)
+    given = {"scan": "skull.nrrd", "out": "out", "method": "prior", "report": False}
+    good, found = use("design", **given, engrave="OP-7", fixation=2)
     assert good
+    assert [each["text"] for each in found["fitting"]["engraved"]] == ["OP-7"]
+    assert len(found["fixation"]) == 2
     assert found["folder"] == str(tmp_path / "root" / "out" / "skull")
     assert (tmp_path / "root" / "out" / "skull" / "implant.stl").is_file()
     for name, arguments, words in (
         ("design", {"scan": "../skull.nrrd", "out": "out"}, "leads out"),
         ("design", {"scan": "skull.nrrd", "out": "/tmp"}, "leads out"),
         ("design", {"scan": "skull.nrrd", "out": "out", "method": "nothing"}, "unknown method 'nothing'"),
+        ("design", {"scan": "skull.nrrd", "out": "out", "engrave": "OP#7"}, "--engrave"),
+        ("design", {"scan": "skull.nrrd", "out": "out", "fixation": 13}, "invalid value for '--fixation'"),
         ("score", {"predictions": "out", "truth": "skull.nrrd", "out": "scores"}, "expected a data set's folder"),
     ):
         good, text = use(name, **arguments)

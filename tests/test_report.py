@@ -42,6 +42,7 @@ from pcdiff.report.record_sections import checks_section
 from pcdiff.report.scene import case_scene
 from pcdiff.report.slices import position
 from pcdiff.report.surfaces import Shape
+from pcdiff.report.templates import fill
 from pcdiff.report.viewer import POINT_MM, scene_html
 
 NAME = "<script>alert(1)<script> & 'co'"
@@ -114,11 +115,11 @@ def test_the_text_shows_record_and_checks(text: str) -> None:
         "0 of 1 checks passed; see the failed checks",
         '<span class="light bad">failed</span>',
         '<span class="light none">not assessed</span>',
-        "at most 0.1 ml",
-        "0.81 ml",
+        "at most 0.1\u00a0ml",
+        "0.81\u00a0ml",
         "CT in Hounsfield units",
-        "12.5 degrees",
-        "31.4 cm\u00b2, left parietal",
+        "12.5\u00a0degrees",
+        "31.4\u00a0cm\u00b2, left parietal",
         "Slices are &lt;thick&gt;.",
         "2 <b>recommended</b>",
         "Recommended: It &lt;fits&gt; best.",
@@ -142,8 +143,8 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
         f"case {record['input']['sha256'][:8]}",
         f"implant.stl {sha256(folder / 'implant.stl')[:8]}",
         "left parietal",
-        "31 cm\u00b2",
-        f"{ml:.1f} ml",
+        "31\u00a0cm\u00b2",
+        f"{ml:.1f}\u00a0ml",
         f"PEEK {1.3 * ml:.0f}\u00a0g, titanium {4.43 * ml:.0f}\u00a0g, PMMA {1.18 * ml:.0f}\u00a0g",
         "<b>Can be inserted:</b> It collides with &lt;b&gt;bone&lt;/b&gt; during insertion.",
         "Not assessed</span> Restores the shape.",
@@ -152,7 +153,7 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
         "not a medical device",
     ):
         assert part in plan, part
-    assert re.search(r"Length x width x height</dt><dd>\d+ x \d+ x \d+ mm", plan)
+    assert re.search(r"Length x width x height</dt><dd>\d+ x \d+ x \d+\u00a0mm", plan)
     assert "No other opening of the vault was found." in plan
     assert "Left open" not in plan
     assert str(escape(NAME)) not in plan
@@ -169,7 +170,7 @@ def test_the_plan_gives_the_thickness_away_from_the_rim(folder: Path, tmp_path: 
     settings = {**contents.record["settings"], "case_id": "OP-7 <b>", "defects": [3]}
     write_report(tmp_path, replace(contents, vertex_fields=fields, record={**contents.record, "settings": settings}))
     text = (tmp_path / REPORT).read_text(encoding="utf-8")
-    assert "9.0 mm (median); 90 % from 9.0 to 9.0 mm" in text
+    assert "9.0\u00a0mm (median); 90\u00a0% from 9.0 to 9.0\u00a0mm" in text
     assert "<bdi>OP-7 &lt;b&gt;</bdi>" in text
     assert "<dt>Number</dt><dd>3</dd>" in text, "as in pcdiff info"
     assert "Only the defect with this number in <code>pcdiff info</code> was to be closed." in text
@@ -283,10 +284,22 @@ def test_yes_no_and_large_counts_are_shown_for_readers() -> None:
     triangles = {"name": "triangles", "value": 66016, "unit": "", "limit": None, "rule": None, "passed": None}
     area = {"name": "area", "value": 0.5, "unit": "cm2", "limit": 1.0, "rule": "at most", "passed": True}
     shown = checks_section({"checks": [check | {"words": "0.50 cm2.", "figures": [area]}]})
-    assert "0.50 cm\u00b2." in shown
-    assert ">0.5 cm\u00b2</td>" in shown
+    assert "0.50\u00a0cm\u00b2." in shown
+    assert ">0.5\u00a0cm\u00b2</td>" in shown
     assert "cm2" not in shown
+    covered = {"name": "coverage", "value": 1.0, "unit": "", "limit": 0.99, "rule": "at least", "passed": True}
+    shown = checks_section({"checks": [check | {"figures": [covered]}]})
+    assert ">1.00</td>" in shown, "a share is no count"
+    assert ">at least 0.99</td>" in shown
     assert ">66,016</td>" in checks_section({"checks": [check | {"figures": [triangles]}]})
+
+
+def test_a_unit_stays_beside_its_number_and_a_name_is_left_alone() -> None:
+    texts = ["0.4 x 1 mm", "1,000 ml and 95 % <b>", "3 candidates, 3 stages"]
+    shown = fill("input.html", facts={}, warnings=texts)
+    for text in ("0.4 x 1\u00a0mm<", "1,000\u00a0ml and 95\u00a0% &lt;b&gt;", "3 candidates, 3 stages"):
+        assert text in shown
+    assert "<bdi>head 3 mm</bdi>" in fill("scene_page.html", title="head 3 mm", notice="", scene="", slices="")
 
 
 def test_the_record_holds_the_digest_of_a_new_report(folder: Path, tmp_path: Path) -> None:
@@ -598,7 +611,7 @@ def test_the_pointer_tells_place_value_and_distance(browser: Any, folder: Path) 
         return re.search(pattern, page.locator(".told").inner_text())
 
     plot.hover(position={"x": x, "y": y})
-    first = tells(r"[RL] \d+ mm, [AP] \d+ mm, [IS] \d+ mm; thickness \d+\.\d mm")
+    first = tells(r"[RL] \d+\xa0mm, [AP] \d+\xa0mm, [IS] \d+\xa0mm; thickness \d+\.\d\xa0mm")
     there = millimetres(first[0])
     assert np.linalg.norm(read_stl(folder / "implant.stl").vertices - there, axis=1).min() < 2.5, "on the implant"
     drawn_after(page, lambda: plot.click(position={"x": x, "y": y}))
@@ -606,9 +619,9 @@ def test_the_pointer_tells_place_value_and_distance(browser: Any, folder: Path) 
     page.check("[data-control=measure]")
     plot.click(position={"x": x, "y": y})
     plot.click(position={"x": x + 40, "y": y})
-    assert 3 < float(tells(r"(\d+\.\d) mm in a straight line")[1]) < 60
+    assert 3 < float(tells(r"(\d+\.\d)\xa0mm in a straight line")[1]) < 60
     plot.click(position={"x": x + 40, "y": y})
-    assert float(tells(r"\b(0\.0) mm in a straight line")[1]) == 0
+    assert float(tells(r"\b(0\.0)\xa0mm in a straight line")[1]) == 0
     page.close()
 
 

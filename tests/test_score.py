@@ -132,7 +132,10 @@ def test_the_command_writes_what_compare_reads(run, folder: Path, truth: Path, t
     arguments = ("score", folder, "--truth", truth, "-o", out, "--name", "nnU-Net", "-q")
     code, said, _ = run(*arguments, "--cases", "own/000")
     assert (code, said) == (0, "")
-    code, said, _ = run(*arguments[:-1])
+    code, said, error = run(*arguments, "--cases", "own/000")
+    assert (code, said) == (2, "")
+    assert "results.json: expected a new file, found one that may be of another evaluation; choose" in error
+    code, said, _ = run(*arguments[:-1], "--overwrite")
     assert code == 1
     assert "| nnU-Net | own/000 | 1.0000 |" in said
     assert "failed: nnU-Net on own/001: no file for this case" in said
@@ -140,9 +143,12 @@ def test_the_command_writes_what_compare_reads(run, folder: Path, truth: Path, t
     assert record["command"] == "pcdiff score predictions --truth truth"
     assert record["kinds"]["own"]["nnU-Net"]["mean"]["dsc"] == 0.5
     assert len(record["rows"]) == 3
+    code, _, error = run(*arguments, "-o", out / "results.csv")
+    assert code == 2
+    assert "results.csv: expected a folder to write to, got a file in its path" in error
     put(Volume(cuboid().mask[:-1], AFFINE), folder / "own_001.nrrd")  # a part of the grid
-    assert run(*arguments, "--cases", "own/001")[0] == 0
+    assert run(*arguments, "--cases", "own/001", "--overwrite")[0] == 0
     put(Volume(cuboid().mask, AFFINE @ np.diag([1.1, 1, 1, 1])), folder / "own_001.nrrd")
-    code, said, error = run(*arguments, "--cases", "own/001")
+    code, said, error = run(*arguments, "--cases", "own/001", "--overwrite")
     assert (code, said, error.count("\n")) == (2, "", 1)
     assert "own_001.nrrd: expected a mask on the skull's own grid" in error

@@ -277,6 +277,8 @@ def test_segments_are_written_on_the_grid_of_the_scan(
     assert panel.form.bone.visible
     panel.form.region.setCurrentNode(segmentation_of(slicer, other, other.array))
     panel.form.threshold.value = 200
+    panel.form.fixation.value = 3
+    panel.form.engrave.text = " OP-7 "
     before = set(slicer.mrmlScene.nodes)
     panel.design_button.click()
     wait(panel, 60, until=lambda: panel.stage.text == "checking")
@@ -285,6 +287,8 @@ def test_segments_are_written_on_the_grid_of_the_scan(
     assert set(slicer.mrmlScene.nodes) == before
     arguments = json.loads((tmp_path / "program" / "arguments.json").read_text())
     assert "--threshold" not in arguments  # of a mask pcdiff refuses it
+    assert arguments[arguments.index("--fixation") + 1] == "3"
+    assert "--engrave=OP-7" in arguments
     written = {
         name: slicer.util.loadVolume(str(tmp_path / "program" / Path(name).name))
         for name in arguments[1:]
@@ -299,15 +303,17 @@ def test_segments_are_written_on_the_grid_of_the_scan(
 def test_commands_are_those_of_pcdiff(slicer: Any, tmp_path: Path) -> None:
     commands = import_module("PcdiffImplantLib.commands")
     scan = tmp_path / "scan.nrrd"
-    every = commands.Choices(200, 0.5, "3mm", True, 3, "unet")
+    every = commands.Choices(200, 0.5, "3mm", True, 4, "-7", 3, "unet")
     inputs = commands.Inputs(scan, tmp_path / "region.nrrd", tmp_path / "edited.nrrd")
     design = parsed(commands.design("pcdiff", commands.Inputs(scan, inputs.region), every, tmp_path))
     expected = dict(threshold=200, clearance=0.5, thickness="3mm", make_insertable=True, ensemble=3, method="unet")
+    expected |= dict(fixation=4, engrave="-7")
     assert design.items() >= dict(expected, skulls=[scan], region=inputs.region, as_json=True, verbose=True).items()
     fit = parsed(commands.design("pcdiff", inputs, every, tmp_path))
-    assert fit.items() >= dict(edited=inputs.edited, method=None, ensemble=None).items()
+    assert fit.items() >= dict(edited=inputs.edited, method=None, ensemble=None, fixation=4, engrave="-7").items()
     plain = parsed(commands.design("pcdiff", commands.Inputs(scan), commands.Choices(), tmp_path))
     assert plain.items() >= dict.fromkeys(("threshold", "method", "ensemble", "make_insertable", "region")).items()
+    assert plain.items() >= dict(fixation=0, engrave=None).items()
     check = parsed(commands.check("pcdiff", inputs, every))
     assert check.items() >= dict(implant=inputs.edited, skull=scan, threshold=200, clearance=0.5).items()
     assert parsed(commands.info("pcdiff"))["as_json"]
@@ -331,6 +337,8 @@ def test_results_are_said_in_words(slicer: Any) -> None:
         "members_ml": [45.0, 46.0],
         "recommended_because": "it passes every check",
         "unusual_head": False,
+        "fitting": {"engraved": [{"text": "A+B"}]},
+        "fixation": [{}, {}],
         "input_check": {"warnings": ["slices of 3 mm <b>"], "defects": [{"place": "left parietal", "area_cm2": 44.7}]},
     }
     checks = [
@@ -344,12 +352,17 @@ def test_results_are_said_in_words(slicer: Any) -> None:
         'href="file:///r.html"',
         "it passes every check",
         "2 pieces for 1 defect",
+        "not in the volume: A+B.",
+        "shows 2 fixation marks",
         "<li>slices of 3 mm &lt;b&gt;</li>",
         "<li>left parietal, 45 cm²</li>",
         "<li>Covers the whole defect: no. The widest gap is 5.0 mm wide.</li>",
     ):
         assert part in html
     assert "Good" not in html
+    plain = words.design_words(record | {"fitting": {"engraved": []}, "fixation": []}, checks, "file:///r.html")
+    assert "ngraved" not in plain
+    assert "fixation" not in plain
     assert "Passes every check" in words.check_words(checks[1:])
 
 

@@ -19,7 +19,7 @@ class Figure:
     """A measured quantity and, where it has one, its limit.
 
     key: identifies the figure within its check, for programs; stable. name: what is measured, for people.
-    value: a number, or True or False. unit: such as mm; empty for shares and counts.
+    value: a number, or True or False. unit: such as mm; empty for shares, which are floats, and for counts, integers.
     minimum, maximum, expected: the limit, at most one of the three.
     """
 
@@ -149,4 +149,6 @@ class Report:
 def _with_unit(value: float | bool, unit: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if not isinstance(value, int) and not unit:
+        return max(f"{value:.4g}", f"{value:.2f}", key=len)  # a share: 1.00 is no count
     return f"{value:.0f} {unit}".rstrip() if abs(value) >= 1000 else f"{value:.4g} {unit}".rstrip()

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +41,8 @@ volume on the scan's own grid and as an STL in patient millimetres (LPS).
 Manual: {shipped_file("docs")} (tutorial.md, commands.md, errors.md, api.md)"""
 
 PRIVATE = 0o077  # permissions that new files do not get: results are a patient's
+
+WRONG_USE = typer.BadParameter.__mro__[1]  # UsageError, what a wrong command line raises; typer gives it no public name
 
 DESIGN, RESULTS, MODELS, SETUP = "Design", "Results", "Models and evaluation", "Installation"  # panels of the help
 
@@ -81,14 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _exit_on_signals(), _umask_restored():
-            app(args=arguments, prog_name="pcdiff")
+            sys.exit(app(args=arguments, prog_name="pcdiff", standalone_mode=False))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, WRONG_USE):
+            _print_wrong_use(error)
+            sys.exit(2)
         if debugging():
             raise
         print_message(error_line(error))
         sys.exit(exit_code(error))
+
+
+def _print_wrong_use(error: Any) -> None:
+    """Prints what is wrong with a command line and which help to read. Without arguments the help has been printed."""
+    if message := " ".join(error.format_message().split()).rstrip("."):
+        end = "" if message.endswith("?") else "."
+        command = error.ctx.command_path if error.ctx else "pcdiff"
+        print_message(f"{message[0].lower()}{message[1:]}{end} See {command} --help")
 
 
 @contextmanager

@@ -98,6 +98,7 @@ def score(
     ] = None,
     cases: options.Cases = None,
     mesh_space: options.MeshSpaceIn = None,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -112,12 +113,14 @@ def score(
     from pcdiff.data.cases import find_cases
     from pcdiff.evaluation.predictions import score_predictions
     from pcdiff.evaluation.results import Results, conditions_of, write_results
+    from pcdiff.files import make_folder, refuse_to_replace
 
+    refuse_to_replace(out / "results.json", overwrite, "evaluation")
     method = name or predictions.resolve().name
     rows = score_predictions(predictions, find_cases(truth, cases), method, mesh_space, progress=not quiet)
     conditions = conditions_of(["pcdiff", "score", predictions.name, "--truth", truth.name])
     results = Results(rows, {**conditions, "workers": 1, "weights": {method: {}}, "suite": None, "ensemble": 1})
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_results(out, results)
     if as_json:
         print_json(results.record())
@@ -136,6 +139,7 @@ def compare(
         list[Path] | None,
         typer.Option("--run", metavar="FOLDER", help="Folder of a training run, for its learning curve; repeatable."),
     ] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -148,12 +152,15 @@ def compare(
         pcdiff compare results/*/results.json --run runs/unet --run runs/slices -o comparison
     """
     from pcdiff.evaluation.comparison import compare as compared
-    from pcdiff.evaluation.comparison_page import write_comparison_page
-    from pcdiff.evaluation.comparison_tables import comparison_record, describe, score_tables, write_tables
+    from pcdiff.evaluation.comparison_page import PAGE, write_comparison_page
+    from pcdiff.evaluation.comparison_tables import TABLES, comparison_record, describe, score_tables, write_tables
     from pcdiff.evaluation.learning import read_curves
+    from pcdiff.files import make_folder, refuse_to_replace
 
+    for name in (PAGE, *TABLES):
+        refuse_to_replace(out / name, overwrite, "comparison")
     found, curves = compared(results), read_curves(runs or [])
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_tables(out, found)
     write_comparison_page(out, found, curves)
     if as_json:

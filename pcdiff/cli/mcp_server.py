@@ -109,6 +109,8 @@ class Tools:
         clearance: float | None = None,
         thickness: str | None = None,
         drain_holes: str | None = None,
+        engrave: str | None = None,
+        fixation: int = 0,
         report: bool = True,
         overwrite: bool = False,
     ) -> dict[str, Any]:
@@ -116,7 +118,9 @@ class Tools:
 
         The record's `folder` holds implant.nrrd, implant.stl, checks.json, report.html and run.json. `checks.failed`
         names the checks that failed. defect: its number in `info`. clearance: mm. thickness: bone, 3mm, or 0.6.
-        drain_holes: DIAMETER@SPACING in mm.
+        drain_holes: DIAMETER@SPACING in mm. engrave: a text of at most 12 capitals, digits, spaces or - . _ / + in the
+        inner surface of the mesh. fixation: marks, in the record, up to so many places for plates a piece; nothing is
+        cut.
         """
         options: dict[str, Any] = {
             "method": method,
@@ -126,7 +130,8 @@ class Tools:
             "threshold": threshold,
         }
         options |= {"series": series, "label": label, "clearance": clearance, "thickness": thickness}
-        options |= {"drain-holes": drain_holes, "no-report": not report, "overwrite": overwrite}
+        options |= {"drain-holes": drain_holes, "engrave": engrave, "fixation": fixation}
+        options |= {"no-report": not report, "overwrite": overwrite}
         return await _record("design", self._path(scan), "--out", self._path(out), **options)
 
     async def check(
@@ -149,11 +154,17 @@ class Tools:
         return await _record("check", self._path(implant), "--skull", self._path(skull), **options)
 
     async def score(
-        self, predictions: str, truth: str, out: str, cases: str | None = None, name: str | None = None
+        self,
+        predictions: str,
+        truth: str,
+        out: str,
+        cases: str | None = None,
+        name: str | None = None,
+        overwrite: bool = False,
     ) -> dict[str, Any]:
         """Scores a folder of implants against a data set's folder with the true ones; writes results into `out`."""
         given = [self._path(predictions), "--truth", self._folder(truth), "--out", self._path(out)]
-        return await _record("score", *given, cases=cases, name=name)
+        return await _record("score", *given, cases=cases, name=name, overwrite=overwrite)
 
     def _path(self, text: str) -> str:
         return str(beneath(self._root, text))

@@ -51,7 +51,7 @@ def check(
     """
     from pcdiff.checks.criteria import load_criteria
     from pcdiff.checks.files import write_checks, write_surface
-    from pcdiff.files import refuse_to_replace
+    from pcdiff.files import make_folder, refuse_to_replace
     from pcdiff.imaging.input_check import read_skull
     from pcdiff.pipeline.check import check_file
     from pcdiff.pipeline.settings import closing
@@ -63,7 +63,7 @@ def check(
     bone, _ = read_skull(skull, threshold, series, label, acquisition, ignore_metal=ignore_metal)
     report = check_file(implant, bone, limits, clearance, closing(chosen, region, bone), mesh_space)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_checks(report, out / "checks.json")
         write_surface(report, out / "surface.npz")
     if as_json:

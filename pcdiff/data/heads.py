@@ -15,7 +15,7 @@ from pcdiff import __version__
 from pcdiff.data.cases import find_cases, read_case_skull
 from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
-from pcdiff.files import folder_to_write
+from pcdiff.files import make_folder
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.imaging.scan import input_digest
 from pcdiff.tensor_files import read_metadata, read_tensors, write_tensors
@@ -70,8 +70,7 @@ def prepare(
     if not sources:
         raise InputError(f"{folder}: expected complete skulls, got none; heads are made from complete skulls")
     heads = Path(cache) / "heads"
-    with folder_to_write(heads):
-        heads.mkdir(parents=True, exist_ok=True)
+    make_folder(heads)
     jobs = {source: heads / f"{name}.safetensors" for name, source in sources.items()}
     made = []
 

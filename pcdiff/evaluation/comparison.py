@@ -18,20 +18,20 @@ from pcdiff.evaluation.statistics import HIGHER_IS_BETTER, median
 from pcdiff.foreign import parsing, read_json
 from pcdiff.geometry.metrics import VERSION
 
-EXPECTED = "results.json of `pcdiff evaluate` or `pcdiff score`"
+EXPECTED = "results.json of `pcdiff evaluate` or `pcdiff score`, or what tools/merge_results.py made of several"
 REMEDY = "leave the file out, or run the evaluation again"
 OWN = "own"  # the class of a case without one: a data set's own defects, as a suite calls them
 
 
 class _File(BaseModel):
-    """What a comparison needs of results.json."""
+    """What a comparison needs of results.json; a file without `pcdiff` and `rows` is of another kind."""
 
     model_config = ConfigDict(extra="allow")
-    pcdiff: str
+    pcdiff: str = ""
     ensemble: int = 1
     weights: dict[str, dict[str, str]] = {}
     metrics: int = VERSION
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,8 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises InputError for another file, and for scores by other definitions.
     """
     record = read_json(path, _File, EXPECTED, REMEDY)
+    if not {"pcdiff", "rows"} <= record.keys():
+        raise InputError(f"{path}: expected {EXPECTED}, got: JSON of another kind; leave it out")
     if (version := record.get("metrics", VERSION)) != VERSION:
         raise InputError(
             f"{path}: expected scores by the definitions {VERSION}, got {version}; run the evaluation again"

@@ -16,6 +16,7 @@ from pcdiff.evaluation.statistics import METRICS
 from pcdiff.evaluation.tables import FINE, TITLES, markdown, number
 from pcdiff.files import write_csv, written_beside
 
+TABLES = ("tables.md", "tables.tex", "scores.csv", "places.csv", "tests.csv", "ranks.csv")  # files
 SHOWN = ("dsc", "bdsc", "hd95", "nsd_1mm")  # where a table or figure for each of METRICS would be too much
 TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -172,7 +173,7 @@ def rank_table(found: Comparison) -> Table:
 
 
 def write_tables(out: Path, found: Comparison) -> None:
-    """Writes tables.md, tables.tex, places.csv, and with all metrics scores.csv, tests.csv and ranks.csv."""
+    """Writes TABLES; scores.csv, tests.csv and ranks.csv have all metrics."""
     tables = [*score_tables(found), *place_tables(found), *difference_tables(found), rank_table(found)]
     _write(out / "tables.md", "\n".join(["\n".join(describe(found)), "", *(table.to_markdown() for table in tables)]))
     notes = [f"% {line}" for line in ("Needs the package booktabs.", *describe(found))]

@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     import manifold3d
 
+LETTER_MM = 5.0  # height of a capital
+STROKE_MM = 0.7
+ASPECT, GAP_MM = 0.56, 1.5  # of the strokes' centre lines: 2.4 mm wide, and 0.8 mm between two letters
 WIDTH, HEIGHT = 4, 6  # of a letter's grid
 ROUND = 16  # sides of a stroke's round end
 SIMPLE_MM = 0.02  # nearer to a straight line, points are left out: they would make slivers of a cut
@@ -66,18 +69,15 @@ def is_drawable(text: str) -> bool:
     return bool(text.strip()) and all(letter in GLYPHS for letter in text)
 
 
-def text_strokes(text: str, height: float, aspect: float, gap: float) -> list[np.ndarray]:
+def text_strokes(text: str) -> list[np.ndarray]:
     """The centre lines of a text around its middle, x to the right and y up: (N, 2) mm each.
 
-    Args:
-        text: Of the keys of `GLYPHS`.
-        height: Of the centre lines of a capital, mm.
-        aspect: Width of a letter's cell as a share of its height.
-        gap: Between the cells of two letters, mm.
+    text: of the keys of `GLYPHS`.
     """
-    scale = np.array([aspect * height / WIDTH, height / HEIGHT])
-    pitch = aspect * height + gap
-    left = -(pitch * len(text) - gap) / 2
+    height = LETTER_MM - STROKE_MM
+    scale = np.array([ASPECT * height / WIDTH, height / HEIGHT])
+    pitch = ASPECT * height + GAP_MM
+    left = -(pitch * len(text) - GAP_MM) / 2
     strokes = []
     for number, letter in enumerate(text):
         for line in filter(None, GLYPHS[letter].split("|")):
@@ -86,11 +86,22 @@ def text_strokes(text: str, height: float, aspect: float, gap: float) -> list[np
     return strokes
 
 
-def stroked(strokes: list[np.ndarray], width: float) -> manifold3d.CrossSection:
-    """The area within half a width, mm, of centre lines."""
+def on_strokes(points: np.ndarray, strokes: list[np.ndarray]) -> np.ndarray:
+    """(N,) bool: which points (N, 2) lie in the strokes around centre lines."""
+    nearest = np.full(len(points), np.inf)
+    for line in strokes:
+        for start, end in pairwise(line) if len(line) > 1 else [(line[0], line[0])]:
+            along = (points - start) @ (end - start) / max(float((end - start) @ (end - start)), 1e-9)
+            foot = start + np.clip(along, 0, 1)[:, None] * (end - start)
+            nearest = np.minimum(nearest, np.linalg.norm(points - foot, axis=1))
+    return nearest < STROKE_MM / 2 + SIMPLE_MM
+
+
+def stroked(strokes: list[np.ndarray]) -> manifold3d.CrossSection:
+    """The area of strokes around centre lines."""
     import manifold3d
 
-    dot = manifold3d.CrossSection.circle(width / 2, ROUND)
+    dot = manifold3d.CrossSection.circle(STROKE_MM / 2, ROUND)
     parts = []
     for line in strokes:
         ends = [dot.translate(tuple(point)) for point in line]

@@ -13,7 +13,7 @@ from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask
 from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import EmptyMask, read_label, read_volume
+from pcdiff.imaging.volumes import EmptyMask, NotAMask, read_label, read_volume
 
 MAX_INDEX = 2**12  # see `mesh_to_mask`
 SAMPLES = 20_000  # vertices of a skull's surface that show its axes
@@ -45,7 +45,7 @@ def read_implant(
     """
     if not is_mesh(path):
         chosen = None if label is None else read_label(path, label)
-        mask = _read_mask(path, "an implant") if chosen is None else Volume(chosen[0], chosen[1].affine)
+        mask = read_other_mask(path, "an implant") if chosen is None else Volume(chosen[0], chosen[1].affine)
         return on_skull_grid(str(path), mask, skull, ", or give its STL")
     mesh = read_mesh(path, "lps" if skull_mesh else space)
     if not mesh.is_watertight:
@@ -64,16 +64,23 @@ def read_implant(
 
 def read_region(path: Path, skull: Volume) -> Volume:
     """The mask of a region on the skull's own grid. Raises InputError for another file, lattice, or an empty mask."""
-    return on_skull_grid(str(path), _read_mask(path, "the region to be closed"), skull)
+    return on_skull_grid(str(path), read_other_mask(path, "the region to be closed"), skull)
 
 
-def _read_mask(path: Path, what: str) -> Volume:
-    """A mask of something else than bone. Errors as `read_volume`."""
+def read_other_mask(path: Path, what: str) -> Volume:
+    """A mask of something else than bone, which the errors call `what`. Errors as `read_volume`."""
     try:
         return read_volume(path)
     except EmptyMask as error:
         raise EmptyMask(
             f"{path}: expected a mask of {what}, got one whose voxels are all 0; was another segment saved?"
+        ) from error
+    except NotAMask as error:
+        raise NotAMask(
+            path,
+            f"a mask of {what}, 0 outside and one other value inside",
+            error.got,
+            "draw it in a segment editor (3D Slicer, ITK-SNAP) and save that segment alone, as zeros and ones",
         ) from error
 
 

@@ -25,7 +25,11 @@ class EmptyMask(InputError):
 
 
 class NotAMask(InputError):
-    """An image with more values than 0 and one other: a CT, or several labels."""
+    """An image with more values than 0 and one other: a CT, or several labels. `got`: its values, in words."""
+
+    def __init__(self, path: Path, expected: str, got: str, remedy: str) -> None:
+        super().__init__(f"{path}: expected {expected}, got {got}; {remedy}")
+        self.got = got
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -128,8 +132,10 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
             if count and np.count_nonzero(run == value) != count:
                 other = run[nonzero & (run != value)][0]
                 raise NotAMask(
-                    f"{path}: expected a mask with two values, 0 and one other, got 0, {value}, {other}, ...; "
-                    "threshold the bone first (a CT: about 300 HU), or save one label as a mask of its own"
+                    path,
+                    "a mask with two values, 0 and one other",
+                    f"0, {value}, {other}, ...",
+                    "threshold the bone first (a CT: about 300 HU), or save one label as a mask of its own",
                 )
     if value is None:
         raise EmptyMask(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
@@ -138,8 +144,10 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
     assert value is not None
     if value < LOWEST:
         raise NotAMask(
-            f"{path}: expected a mask with 0 outside and another value inside, got 0 and {value}; is {value} its "
-            "background? Save it as a mask of 0 and 1"
+            path,
+            "a mask with 0 outside and another value inside",
+            f"0 and {value}",
+            f"is {value} its background? Save it as a mask of 0 and 1",
         )
     return flat.reshape(image.shape, order="F")
 

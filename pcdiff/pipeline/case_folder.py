@@ -88,7 +88,7 @@ def _new_folders_removed(place: Path) -> Iterator[None]:
 
 def _refuse_foreign_files(folder: Path, overwrite: bool) -> None:
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
-        raise FileExistsError(17, "a file of that name exists")
+        raise FileExistsError
     if folder.is_dir() and any(folder.iterdir()) and read_record(folder) is None and not overwrite:
         raise InputError(
             f"{folder}: expected a new folder or an earlier result, found other files; "

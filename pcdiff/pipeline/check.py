@@ -98,14 +98,13 @@ def check_file(
     Raises InputError for a file that cannot be read or does not belong to the skull, and as `check`.
     """
     from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
-    from pcdiff.imaging.implants import inside_mesh
-    from pcdiff.imaging.volumes import read_volume
+    from pcdiff.imaging.implants import inside_mesh, read_other_mask
 
     if is_mesh(implant):
         mesh = read_mesh(implant, space)
         solid = inside_mesh(mesh, skull)
     else:
-        mesh, solid = None, read_volume(implant)
+        mesh, solid = None, read_other_mask(implant, "an implant")
     return check(skull, solid, mesh, criteria=criteria, clearance=clearance, defects=defects, name=str(implant))
 
 

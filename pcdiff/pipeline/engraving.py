@@ -15,16 +15,13 @@ from pcdiff.checks.printable import self_intersections
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh, label_bodies
-from pcdiff.geometry.stroke_font import stroked, text_strokes
+from pcdiff.geometry.stroke_font import LETTER_MM, stroked, text_strokes
 from pcdiff.geometry.volume import Volume
 
 if TYPE_CHECKING:
     import manifold3d
 
-LETTER_MM = 5.0  # height of a capital
-STROKE_MM = 0.7
 DEPTH_MM = 0.4
-ASPECT, GAP_MM = 0.56, 1.5  # of the strokes' centre lines: 2.4 mm wide, and 0.8 mm between two letters
 OVERSHOOT_MM = 1.0  # by which the cutter reaches out of the surface
 MARGIN_MM = 1.0  # around the text, where the surface has to be free
 RIM_MM = 4.0  # from the text to bone
@@ -157,7 +154,7 @@ def _inner_surface(mesh: Mesh, body: np.ndarray, cosine: np.ndarray, thickness: 
 
 def _place(surface: _Surface, text: str, min_wall_mm: float) -> tuple[Engraving, manifold3d.Manifold] | str:
     """Where a text goes and what cuts it, or a line why it has no place."""
-    letters = stroked(text_strokes(text, LETTER_MM - STROKE_MM, ASPECT, GAP_MM), STROKE_MM)
+    letters = stroked(text_strokes(text))
     low, high = np.array(letters.bounds()).reshape(2, 2)
     half = np.maximum(-low, high) + MARGIN_MM
     thickest = 0.0

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from pcdiff.geometry.stroke_font import is_drawable
+
 Text = Annotated[str, Field(max_length=10_000)]
 FileName = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]+$")]
 Number = Annotated[float, Field(ge=-1e12, le=1e12)]
@@ -77,6 +79,13 @@ class _Engraving(_Object):
     up: Place
     wall_mm: Number
     depth_mm: Number
+
+    @field_validator("text")
+    @classmethod
+    def _is_drawable(cls, text: str) -> str:
+        if not is_drawable(text):
+            raise ValueError("not all of its letters can be engraved")
+        return text
 
 
 class _Fitting(_Object):

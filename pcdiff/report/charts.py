@@ -13,6 +13,7 @@ from markupsafe import Markup
 from pcdiff.report.templates import fill
 
 WIDTH = 1060.0  # of a drawing; all lengths are in its pixels
+NARROW = 340.0  # of one for a phone
 COLUMNS = 3  # panels beside each other
 GAP = 26.0  # between panels
 TITLE, AXIS, ROW = 22, 48, 32  # of a panel's title, of the axis below it, and of a method
@@ -101,12 +102,18 @@ def _box(points: Sequence[tuple[str, float]], x: Scale, y: float) -> str:
 
 
 def scatter_chart(name: str, axes: tuple[str, str], points: Sequence[Mapping[str, Any]], caption: str) -> Markup:
-    """Points with a label and an interval along y; x is logarithmic.
+    """Points with a label and an interval along y; x is logarithmic. On a phone the whole chart is drawn anew.
 
     points: `label`, `x`, `y`, `low` and `high` of the interval, and `filled`, whether the mark is.
     """
-    height, left, right, top = 460, 64.0, WIDTH - 12, 10.0
-    bottom = height - AXIS
+    height = 460
+    wide, narrow = (_scatter(axes, points, width, height) for width in (WIDTH, NARROW))
+    return _chart(name, height, wide, caption, narrow)
+
+
+def _scatter(axes: tuple[str, str], points: Sequence[Mapping[str, Any]], width: float, height: float) -> list[str]:
+    """What `scatter_chart` draws in a width."""
+    left, right, top, bottom = 64.0, width - 12, 10.0, height - AXIS
     logs = [math.log10(point["x"]) for point in points]
     room = 0.2 + 0.1 * (max(logs) - min(logs))  # labels stand beside their marks
     ends = 10 ** (min(logs) - room), 10 ** (max(logs) + room)
@@ -121,18 +128,26 @@ def scatter_chart(name: str, axes: tuple[str, str], points: Sequence[Mapping[str
         words = f"{point['label']}: {point['x']:.1f} {axes[0]}, {axes[1]} {point['y']:.3f}"
         drawn.append(_mark(px, py, 5, words, "full" if point["filled"] else "open"))
     labels = [point["label"] for point in points]
-    for label, (px, py), side in zip(labels, at, _label_sides(at, labels, intervals), strict=True):
+    sides = _label_sides(at, labels, intervals, (left, right))
+    for label, (px, py), side in zip(labels, at, sides, strict=True):
         across, down = SIDES[side]
         anchor = {1: "start", -1: "end", 0: "middle"}[across]
         drawn.append(_text(px + 9 * across, py + 4 + 15 * down, label, anchor, halo=True))
-    return _chart(name, height, drawn, caption)
+    return drawn
 
 
 def _label_sides(
-    at: Sequence[tuple[float, float]], labels: Sequence[str], intervals: Sequence[tuple[float, float, float, float]]
+    at: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    intervals: Sequence[tuple[float, float, float, float]],
+    ends: tuple[float, float],
 ) -> list[str]:
-    """For each mark (x, y) the one of `SIDES` where its label covers the fewest marks, intervals and other labels."""
-    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in at]
+    """For each mark (x, y) the one of `SIDES` where its label covers the fewest marks, intervals and other labels.
+
+    ends: left and right of the chart, where a label that reaches out of it is cut off.
+    """
+    taken = [(-math.inf, -math.inf, ends[0], math.inf), (ends[1], -math.inf, math.inf, math.inf)]
+    taken += [(x - 8, y - 8, x + 8, y + 8) for x, y in at]
     taken += [(x - 1, top, x + 1, bottom) for x, top, _, bottom in intervals]
     sides = [""] * len(at)
     for k in sorted(range(len(at)), key=lambda k: at[k]):
@@ -259,8 +274,12 @@ def _scale(values: Sequence[float], ends: tuple[float, float], log: bool) -> tup
     return scale, [round(k * step, 9) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _chart(name: str, height: float, drawn: Sequence[str], caption: str) -> Markup:
-    return fill("chart.html", name=name, width=WIDTH, height=height, drawn=Markup("".join(drawn)), caption=caption)
+def _chart(name: str, height: float, drawn: Sequence[str], caption: str, narrow: Sequence[str] = ()) -> Markup:
+    """narrow: the same for a phone; without it the drawing is scrolled there."""
+    drawings = [("drawing", WIDTH, Markup("".join(drawn)))]
+    if narrow:
+        drawings.append(("drawing narrow", NARROW, Markup("".join(narrow))))
+    return fill("chart.html", name=name, height=height, drawings=drawings, caption=caption)
 
 
 def _text(

@@ -11,6 +11,7 @@ Colour = tuple[float, float, float]
 BONE: Colour = (0.87, 0.80, 0.67)
 GREY_BONE: Colour = (0.55, 0.55, 0.55)  # under a colour scale
 IMPLANT: Colour = (0.06, 0.40, 0.55)
+CUT: Colour = (0.003, 0.010, 0.015)  # letters in an implant
 TRUTH: Colour = (0.35, 0.02, 0.45)
 # Distinguishable with colour vision deficiency (after Okabe & Ito 2008).
 CANDIDATE_COLOURS: tuple[Colour, ...] = ((0.79, 0.35, 0.0), (0.0, 0.34, 0.17), (0.60, 0.19, 0.38), (0.09, 0.45, 0.81))

@@ -10,7 +10,8 @@ import numpy as np
 
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh
-from pcdiff.report.colours import IMPLANT
+from pcdiff.geometry.stroke_font import on_strokes, text_strokes
+from pcdiff.report.colours import CUT, IMPLANT
 from pcdiff.report.error_picture import CUT_BELOW_MM
 from pcdiff.report.render import Canvas, render, sheet, stack
 from pcdiff.report.scene import Scene
@@ -72,16 +73,18 @@ def views(scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def engraving_picture(mesh: Mesh, place: Mapping[str, Any]) -> np.ndarray:
-    """(H, W, 3) uint8: an engraved text as it is read from inside the head, under light from above.
+    """(H, W, 3) uint8: an engraved text as it is read from inside the head, its letters dark.
 
-    mesh: of the implant. place: `point`, `right` and `up` of the text, see docs/files.md.
+    mesh: of the implant. place: `text`, `point`, `right` and `up`, see docs/files.md.
     """
     right, up = (np.array(place[name]) for name in ("right", "up"))
     local = (mesh.vertices - place["point"]) @ np.stack([right, np.cross(up, right), up]).T  # the reader is in front
     near = (np.abs(local) < TEXT_AROUND_MM).all(axis=1)[mesh.faces].all(axis=1)
     faces, flat = mesh.faces[near], Mesh(local, mesh.faces[near])
     normals = np.repeat(unit(flat.area_vectors), 3, axis=0)  # facets, so that edges stay sharp
-    shape = Shape(local[faces].reshape(-1, 3), normals, np.arange(faces.size).reshape(-1, 3), IMPLANT)
+    cut = on_strokes(local[faces].mean(axis=1)[:, [0, 2]], text_strokes(place["text"]))
+    colours = np.where(np.repeat(cut, 3)[:, None], CUT, IMPLANT)
+    shape = Shape(local[faces].reshape(-1, 3), normals, np.arange(faces.size).reshape(-1, 3), colours)
     return render([shape], (0.0, -1.0, -0.8), TEXT_MM)
 
 

@@ -105,7 +105,7 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
         size = " x ".join(f"{piece[side]:.0f}" for side in ("length_mm", "width_mm", "height_mm"))
         rows["Length x width x height" + (f", {named}" if named else "")] = f"{size}\u00a0mm"
     rows["Volume"] = f"{ml:.1f} ml"
-    rows["Weight"] = ", ".join(f"{material} {ml * density:.0f}\u00a0g" for material, density in DENSITIES.items())
+    rows["Weight"] = ", ".join(f"{material} {ml * density:.0f} g" for material, density in DENSITIES.items())
     if engraved := (record.get("fitting") or {}).get("engraved"):
         text, depth = engraved[0]["text"], f"{engraved[0]['depth_mm']:g}\u00a0mm deep"
         rows["Engraved"] = f"{text}, in the inner surface{_engraved_pieces(record, engraved)}, {depth}"

@@ -40,15 +40,21 @@ def checks_section(checks: Mapping[str, Any] | None) -> Markup:
 
 
 def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:
-    value, limit, unit = figure.get("value"), figure.get("limit"), (figure.get("unit") or "").replace("cm2", "cm\u00b2")
-    if type(value) is int:
-        value = float(value)  # to be shown with thousands separators
+    limit, unit = figure.get("limit"), (figure.get("unit") or "").replace("cm2", "cm\u00b2")
     return {
         "name": figure["name"],
-        "value": f"{value_text(value)} {unit}".strip(),
-        "limit": "" if limit is None else f"{figure.get('rule') or ''} {value_text(limit)} {unit}".strip(),
+        "value": _with_unit(figure.get("value"), unit),
+        "limit": "" if limit is None else f"{figure.get('rule') or ''} {_with_unit(limit, unit)}".strip(),
         "passed": figure.get("passed"),
     }
+
+
+def _with_unit(value: Any, unit: str) -> str:
+    if isinstance(value, float) and not unit:
+        return max(value_text(value), f"{value:.2f}", key=len)  # a share: 1.00 is no count
+    if type(value) is int:
+        value = float(value)  # to be shown with thousands separators
+    return f"{value_text(value)} {unit}".strip()
 
 
 def input_section(record: Mapping[str, Any]) -> Markup:
@@ -77,7 +83,7 @@ def design_section(record: Mapping[str, Any], stage_titles: Mapping[str, str]) -
         "Peak memory": f"{record['peak_memory_mb']} MB",
         "Distance of the bone to the statistical shape model": f"{value_text(record['prior_residual_mm'])} mm",
         "STL": f"{stl['triangles']:,} triangles, {value_text(stl['volume_ml'])} ml, "
-        f"DSC {value_text(stl['dsc'])} with the volume",
+        f"DSC {stl['dsc']:.3f} with the volume",
         "Machine": ", ".join(f"{key} {value}" for key, value in record["machine"].items()),
     }
     seconds = {key: value for key, value in record["seconds"].items() if key != "total"}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pcdiff import __version__
 from pcdiff.config import validate_config
 from pcdiff.errors import InputError
-from pcdiff.files import written_beside
+from pcdiff.files import make_folder, written_beside
 from pcdiff.foreign import check_file, parsing
 from pcdiff.methods.friedrich2023.config import PaperConfig
 from pcdiff.methods.friedrich2023.denoiser import PaperDenoiser
@@ -116,7 +116,7 @@ def import_checkpoints(files: Sequence[Path], config: PaperConfig | None = None)
 
 def export_checkpoints(model: PaperModel, folder: Path) -> list[Path]:
     """Writes denoiser.pth and voxelisation.pt as the original's training saves them; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     if model.denoiser is not None:
         written.append(folder / "denoiser.pth")

@@ -17,7 +17,7 @@
   }
 
   const side = (axis, mm) => `${["RL", "AP", "IS"][axis][mm >= 0 ? 1 : 0]} ${Math.abs(mm).toFixed(0)}`;
-  const place = (point) => `${point.map((mm, axis) => side(axis, mm)).join(", ")} mm`;
+  const place = (point) => `${point.map((mm, axis) => side(axis, mm)).join(", ")}\u00a0mm`;
 
   // A volume from the tiles of a picture: value at (x, y, z) in `values[x + nx * (y + ny * z)]`.
   async function volume(uri, grid) {
@@ -157,7 +157,7 @@
       element.querySelector(".scale i").style.width = `${bar * pixels}px`;
       element.querySelector(".scale b").textContent = `${bar} mm`;
       panel.output.textContent = panel.name === "rim"
-        ? place(data.rim[state.rim].point) : `${side(axisOf(panel.name), state.point[axisOf(panel.name)])} mm`;
+        ? place(data.rim[state.rim].point) : `${side(axisOf(panel.name), state.point[axisOf(panel.name)])}\u00a0mm`;
       canvas.setAttribute("aria-label", `${panel.name} slice, ${panel.output.textContent}`);
       panel.slider.setAttribute("aria-valuetext", panel.output.textContent);
       panel.slider.value = panel.name === "rim" ? state.rim : state.point[axisOf(panel.name)];

@@ -11,7 +11,7 @@
   const LIGHT = [-0.6, 0.7, 0.9];  // right, up and towards the viewer: it does not turn with the head
   const LETTER_MM = 10, LETTERS_AWAY_MM = 12, DOT_MM = 1.6, ROD_MM = 0.5;
   const CLICK = 4;  // pixels that the pointer may move between down and up
-  const place = (axis, mm) => `${["RL", "AP", "IS"][axis][mm >= 0 ? 1 : 0]} ${Math.abs(mm).toFixed(0)} mm`;
+  const place = (axis, mm) => `${["RL", "AP", "IS"][axis][mm >= 0 ? 1 : 0]} ${Math.abs(mm).toFixed(0)}\u00a0mm`;
 
   function supported() {
     const canvas = document.createElement("canvas");
@@ -298,7 +298,7 @@
       const weights = THREE.Triangle.getBarycoord(hit.point, ...corners, new THREE.Vector3()).toArray();
       const values = [a, b, c].map((n) => field.values[n]);
       const value = values.reduce((sum, each, n) => sum + weights[n] * each, 0);
-      const text = Math.min(...values) < field.low ? "" : `; ${field.name} ${value.toFixed(1)} mm`;
+      const text = Math.min(...values) < field.low ? "" : `; ${field.name} ${value.toFixed(1)}\u00a0mm`;
       return { point: hit.point.toArray(), text };
     }
 
@@ -330,7 +330,7 @@
         state.marks = [...state.marks, found.point].slice(-2);
         if (state.marks.length === 2) {
           const [a, b] = state.marks;
-          tell(`${Math.hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]).toFixed(1)} mm in a straight line`);
+          tell(`${Math.hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]).toFixed(1)}\u00a0mm in a straight line`);
         }
         draw();
       });

@@ -9,14 +9,16 @@ from pathlib import Path
 class Choices:
     """What the panel's form says.
 
-    threshold: lowest HU of bone, for a CT. insertable: None removes undercuts if that costs little. method, threshold:
-    None for pcdiff's default.
+    threshold: lowest HU of bone, for a CT. insertable: None removes undercuts if that costs little. fixation: marks a
+    piece, at most. engrave: a text, or nothing. method, threshold: None for pcdiff's default.
     """
 
     threshold: int | None = None
     clearance: float = 0.0
     thickness: str = "bone"
     insertable: bool | None = None
+    fixation: int = 0
+    engrave: str = ""
     candidates: int = 1
     method: str | None = None
 
@@ -38,7 +40,8 @@ def info(program: str) -> list[str]:
 def design(program: str, inputs: Inputs, choices: Choices, out: Path) -> list[str]:
     """The command that designs an implant into a folder in `out`, or makes the edited one fit."""
     command = [program, "design", str(inputs.scan), "-o", str(out), "--json", "-v", *_common(inputs, choices)]
-    command += ["--thickness", choices.thickness]
+    command += ["--thickness", choices.thickness, "--fixation", str(choices.fixation)]
+    command += [f"--engrave={choices.engrave}"] if choices.engrave else []  # a text may begin with -
     if choices.insertable is not None:
         command.append("--make-insertable" if choices.insertable else "--keep-undercuts")
     if inputs.edited is not None:

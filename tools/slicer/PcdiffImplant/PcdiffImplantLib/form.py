@@ -50,6 +50,9 @@ class Form:
         self.insertable = qt.QComboBox()
         for text, value in INSERTABLE:
             self.insertable.addItem(text, value)
+        self.fixation = _number(qt.QSpinBox(), 0, 12, 0, "")
+        self.fixation.specialValueText = "none"
+        self.engrave = qt.QLineEdit("")
         for label, widget, tip in (
             ("Method:", self.method, "The methods that are ready in this installation of pcdiff."),
             ("Candidates:", self.candidates, "Several are designed and checked, and one is recommended."),
@@ -60,6 +63,17 @@ class Form:
                 "bone (as the bone around), a value such as 3mm, or a fraction such as 0.6.",
             ),
             ("Remove undercuts:", self.insertable, "So that the implant can be inserted in a straight line."),
+            (
+                "Fixation marks:",
+                self.fixation,
+                "At most so many places for plates and screws along the rim of each piece; nothing is cut.",
+            ),
+            (
+                "Engrave:",
+                self.engrave,
+                "A text in the inner surface of the mesh, to tell prints apart: 12 letters A to Z, digits, spaces or "
+                "- . _ / + at most.",
+            ),
         ):
             _row(implant, label, widget, tip)
 
@@ -97,6 +111,8 @@ class Form:
             clearance=self.clearance.value,
             thickness=self.thickness.text.strip(),
             insertable=self.insertable.itemData(self.insertable.currentIndex),
+            fixation=self.fixation.value,
+            engrave=self.engrave.text.strip(),
             candidates=self.candidates.value,
             method=self.method.itemData(self.method.currentIndex),
         )

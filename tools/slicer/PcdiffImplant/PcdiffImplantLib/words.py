@@ -8,7 +8,7 @@ NOTICE = "Not a medical device: for research only, not for diagnosis or treatmen
 
 
 def design_words(record: dict[str, Any], checks: list[dict[str, Any]], report: str) -> str:
-    """A designed implant: volume, warnings, defects, failed checks, and a link.
+    """A designed implant: volume, what is on it, warnings, defects, failed checks, and a link.
 
     record: as run.json. checks: the list in checks.json. report: its URI.
     """
@@ -18,6 +18,10 @@ def design_words(record: dict[str, Any], checks: list[dict[str, Any]], report: s
         lines.append(f"Recommended: {escape(record['recommended_because'])}.")
     if pieces != defects:
         lines.append(f"The implant has {_count(pieces, 'piece')} for {_count(defects, 'defect')}: look at it closely.")
+    if engraved := record["fitting"]["engraved"]:
+        lines.append(f"Engraved in the mesh, not in the volume: {escape(engraved[0]['text'])}.")
+    if marks := record["fixation"]:
+        lines.append(f"The report shows {_count(len(marks), 'fixation mark')}.")
     if record["unusual_head"]:
         lines.append("The head differs from those that the shape model knows: does it lie upright in patient axes?")
     found = record["input_check"]

@@ -287,8 +287,8 @@ def test_samplers_repeat_with_the_same_seed() -> None:
 def test_half_precision_changes_the_noise_by_a_few_per_cent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pcdiff.nets.devices.computes_bfloat16", lambda device: True)
     network = vectors.seeded_denoiser()
-    points = torch.from_numpy(np.load(vectors.FOLDER / "denoiser.npz")["points"])
-    sigma = linear_sigmas()[torch.tensor([700, 3])]
+    points = torch.from_numpy(np.load(vectors.FOLDER / "denoiser.npz")["points"])[:1]  # emulated, it takes its time
+    sigma = linear_sigmas()[torch.tensor([700])]
     with torch.inference_mode():
         whole, half = (
             NoisePrediction(network, points[:, :448], half)(points[:, 448:], sigma) for half in (False, True)

@@ -43,3 +43,7 @@ def test_the_error_picture_has_one_row_per_piece() -> None:
     single, double = (error_picture(bone, truth, truth, "", mm_per_pixel=1.0) for truth in (one, two))
     scale = 40 + 90
     assert double.shape[0] - scale == pytest.approx(2 * (single.shape[0] - scale), rel=0.2)
+    crumb = one.mask.copy()
+    crumb[1, 1, 1] = True
+    with_crumb = error_picture(bone, one.with_mask(crumb), one, "", mm_per_pixel=1.0)
+    assert with_crumb.shape == single.shape

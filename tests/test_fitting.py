@@ -77,6 +77,10 @@ def test_a_crumb_on_a_thin_neck_is_no_second_body(case: tuple[Volume, Volume]) -
     halves = implant.mask & (np.arange(with_crumb.shape[0]) // 4 != 10)[:, None, None]
     _, mesh = make_printable(implant.with_mask(halves), skull, CENTRE, 2)
     assert label_bodies(mesh).max() == 1
+    loose = implant.mask.copy()
+    loose[i, j, top + 4] = True  # so small that the smooth surface has none of it
+    made, _ = make_printable(implant.with_mask(loose), skull, CENTRE, 1)
+    assert np.array_equal(made.mask, implant.mask)
 
 
 def test_an_edge_too_thin_to_print_ends_earlier() -> None:

@@ -94,10 +94,14 @@ def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, option
 def make_printable(implant: Volume, skull: Volume, centre: np.ndarray, bodies: int) -> tuple[Volume, Mesh]:
     """The implant without crumbs and without an edge too thin to print, and its surface.
 
-    A voxel or two on a thin neck belong to the mask's piece, but the smooth surface makes a body of their own of them.
-    centre: (3,) mm, the cranial centre. bodies: that may stay, one per defect.
+    A piece of a few voxels may have no surface of its own; a voxel or two on a thin neck belong to the mask's piece,
+    but the smooth surface makes a body of their own of them. centre: (3,) mm, the cranial centre. bodies: that may
+    stay, one per defect.
     """
-    allowed = min(bodies, count_components(implant.mask))
+    pieces = count_components(implant.mask)
+    allowed = min(bodies, pieces)
+    if pieces > allowed:
+        implant = implant.with_mask(largest_components(implant.mask, allowed, corners=True))
     for _ in range(PRINTABLE_ROUNDS):
         mesh = volume_to_mesh(implant, skull)
         faulty = _crumbs(mesh, allowed)

@@ -15,12 +15,13 @@ from pcdiff.report.surfaces import Shape, select_vertices, shape_of, smooth_norm
 
 CUT_BELOW_MM = 8.0  # deeper than this below a piece everything is cut away for the view from inside
 PIECES = 2
+LEAST_SHARE = 0.02  # of the largest piece: what is smaller is a crumb
 
 
 def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_per_pixel: float = 0.5) -> np.ndarray:
     """Draws the distance of an implant's surface to the true one's, from outside and from inside.
 
-    One row for each of the two largest pieces of the implant. Bone is grey. Parts of the true surface that are more
+    One row for each of the two largest pieces of the implant, without crumbs. Bone is grey. Parts of the true surface that are more
     than ERROR_MM away from the implant's are drawn in the colour TRUTH: the defect is left open there.
 
     Args:
@@ -39,8 +40,9 @@ def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_
     left_open = np.abs(distance_to(mesh, true.vertices)) > ERROR_MM
     missing = select_vertices(Shape(true.vertices, true.vertex_normals, true.faces, TRUTH), left_open)
     bone = shape_of(skull, GREY_BONE)
-    pieces = [implant.to_mm(voxels) for voxels in components(implant.mask)[:PIECES]]
-    rows = [_piece_row([bone, surface, missing], points, mm_per_pixel) for points in pieces]
+    pieces = components(implant.mask)[:PIECES]
+    shown = [implant.to_mm(voxels) for voxels in pieces if len(voxels) >= LEAST_SHARE * len(pieces[0])]
+    rows = [_piece_row([bone, surface, missing], points, mm_per_pixel) for points in shown]
     return _with_title_and_scale(rows, title)
 
 
@@ -49,7 +51,8 @@ def _piece_row(shapes: list[Shape], points: np.ndarray, mm_per_pixel: float) -> 
     bone = shapes[0]
     centre = (bone.vertices.min(axis=0) + bone.vertices.max(axis=0)) / 2
     # Along the direction in which the piece is thinnest its whole surface is visible; a small tilt shows the relief.
-    outward = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][2]
+    centred = points - points.mean(axis=0)
+    outward = np.linalg.eigh(centred.T @ centred)[1][:, 0]
     outward *= np.sign(outward @ (points.mean(axis=0) - centre)) or 1.0
     tilt = 0.25 * np.cross([0.0, 0.0, 1.0], outward)
     floor = (points @ outward).min() - CUT_BELOW_MM

@@ -21,8 +21,8 @@ LEAST_SHARE = 0.02  # of the largest piece: what is smaller is a crumb
 def error_picture(skull: Volume, implant: Volume, truth: Volume, title: str, mm_per_pixel: float = 0.5) -> np.ndarray:
     """Draws the distance of an implant's surface to the true one's, from outside and from inside.
 
-    One row for each of the two largest pieces of the implant, without crumbs. Bone is grey. Parts of the true surface that are more
-    than ERROR_MM away from the implant's are drawn in the colour TRUTH: the defect is left open there.
+    One row for each of the two largest pieces of the implant, without crumbs. Bone is grey. Parts of the true surface
+    that are more than ERROR_MM away from the implant's are drawn in the colour TRUTH: the defect is left open there.
 
     Args:
         skull: the defective skull.

@@ -55,7 +55,8 @@ class Checked:
 
 def describe(given: Given, result: Design, checked: Checked, notes: list[str], settings: Settings) -> dict[str, Any]:
     """The record of a case, without files and times. notes: warnings of the design, beside those of the input."""
-    openings = _openings(result, settings.fitting.clearance)
+    label = result.fit.defect_at(result.mesh.vertices)
+    openings = _openings(result.mesh.vertices, label, settings.fitting.clearance)
     defects = [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)]
     return {
         **settings.record(),
@@ -78,7 +79,7 @@ def describe(given: Given, result: Design, checked: Checked, notes: list[str], s
         "midplane": _midplane(result.fit),
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
-        "pieces": _pieces(result),
+        "pieces": _pieces(result.mesh, label),
         "members_ml": [round(member.ml, 3) for member in result.members],
         "prior_residual_mm": round(float(result.fit.residual), 3),
         "unusual_head": bool(result.fit.residual > result.fit.prior.settings.pose.warn_residual_mm),
@@ -86,7 +87,8 @@ def describe(given: Given, result: Design, checked: Checked, notes: list[str], s
             "trimmed_ml": round(result.trimmed_ml, 3),
             "drain_holes": result.drain_holes,
             "engraved": [
-                each.record() | {"defect": _defect_of(result.fit, each.point[None])} for each in result.engraved
+                each.record() | {"defect": _most_frequent(result.fit.defect_at(each.point[None]))}
+                for each in result.engraved
             ],
         },
         "checks": _verdict(checked.report),
@@ -99,36 +101,38 @@ def describe(given: Given, result: Design, checked: Checked, notes: list[str], s
     }
 
 
-def _openings(result: Design, clearance: float) -> dict[int, dict[str, float]]:
-    """Label -> length and width of the opening, mm: of what fills it, and the gap around that."""
-    vertices = result.mesh.vertices
-    label = result.fit.defect_at(vertices)
+def _openings(vertices: np.ndarray, label: np.ndarray, clearance: float) -> dict[int, dict[str, float]]:
+    """Label -> length and width of the opening, mm: of what fills it, and the gap around that.
+
+    vertices: (V, 3) mm, of the implant. label: (V,) of the defect that each lies in.
+    """
     openings = {}
-    for number in range(1, result.fit.defects + 1):
+    for number in range(1, label.max(initial=0) + 1):
         if np.count_nonzero(label == number) > 2:
             length, width, _ = (round(mm + 2 * clearance, 1) for mm in extents(vertices[label == number]))
             openings[number] = {"length_mm": length, "width_mm": width}
     return openings
 
 
-def _pieces(result: Design) -> list[dict[str, Any]]:
-    """Each body of the mesh: label of the defect it closes, size in mm, and volume; by label, the largest first."""
-    body = label_bodies(result.mesh)
+def _pieces(mesh: Mesh, label: np.ndarray) -> list[dict[str, Any]]:
+    """Each body of the mesh: label of the defect it closes, size in mm, and volume; by label, the largest first.
+
+    label: (V,) of the defect that each vertex lies in.
+    """
+    body = label_bodies(mesh)
     pieces = []
     for k in range(body.max() + 1):
-        faces = result.mesh.faces[body == k]
-        vertices = result.mesh.vertices[np.unique(faces)]
-        sizes = zip(("length_mm", "width_mm", "height_mm"), extents(vertices), strict=True)
-        ml = round(Mesh(result.mesh.vertices, faces).volume_ml, 3)
-        pieces.append(
-            {"defect": _defect_of(result.fit, vertices), **{name: round(mm, 1) for name, mm in sizes}, "ml": ml}
-        )
+        faces = mesh.faces[body == k]
+        members = np.unique(faces)
+        length, width, height = (round(mm, 1) for mm in extents(mesh.vertices[members]))
+        piece = {"defect": _most_frequent(label[members]), "length_mm": length, "width_mm": width, "height_mm": height}
+        pieces.append(piece | {"ml": round(Mesh(mesh.vertices, faces).volume_ml, 3)})
     return sorted(pieces, key=lambda piece: (piece["defect"], -piece["ml"]))
 
 
-def _defect_of(fit: PriorFit, points: np.ndarray) -> int:
-    """The label of the defect that most of the points, (N, 3) mm, lie in."""
-    return int(np.bincount(fit.defect_at(points), minlength=2)[1:].argmax()) + 1
+def _most_frequent(label: np.ndarray) -> int:
+    """The label of a defect that most of the points have, (N,); 0 is none."""
+    return int(np.bincount(label, minlength=2)[1:].argmax()) + 1
 
 
 def _left_open(fit: PriorFit, defects: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:

@@ -187,8 +187,7 @@ def _place(surface: _Surface, text: str, min_wall_mm: float) -> tuple[Engraving,
     size = f"{high[0] - low[0]:.0f} x {LETTER_MM:.0f} mm"
     return (
         f"{text!r} takes {size}, and no place on the inner surface is so large, flat, {RIM_MM:g} mm from bone, and "
-        f"{EDGE_MM:g} mm from drain holes; "
-        "choose a shorter text, or leave it out"
+        f"{EDGE_MM:g} mm from drain holes; choose a shorter text, or leave it out"
     )
 
 

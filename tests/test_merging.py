@@ -148,12 +148,16 @@ def test_the_table(tmp_path: Path, files: list[Path]) -> None:
     assert table.index("| unet |") < table.index("| prior |") < table.index("| mirror |")
     assert "| unet | 0.910 ± 0.006 | 0.810 ± 0.006 |" in table  # by class
     assert "`unet.safetensors` 0123456789ab" in table
+    assert "| prior minus unet | -0.1000 ± 0.0000 (0 of 3 better) | -0.1000 ± 0.0000 (0 of 3 better) |" in table
 
 
 def test_a_class_that_was_not_measured_leaves_its_cells_empty(tmp_path: Path) -> None:
-    found = merge([write(tmp_path / "a", rows("unet", 0.9, ("own", "bilateral")))])
-    unet = cells(methods_table({**found, "rows": [row.to_json() for row in found["rows"]]}), "unet")
-    assert unet["five classes: DSC"] == ""
+    found = merge(
+        [write(tmp_path / name, rows(name, dsc, ("own", "bilateral"))) for name, dsc in (("prior", 0.8), ("unet", 0.9))]
+    )
+    table = methods_table({**found, "rows": [row.to_json() for row in found["rows"]]})
+    assert cells(table, "unet")["five classes: DSC"] == ""
+    assert "| prior minus unet | -0.1000 ± 0.0000 (0 of 3 better) |  |" in table
 
 
 def test_what_weights_say_of_their_training(tmp_path: Path) -> None:

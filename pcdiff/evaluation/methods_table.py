@@ -11,21 +11,23 @@ import numpy as np
 from pcdiff.data.suite import SKULLBREAK
 from pcdiff.evaluation.comparison import OWN, by_head
 from pcdiff.evaluation.rows import Row
-from pcdiff.evaluation.statistics import SCORES, kinds_of, median
-from pcdiff.evaluation.tables import DIGITS, TITLES, markdown, number, origin
+from pcdiff.evaluation.statistics import SCORES, kinds_of, median, paired_differences
+from pcdiff.evaluation.tables import DIGITS, TITLES, difference, markdown, number, origin
 from pcdiff.methods.registry import METHODS
 
 SCORED = [TITLES[score] for score in SCORES]
 HEAD = ("method", *(f"own: {title}" for title in SCORED), *(f"five classes: {title}" for title in SCORED))
 HEAD += ("failed", "seconds", "peak MB", "samples seen", "training", "source", "commit")
 UNKNOWN = "not recorded"
+REFERENCE = "unet"  # the default method; every other one is compared with it
+PAIRS = (("gpmm", "ssm"), ("atlas", "ssm"), ("coarse_to_fine", "encoder_decoder"))  # one builds on the other
 
 
 def methods_table(record: Mapping[str, Any]) -> str:
-    """The table, best DSC over the five classes first, and the DSC by class.
+    """The table, best DSC over the five classes first, the DSC by class, and paired differences.
 
-    Between them, what methods that fail do on their other cases. Scores are means and standard errors over heads; the
-    value of a head is the mean of its cases.
+    Between the first two, what methods that fail do on their other cases. Scores are means and standard errors over
+    heads; the value of a head is the mean of its cases.
     """
     rows = [Row.from_json(values) for values in record["rows"]]
     of_method = {name: [row for row in rows if row.method == name] for name in record["methods"]}
@@ -34,8 +36,11 @@ def methods_table(record: Mapping[str, Any]) -> str:
     notes = [note for name in best_first if (note := _without_failures(name, of_method[name]))]
     kinds = kinds_of(rows)
     by_class = [[name, *(_scores(of_method[name], (kind,))[0] for kind in kinds)] for name in best_first]
-    parts = [markdown(HEAD, lines), *notes, markdown(("DSC by class", *kinds), by_class), origin([record])]
-    return "\n\n".join(parts)
+    parts = [markdown(HEAD, lines), *notes, markdown(("DSC by class", *kinds), by_class)]
+    pairs = [*((name, REFERENCE) for name in best_first if name != REFERENCE), *PAIRS]
+    if differences := [_difference(rows, *pair) for pair in pairs if set(pair) <= set(of_method)]:
+        parts.append(markdown(("DSC, paired by head", "own", "five classes"), differences))
+    return "\n\n".join([*parts, origin([record])])
 
 
 def _line(name: str, rows: Sequence[Row], about: Mapping[str, Any]) -> list[str]:
@@ -54,6 +59,16 @@ def _line(name: str, rows: Sequence[Row], about: Mapping[str, Any]) -> list[str]
         entry.source if entry else "",
         ", ".join(dict.fromkeys(run["commit"] or UNKNOWN for run in about["runs"])),
     ]
+
+
+def _difference(rows: Sequence[Row], method: str, reference: str) -> list[str]:
+    """The mean difference with its standard error, and the heads in which `method` is better."""
+    cells = [f"{method} minus {reference}"]
+    for kinds in ((OWN,), SKULLBREAK):
+        chosen = [row for row in rows if row.kind in kinds and row.method in (method, reference)]
+        complete = {row.kind for row in chosen} == set(kinds)
+        cells.append(difference(paired_differences(chosen, method, reference)["dsc"], "dsc") if complete else "")
+    return cells
 
 
 def _training(notes: Mapping[str, Any]) -> tuple[str, str]:

@@ -189,12 +189,26 @@ def points() -> tuple[Points, Tensor]:
 
 def test_a_sparse_convolution_is_a_convolution_at_the_points(points: tuple[Points, Tensor]) -> None:
     sparse, dense = points
-    layer = SparseConvolution(3, 4)
+    at, layer = tuple(sparse.places.T), SparseConvolution(3, 4)
     weight = torch.zeros(4, 3, 3, 3, 3)
     for offset, part in zip(NEIGHBOURS, layer.weight.detach(), strict=True):
         weight[(..., *(n + 1 for n in offset))] = part.T
-    expected = functional.conv3d(dense, weight, padding=1).movedim(1, -1)[tuple(sparse.places.T)]
-    assert torch.allclose(layer(sparse).features, expected, atol=1e-5)
+    weight.requires_grad_()
+    dense.requires_grad_()
+    sparse.features.requires_grad_()
+    expected = functional.conv3d(dense, weight, padding=1).movedim(1, -1)[at]
+    found = layer(sparse).features
+    assert torch.allclose(found, expected, atol=1e-5)
+    downstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    (found * downstream).sum().backward()
+    (expected * downstream).sum().backward()
+    assert dense.grad is not None
+    assert weight.grad is not None
+    assert torch.allclose(sparse.features.grad, dense.grad.movedim(1, -1)[at], atol=1e-5)
+    for offset, part in zip(NEIGHBOURS, layer.weight.grad, strict=True):
+        assert torch.allclose(part, weight.grad[(..., *(n + 1 for n in offset))].T, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(layer(sparse).features, expected, atol=0.1)
 
 
 def test_shrinking_and_growing_are_strided_convolutions(points: tuple[Points, Tensor]) -> None:

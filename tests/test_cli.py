@@ -166,7 +166,7 @@ def test_info_lists_the_defects_and_draws_them(
     code, printed, _ = run("info", skull, "--png", tmp_path / "defects.png")
     assert code == 0
     assert printed.startswith(f"mask, NIfTI: {case[0].mask.shape[0]} x ")
-    assert re.search(r"^defect 1: .*(frontal|parietal|temporal|occipital).*, \d+ cm2$", printed, re.M)
+    assert re.search(r"^defect 1: .*(frontal|parietal|temporal|occipital).*, \d+ x \d+ mm, \d+ cm2$", printed, re.M)
     picture = np.asarray(Image.open(tmp_path / "defects.png"))
     assert (picture != 255).any(-1).mean() > 0.1
     write_volume(healthy, tmp_path / "whole.nrrd")

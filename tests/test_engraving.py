@@ -220,7 +220,7 @@ def test_pieces_texts_and_marks_carry_the_number_of_their_defect(
     record = design_case(tmp_path / "head.nrrd", tmp_path / "out", _Twice(prior), settings)
     assert [piece["defect"] for piece in record["pieces"]] == [1, 2]
     sizes = {defect["label"]: defect["length_mm"] for defect in record["input_check"]["defects"]}
-    assert [piece["length_mm"] for piece in record["pieces"]] == pytest.approx([sizes[1], sizes[2]], abs=0.5)
+    assert [piece["length_mm"] for piece in record["pieces"]] == pytest.approx([sizes[1], sizes[2]], abs=1.6)  # a voxel
     texts = record["fitting"]["engraved"]
     assert {text["defect"] for text in texts} == {1, 2}
     bodies = {piece["defect"]: piece["length_mm"] for piece in record["pieces"]}

@@ -125,7 +125,8 @@ def _scan_lines(found: ScanInfo) -> list[str]:
     lines += [f"warning: {warning}" for warning in (*check.warnings, *found.notes)]
     for defect in found.defects:
         doubt = "; doubtful: many healthy heads have no bone there" if defect.label in found.doubtful else ""
-        lines.append(f"defect {defect.label}: {defect.place}, {defect.area_cm2:.0f} cm2{doubt}")
+        size = f"{defect.length_mm:.0f} x {defect.width_mm:.0f} mm"
+        lines.append(f"defect {defect.label}: {defect.place}, {size}, {defect.area_cm2:.0f} cm2{doubt}")
     return lines
 
 

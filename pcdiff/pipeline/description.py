@@ -42,13 +42,11 @@ class Given:
 class Checked:
     """Reports of the implant and of each candidate (None for one without a voxel), and the recommended candidate.
 
-    engraved: whether each candidate carries the text.
     uncertainty_mm: (V,) standard deviation of the candidates' surfaces at the vertices of the STL.
     """
 
     report: Report
     candidates: list[Report | None]
-    engraved: list[bool]
     choice: Choice
     uncertainty_mm: np.ndarray | None
 
@@ -80,7 +78,7 @@ def describe(given: Given, result: Design, checked: Checked, notes: list[str], s
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
         "pieces": _pieces(result.mesh, label),
-        "members_ml": [round(member.ml, 3) for member in result.members],
+        "members_ml": [0.0 if member is None else round(member.volume.ml, 3) for member in result.members],
         "prior_residual_mm": round(float(result.fit.residual), 3),
         "unusual_head": bool(result.fit.residual > result.fit.prior.settings.pose.warn_residual_mm),
         "fitting": {
@@ -93,8 +91,8 @@ def describe(given: Given, result: Design, checked: Checked, notes: list[str], s
         },
         "checks": _verdict(checked.report),
         "candidates": [
-            None if each is None else _verdict(each) | {"engraved": engraved}
-            for each, engraved in zip(checked.candidates, checked.engraved, strict=True)
+            None if report is None or member is None else _verdict(report) | {"engraved": bool(member.engraved)}
+            for report, member in zip(checked.candidates, result.members, strict=True)
         ],
         "recommended": checked.choice.candidate,
         "recommended_because": checked.choice.why,

@@ -12,6 +12,8 @@ from pcdiff.checks.direction_words import describe_movement
 
 # Keys of the figures that other modules look up.
 STEP_MEAN, CONTINUATION_MEAN = "step_mean", "continuation_mean"
+THICKNESS_P5, THICKNESS_MEDIAN, THICKNESS_P95 = "thickness_p5", "thickness_median", "thickness_p95"
+BONE_THICKNESS = "bone_thickness"
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ def test_info_lists_the_defects_and_draws_them(
     assert printed.startswith(f"mask, NIfTI: {case[0].mask.shape[0]} x ")
     assert re.search(r"^defect 1: .*(frontal|parietal|temporal|occipital).*, \d+ x \d+ mm, \d+ cm2$", printed, re.M)
     picture = np.asarray(Image.open(tmp_path / "defects.png"))
+    assert run("info", skull, "--png", tmp_path / "defects.png")[0] == 2, "found one that may be of another patient"
     assert (picture != 255).any(-1).mean() > 0.1
     write_volume(healthy, tmp_path / "whole.nrrd")
     code, printed, error = run("info", tmp_path / "whole.nrrd", "--png", tmp_path / "none.png")
@@ -591,6 +592,12 @@ def test_view_writes_the_picture_of_the_report(run: Run, demo_copy: Path) -> Non
     picture = demo_copy.parent / "scene.png"
     assert run("view", demo_copy, "--png", picture)[0] == 0
     assert picture.read_bytes() == (demo_copy / "preview.png").read_bytes()
+    for option in ("--png", "--html"):
+        picture.write_bytes(b"of another")
+        code, _, error = run("view", demo_copy, option, picture)
+        assert (code, picture.read_bytes()) == (2, b"of another")
+        assert error.strip().endswith("choose another name, or pass --overwrite to replace it")
+    assert run("view", demo_copy, "--png", picture, "--overwrite")[0] == 0
     assert np.asarray(Image.open(picture)).shape[2] == 3
 
 

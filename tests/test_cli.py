@@ -360,6 +360,22 @@ def test_a_wrong_command_line_is_code_2_and_one_line(
     assert printed.startswith(f"pcdiff: {line}")
 
 
+def test_an_error_of_a_command_line_is_known_by_its_message_and_not_by_its_class(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions of typer raise those of click, which have the same methods and another base."""
+
+    class OfClick(Exception):
+        def format_message(self) -> str:
+            return "Missing argument 'CASE'."
+
+    def raise_it(**_: object) -> None:
+        raise OfClick
+
+    monkeypatch.setattr("pcdiff.cli.app.app", raise_it)
+    assert run("view") == (2, "", "pcdiff: missing argument 'CASE'. See pcdiff --help\n")
+
+
 def test_without_arguments_the_help_is_printed(run: Run) -> None:
     for arguments in ((), ("export",)):
         code, said, printed = run(*arguments)

@@ -139,6 +139,8 @@ def test_the_letters_are_dark_in_the_picture(engraved: Engraved) -> None:
     sizes = np.bincount(labels.ravel())[1:]
     assert np.count_nonzero(sizes > 40) == len(TEXT), "each letter is one patch"
     assert np.median(picture[picture < 250]) > 100, "on a brighter surface"
+    middle = picture[:, picture.shape[1] // 4 : -picture.shape[1] // 4] < 250
+    assert middle[[0, -1]].mean() > 0.9, "which goes on beyond the edges of the picture"
 
 
 def test_the_letters_lie_away_from_bone_and_leave_a_wall(

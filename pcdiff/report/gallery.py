@@ -87,9 +87,7 @@ def engraving_picture(mesh: Mesh, place: Mapping[str, Any]) -> np.ndarray:
     cut = on_strokes(local[faces].mean(axis=1)[:, [0, 2]], text_strokes(place["text"]))
     colours = np.where(np.repeat(cut, 3)[:, None], CUT, IMPLANT)
     shape = Shape(local[faces].reshape(-1, 3), normals, np.arange(faces.size).reshape(-1, 3), colours)
-    corners = (
-        np.array(list(product((-1, 1), repeat=3))) * TEXT_WINDOW_MM
-    )  # the patch goes on beyond the picture's edges
+    corners = np.array(list(product((-1, 1), repeat=3))) * TEXT_WINDOW_MM  # of the picture; the surface goes on
     canvas = Canvas([replace(shape, vertices=corners)], (0.0, -1.0, -0.8), TEXT_MM)
     canvas.add(shape)
     return canvas.picture()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
+from stub_method import Stub
 
 from pcdiff.cli import app as cli
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.geometry.volume import Volume
+from pcdiff.imaging.volumes import write_volume
 from pcdiff.prior.direction_map import MAP, PIXEL
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.folds import Population
@@ -68,6 +71,24 @@ def population() -> Population:
 def larger_population() -> Population:
     """Twelve: more than the modes that fill gaps."""
     return ellipsoids(2 * HEADS)
+
+
+@pytest.fixture
+def stub(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """What every command takes as its method."""
+    method = Stub(fitted)
+    monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: method)
+    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, *_, **__: fitted)
+    return method
+
+
+@pytest.fixture
+def skull(tmp_path: Path, case: tuple[Volume, Volume]) -> Path:
+    """The file of the defective skull of `case`."""
+    path = tmp_path / "in" / "head.nii.gz"
+    path.parent.mkdir()
+    write_volume(case[0], path)
+    return path
 
 
 @pytest.fixture

@@ -134,6 +134,25 @@ class Segmentation(Node):
         self.reference = volume
 
 
+class PointList(Node):
+    """points: label -> RAS mm. Names and conduct of vtkMRMLMarkupsFiducialNode."""
+
+    kinds = ("vtkMRMLMarkupsNode", "vtkMRMLMarkupsFiducialNode")
+    locked = False
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        super().__init__(scene, name)
+        self.points: dict[str, tuple[float, float, float]] = {}
+        self.display = scene.AddNewNodeByClass("vtkMRMLDisplayNode")  # the scene makes one for each markup
+
+    def AddControlPoint(self, x: float, y: float, z: float, label: str = "") -> int:
+        self.points[label] = x, y, z
+        return len(self.points) - 1
+
+    def SetLocked(self, locked: bool) -> None:
+        self.locked = locked
+
+
 class ColorTable(Node):
     """Names and colours of labels."""
 
@@ -143,6 +162,7 @@ class Display(Node):
 
     colours: Node | None = None
     visible = True
+    labels_visible = False
 
     def GetColorNode(self) -> Node | None:
         return self.colours
@@ -156,6 +176,12 @@ class Display(Node):
     def SetVisibility2D(self, visible: bool) -> None:
         pass
 
+    def SetSelectedColor(self, red: float, green: float, blue: float) -> None:
+        pass
+
+    def SetPointLabelsVisibility(self, visible: bool) -> None:
+        self.labels_visible = visible
+
 
 KINDS = {
     "vtkMRMLLinearTransformNode": Transform,
@@ -164,6 +190,7 @@ KINDS = {
     "vtkMRMLLabelMapVolumeNode": LabelMap,
     "vtkMRMLSegmentationNode": Segmentation,
     "vtkMRMLModelNode": Model,
+    "vtkMRMLMarkupsFiducialNode": PointList,
     "vtkMRMLColorTableNode": ColorTable,
     "vtkMRMLDisplayNode": Display,
 }

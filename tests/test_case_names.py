@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import Stub, files
+from stub_method import Stub, files
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume

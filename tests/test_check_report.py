@@ -9,8 +9,9 @@ import pytest
 
 from pcdiff.checks.criteria import Criteria, load_criteria
 from pcdiff.checks.direction_words import describe_movement, describe_vector
-from pcdiff.checks.report import Figure
+from pcdiff.checks.report import Check, Figure
 from pcdiff.errors import InputError
+from pcdiff.report.record_sections import checks_section
 
 
 @pytest.mark.parametrize(
@@ -43,14 +44,25 @@ def test_a_direction_with_its_figures() -> None:
 
 
 def test_figures_as_text() -> None:
-    assert Figure("x", "Step, mean", 0.1234, "mm", maximum=0.5).text == "Step, mean: 0.1234 mm (at most 0.5 mm)"
+    assert Figure("x", "Step, mean", 0.1234, "mm", maximum=0.5).text == "Step, mean: 0.123 mm (at most 0.5 mm)"
     assert Figure("x", "Coverage", 0.998, minimum=0.99).text == "Coverage: 0.998 (at least 0.99)"
     assert Figure("x", "Coverage", 1.0, minimum=0.9).text == "Coverage: 1.00 (at least 0.90)", "a share is no count"
     assert Figure("x", "Separate bodies", 1, expected=1).text == "Separate bodies: 1 (expected 1)"
     assert Figure("x", "Watertight", True, expected=True).text == "Watertight: yes"
     assert Figure("x", "Watertight", False, expected=True).text == "Watertight: no"
-    assert Figure("x", "Triangles", 65980).text == "Triangles: 65980"
+    assert Figure("x", "Triangles", 65980).text == "Triangles: 65,980"
     assert Figure("x", "Overlap with the bone's surface", 0.0, "cm2").text == "Overlap with the bone's surface: 0 cm2"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"),
+    [(0.12345, "mm"), (0.9, ""), (0.9987, ""), (65980, ""), (1234.5, "mm"), (True, ""), (0.0, "mm")],
+)
+def test_a_figure_reads_the_same_in_the_terminal_and_in_the_report(value: float | bool, unit: str) -> None:
+    figure = Figure("x", "Figure", value, unit)
+    _, shown = figure.text.split(": ")
+    page = checks_section({"checks": [Check("x", "X", "", (figure,)).record()]})
+    assert f">{shown}</td>" in page.replace("\u00a0", " ")
 
 
 def test_an_expected_figure_is_recorded() -> None:

@@ -261,8 +261,10 @@ def test_latex_escapes_what_it_would_read() -> None:
 
 
 def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
-    first = rows_of("first <b>", 0.72)
-    first[:2] = replace(first[0], failed_checks=""), replace(first[1], failed_checks="complete")
+    first = [
+        replace(each, failed_checks="complete" if each.kind == "bilateral" else "")
+        for each in rows_of("first <b>", 0.72)
+    ]
     files = [write(tmp_path / "x", first), write(tmp_path / "y", rows_of("second_2", 0.7))]
     out = tmp_path / "deep" / "comparison"
     code, said, _ = run("compare", *files, "-o", out)
@@ -280,7 +282,13 @@ def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     assert run("compare", *files, "-o", tmp_path / PAGE, "--overwrite", "-q")[0] == 0
     assert (tmp_path / PAGE / PAGE).read_text() == (out / PAGE).read_text()
     lines = (out / "tables.md").read_text().splitlines()
-    assert any(line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 1 of 2 | 7.2 | 0 |") for line in lines)
+    assert any(
+        line.startswith("| first <b> | 0.725 [0.") and line.endswith("| 0.50 [0.50, 0.50] | 7.2 | 0 |")
+        for line in lines
+    )
+    head = next(line for line in lines if line.startswith("| method | DSC "))
+    assert head.endswith("| complete | no false positive area | fit | passes every check | seconds | failed |")
+    assert any(line.startswith("Complete, no false positive area, fit (goes in, ") for line in lines), "says what it is"
     assert "| first <b> | 0.775 [0.756, 0.794] | 0.675 [0.656, 0.694] |" in lines
     assert "| first <b> | +0.0200 (< 0.001) |" in lines or "| first <b> | +0.0200 (0.001) |" in lines
     assert r"second\_2 & " in (out / "tables.tex").read_text()

@@ -79,6 +79,7 @@ def test_a_file_that_is_no_implant_is_refused_before_the_shape_model_is_fitted(
     skull, implant = case
     write_volume(skull, tmp_path / "skull.nrrd")
     write_volume(implant.with_mask(np.zeros_like(implant.mask)), tmp_path / "empty.nrrd")
+    write_volume(implant.with_mask(np.ones_like(implant.mask)), tmp_path / "full.nrrd")
     mesh = volume_to_mesh(implant)
     far = Mesh(mesh.vertices * [-1, -1, 1] + [400, 0, 0], mesh.faces)
     write_stl(far, tmp_path / "far.stl")
@@ -104,12 +105,19 @@ def test_a_file_that_is_no_implant_is_refused_before_the_shape_model_is_fitted(
         ("--region", "ct.nrrd", f"{REGION}, got 0, 300.0, -1000.0, ...; draw it in a segment editor"),
         ("--edited", "ct.nrrd", "expected a mask of an implant, 0 outside and one other value inside, got 0, 300.0"),
         ("--region", "empty.nrrd", "empty.nrrd: expected a mask of the region to be closed, got one whose voxels are"),
+        (
+            "--region",
+            "full.nrrd",
+            "full.nrrd: expected a mask of the region to be closed, 0 outside, got one without any",
+        ),
+        ("--edited", "full.nrrd", "it covers its whole image; draw it in a segment editor"),
     ):
         code, _, error = run("design", tmp_path / "skull.nrrd", "-o", tmp_path / "out", option, tmp_path / name, "-q")
         assert code == 2
         assert said in error
         assert "mesh-space" not in error
         assert "bone first" not in error
+        assert "threshold" not in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -139,6 +139,8 @@ def test_the_letters_are_dark_in_the_picture(engraved: Engraved) -> None:
     sizes = np.bincount(labels.ravel())[1:]
     assert np.count_nonzero(sizes > 40) == len(TEXT), "each letter is one patch"
     assert np.median(picture[picture < 250]) > 100, "on a brighter surface"
+    middle = picture[:, picture.shape[1] // 4 : -picture.shape[1] // 4] < 250
+    assert middle[[0, -1]].mean() > 0.9, "which goes on beyond the edges of the picture"
 
 
 def test_the_letters_lie_away_from_bone_and_leave_a_wall(
@@ -220,7 +222,7 @@ def test_pieces_texts_and_marks_carry_the_number_of_their_defect(
     record = design_case(tmp_path / "head.nrrd", tmp_path / "out", _Twice(prior), settings)
     assert [piece["defect"] for piece in record["pieces"]] == [1, 2]
     sizes = {defect["label"]: defect["length_mm"] for defect in record["input_check"]["defects"]}
-    assert [piece["length_mm"] for piece in record["pieces"]] == pytest.approx([sizes[1], sizes[2]], abs=0.5)
+    assert [piece["length_mm"] for piece in record["pieces"]] == pytest.approx([sizes[1], sizes[2]], abs=1.6)  # a voxel
     texts = record["fitting"]["engraved"]
     assert {text["defect"] for text in texts} == {1, 2}
     bodies = {piece["defect"]: piece["length_mm"] for piece in record["pieces"]}

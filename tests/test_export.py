@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import trimesh
 import yaml
-from test_cli import Run, Stub, skull, stub  # noqa: F401 (fixtures)
+from stub_method import Run, Stub
 
 import pcdiff
 from pcdiff.files import sha256
@@ -25,7 +25,7 @@ from pcdiff.pipeline.settings import Settings
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_scene_stands_as_the_patient(run: Run, skull: Path, stub: Stub, tmp_path: Path) -> None:  # noqa: F811
+def test_a_scene_stands_as_the_patient(run: Run, skull: Path, stub: Stub, tmp_path: Path) -> None:
     assert run("design", skull, "-o", tmp_path, "-q", "--no-report")[0] == 0
     case = tmp_path / "head"
     code, printed, _ = run("export", "scene", case)
@@ -94,7 +94,7 @@ def test_a_folder_with_files_is_left_alone(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_monai_bundle_designs(stub: Stub, skull: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_monai_bundle_designs(stub: Stub, skull: Path, tmp_path: Path) -> None:
     bundle = pytest.importorskip("monai.bundle")
     written = {path.relative_to(tmp_path / "bundle").as_posix() for path in write_bundle(tmp_path / "bundle")}
     names = {"configs/metadata.json", "configs/inference.json", "docs/README.md", "LICENSE"}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.spatial import cKDTree
 
 from pcdiff.checks.distances import outward_cosine, wall_thickness
@@ -139,3 +143,6 @@ def test_record_and_report_list_the_marks(
     assert section.count("<tr>") == len(marks) + 1
     assert "fixation marks, seen from outside" in section
     assert '"name": "fixation marks"' in page
+    picture = Image.open(BytesIO(b64decode(re.findall(r"base64,([\w+/=]+)", section)[-1]))).convert("L")
+    shades, counts = np.unique(np.asarray(picture), return_counts=True)
+    assert counts[shades < 25].sum() > 10 * len(marks), "each has its number, in nearly black"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Run, Stub, skull, stub  # noqa: F401 (fixtures)
+from stub_method import Run, Stub
 
 import pcdiff
 from pcdiff.cli.batch import result_line
@@ -61,7 +61,7 @@ def test_info_without_a_scan_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_info_of_a_scan(run: Run, skull: Path, healthy: Volume, tmp_path: Path) -> None:  # noqa: F811
+def test_info_of_a_scan(run: Run, skull: Path, healthy: Volume, tmp_path: Path) -> None:
     code, printed, _ = run("info", skull, "--json")
     (found,) = lines(printed)
     assert code == 0
@@ -76,7 +76,7 @@ def test_info_of_a_scan(run: Run, skull: Path, healthy: Volume, tmp_path: Path) 
     assert error.count("\n") == 1
 
 
-def test_design_prints_a_record_for_each_case(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_design_prints_a_record_for_each_case(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     broken = tmp_path / "broken.nrrd"
     broken.write_text("no image")
@@ -106,7 +106,7 @@ def test_design_without_a_scan(run: Run, tmp_path: Path) -> None:
     assert "expected a scan, got none" in error
 
 
-def test_a_verbose_design_names_each_stage(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_verbose_design_names_each_stage(run: Run, stub: Stub, skull: Path, tmp_path: Path) -> None:
     code, printed, error = run("design", skull, "-o", tmp_path / "out", "--no-report", "-v")
     assert code == 0
     assert len(printed.splitlines()) == 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ from pcdiff.methods.base import Proposal
 from pcdiff.methods.candidates import Mask
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.pipeline.case import design_case
+from pcdiff.pipeline.fit_options import FitOptions
 from pcdiff.pipeline.record import case_record
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.regions import defects_of, open_defects
+from pcdiff.prior.regions import openings_of
 
 BURR_MM = 7.0  # radius of a burr hole
 
@@ -48,19 +50,35 @@ def test_what_is_not_chosen_is_left_open_with_its_number_place_and_size(
     head: tuple[Volume, Volume, PriorFit], prior: ShapePrior
 ) -> None:
     skull, implant, both = head
-    (burr,) = open_defects(both)
+    _, (burr,) = openings_of(both, skull)
     assert (burr.number, burr.side, burr.place, burr.why) == (None, "right", "right parietal", "smaller than 3 cm2")
     assert burr.area_cm2 == pytest.approx(np.pi * (BURR_MM / 10) ** 2, rel=0.3)
     assert 10 < burr.width_mm <= burr.length_mm < 19
 
-    listed = defects_of(both)[1]
-    left, small = open_defects(fit(prior, skull, defects=(1,)))
+    (_, listed), _ = openings_of(both, skull)
+    _, (left, small) = openings_of(fit(prior, skull, defects=(1,)), skull)
     assert (left.number, left.place, left.why) == (2, listed.place, "not chosen")
-    assert left.area_cm2 == pytest.approx(listed.area_cm2, rel=0.02), "as pcdiff info says"
     piece = implant.to_mm(np.argwhere(implant.mask))
     piece = piece[both.defect_at(piece) == 2]
-    assert (left.length_mm, left.width_mm) == pytest.approx(extents(piece)[:2], rel=0.06)
+    voxel = skull.spacing.max()  # from the border of a voxel to its centre, on either side
+    assert (left.length_mm, left.width_mm) == pytest.approx(np.add(extents(piece)[:2], voxel), abs=voxel)
     assert (small.number, small.place, small.why) == (None, burr.place, burr.why)
+
+
+def test_an_opening_has_one_size_whether_it_is_closed_or_left_open(
+    head: tuple[Volume, Volume, PriorFit], prior: ShapePrior, tmp_path: Path
+) -> None:
+    skull, _, both = head
+    write_volume(skull, tmp_path / "head.nrrd")
+    settings = Settings("prior", defects=(2,), report=False, fitting=FitOptions(clearance=1.0))
+    record = design_case(tmp_path / "head.nrrd", tmp_path / "out", PriorMethod(prior), settings)
+    (closed,), (left, _) = record["input_check"]["defects"], record["left_open"]
+
+    def size(defect: dict[str, Any]) -> tuple[float, float, float]:
+        return defect["area_cm2"], defect["length_mm"], defect["width_mm"]
+
+    listed, _ = openings_of(both, skull)  # as pcdiff info says
+    assert [size(left), size(closed)] == [size(asdict(defect)) for defect in listed]
 
 
 def test_a_region_leaves_the_rest_of_its_defect_open(head: tuple[Volume, Volume, PriorFit], prior: ShapePrior) -> None:
@@ -69,9 +87,8 @@ def test_a_region_leaves_the_rest_of_its_defect_open(head: tuple[Volume, Volume,
     second = voxels[both.defect_at(implant.to_mm(voxels)) == 2]
 
     def left(chosen: np.ndarray) -> list[tuple[int | None, str]]:
-        region = np.zeros_like(implant.mask)
-        region[tuple(chosen.T)] = True
-        return [(each.number, each.why) for each in open_defects(fit(prior, skull, defects=skull.with_mask(region)))]
+        region = skull.with_voxels(chosen)
+        return [(each.number, each.why) for each in openings_of(fit(prior, skull, defects=region), skull)[1]]
 
     burr = (None, "smaller than 3 cm2")
     assert left(second) == [(1, "outside the region"), burr], "no strip along the region's edge"
@@ -84,7 +101,7 @@ def test_a_natural_opening_is_named_as_one(head: tuple[Volume, Volume, PriorFit]
     present = prior.present.copy()
     rays = np.flatnonzero(both.defect == 2)
     present[rays[: len(rays) // 2]] = 0
-    left = open_defects(fit(replace(prior, present=present), skull))
+    _, left = openings_of(fit(replace(prior, present=present), skull), skull)
     assert (left[0].number, left[0].why) == (2, "may be natural, such as an orbit")
 
 

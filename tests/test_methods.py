@@ -13,7 +13,10 @@ import torch
 from small_networks import DIFFUSION, SMALL, small_denoiser, small_unet
 
 from pcdiff.errors import InputError
+from pcdiff.geometry.mesh import label_bodies
 from pcdiff.geometry.occupancy import head_occupancy
+from pcdiff.methods.base import Proposal
+from pcdiff.methods.candidates import Mask
 from pcdiff.methods.prior import PriorMethod
 from pcdiff.methods.registry import load_method
 from pcdiff.methods.surface.anchors import Anchors, make_anchors, spread_vertices
@@ -22,6 +25,7 @@ from pcdiff.methods.surface.method import SurfaceMethod
 from pcdiff.methods.surface.network import SurfaceDenoiser
 from pcdiff.methods.surface.weights import load_denoiser, save_denoiser
 from pcdiff.methods.volumetric.method import VolumetricMethod
+from pcdiff.pipeline.fit_options import FitOptions
 from pcdiff.pipeline.flow import design
 from pcdiff.pipeline.stages import Stopwatch
 
@@ -174,12 +178,33 @@ def test_a_design_fits_the_skull(made, case, watch):
 
 def test_members_agree_in_the_middle_and_differ_at_the_surface(made):
     assert len(made.members) == len(made.proposal.candidates) == 3
-    shares = np.stack([member.mask for member in made.members]).mean(0)
+    shares = np.stack([member.volume.mask for member in made.members]).mean(0)
     assert made.uncertainty.dtype == np.float32
     assert np.allclose(made.uncertainty, np.sqrt(shares * (1 - shares)), atol=1e-6)
     assert made.uncertainty.max() > 0.4
     assert (shares[made.implant.mask] > 0).mean() > 0.98
 
 
+def test_candidates_are_printed_as_the_implant_is(case):
+    skull, implant = case
+    body = np.argwhere(implant.mask)
+    top = body[body[:, 2].argmax()] + [0, 0, 6]
+    crumb = np.stack(np.meshgrid(*[range(-1, 2)] * 3), -1).reshape(-1, 3) + top
+    loose = skull.with_voxels(np.concatenate([body, crumb]))
+    candidates = [Mask(implant), Mask(loose), Mask(skull.with_mask(np.zeros_like(skull.mask)))]
+
+    def method(skull, **_):
+        return Proposal(candidates)
+
+    made = design(skull, method, ensemble=3, keep_members=True, options=FitOptions(engrave="7"))
+    one, other, nothing = made.members
+    assert nothing is None
+    assert np.array_equal(one.volume.mask, other.volume.mask), "without its crumb"
+    assert label_bodies(other.mesh).max() == 0
+    for member in (one, other):
+        assert [place.text for place in member.engraved] == ["7"]
+        assert 0.001 < member.surface.volume_ml - member.mesh.volume_ml < 0.02
+
+
 def test_a_design_of_one_candidate_has_no_members(method, case):
-    assert design(case[0], method, ensemble=1, seed=4).members == []
+    assert design(case[0], method, ensemble=1, seed=4, keep_members=True).members == []

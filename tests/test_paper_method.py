@@ -70,6 +70,13 @@ def test_both_networks_are_imported_and_exported_unchanged(foreign, foreign_voxe
     model = PaperModel.load(out)
     assert (model.config.steps, model.config.sampler, model.config.network.width) == (20, "dpmpp_2m", 0.25)
     assert run("export-checkpoint", out, "-o", tmp_path / "back") == 0
+    for command in (
+        ("import-checkpoint", second, first, "-o", out),
+        ("export-checkpoint", out, "-o", tmp_path / "back"),
+    ):
+        assert run(*command) == 2
+        assert "one that may be of another network" in capsys.readouterr().err
+    assert run("export-checkpoint", out, "-o", tmp_path / "back", "--overwrite") == 0
     for name, known in (("denoiser.pth", foreign), ("voxelisation.pt", foreign_voxelisation)):
         back = read_foreign(tmp_path / "back" / name)
         assert back.keys() == known.keys()

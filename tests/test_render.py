@@ -14,7 +14,7 @@ from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
 from pcdiff.report.colours import BONE, IMPLANT
 from pcdiff.report.gallery import case_picture
-from pcdiff.report.render import BORDER_MM, render, sheet, stack, write_png
+from pcdiff.report.render import BORDER_MM, Canvas, render, sheet, stack, write_png
 from pcdiff.report.surfaces import shape_of
 
 
@@ -53,6 +53,18 @@ def test_the_patients_left_is_on_the_right_from_the_front() -> None:
     picture = render(shapes, "front").astype(int)
     columns = np.nonzero(drawn(picture) & (picture[..., 2] > picture[..., 0]))[1]
     assert columns.mean() > picture.shape[1] / 2
+
+
+@pytest.mark.parametrize("view", ["front", "oblique"])
+def test_a_point_has_the_pixel_where_it_is_drawn(view: str) -> None:
+    point = np.array([[6.0, -30.0, 14.0]])
+    shapes = [shape_of(ball((0, 0, 0), 25), BONE), shape_of(ball(tuple(point[0]), 3), IMPLANT)]
+    canvas = Canvas(shapes, view, 0.4)
+    for shape in shapes:
+        canvas.add(shape)
+    picture = canvas.picture().astype(int)
+    rows, columns = np.nonzero(drawn(picture) & (picture[..., 2] > picture[..., 0]))
+    assert canvas.pixels(point)[0] == pytest.approx([columns.mean(), rows.mean()], abs=2)
 
 
 def test_a_case_picture_is_reproducible_and_survives_png(tmp_path: Path) -> None:

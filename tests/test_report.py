@@ -20,6 +20,8 @@ from phantom import head_ct
 from PIL import Image
 
 from pcdiff import NOTICE
+from pcdiff.checks.criteria import Criteria
+from pcdiff.checks.thickness import thick_enough
 from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.geometry.grey import Grid, grey_head
@@ -161,16 +163,15 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
     assert text.index("<h2>Limitations") < text.index(record["input"]["sha256"]), "hashes stand at the end"
 
 
-def test_the_plan_gives_the_thickness_away_from_the_rim(folder: Path, tmp_path: Path) -> None:
+def test_the_plan_gives_the_thickness_that_the_check_measured(folder: Path, tmp_path: Path) -> None:
     contents = read_contents(folder)
-    count = len(contents.mesh.vertices)
-    thickness, gap = np.full(count, 9.0), np.full(count, 8.0)
-    thickness[: count // 2], gap[: count // 2] = 1.0, 0.5
-    fields = {"thickness_mm": thickness, "gap_mm": gap}
+    thickness, gap = np.array([1.0, 8.0, 9.0, 9.0, 9.0]), np.array([0.5, 8.0, 8.0, 8.0, 8.0])
+    found = thick_enough(np.zeros((5, 3)), thickness, gap, np.ones(5), np.nan, Criteria())
+    checks = {"passed": True, "checks": [found.record()]}
     settings = {**contents.record["settings"], "case_id": "OP-7 <b>", "defects": [3]}
-    write_report(tmp_path, replace(contents, vertex_fields=fields, record={**contents.record, "settings": settings}))
+    write_report(tmp_path, replace(contents, checks=checks, record={**contents.record, "settings": settings}))
     text = (tmp_path / REPORT).read_text(encoding="utf-8")
-    assert "9.0\u00a0mm (median); 90\u00a0% from 9.0 to 9.0\u00a0mm" in text
+    assert "9.0\u00a0mm (median); 90\u00a0% from 8.2 to 9.0\u00a0mm" in text, "without the vertex at the rim"
     assert "<bdi>OP-7 &lt;b&gt;</bdi>" in text
     assert "<dt>Number</dt><dd>3</dd>" in text, "as in pcdiff info"
     assert "Only the defect with this number in <code>pcdiff info</code> was to be closed." in text

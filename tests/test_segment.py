@@ -25,10 +25,11 @@ from pcdiff.imaging.segment import THRESHOLD, segment
 from pcdiff.imaging.volumes import read_volume, write_volume
 from pcdiff.pipeline.case import is_done
 from pcdiff.pipeline.settings import Settings
+from pcdiff.prior.defects import open_rays
 from pcdiff.prior.direction_map import MAP
 from pcdiff.prior.fit import PriorFit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.regions import BONES, bone_at, defects_of, ray_areas
+from pcdiff.prior.regions import BONES, bone_at, openings_of, ray_areas
 
 Phantom = tuple[np.ndarray, Volume]
 SPACING = 2.4
@@ -278,7 +279,7 @@ def test_the_input_check_of_a_mask(case: tuple[Volume, Volume], tmp_path: Path) 
 
 
 def test_defects_have_a_place_a_side_and_a_size(fitted: PriorFit, case: tuple[Volume, Volume]) -> None:
-    (defect,) = defects_of(fitted)
+    (defect,), _ = openings_of(fitted, case[0])
     middle = fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask))).mean(0)
     left = (fitted.pose.to_model(case[1].to_mm(np.argwhere(case[1].mask)))[:, 0] > 0).mean()
     assert defect.label == 1
@@ -313,11 +314,13 @@ def test_bones_by_direction(direction: tuple[float, ...], bone: str) -> None:
     assert BONES[int(bone_at(np.array([direction]))[0])] == bone
 
 
-def test_defects_in_words(fitted: PriorFit) -> None:
+def test_defects_in_words(fitted: PriorFit, case: tuple[Volume, Volume]) -> None:
     x, y, z = MAP.directions.T
+    no_bone = case[0].with_mask(np.zeros_like(case[0].mask))
 
     def place(inside: np.ndarray) -> tuple[str, str]:
-        (defect,) = defects_of(replace(fitted, observation=replace(fitted.observation, defect=inside.astype(int))))
+        observation = open_rays(fitted.outer, fitted.thickness, inside.astype(int))
+        (defect,), _ = openings_of(replace(fitted, observation=observation), no_bone)
         return defect.place, defect.side
 
     assert place((np.abs(x) < 0.3) & (y < -0.6)) == ("frontal, across the midline", "both")

@@ -140,6 +140,7 @@ def test_an_implant_is_designed_edited_fitted_and_checked(
     assert methods[0] is None
     assert "paper" not in methods
     panel.form.method.currentIndex = methods.index("rbf")
+    panel.form.fixation.value = 3
     panel.design_button.click()
     assert not panel.design_button.enabled
     seen: list[tuple[str, int]] = []
@@ -157,6 +158,14 @@ def test_an_implant_is_designed_edited_fitted_and_checked(
     np.testing.assert_allclose(implant.matrix, slicer_stub.LPS @ skull.affine, atol=1e-4)  # where the scan is shown
     voxels = np.linalg.inv(implant.matrix) @ np.vstack([model.vertices.T, np.ones(len(model.vertices))])
     assert np.abs(voxels[:3].mean(1) - np.argwhere(implant.array.T).mean(0)).max() < 3
+
+    (marks,) = slicer.mrmlScene.of("vtkMRMLMarkupsFiducialNode")
+    places = json.loads((folder / "run.json").read_text())["fixation"]
+    assert list(marks.points) == ["1", "2", "3"], "the numbers of the report"
+    np.testing.assert_allclose(list(marks.points.values()), [np.multiply(p["point"], [-1, -1, 1]) for p in places])
+    assert marks.locked
+    assert marks.display.labels_visible
+    panel.form.fixation.value = 0
 
     panel.edit_button.click()
     edited = panel.edited.currentNode()
@@ -353,7 +362,7 @@ def test_results_are_said_in_words(slicer: Any) -> None:
         "it passes every check",
         "2 pieces for 1 defect",
         "not in the volume: A+B.",
-        "shows 2 fixation marks",
+        "Scene and report show 2 fixation marks",
         "<li>slices of 3 mm &lt;b&gt;</li>",
         "<li>left parietal, 45 cm²</li>",
         "<li>Covers the whole defect: no. The widest gap is 5.0 mm wide.</li>",

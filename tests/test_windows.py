@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch  # noqa: F401 (it asks for the platform when it is imported)
-from test_cli import Run, Stub, skull, stub  # noqa: F401 (fixtures)
+from stub_method import Run
 
 from pcdiff.pipeline.record import case_record
 
@@ -66,7 +66,7 @@ def windows() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("stub")
-def test_the_main_path_needs_nothing_of_posix(run: Run, skull: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_main_path_needs_nothing_of_posix(run: Run, skull: Path, tmp_path: Path) -> None:
     with windows():
         code, _, said = run("design", skull, "-o", tmp_path / "out", "-q", "--no-report")
         assert said == ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pcdiff.checks.direction_words import describe_movement
+from pcdiff.figures import figure_text
 
 # Keys of the figures that other modules look up.
 STEP_MEAN, CONTINUATION_MEAN = "step_mean", "continuation_mean"
@@ -54,10 +55,10 @@ class Figure:
     @property
     def text(self) -> str:
         """One line: "Step, mean: 0.12 mm (at most 0.5 mm)", "Separate bodies: 1 (expected 1)", "Watertight: yes"."""
-        line = f"{self.name}: {_with_unit(self.value, self.unit)}"
+        line = f"{self.name}: {figure_text(self.value, self.unit)}"
         if self.limit is None or isinstance(self.limit, bool):
             return line
-        return f"{line} ({self.rule} {_with_unit(self.limit, self.unit)})"
+        return f"{line} ({self.rule} {figure_text(self.limit, self.unit)})"
 
     def record(self) -> dict[str, Any]:
         """The figure's entry in `checks.json`; None for a value that is not finite."""
@@ -144,11 +145,3 @@ class Report:
             "insertion": self.insertion,
             "insertion_vector": None if vector is None else [round(float(x), 4) for x in vector],
         }
-
-
-def _with_unit(value: float | bool, unit: str) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, int) and not unit:
-        return max(f"{value:.4g}", f"{value:.2f}", key=len)  # a share: 1.00 is no count
-    return f"{value:.0f} {unit}".rstrip() if abs(value) >= 1000 else f"{value:.4g} {unit}".rstrip()

@@ -33,8 +33,12 @@ def thick_enough(
     if not inner.size:
         return Check("thickness", "Thickness", "The implant has no surface away from its rim.", ())
     smallest, mean = float(inner.min()), float(inner.mean())
+    low, median, high = (float(value) for value in np.percentile(inner, (5, 50, 95)))
     figures = [
         Figure("thickness_min", "Thickness, minimum", smallest, "mm", minimum=criteria.min_thickness_mm),
+        Figure("thickness_p5", "Thickness, 5th percentile", low, "mm"),
+        Figure("thickness_median", "Thickness, median", median, "mm"),
+        Figure("thickness_p95", "Thickness, 95th percentile", high, "mm"),
         Figure("thickness_mean", "Thickness, mean", mean, "mm"),
     ]
     words = f"Thickness away from the rim: at least {smallest:.1f} mm, {mean:.1f} mm on average"

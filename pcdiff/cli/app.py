@@ -42,8 +42,6 @@ Manual: {shipped_file("docs")} (tutorial.md, commands.md, errors.md, api.md)"""
 
 PRIVATE = 0o077  # permissions that new files do not get: results are a patient's
 
-WRONG_USE = typer.BadParameter.__mro__[1]  # UsageError, what a wrong command line raises; typer gives it no public name
-
 DESIGN, RESULTS, MODELS, SETUP = "Design", "Results", "Models and evaluation", "Installation"  # panels of the help
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -87,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if isinstance(error, WRONG_USE):
+        if hasattr(error, "format_message"):  # typer's, of a wrong command line: their class has no public name
             _print_wrong_use(error)
             sys.exit(2)
         if debugging():
@@ -100,7 +98,8 @@ def _print_wrong_use(error: Any) -> None:
     """Prints what is wrong with a command line and which help to read. Without arguments the help has been printed."""
     if message := " ".join(error.format_message().split()).rstrip("."):
         end = "" if message.endswith("?") else "."
-        command = error.ctx.command_path if error.ctx else "pcdiff"
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "pcdiff"
         print_message(f"{message[0].lower()}{message[1:]}{end} See {command} --help")
 
 

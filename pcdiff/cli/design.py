@@ -75,6 +75,7 @@ def info(
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture of each defect to this file.")
     ] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """List what a scan is and which defects it has, without a design. `pcdiff design --defect N` closes one of them.
@@ -96,9 +97,12 @@ def info(
             typer.echo("\n".join(capability_lines(found_here)))
         return
 
+    from pcdiff.files import refuse_to_replace
     from pcdiff.pipeline.info import scan_info
     from pcdiff.pipeline.settings import Settings
 
+    if png is not None:
+        refuse_to_replace(png, overwrite)
     settings = Settings(
         DEFAULT,
         threshold=threshold,
@@ -125,7 +129,8 @@ def _scan_lines(found: ScanInfo) -> list[str]:
     lines += [f"warning: {warning}" for warning in (*check.warnings, *found.notes)]
     for defect in found.defects:
         doubt = "; doubtful: many healthy heads have no bone there" if defect.label in found.doubtful else ""
-        lines.append(f"defect {defect.label}: {defect.place}, {defect.area_cm2:.0f} cm2{doubt}")
+        size = f"{defect.length_mm:.0f} x {defect.width_mm:.0f} mm"
+        lines.append(f"defect {defect.label}: {defect.place}, {size}, {defect.area_cm2:.0f} cm2{doubt}")
     return lines
 
 

@@ -89,6 +89,7 @@ def view(
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture to this file and open no window.")
     ] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show a case in 3D: skull, implant, candidates, points, and their path in steps.
 
@@ -99,7 +100,11 @@ def view(
         pcdiff view out/demo --truth out/demo/implant_true.nrrd --html demo.html --png demo.png
     """
     from pcdiff.cli.view import show_case
+    from pcdiff.files import refuse_to_replace
 
+    for file in (html, png):
+        if file is not None:
+            refuse_to_replace(file, overwrite)
     for path in show_case(case, skull, truth, html, png, print_message):
         typer.echo(path)
 

@@ -125,16 +125,18 @@ def import_checkpoint(
         typer.Option("--set", metavar="KEY=VALUE", help="Change how they are used, such as steps=50 or sampler=euler."),
     ] = None,
     quiet: options.Quiet = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Import checkpoints of the original code of Friedrich et al. (2023), or of its forks, for `--method paper`.
 
     `pcdiff design` needs both networks. No code in a file is executed: tensors are read, their names and shapes are
     compared, and differences are listed. The keys for --set are those under `paper:` in the recipe paper_skullfix.
     """
-    from pcdiff.files import sha256
+    from pcdiff.files import refuse_to_replace, sha256
     from pcdiff.methods.friedrich2023.checkpoints import import_checkpoints
     from pcdiff.methods.friedrich2023.config import parse_paper_config
 
+    refuse_to_replace(out, overwrite, "network")
     model = import_checkpoints(files, parse_paper_config(_parse_changes(changes)))
     model.save(out, {f"sha256 {path.name}": sha256(path) for path in files})
     if not quiet:
@@ -145,10 +147,14 @@ def import_checkpoint(
 def export_checkpoint(
     weights: Annotated[Path, typer.Argument(help="Weights of the published networks (.safetensors).")],
     out: options.Out,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write the published networks in the format of their original code: OUT/denoiser.pth, OUT/voxelisation.pt."""
-    from pcdiff.methods.friedrich2023.checkpoints import PaperModel, export_checkpoints
+    from pcdiff.files import refuse_to_replace
+    from pcdiff.methods.friedrich2023.checkpoints import DENOISER, VOXELISATION, PaperModel, export_checkpoints
 
+    for name in (DENOISER, VOXELISATION):
+        refuse_to_replace(out / name, overwrite, "network")
     for path in export_checkpoints(PaperModel.load(weights), out):
         typer.echo(path)
 

@@ -109,11 +109,6 @@ class Comparison:
         """Number of rows with an error."""
         return sum(row.error is not None and kind in (None, row.kind) for row in self.rows[method])
 
-    def checks(self, method: str) -> tuple[int, int]:
-        """Number of implants that pass every check of `pcdiff design`, and of those that were checked."""
-        checked = [row.failed_checks for row in self.rows[method] if row.failed_checks is not None]
-        return checked.count(""), len(checked)
-
     def seconds(self, method: str) -> tuple[float, int]:
         """Median seconds of a case, NaN if not known, and the number of cases that ran at the same time."""
         return median(row.seconds for row in self.rows[method]), max(row.workers for row in self.rows[method])

@@ -12,7 +12,7 @@ from pcdiff.evaluation.comparison import Comparison, Estimate, PairedTest
 from pcdiff.evaluation.inference import CONFIDENCE, RESAMPLES
 from pcdiff.evaluation.places import PlaceEstimates, bands, by_rim, by_size, estimates
 from pcdiff.evaluation.rows import finite
-from pcdiff.evaluation.statistics import METRICS
+from pcdiff.evaluation.statistics import CRITERIA, METRICS
 from pcdiff.evaluation.tables import FINE, TITLES, markdown, number
 from pcdiff.files import write_csv, written_beside
 
@@ -69,6 +69,11 @@ def describe(found: Comparison) -> list[str]:
         f"{RESAMPLES:,} bootstrap resamples of heads.",
         "A case without an implant has the worst scores: 0, or an infinite distance.",
     ]
+    if any(found.ranks(criterion) for criterion in CRITERIA):
+        lines.append(
+            "Complete, no false positive area, fit (goes in, without a step or an overlap) and passes every check: the "
+            "share of implants that pass these checks of pcdiff check."
+        )
     methods = len(found.methods)
     if methods > 1:
         lines.append("p: Wilcoxon's signed-rank test on heads, with Holm's correction for all pairs of methods.")
@@ -112,10 +117,8 @@ def score_tables(found: Comparison) -> list[Table]:
     rows = []
     for method in found.methods:
         cells = [_estimate(of[method], metric) for metric, of in columns.items()]
-        passed, checked = found.checks(method)
-        checks = f"{passed} of {checked}" if checked else ""
-        rows.append([method, *cells, checks, _seconds(*found.seconds(method)), str(found.failed(method))])
-    head = ["method", *(TITLES[metric] for metric in columns), "pass every check", "seconds", "failed"]
+        rows.append([method, *cells, _seconds(*found.seconds(method)), str(found.failed(method))])
+    head = ["method", *(TITLES[metric] for metric in columns), "seconds", "failed"]
     tables = [Table("Scores", head, rows)]
     if len(found.kinds) > 1:
         for metric in main_metrics(found):

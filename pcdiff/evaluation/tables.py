@@ -54,7 +54,7 @@ TITLES = {
     "complete": "complete",
     "no_false_positive_area": "no false positive area",
     "fit": "fit",
-    "feasible": "feasible",
+    "feasible": "passes every check",
 }
 GROUPS = {
     "SkullBreak's five classes, mean of classes": SKULLBREAK,

@@ -13,10 +13,11 @@ from pcdiff.geometry.grid import box_slices
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask
 from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
 from pcdiff.geometry.volume import Volume
-from pcdiff.imaging.volumes import EmptyMask, NotAMask, read_label, read_volume
+from pcdiff.imaging.volumes import EmptyMask, FullMask, NotAMask, read_label, read_volume
 
 MAX_INDEX = 2**12  # see `mesh_to_mask`
 SAMPLES = 20_000  # vertices of a skull's surface that show its axes
+DRAW = "draw it in a segment editor (3D Slicer, ITK-SNAP) and save that segment alone, as zeros and ones"
 OTHER_AXES = "--mesh-space ras, or mesh_space: in a data set's YAML, reads the other axes"
 ON_BONE = 0.8  # share of them beside bone: 0.98 for three SkullFix heads; 0.27 in wrong axes, 0.50 off by 2 mm
 
@@ -75,12 +76,17 @@ def read_other_mask(path: Path, what: str) -> Volume:
         raise EmptyMask(
             f"{path}: expected a mask of {what}, got one whose voxels are all 0; was another segment saved?"
         ) from error
+    except FullMask as error:
+        raise FullMask(
+            f"{path}: expected a mask of {what}, 0 outside, got one without any voxel of 0: it covers its whole image; "
+            f"{DRAW}"
+        ) from error
     except NotAMask as error:
         raise NotAMask(
             path,
             f"a mask of {what}, 0 outside and one other value inside",
             error.got,
-            "draw it in a segment editor (3D Slicer, ITK-SNAP) and save that segment alone, as zeros and ones",
+            DRAW,
         ) from error
 
 

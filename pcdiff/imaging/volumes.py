@@ -24,6 +24,10 @@ class EmptyMask(InputError):
     """An image whose every voxel is 0."""
 
 
+class FullMask(InputError):
+    """An image whose every voxel has one value, and that is not 0."""
+
+
 class NotAMask(InputError):
     """An image with more values than 0 and one other: a CT, or several labels. `got`: its values, in words."""
 
@@ -115,7 +119,7 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
 def mask_values(path: Path, image: Image) -> np.ndarray:
     """(I, J, K) bool: the mask of an image with the value 0 and one other.
 
-    Raises NotAMask for more values and for one below `LOWEST`, EmptyMask for a mask without bone, InputError for one
+    Raises NotAMask for more values and for one below `LOWEST`, EmptyMask for a mask without bone, FullMask for one
     without background.
     """
     check_memory(path, image.shape, MASK_BYTES)
@@ -140,7 +144,7 @@ def mask_values(path: Path, image: Image) -> np.ndarray:
     if value is None:
         raise EmptyMask(f"{path}: the mask holds no bone (every voxel is 0); check the threshold or the label")
     if flat.all():
-        raise InputError(f"{path}: expected a mask with background 0, but every voxel is {value}; check the threshold")
+        raise FullMask(f"{path}: expected a mask with background 0, but every voxel is {value}; check the threshold")
     assert value is not None
     if value < LOWEST:
         raise NotAMask(

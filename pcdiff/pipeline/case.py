@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pcdiff.checks import Report
     from pcdiff.methods.base import Method, PriorBasedMethod
     from pcdiff.pipeline.flow import Design
-    from pcdiff.pipeline.write import Member
 
 CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
@@ -116,7 +115,7 @@ def write_case(
     candidates, 0 where they agree, 0.5 where half of them hold the voxel. A failed check stops nothing.
     """
     from pcdiff.pipeline.flow import design
-    from pcdiff.pipeline.write import write_implant, write_points
+    from pcdiff.pipeline.write import write_implant, write_members, write_points
 
     watch = Stopwatch(on_stage)
     with watch("read"):
@@ -145,10 +144,11 @@ def write_case(
         if given.grey is not None:
             write_grey(given.grey, part / GREY)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
-        members = _members(part, given.skull, result, settings)
+        if result.members:
+            write_members(part, result, settings.mesh_space)
         points = write_points(result, part / "points.npz") if settings.keep_points else None
     with watch("check"):
-        checked = _check(part, given.skull, result, mesh, members, settings)
+        checked = _check(part, given.skull, result, mesh, settings)
         fixation = _fixation(given.skull, result, mesh, checked.report, settings)
     if len(fixation) < settings.fixation * result.fit.defects:
         notes.append(few_places(len(fixation), settings.fixation, result.fit.defects))
@@ -162,7 +162,7 @@ def write_case(
         with watch("report"):
             reports = [checked.report, *checked.candidates]
             title, implant, spread_mm = as_text(case_name(source)), result.implant, checked.uncertainty_mm
-            surfaces = [None if member is None else member.mesh for member in members]
+            surfaces = [None if member is None else member.mesh for member in result.members]
             contents = designed_contents(
                 title, record, given.skull, implant, mesh, reports, surfaces, spread_mm, points, given.grey
             )
@@ -181,42 +181,30 @@ def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: C
     return Given(source, skull, check, digest, grey)
 
 
-def _members(part: Path, skull: Volume, result: Design, settings: Settings) -> list[Member | None]:
-    """Writes the candidates of an ensemble; returns none for a single implant."""
-    from pcdiff.pipeline.write import write_members
+def _check(part: Path, skull: Volume, result: Design, mesh: Mesh, settings: Settings) -> Checked:
+    """Checks the implant and every candidate, and writes checks.json, surface.npz and candidates/checks_K.json.
 
-    if len(result.members) < 2:
-        return []
-    text, least = settings.fitting.parse_engraving(), settings.criteria.min_thickness_mm
-    return write_members(part, result, skull, settings.mesh_space, text, least)
-
-
-def _check(
-    part: Path, skull: Volume, result: Design, mesh: Mesh, members: list[Member | None], settings: Settings
-) -> Checked:
-    """Checks the implant and every candidate, and writes checks.json, surface.npz and candidates/checks_K.json."""
+    mesh: of the implant, as the STL has it.
+    """
     from pcdiff.checks import CompletedVault, check_implant
 
     vault = CompletedVault.of(result.fit)
 
-    def check(volume: Volume, surface: Mesh | None) -> Report | None:
-        if surface is None:
-            return None
+    def check(volume: Volume, surface: Mesh) -> Report:
         return check_implant(skull, volume, surface, vault, settings.criteria, settings.fitting.clearance)
 
-    meshes = [None if member is None else member.mesh for member in members]
     with ThreadPoolExecutor(CHECKERS) as pool:
-        report, *candidates = pool.map(check, [result.implant, *result.members[: len(meshes)]], [mesh, *meshes])
-    assert report is not None
-    surfaces = [member.surface for member in members if member is not None]
+        first = pool.submit(check, result.implant, mesh)
+        rest = pool.map(lambda member: None if member is None else check(member.volume, member.mesh), result.members)
+        report, candidates = first.result(), list(rest)
+    surfaces = [member.surface for member in result.members if member is not None]
     write_checks(report, part / "checks.json")
     uncertainty_mm = surface_std(mesh.vertices, surfaces) if len(surfaces) > 1 else None
     write_surface(report, part / "surface.npz", uncertainty_mm)
     for number, each in enumerate(candidates, 1):
         if each is not None:
             write_checks(each, part / "candidates" / f"checks_{number}.json")
-    engraved = [member is not None and member.engraved for member in members]
-    return Checked(report, candidates, engraved, recommend([report, *candidates]), uncertainty_mm)
+    return Checked(report, candidates, recommend([report, *candidates]), uncertainty_mm)
 
 
 def _fixation(skull: Volume, result: Design, mesh: Mesh, report: Report, settings: Settings) -> list[dict[str, Any]]:

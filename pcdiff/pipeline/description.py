@@ -17,7 +17,7 @@ from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.input_check import InputCheck
 from pcdiff.pipeline.names import shown_name, without_folders
 from pcdiff.pipeline.settings import Settings
-from pcdiff.prior.regions import defects_of, open_defects
+from pcdiff.prior.regions import OpenDefect, openings_of
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
@@ -42,13 +42,11 @@ class Given:
 class Checked:
     """Reports of the implant and of each candidate (None for one without a voxel), and the recommended candidate.
 
-    engraved: whether each candidate carries the text.
     uncertainty_mm: (V,) standard deviation of the candidates' surfaces at the vertices of the STL.
     """
 
     report: Report
     candidates: list[Report | None]
-    engraved: list[bool]
     choice: Choice
     uncertainty_mm: np.ndarray | None
 
@@ -56,8 +54,8 @@ class Checked:
 def describe(given: Given, result: Design, checked: Checked, notes: list[str], settings: Settings) -> dict[str, Any]:
     """The record of a case, without files and times. notes: warnings of the design, beside those of the input."""
     label = result.fit.defect_at(result.mesh.vertices)
-    openings = _openings(result.mesh.vertices, label, settings.fitting.clearance)
-    defects = [asdict(defect) | openings.get(defect.label, {}) for defect in defects_of(result.fit)]
+    closed, left_open = openings_of(result.fit, given.skull)
+    defects = [asdict(defect) for defect in closed]
     return {
         **settings.record(),
         "notice": NOTICE,
@@ -75,12 +73,12 @@ def describe(given: Given, result: Design, checked: Checked, notes: list[str], s
             ],
             "defects": defects,
         },
-        "left_open": _left_open(result.fit, defects, checked.report),
+        "left_open": _left_open(left_open, result.fit, defects, checked.report),
         "midplane": _midplane(result.fit),
         "defects": result.fit.defects,
         "implant_ml": round(result.implant.ml, 3),
         "pieces": _pieces(result.mesh, label),
-        "members_ml": [round(member.ml, 3) for member in result.members],
+        "members_ml": [0.0 if member is None else round(member.volume.ml, 3) for member in result.members],
         "prior_residual_mm": round(float(result.fit.residual), 3),
         "unusual_head": bool(result.fit.residual > result.fit.prior.settings.pose.warn_residual_mm),
         "fitting": {
@@ -93,25 +91,12 @@ def describe(given: Given, result: Design, checked: Checked, notes: list[str], s
         },
         "checks": _verdict(checked.report),
         "candidates": [
-            None if each is None else _verdict(each) | {"engraved": engraved}
-            for each, engraved in zip(checked.candidates, checked.engraved, strict=True)
+            None if report is None or member is None else _verdict(report) | {"engraved": bool(member.engraved)}
+            for report, member in zip(checked.candidates, result.members, strict=True)
         ],
         "recommended": checked.choice.candidate,
         "recommended_because": checked.choice.why,
     }
-
-
-def _openings(vertices: np.ndarray, label: np.ndarray, clearance: float) -> dict[int, dict[str, float]]:
-    """Label -> length and width of the opening, mm: of what fills it, and the gap around that.
-
-    vertices: (V, 3) mm, of the implant. label: (V,) of the defect that each lies in.
-    """
-    openings = {}
-    for number in range(1, label.max(initial=0) + 1):
-        if np.count_nonzero(label == number) > 2:
-            length, width, _ = (round(mm + 2 * clearance, 1) for mm in extents(vertices[label == number]))
-            openings[number] = {"length_mm": length, "width_mm": width}
-    return openings
 
 
 def _pieces(mesh: Mesh, label: np.ndarray) -> list[dict[str, Any]]:
@@ -135,9 +120,11 @@ def _most_frequent(label: np.ndarray) -> int:
     return int(np.bincount(label, minlength=2)[1:].argmax()) + 1
 
 
-def _left_open(fit: PriorFit, defects: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
-    """The openings of the skull that the implant does not close; defects: those to close, for the record."""
-    left = [asdict(defect) for defect in open_defects(fit)]
+def _left_open(
+    found: list[OpenDefect], fit: PriorFit, defects: list[dict[str, Any]], report: Report
+) -> list[dict[str, Any]]:
+    """The openings that the implant does not close, for the record. found: by the fit. defects: those to close."""
+    left = [asdict(defect) for defect in found]
     numbers = fit.numbers or [None] * len(defects)  # those of a region have none
     for defect, number in zip(defects, numbers, strict=True):
         covered = float(report["complete"].figure(f"coverage_{defect['label']}" if len(defects) > 1 else "coverage"))

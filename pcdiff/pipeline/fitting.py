@@ -14,12 +14,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from pcdiff.checks import removal_paths, surroundings
-from pcdiff.checks.criteria import MIN_WALL_MM
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import count_components, dilated, largest_components
-from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.pipeline.fit_options import AS_DESIGNED, SMALL_TRIM, THICKNESS_RANGE, FitOptions
@@ -30,9 +28,6 @@ HOLE_MARGIN = 4.0  # mm of implant between drain holes and the rim
 PATCH = 2.0  # mm, radius over which the thickness is averaged
 NORMAL_PATCH = 3.0  # mm, radius over which the normal at a drain hole is averaged
 MAX_HOLE_DEPTH = 25.0  # mm
-THIN_SHARE = 0.005  # of the outer surface that may be thinner than `MIN_WALL_MM`: half of what the check allows
-EDGE_MM = 3.0  # from bone; there a thin wall is the implant's edge
-PRINTABLE_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -91,59 +86,6 @@ def apply_fit_options(implant: Volume, skull: Volume, centre: np.ndarray, option
     return FittedImplant(skull.with_crop(solid.mask, low), trimmed_ml, drain_holes)
 
 
-def make_printable(implant: Volume, skull: Volume, centre: np.ndarray, bodies: int) -> tuple[Volume, Mesh]:
-    """The implant without crumbs and without an edge too thin to print, and its surface.
-
-    A piece of a few voxels may have no surface of its own; a voxel or two on a thin neck belong to the mask's piece,
-    but the smooth surface makes a body of their own of them. centre: (3,) mm, the cranial centre. bodies: that may
-    stay, one per defect.
-    """
-    pieces = count_components(implant.mask)
-    allowed = min(bodies, pieces)
-    if pieces > allowed:
-        implant = implant.with_mask(largest_components(implant.mask, allowed, corners=True))
-    for _ in range(PRINTABLE_ROUNDS):
-        mesh = volume_to_mesh(implant, skull)
-        faulty = _crumbs(mesh, allowed)
-        reach = np.zeros(len(faulty))
-        if not len(faulty):
-            faulty, reach = _thin_edge(mesh, skull, centre)
-        if not len(faulty):
-            return implant, mesh
-        body = np.argwhere(implant.mask)
-        tree = cKDTree(implant.to_mm(body.astype(float)))
-        gone = {int(k) for k in tree.query(faulty)[1]}.union(*tree.query_ball_point(faulty, reach))
-        implant = _without(implant, body[sorted(gone)])
-        implant = implant.with_mask(largest_components(implant.mask, allowed, corners=True))
-    return implant, volume_to_mesh(implant, skull)
-
-
-def _crumbs(mesh: Mesh, allowed: int) -> np.ndarray:
-    """(N, 3) mm: vertices of the bodies beyond the `allowed` largest."""
-    labels = label_bodies(mesh)
-    volumes = [Mesh(mesh.vertices, mesh.faces[labels == k]).volume_ml for k in range(labels.max() + 1)]
-    small = np.isin(labels, np.argsort(volumes)[:-allowed])
-    return mesh.vertices[np.unique(mesh.faces[small])]
-
-
-def _thin_edge(mesh: Mesh, skull: Volume, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (N, 3) mm at the rim where the wall is too thin, and (N,) mm how thin; none if they are few.
-
-    A thin wall away from the rim stays, because the implant must not get a hole.
-    """
-    cosine = outward_cosine(mesh, centre)
-    wall = wall_thickness(mesh, cosine, MIN_WALL_MM)
-    thin = (cosine > OUTER_COSINE) & (wall < MIN_WALL_MM)
-    if thin.sum() <= THIN_SHARE * (cosine > OUTER_COSINE).sum():
-        return np.zeros((0, 3)), np.zeros(0)
-    points = mesh.vertices[thin]
-    index = skull.to_index(points)
-    margin = np.ceil(EDGE_MM * skull.voxels_per_mm).astype(int) + 2
-    near = skull.crop(np.floor(index.min(0)).astype(int) - margin, np.ceil(index.max(0)).astype(int) + margin)
-    at_rim = bone_gap(points, near) < EDGE_MM
-    return points[at_rim], wall[thin][at_rim]
-
-
 def keep_clearance(implant: Volume, bone: Volume, clearance: float) -> Volume:
     """The implant without the voxels nearer to bone than `clearance` mm, box to box.
 
@@ -151,7 +93,7 @@ def keep_clearance(implant: Volume, bone: Volume, clearance: float) -> Volume:
     """
     body = np.argwhere(implant.mask)
     near = voxel_gap(body, bone, clearance) < clearance - 1e-6
-    return _without(implant, body[near])
+    return without(implant, body[near])
 
 
 def reduce_thickness(implant: Volume, centre: np.ndarray, thickness: float, absolute: bool) -> Volume:
@@ -175,7 +117,7 @@ def reduce_thickness(implant: Volume, centre: np.ndarray, thickness: float, abso
         allowed = np.maximum(thickness * patch[cKDTree(some).query(points)[1]], THICKNESS_RANGE[0])
     body = np.argwhere(implant.mask)
     depth, nearest = tree.query(implant.to_mm(body.astype(float)))
-    return _without(implant, body[depth > allowed[nearest]])
+    return without(implant, body[depth > allowed[nearest]])
 
 
 def smooth_free_surfaces(implant: Volume, bone: Volume, sigma: float) -> Volume:
@@ -194,7 +136,7 @@ def smooth_free_surfaces(implant: Volume, bone: Volume, sigma: float) -> Volume:
 def remove_undercuts(implant: Volume, bone: Volume, centre: np.ndarray) -> Volume:
     """The implant without the voxels of each piece that meet bone on its best straight way out."""
     paths = removal_paths(implant, bone, centre, exact=True)
-    return _without(implant, np.concatenate([path.undercut for path in paths]))
+    return without(implant, np.concatenate([path.undercut for path in paths]))
 
 
 def drill_holes(
@@ -227,7 +169,7 @@ def drill_holes(
         offset = voxels - points[k]
         along = offset @ normal
         gone |= ((offset**2).sum(1) - along**2 < (diameter / 2) ** 2) & (np.abs(along) < MAX_HOLE_DEPTH)
-    return _without(implant, body[gone]), len(vertex)
+    return without(implant, body[gone]), len(vertex)
 
 
 def _triangular_pattern(points: np.ndarray, normals: np.ndarray, spacing: float) -> np.ndarray:
@@ -242,7 +184,7 @@ def _triangular_pattern(points: np.ndarray, normals: np.ndarray, spacing: float)
     return np.unique(nearest[distance < 1.0])
 
 
-def _without(implant: Volume, voxels: np.ndarray) -> Volume:
+def without(implant: Volume, voxels: np.ndarray) -> Volume:
     """The implant without the voxels (N, 3)."""
     mask = implant.mask.copy()
     mask[tuple(voxels.T)] = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +16,10 @@ from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.methods.base import Candidate, ChecksSkull, Method, PriorBasedMethod, Proposal
 from pcdiff.methods.candidates import OrientedPoints, combine
-from pcdiff.pipeline.engraving import Engraving, engrave
+from pcdiff.pipeline.engraving import Engraving
 from pcdiff.pipeline.fit_options import USUAL, FitOptions
-from pcdiff.pipeline.fitting import apply_fit_options, make_printable
+from pcdiff.pipeline.fitting import apply_fit_options
+from pcdiff.pipeline.printing import Printed, printed
 from pcdiff.pipeline.stages import Stopwatch
 from pcdiff.prior.defects import DefectChoice
 from pcdiff.prior.fit import PriorFit
@@ -25,6 +28,7 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.orientation import Axes
 
 MIN_THICKNESS_MM = Criteria().min_thickness_mm
+PRINTERS = 2  # threads: half of the work on a mesh releases the interpreter's lock
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,16 @@ class Design:
     """An implant and how it came about.
 
     implant: on the skull's own grid, disjoint from the skull. mesh: its surface, mm, LPS. fit: the statistical shape
-    model fitted to the skull; it holds the defects. members: every candidate as an implant of its own (empty unless
-    asked for). trimmed_ml, drain_holes: see `fitting.FittedImplant`. engraved: what was cut into the mesh, and the mesh
-    only.
+    model fitted to the skull; it holds the defects. members: every candidate as an implant of its own, None for one
+    without a voxel (empty unless asked for, and for a single candidate). trimmed_ml, drain_holes: see
+    `fitting.FittedImplant`. engraved: what was cut into the mesh, and the mesh only.
     """
 
     implant: Volume
     mesh: Mesh
     fit: PriorFit
     proposal: Proposal
-    members: list[Volume]
+    members: list[Printed | None]
     trimmed_ml: float = 0.0
     drain_holes: int = 0
     engraved: tuple[Engraving, ...] = ()
@@ -51,7 +55,8 @@ class Design:
         """(I, J, K) float32: standard deviation of each voxel over the members; 0.5 where half of them hold it."""
         count = np.zeros_like(self.implant.mask, np.uint16)
         for member in self.members:
-            count += member.mask
+            if member is not None:
+                count += member.volume.mask
         box = box_slices(*bounding_box(count))
         share = count[box] / np.float32(len(self.members))
         values = np.zeros(count.shape, np.float32, order="F")  # as files are written
@@ -105,7 +110,7 @@ def design(
             proposal = method(skull, ensemble=ensemble, seed=seed, device=device)
         candidates = _candidates(proposal, fit)
     with watch("reconstruct"):
-        implant, members = combine(candidates, skull, backend, keep_members)
+        implant, volumes = combine(candidates, skull, backend, keep_members and len(candidates) > 1)
         if not implant.mask.any():
             raise InputError(
                 "no implant: the method proposes no bone that these voxels can show; is the skull really defective?"
@@ -113,16 +118,28 @@ def design(
         centre = fit.pose.shift
         final = apply_fit_options(implant, skull, centre, options)
         as_asked = replace(options, make_insertable=bool(options.make_insertable))  # a small undercut needs no search
-        members = [
-            apply_fit_options(member, skull, centre, as_asked).implant if member.mask.any() else member
-            for member in members
+        fitted = [
+            apply_fit_options(volume, skull, centre, as_asked).implant if volume.mask.any() else None
+            for volume in volumes
         ]
     with watch("mesh"):
-        implant, mesh = make_printable(final.implant, skull, centre, fit.defects)
-        engraved: tuple[Engraving, ...] = ()
-        if (text := options.parse_engraving()) is not None:
-            mesh, engraved = engrave(mesh, skull, centre, text, min_thickness_mm)
-    return Design(implant, mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes, engraved)
+        text = options.parse_engraving()
+        made = printed(final.implant, skull, centre, fit.defects)
+        if text is not None:
+            made = made.with_text(text, skull, centre, min_thickness_mm)
+
+        def candidate(volume: Volume | None) -> Printed | None:
+            if volume is None:
+                return None
+            member = printed(volume, skull, centre, fit.defects)
+            if text is not None:
+                with suppress(InputError):  # no room: it stays without a text
+                    member = member.with_text(text, skull, centre, min_thickness_mm)
+            return member
+
+        with ThreadPoolExecutor(PRINTERS) as pool:
+            members = list(pool.map(candidate, fitted))
+    return Design(made.volume, made.mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes, made.engraved)
 
 
 def _candidates(proposal: object, fit: PriorFit) -> list[Candidate]:

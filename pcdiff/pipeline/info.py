@@ -14,7 +14,7 @@ from pcdiff.imaging.input_check import InputCheck
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.fit import PriorFit, fit
 from pcdiff.prior.model import ShapePrior
-from pcdiff.prior.regions import Defect, defects_of
+from pcdiff.prior.regions import Defect, openings_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def scan_info(source: Path, settings: Settings, picture: Path | None = None) -> 
         from pcdiff.report.render import write_png
 
         write_png(defects_picture(skull, found), picture)
-    return ScanInfo(check, tuple(defects_of(found)), found.notes, doubtful=found.doubtful)
+    defects, _ = openings_of(found, skull)
+    return ScanInfo(check, tuple(defects), found.notes, doubtful=found.doubtful)
 
 
 def defects_picture(skull: Volume, fit: PriorFit) -> np.ndarray:

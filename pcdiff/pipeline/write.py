@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pcdiff.errors import InputError, OutputError
+from pcdiff.errors import OutputError
 from pcdiff.files import sha256, written_beside
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import bounding_box, nothing_like
 from pcdiff.geometry.mesh import Mesh, mesh_to_mask, read_stl, write_stl
 from pcdiff.geometry.mesh_files import mesh_kinds, write_mesh
 from pcdiff.geometry.metrics import dice
-from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_map, write_volume
-from pcdiff.pipeline.engraving import engrave
 from pcdiff.pipeline.flow import Design
+from pcdiff.pipeline.printing import Printed
 
 STL_DSC = 0.97  # the least agreement of an STL with its volume
 WRITERS = 4  # threads: compressing takes most of the time and releases the interpreter's lock
@@ -40,45 +37,25 @@ def write_implant(folder: Path, result: Design, kinds: str, space: str) -> tuple
     return mesh, compare_stl(mesh, result.implant) | {"sha256": sha256(folder / "implant.stl")}
 
 
-@dataclass(frozen=True)
-class Member:
-    """A candidate. surface: as designed. mesh: as it is printed, with the text if there is room for one."""
-
-    surface: Mesh
-    mesh: Mesh
-
-    @property
-    def engraved(self) -> bool:
-        """Whether a text is cut into it."""
-        return self.mesh is not self.surface
-
-
-def write_members(
-    folder: Path, result: Design, skull: Volume, space: str, text: str | None = None, min_wall_mm: float = 0.0
-) -> list[Member | None]:
+def write_members(folder: Path, result: Design, space: str) -> None:
     """Writes candidates/implant_K.nrrd and .stl of each member, and uncertainty.nrrd.
 
-    skull: the defective skull. text: cut into each member that has room for it, see `engraving.engrave`. Returns the
-    members, None for one without a voxel.
+    A member without a voxel has an empty volume, and no mesh.
     """
     candidates = folder / "candidates"
     candidates.mkdir()
 
-    def write(number: int, volume: Volume) -> Member | None:
-        write_volume(volume, candidates / f"implant_{number}.nrrd")
-        if not volume.mask.any():
-            return None
-        surface = mesh = volume_to_mesh(volume, skull)
-        if text is not None:
-            with suppress(InputError):  # no room: it is written, and recorded, without a text
-                mesh, _ = engrave(surface, skull, result.fit.pose.shift, text, min_wall_mm)
-        write_stl(mesh, candidates / f"implant_{number}.stl", space)
-        return Member(surface, mesh)
+    def write(number: int, member: Printed | None) -> None:
+        if member is None:
+            nothing = result.implant.with_mask(nothing_like(result.implant.mask))
+            write_volume(nothing, candidates / f"implant_{number}.nrrd")
+        else:
+            write_volume(member.volume, candidates / f"implant_{number}.nrrd")
+            write_stl(member.mesh, candidates / f"implant_{number}.stl", space)
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        members = list(pool.map(write, range(1, len(result.members) + 1), result.members))
+        list(pool.map(write, range(1, len(result.members) + 1), result.members))
     write_map(result.uncertainty, result.implant, folder / "uncertainty.nrrd")
-    return members
 
 
 def point_arrays(result: Design) -> dict[str, np.ndarray]:

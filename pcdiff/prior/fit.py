@@ -37,8 +37,9 @@ from pcdiff.prior.settings import CompletionSettings
 class LeftOpen:
     """Openings of a skull that a fit does not complete.
 
-    observation: with their labels, from 1. numbers: of each among all defects, as `pcdiff info` lists them, None for a
-    small opening. why: a few words for each. barred: (R,) bool, rays that they do not reach.
+    observation: of all openings, those that are completed with the fit's labels, and these after them. numbers: of each
+    among all defects, as `pcdiff info` lists them, None for a small opening. why: a few words for each. barred: (R,)
+    bool, rays that no opening reaches.
     """
 
     observation: Observation
@@ -150,17 +151,23 @@ def fit_head(
         notes=notes + left_out + observed.notes + check_reach(middle, outer),
         doubtful=tuple(new for new, old in enumerate(numbers, 1) if old in observed.doubtful),
         numbers=() if region is not None else tuple(numbers),
-        left_open=_left_open(prior, observed, missing, region is not None),
+        left_open=_left_open(prior, observed, observation.defect, missing, region is not None),
     )
 
 
-def _left_open(prior: ShapePrior, observed: Observed, completed: np.ndarray, drawn: bool) -> LeftOpen | None:
-    """What is open and not completed, (R,) bool. drawn: a region said what to complete."""
+def _left_open(
+    prior: ShapePrior, observed: Observed, chosen: np.ndarray, completed: np.ndarray, drawn: bool
+) -> LeftOpen | None:
+    """What is open and not completed.
+
+    chosen: (R,) int labels of the defects to complete. completed: (R,) bool, what they have grown to. drawn: a region
+    said what to complete.
+    """
     rules = prior.settings.defects
     doubtful = doubtful_defects(observed.found, prior.present >= rules.min_presence)
-    labels = np.zeros_like(observed.found)
+    labels, first = chosen.copy(), int(chosen.max()) + 1
     numbers: list[int | None] = []
-    why = []
+    why: list[str] = []
     for found, small in ((observed.found, False), (observed.small, True)):
         for number in range(1, int(found.max(initial=0)) + 1):
             rays, touched = found == number, completed & (found == number)
@@ -177,13 +184,14 @@ def _left_open(prior: ShapePrior, observed: Observed, completed: np.ndarray, dra
                 reason = "the part outside the region"
             else:
                 reason = "outside the region" if drawn else "not chosen"
+            labels[rays] = first + len(why)
             numbers.append(None if small else number)
             why.append(reason)
-            labels[rays] = len(why)
     if not why:
         return None
     observation = open_rays(observed.observation.outer, observed.observation.thickness, labels)
-    return LeftOpen(observation, tuple(numbers), tuple(why), observed.closed.held | completed)
+    strip = ((observed.found > 0) | (observed.small > 0)) & (labels == 0)
+    return LeftOpen(observation, tuple(numbers), tuple(why), observed.closed.held | strip)
 
 
 def complete_with_bevel(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from pcdiff.geometry.extents import extents
+from pcdiff.geometry.points import PointCloud
+from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP, surface_elements
 from pcdiff.prior.fit import PriorFit, complete_with_bevel
 
 ONE_SIDE = 0.85  # least share of a defect's area on one side of the midline for it to be a defect of that side
 NAMED = 0.2  # least share of a defect's area in a bone for the bone to be named
+DEPTH = 0.25  # of the thickness: so far below a table the skull's voxels say whether it has bone, beyond their rounding
 BONES = ("frontal", "temporal", "parietal", "occipital")
 JOINED = {"frontal": "fronto", "temporal": "temporo", "parietal": "parieto", "occipital": "occipito"}
 
@@ -21,48 +25,60 @@ class Defect:
     """One defect. label: as in `PriorFit.defect`. area_cm2: of the missing outer surface.
 
     side: left, right (the patient's) or both. place: the site in words, such as "left temporo-parietal".
+    length_mm, width_mm: of the missing bone, see `extents`.
     """
 
     label: int
     area_cm2: float
     side: str
     place: str
+    length_mm: float
+    width_mm: float
 
 
 @dataclass(frozen=True)
 class OpenDefect(Defect):
-    """An opening that is not closed. number: in `pcdiff info`, None for a small one. why: it is left, in a few words.
-
-    length_mm, width_mm: of the missing bone.
-    """
+    """An opening that is not closed. number: in `pcdiff info`, None for a small one. why: it is left, in few words."""
 
     number: int | None
-    length_mm: float
-    width_mm: float
     why: str
 
 
-def open_defects(fit: PriorFit) -> list[OpenDefect]:
-    """The openings that a fit leaves open, defects first."""
+def openings_of(fit: PriorFit, skull: Volume) -> tuple[list[Defect], list[OpenDefect]]:
+    """The defects that a fit completes, in order of their labels; and the openings that it leaves open, defects first.
+
+    All are measured in a completion of all, so that an opening has one size, whether it is chosen or not. skull: the
+    defective skull that was fitted.
+    """
     left = fit.left_open
     if left is None:
-        return []
+        return _defects(fit, skull), []
     whole = complete_with_bevel(fit.prior, fit.pose, left.observation, fit.residual, left.barred)
-    surface = whole.completed_surface()
-    assert surface.defect is not None
-    found = []
-    for defect, number, why in zip(defects_of(whole), left.numbers, left.why, strict=True):
-        length, width, _ = extents(surface.points[surface.defect == defect.label])
-        sizes = round(length, 1), round(width, 1)
-        found.append(OpenDefect(defect.label, defect.area_cm2, defect.side, defect.place, number, *sizes, why))
-    return found
+    found = _defects(whole, skull)
+    closed, open_ = found[: fit.defects], found[fit.defects :]
+    told = zip(open_, left.numbers, left.why, strict=True)
+    return closed, [OpenDefect(**asdict(defect), number=number, why=why) for defect, number, why in told]
 
 
-def defects_of(fit: PriorFit) -> list[Defect]:
-    """The defects of a fit, in order of their labels."""
-    area = ray_areas(fit)
-    bones = bone_at(MAP.directions)
-    return [_defect(label, np.where(fit.defect == label, area, 0), bones) for label in range(1, fit.defects + 1)]
+def _defects(fit: PriorFit, skull: Volume) -> list[Defect]:
+    area, bones, missing = ray_areas(fit), bone_at(MAP.directions), missing_bone(fit, skull)
+    return [
+        _defect(label, np.where(fit.defect == label, area, 0), bones, missing.points[missing.defect == label])
+        for label in range(1, fit.defects + 1)
+    ]
+
+
+def missing_bone(fit: PriorFit, skull: Volume) -> PointCloud:
+    """The points of both completed tables over each defect where the skull has no bone beneath, with their labels.
+
+    A defect's rays alone reach some millimetres into the rim: they are 1.5 mm apart, and those of a bevel belong to it.
+    """
+    whole, depth = fit.completed_surface(), DEPTH * fit.thickness
+    beneath = fit.completed_surface(fit.outer - depth, fit.thickness - 2 * depth)  # the same rays, in the same order
+    bone = ndimage.map_coordinates(skull.mask, skull.to_index(beneath.points).T, order=0, output=bool)
+    assert whole.defect is not None
+    missing = (whole.defect > 0) & ~bone
+    return whole[missing]
 
 
 def ray_areas(fit: PriorFit) -> np.ndarray:
@@ -89,7 +105,8 @@ def bone_at(directions: np.ndarray) -> np.ndarray:
     return bone
 
 
-def _defect(label: int, area: np.ndarray, bones: np.ndarray) -> Defect:
+def _defect(label: int, area: np.ndarray, bones: np.ndarray, missing: np.ndarray) -> Defect:
+    """area: (R,) cm2, 0 outside of the defect. bones: (R,) by `bone_at`. missing: (N, 3) mm, by `missing_bone`."""
     total = area.sum()
     left = area[MAP.directions[:, 0] > 0].sum() / total
     side = "left" if left >= ONE_SIDE else "right" if left <= 1 - ONE_SIDE else "both"
@@ -97,4 +114,5 @@ def _defect(label: int, area: np.ndarray, bones: np.ndarray) -> Defect:
     named = [name for name in BONES if shares[name] >= NAMED]
     words = "-".join([*(JOINED[name] for name in named[:-1]), named[-1]])
     place = f"{words}, across the midline" if side == "both" else f"{side} {words}"
-    return Defect(label, round(float(total), 1), side, place)
+    length, width, _ = (round(mm, 1) for mm in extents(missing))
+    return Defect(label, round(float(total), 1), side, place, length, width)

@@ -55,3 +55,9 @@ class CaseContents:
         for name, values in self.vertex_fields.items():
             if values.shape != (vertices,):
                 raise ValueError(f"{name} must have shape ({vertices},), one value per vertex, got {values.shape}")
+
+    def figure(self, key: str) -> float | None:
+        """The number that the checks found under a key; None without one."""
+        figures = [figure for check in (self.checks or {}).get("checks", []) for figure in check.get("figures", [])]
+        value = next((figure.get("value") for figure in figures if figure.get("key") == key), None)
+        return float(value) if isinstance(value, float | int) else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from pcdiff.report.templates import fill
 from pcdiff.report.words import defect_numbers
 
 PIXEL_MM = 0.4
-NUMBER_PX = 20
+NUMBER_PX = 24
+AROUND_MM = 15.0  # of skull and implant beside a mark
 NUMBER_MM = 8.0  # from a mark to its number, on bone
 
 
@@ -54,12 +57,14 @@ def _by_defect(record: Mapping[str, Any]) -> dict[int, dict[int, Mapping[str, An
 
 
 def _picture(scene: Scene, marks: Mapping[int, Mapping[str, Any]]) -> np.ndarray:
-    """(H, W, 3) uint8: skull and implant from outside, with the marks and their numbers."""
+    """(H, W, 3) uint8: skull and implant around the marks from outside, with their numbers."""
     from PIL import Image, ImageDraw, ImageFont
 
     names = ("point", "normal", "across")
     points, normals, across = (np.array([mark[name] for mark in marks.values()]) for name in names)
-    canvas = Canvas([scene.skull.shape], normals.mean(axis=0), PIXEL_MM)
+    corners = AROUND_MM * np.array(list(product((-1, 1), repeat=3)))
+    room = replace(scene.skull.shape, vertices=(points[:, None] + corners).reshape(-1, 3))
+    canvas = Canvas([room], normals.mean(axis=0), PIXEL_MM)
     for shape in (scene.skull.shape, scene.implant.shape, beads(points, MARK, MARK_MM)):
         canvas.add(shape)
     picture = Image.fromarray(canvas.picture())

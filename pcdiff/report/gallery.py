@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ PIXEL_MM = 0.75
 CLOSE_UP_MM = 0.45  # per pixel
 CLOSE_UP_BONE_MM = 16.0  # bone around the implant in the close-up
 BEAD_MM = 1.1
-TEXT_AROUND_MM = (30.0, 8.0, 8.0)  # of an engraved text
+TEXT_WINDOW_MM = (26.0, 0.0, 7.0)  # half the width, depth and height of what is shown around an engraved text
+TEXT_PATCH_MM = (60.0, 25.0, 40.0)  # of the surface that is drawn
 TEXT_MM = 0.12  # per pixel
 
 
@@ -79,13 +81,16 @@ def engraving_picture(mesh: Mesh, place: Mapping[str, Any]) -> np.ndarray:
     """
     right, up = (np.array(place[name]) for name in ("right", "up"))
     local = (mesh.vertices - place["point"]) @ np.stack([right, np.cross(up, right), up]).T  # the reader is in front
-    near = (np.abs(local) < TEXT_AROUND_MM).all(axis=1)[mesh.faces].all(axis=1)
+    near = (np.abs(local) < TEXT_PATCH_MM).all(axis=1)[mesh.faces].all(axis=1)
     faces, flat = mesh.faces[near], Mesh(local, mesh.faces[near])
     normals = np.repeat(unit(flat.area_vectors), 3, axis=0)  # facets, so that edges stay sharp
     cut = on_strokes(local[faces].mean(axis=1)[:, [0, 2]], text_strokes(place["text"]))
     colours = np.where(np.repeat(cut, 3)[:, None], CUT, IMPLANT)
     shape = Shape(local[faces].reshape(-1, 3), normals, np.arange(faces.size).reshape(-1, 3), colours)
-    return render([shape], (0.0, -1.0, -0.8), TEXT_MM)
+    corners = np.array(list(product((-1, 1), repeat=3))) * TEXT_WINDOW_MM  # of the picture; the surface goes on
+    canvas = Canvas([replace(shape, vertices=corners)], (0.0, -1.0, -0.8), TEXT_MM)
+    canvas.add(shape)
+    return canvas.picture()
 
 
 def _bone_around(bone: Shape, implant: Shape) -> Shape:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from pcdiff.report.contents import CaseContents
@@ -15,8 +14,6 @@ from pcdiff.report.words import defect_numbers, piece_names
 
 # g/cm3: PEEK (medical grade, ISO 1183), Ti-6Al-4V (ASTM F136), PMMA bone cement.
 DENSITIES = {"PEEK": 1.30, "titanium": 4.43, "PMMA": 1.18}
-RIM_WIDTH_MM = 3.0  # nearer to bone the distance to the opposite surface is that of the rim, and no thickness
-PERCENTILES = (5, 50, 95)
 
 
 def plan_section(contents: CaseContents, picture: Markup) -> Markup:
@@ -109,9 +106,8 @@ def _implant_rows(contents: CaseContents) -> dict[str, str]:
     if engraved := (record.get("fitting") or {}).get("engraved"):
         text, depth = engraved[0]["text"], f"{engraved[0]['depth_mm']:g}\u00a0mm deep"
         rows["Engraved"] = f"{text}, in the inner surface{_engraved_pieces(record, engraved)}, {depth}"
-    values = _thickness(contents)
-    if values.size:
-        low, median, high = np.percentile(values, PERCENTILES)
+    low, median, high = (contents.figure(f"thickness_{name}") for name in ("p5", "median", "p95"))
+    if low is not None and median is not None and high is not None:
         rows["Thickness"] = f"{median:.1f} mm (median); 90 % from {low:.1f} to {high:.1f} mm"
     return rows
 
@@ -125,15 +121,3 @@ def _engraved_pieces(record: Mapping[str, Any], engraved: Sequence[Mapping[str, 
     numbers = sorted(defect_numbers(record).get(each["defect"], each["defect"]) for each in engraved)
     which = "piece for defect" if len(numbers) == 1 else "pieces for defects"
     return f" of the {which} {' and '.join(map(str, numbers))}, not of every piece"
-
-
-def _thickness(contents: CaseContents) -> np.ndarray:
-    """(N,) mm, at the vertices away from the rim; empty for an implant that was not checked."""
-    fields = contents.vertex_fields
-    if "thickness_mm" not in fields:
-        return np.empty(0)
-    thickness = fields["thickness_mm"]
-    inner = np.isfinite(thickness) & (thickness > 0)
-    if "gap_mm" in fields:
-        inner &= fields["gap_mm"] > RIM_WIDTH_MM
-    return thickness[inner]

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pcdiff.figures import figure_text
 from pcdiff.report.templates import fill
 from pcdiff.report.words import product_text, value_text
 
@@ -43,18 +44,10 @@ def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:
     limit, unit = figure.get("limit"), (figure.get("unit") or "").replace("cm2", "cm\u00b2")
     return {
         "name": figure["name"],
-        "value": _with_unit(figure.get("value"), unit),
-        "limit": "" if limit is None else f"{figure.get('rule') or ''} {_with_unit(limit, unit)}".strip(),
+        "value": figure_text(figure.get("value"), unit),
+        "limit": "" if limit is None else f"{figure.get('rule') or ''} {figure_text(limit, unit)}".strip(),
         "passed": figure.get("passed"),
     }
-
-
-def _with_unit(value: Any, unit: str) -> str:
-    if isinstance(value, float) and not unit:
-        return max(value_text(value), f"{value:.2f}", key=len)  # a share: 1.00 is no count
-    if type(value) is int:
-        value = float(value)  # to be shown with thousands separators
-    return f"{value_text(value)} {unit}".strip()
 
 
 def input_section(record: Mapping[str, Any]) -> Markup:

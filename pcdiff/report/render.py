@@ -95,7 +95,7 @@ class Canvas:
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) mm -> (N, 2) columns and rows of the picture."""
         at = (points @ self._axes.T - self._low)[:, :2] / (self._step * SUPERSAMPLING)
-        return np.stack([at[:, 0], self._depth.shape[0] / SUPERSAMPLING - at[:, 1]], axis=1)
+        return np.stack([at[:, 0], self._shape[0] / SUPERSAMPLING - at[:, 1]], axis=1)
 
     def picture(self) -> np.ndarray:
         """(H, W, 3) uint8 sRGB."""

@@ -164,10 +164,8 @@ def _vertex_fields(contents: CaseContents, cell: np.ndarray) -> Iterator[Field]:
 
 def _thickness(values: np.ndarray, contents: CaseContents) -> Field:
     """Around the thickness of the bone beside the implant, where it was measured."""
-    checks = (contents.checks or {}).get("checks", [])
-    figures = [figure for check in checks for figure in check.get("figures", [])]
-    bone = next((figure.get("value") for figure in figures if figure.get("key") == "bone_thickness"), None)
-    if not isinstance(bone, float | int) or bone <= 0:
+    bone = contents.figure("bone_thickness")
+    if bone is None or bone <= 0:
         high = float(np.ceil(np.percentile(values, 99)) or 1)
         ticks = ((0.0, "0 (thin)"), (high / 2, f"{high / 2:.3g}"), (high, f"{high:.3g} (thick)"))
         return Field("thickness", "thickness, mm", values.astype(np.float32), 0.0, high, AROUND_BONE, ticks)

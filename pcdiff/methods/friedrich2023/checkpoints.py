@@ -29,6 +29,7 @@ FORMAT = "pcdiff-paper-1"
 MAX_BYTES = 4 * 2**30  # a larger file is refused
 MAX_DEPTH = 4  # of mappings around the weights
 ANOTHER = "weights of another network; import the checkpoint anew, or train one"
+DENOISER, VOXELISATION = "denoiser.pth", "voxelisation.pt"  # of an export
 CHECKPOINT = "a checkpoint of tensors and plain values"
 SAVE_AGAIN = "save its state_dict alone with torch.save"
 # Keys under which training scripts store weights; averaged weights are preferred to the last step's.
@@ -119,12 +120,12 @@ def export_checkpoints(model: PaperModel, folder: Path) -> list[Path]:
     make_folder(folder)
     written = []
     if model.denoiser is not None:
-        written.append(folder / "denoiser.pth")
+        written.append(folder / DENOISER)
         state = denoiser_state_to(model.denoiser.state_dict())
         with written_beside(written[-1]) as beside:
             torch.save({"epoch": 0, "model_state": state, "optimizer_state": {}}, beside)
     if model.voxelisation is not None:
-        written.append(folder / "voxelisation.pt")
+        written.append(folder / VOXELISATION)
         theirs = voxelisation_state_to(model.voxelisation.state_dict())
         with written_beside(written[-1]) as beside:
             torch.save({"epoch_it": 0, "it": 0, "loss_val_best": float("inf"), "state_dict": theirs}, beside)

@@ -11,7 +11,14 @@ from pathlib import Path
 import qt
 import slicer
 from PcdiffImplantLib import commands, words
-from PcdiffImplantLib.exchange import ExchangeError, Segment, edit_in_segment_editor, load_case, write_inputs
+from PcdiffImplantLib.exchange import (
+    ExchangeError,
+    Segment,
+    edit_in_segment_editor,
+    load_case,
+    show_marks,
+    write_inputs,
+)
 from PcdiffImplantLib.form import Form, section, segment_selector, selected_segment
 from PcdiffImplantLib.job import Job, RunError
 from PcdiffImplantLib.tests import PcdiffImplantTest as PcdiffImplantTest  # Slicer looks for it here
@@ -188,11 +195,12 @@ class PcdiffImplantWidget(ScriptedLoadableModuleWidget):
         self.form.list_methods(info)
 
     def _load(self, job: Job, results: Path) -> None:
-        """Moves the case to the folder of results, and loads its implant."""
+        """Moves the case to the folder of results, and loads its implant and the fixation marks."""
         record = job.answer()
         folder = _move(Path(record["folder"]), results)
         checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))["checks"]
         self._implant = load_case(folder)
+        show_marks(f"{folder.name} fixation", record["fixation"])
         self._say(words.design_words(record, checks, (folder / "report.html").as_uri()))
 
     def _on_program(self, path: str) -> None:

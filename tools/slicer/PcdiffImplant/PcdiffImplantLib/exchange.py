@@ -4,16 +4,18 @@ A node's parent transform is applied to what is written, so results need none: t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import slicer
 
 from .commands import Inputs
 
 IMPLANT_COLOUR = (0.28, 0.66, 0.77)
+MARK_COLOUR = (0.85, 0.30, 0.0)  # as in the report
 
 
 class ExchangeError(Exception):
@@ -73,6 +75,24 @@ def load_case(folder: Path):
     model.GetDisplayNode().SetColor(*IMPLANT_COLOUR)
     model.GetDisplayNode().SetVisibility2D(True)
     return volume, model
+
+
+def show_marks(name: str, places: Sequence[Mapping[str, Any]]):
+    """The fixation marks of a design as a list of points with the report's numbers; None without any.
+
+    places: `fixation` of run.json, in LPS. The points are locked, so that no click moves them.
+    """
+    if not places:
+        return None
+    marks = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    for number, place in enumerate(places, 1):
+        x, y, z = place["point"]
+        marks.AddControlPoint(-x, -y, z, str(number))  # RAS
+    marks.SetLocked(True)
+    display = marks.GetDisplayNode()
+    display.SetSelectedColor(*MARK_COLOUR)  # points are selected when they are added
+    display.SetPointLabelsVisibility(True)
+    return marks
 
 
 def edit_in_segment_editor(implant, model, source):

@@ -21,7 +21,7 @@ def design_words(record: dict[str, Any], checks: list[dict[str, Any]], report: s
     if engraved := record["fitting"]["engraved"]:
         lines.append(f"Engraved in the mesh, not in the volume: {escape(engraved[0]['text'])}.")
     if marks := record["fixation"]:
-        lines.append(f"The report shows {_count(len(marks), 'fixation mark')}.")
+        lines.append(f"Scene and report show {_count(len(marks), 'fixation mark')}.")
     if record["unusual_head"]:
         lines.append("The head differs from those that the shape model knows: does it lie upright in patient axes?")
     found = record["input_check"]

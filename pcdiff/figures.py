@@ -1,0 +1,13 @@
+"""Figures as text for readers, in the terminal and in reports."""
+
+from __future__ import annotations
+
+
+def figure_text(value: float | bool | None, unit: str = "") -> str:
+    """A figure or its limit for people: three significant digits, yes or no, - for none. A share has two decimals."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    text = f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, float) and not unit:
+        text = max(text, f"{value:.2f}", key=len)  # 1.00 is no count
+    return f"{text} {unit}".rstrip()

@@ -238,6 +238,20 @@ def test_a_sparse_network_answers_at_every_level_and_misses_no_missing_bone() ->
     assert all(a.odds.numel() < b.odds.numel() for a, b in pairwise(answers))
 
 
+def test_a_sparse_network_leaves_out_only_what_it_is_sure_of() -> None:
+    network = small("sparse", widths=(8, 8, 8, 8)).eval()
+    fine, coarse, _ = shell()
+
+    def visited(log_odds: float) -> int:
+        for layer in network.occupied:
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.constant_(layer.bias, log_odds)
+        with torch.no_grad():
+            return int((network(fine, coarse) == log_odds).sum())
+
+    assert visited(-3.0) > 2 * visited(-5.0) > 0
+
+
 # --- on the scan's grid -----------------------------------------------------------------------------------------------
 
 

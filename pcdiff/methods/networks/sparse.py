@@ -24,6 +24,7 @@ NEIGHBOURS = list(product((-1, 0, 1), repeat=3))
 CHILDREN = list(product((0, 1), repeat=3))
 OCCUPIED = 0.1  # share of bone of a point that is kept
 NOT_VISITED = -10.0  # log-odds of points that were left out
+REFINED = -4.0  # least log-odds of a point without bone that is divided further: what is left out is lost
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,11 @@ class Sparse(BoneNetwork):
         return dense
 
     def answers(self, bone: Tensor, where: Tensor, missing: Tensor) -> list[Answer]:
-        """One answer for each level of the decoder, at its points; missing bone is always among them."""
+        """One answer for each level of the decoder, at its points; missing bone is always among them.
+
+        In use it is not. So points are left out only where the network is sure (`REFINED`): were they left out from
+        even odds, that a point is there would say in training that bone is missing, and in use a defect would be lost.
+        """
         targets = [missing]
         for _ in self.occupied[1:]:
             targets.append(functional.max_pool3d(targets[-1], 2, ceil_mode=True))
@@ -230,11 +235,9 @@ class Sparse(BoneNetwork):
             points = block(_joined(grow(points, skip.shape), skip))
             odds = occupied(points.features)[:, 0]
             levels.append((points, odds))
-            keep = odds > 0
-            if targets:
-                keep = keep | (targets[number][_at(points.places)] > 0)
-            keep = keep | (skip.found(points.places) >= 0) if number + 1 < len(self.grow) else keep
-            points = points.kept(keep)
+            if number + 1 < len(self.grow):
+                chosen = (odds > REFINED) | (skip.found(points.places) >= 0)
+                points = points.kept(chosen | (targets[number][_at(points.places)] > 0) if targets else chosen)
         return levels
 
     def _occupied(self, bone: Tensor, where: Tensor) -> Points:

@@ -241,7 +241,7 @@ def test_version_is_written_once() -> None:
 def test_weights_are_shipped_and_small() -> None:
     weights = {path.name: path.stat().st_size for path in (PACKAGE / "weights").glob("*.safetensors")}
     names = ["prior", "denoiser", "unet", "atlas", "encoder_decoder", "symmetry", "slices", "patches", "coarse_to_fine"]
-    assert weights.keys() == {f"{name}.safetensors" for name in names}
+    assert weights.keys() == {f"{name}.safetensors" for name in [*names, "sparse"]}
     assert sum(weights.values()) < 60e6
     assert ShapePrior.shipped().heads == 59, "the model card says 59 heads"
 

@@ -15,7 +15,7 @@ from pcdiff.evaluation.methods_table import methods_table
 from pcdiff.evaluation.results import Results, write_results
 from pcdiff.evaluation.rows import Row
 from pcdiff.evaluation.speed import speed_table
-from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
+from pcdiff.evaluation.tables import ablation_table, lattice_table, own_defects_table, variants_table
 
 TOOL = Path(__file__).parents[1] / "tools" / "write_tables.py"
 DOCUMENT = "before\n<!-- results -->\nold\n<!-- /results -->\nbetween\n<!-- variants -->\n<!-- /variants -->\nafter\n"
@@ -134,6 +134,21 @@ def test_an_ablation_has_one_row_per_variant() -> None:
         "| all parts | 0.940 / 0.960 / inf / 0.900 |  |",
         "| without diffusion | 0.920 / 0.960 / inf / 0.900 | -0.0200 ± 0.0041 (3 of 15 better) |",
     ]
+
+
+def test_variants_on_the_lattice_have_the_mean_of_classes_and_the_difference() -> None:
+    difference = {"mean": -0.02, "standard_error": 0.0041, "better": 3, "skulls": 15}
+    gains = {
+        "all": {"dsc": {"own": 0.9, "bilateral": 0.8}, "difference": {}},
+        "none": {"dsc": {"own": 0.8, "bilateral": 0.6}, "difference": {"own": difference, "all": difference}},
+    }
+    assert lattice_table({"": gains}).splitlines() == [
+        "| variant | DSC, mean of classes | minus that of all | own | bilateral |",
+        "|---|---|---|---|---|",
+        "| all | 0.850 |  | 0.900 | 0.800 |",
+        "| none | 0.700 | -0.0200 ± 0.0041 (3 of 15 better) | 0.800 | 0.600 |",
+    ]
+    assert "| slices: all | 0.850 |" in lattice_table({"patches": gains, "slices": gains})
 
 
 def test_the_table_of_speed_has_medians_ranges_and_the_difference() -> None:

@@ -8,7 +8,9 @@ set's own defects; in MODEL_CARD.md and docs/accuracy.md that between `<!-- vari
 table of a suite's variants. Results of
 tools/ablate.py become the table of docs/experiments.md between `<!-- ablation -->` and `<!-- /ablation -->`, and those
 of tools/merge_results.py that of docs/methods.md between `<!-- methods -->` and `<!-- /methods -->`. Those of
-tools/benchmark.py become the table of docs/benchmark.md between `<!-- speed -->` and `<!-- /speed -->`.
+tools/benchmark.py become the table of docs/benchmark.md between `<!-- speed -->` and `<!-- /speed -->`. Those of
+tools/measure_networks.py become the tables of docs/augmentation.md between `<!-- gains -->` and `<!-- /gains -->`, and
+of docs/experiments.md between `<!-- inputs -->` and `<!-- /inputs -->`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 
 from pcdiff.evaluation.methods_table import methods_table
 from pcdiff.evaluation.speed import speed_table
-from pcdiff.evaluation.tables import ablation_table, own_defects_table, variants_table
+from pcdiff.evaluation.tables import ablation_table, lattice_table, own_defects_table, variants_table
 
 ROOT = Path(__file__).parent.parent
 OWN = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
@@ -55,6 +57,11 @@ def main() -> None:
     for results in files:
         if "variants" in results:
             write({"ablation": ablation_table(results)}, [ROOT / "docs" / "experiments.md"])
+        if "inputs" in results:
+            write({"inputs": lattice_table(results["inputs"]["networks"])}, [ROOT / "docs" / "experiments.md"])
+        if "augmentation" in results:
+            gains = lattice_table({"": results["augmentation"]["variants"]})
+            write({"gains": gains}, [ROOT / "docs" / "augmentation.md"])
         if "methods" in results:
             write({"methods": methods_table(results)}, [ROOT / "docs" / "methods.md"])
         if "load" in results:

@@ -160,6 +160,22 @@ def ablation_table(record: Record) -> str:
     return markdown(head, cells)
 
 
+def lattice_table(groups: Mapping[str, Record]) -> str:
+    """Variants of networks scored on the lattice (tools/measure_networks.py), the whole first in each group.
+
+    groups: name of a group -> variant -> `dsc`, of each class, and `difference` to the whole.
+    """
+    cells = []
+    for group, variants in groups.items():
+        for name, of in variants.items():
+            whole = of["difference"].get("all")
+            line = [f"{group}: {name}" if group else name, number(mean(of["dsc"].values()), "dsc")]
+            line.append(difference(Difference(**whole), "dsc") if whole else "")
+            cells.append(line + [number(value, "dsc") for value in of["dsc"].values()])
+    kinds = next(of["dsc"] for variants in groups.values() for of in variants.values())
+    return markdown(["variant", "DSC, mean of classes", "minus that of all", *kinds], cells)
+
+
 def columns(records: Sequence[Record]) -> dict[str, tuple[str, Record]]:
     """Name of a column -> its method and its record; the first record that has one is taken."""
     found: dict[str, tuple[str, Record]] = {}

@@ -93,12 +93,15 @@ def asymmetry(odds: Tensor, fine: Tensor) -> Tensor:
 
 def validate(model: BaselineModel, files: dict[str, list[Path]], device: str = "cpu") -> dict[str, float]:
     """Mean DSC at half the lattice's step: val_dsc_CLASS, and val_dsc, the mean of the classes, if there are cases."""
-    scores = {kind: float(np.mean([_score(model, path, device) for path in paths])) for kind, paths in files.items()}
+    scores = {
+        kind: float(np.mean([score_case(model, path, device) for path in paths])) for kind, paths in files.items()
+    }
     mean = {"val_dsc": float(np.mean(list(scores.values())))} if scores else {}
     return mean | {f"val_dsc_{kind}": score for kind, score in scores.items()}
 
 
-def _score(model: BaselineModel, path: Path, device: str) -> float:
+def score_case(model: BaselineModel, path: Path, device: str = "cpu") -> float:
+    """DSC of a fitted case, see `validate`."""
     case = FittedCase.load(path)
     bone, missing = (values.astype(np.float32) / 255 for values in (case.bone, case.missing))
     share = model.completed_share(bone, case.windows, device, mirror=False)

@@ -692,3 +692,14 @@ def test_the_page_is_as_wide_as_the_window(browser: Any, folder: Path, width: in
     )
     assert max(wide) <= width
     page.close()
+
+
+@pytest.mark.parametrize(("width", "media"), [(400, "screen"), (1600, "screen"), (700, "print")])
+def test_a_failed_figure_is_readable_to_its_last_letter(browser: Any, folder: Path, width: int, media: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, java_script_enabled=False)
+    page.goto((folder / REPORT).as_uri())
+    page.emulate_media(media=media)
+    assert page.locator(".check td .bad").inner_text() == "failed"
+    wide = page.locator(".check .scroll").evaluate_all("tables => tables.map(one => one.scrollWidth - one.clientWidth)")
+    assert max(wide) <= 0
+    page.close()

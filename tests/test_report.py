@@ -150,7 +150,7 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
         f"PEEK {1.3 * ml:.0f}\u00a0g, titanium {4.43 * ml:.0f}\u00a0g, PMMA {1.18 * ml:.0f}\u00a0g",
         "<b>Can be inserted:</b> It collides with &lt;b&gt;bone&lt;/b&gt; during insertion.",
         "Not assessed</span> Restores the shape.",
-        "1 warning about the input",
+        "<b>1 warning:</b> see Input",
         "Surgeon",
         "not a medical device",
     ):

@@ -79,6 +79,11 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
         find_scans([tmp_path / "cases.csv"])
 
 
+def test_a_table_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a table with a column `scan`, found none; check the path"):
+        find_scans([tmp_path / "cases.csv"])
+
+
 def test_a_pattern_without_a_match(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got no match"):
         find_scans([tmp_path / "p*" / "scan"])

@@ -150,7 +150,7 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
         f"PEEK {1.3 * ml:.0f}\u00a0g, titanium {4.43 * ml:.0f}\u00a0g, PMMA {1.18 * ml:.0f}\u00a0g",
         "<b>Can be inserted:</b> It collides with &lt;b&gt;bone&lt;/b&gt; during insertion.",
         "Not assessed</span> Restores the shape.",
-        "1 warning about the input",
+        "<b>1 warning:</b> see Input",
         "Surgeon",
         "not a medical device",
     ):
@@ -691,4 +691,15 @@ def test_the_page_is_as_wide_as_the_window(browser: Any, folder: Path, width: in
         max(box["x"] + box["width"] for box in (item.bounding_box() for item in page.locator("section").all()) if box),
     )
     assert max(wide) <= width
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "media"), [(400, "screen"), (1600, "screen"), (700, "print")])
+def test_a_failed_figure_is_readable_to_its_last_letter(browser: Any, folder: Path, width: int, media: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, java_script_enabled=False)
+    page.goto((folder / REPORT).as_uri())
+    page.emulate_media(media=media)
+    assert page.locator(".check td .bad").inner_text() == "failed"
+    wide = page.locator(".check .scroll").evaluate_all("tables => tables.map(one => one.scrollWidth - one.clientWidth)")
+    assert max(wide) <= 0
     page.close()

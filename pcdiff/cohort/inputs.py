@@ -35,14 +35,16 @@ def find_scans(given: Sequence[str | Path]) -> dict[Path, str | None]:
     perhaps `case`. A scan that is missing is kept: its own case says so. The name of a scan that is also given
     otherwise is that of the table.
 
-    Raises InputError for a pattern that matches nothing, a table that cannot be read, a row without a scan or with a
-    case that cannot name a folder, and a scan that two rows name.
+    Raises InputError for a pattern that matches nothing, a table that is missing or cannot be read, a row without a
+    scan or with a case that cannot name a folder, and a scan that two rows name.
     """
     found: dict[Path, _Entry] = {}
     for each in given:
         path = Path(each)
         if path.suffix.lower() in TABLES and path.is_file():
             entries = _rows_of(path)
+        elif path.suffix.lower() in TABLES and not path.exists() and not glob.has_magic(str(path)):
+            raise InputError(f"{path}: expected a table with a column `{SCAN}`, found none; check the path")
         else:
             entries = (_Entry(scan) for place in _matches(path) for scan in _images_of(place))
         for entry in entries:

@@ -15,7 +15,7 @@ from pcdiff.prior.fit import PriorFit, complete_with_bevel
 
 ONE_SIDE = 0.85  # least share of a defect's area on one side of the midline for it to be a defect of that side
 NAMED = 0.2  # least share of a defect's area in a bone for the bone to be named
-DEPTH = 0.25  # of the thickness: so far below a table the skull's voxels say whether it has bone, beyond their rounding
+DEPTH = 0.25  # of the thickness: so far below the outer table voxels say whether there is bone, beyond their rounding
 BONES = ("frontal", "temporal", "parietal", "occipital")
 JOINED = {"frontal": "fronto", "temporal": "temporo", "parietal": "parieto", "occipital": "occipito"}
 
@@ -25,7 +25,7 @@ class Defect:
     """One defect. label: as in `PriorFit.defect`. area_cm2: of the missing outer surface.
 
     side: left, right (the patient's) or both. place: the site in words, such as "left temporo-parietal".
-    length_mm, width_mm: of the missing bone, see `extents`.
+    length_mm, width_mm: of the missing outer surface, see `extents`.
     """
 
     label: int
@@ -69,16 +69,17 @@ def _defects(fit: PriorFit, skull: Volume) -> list[Defect]:
 
 
 def missing_bone(fit: PriorFit, skull: Volume) -> PointCloud:
-    """The points of both completed tables over each defect where the skull has no bone beneath, with their labels.
+    """The points of the completed outer table over each defect where the skull has no bone beneath, with their labels.
 
     A defect's rays alone reach some millimetres into the rim: they are 1.5 mm apart, and those of a bevel belong to it.
+    The inner table is left out: with it a burr hole would be as long as its diagonal.
     """
-    whole, depth = fit.completed_surface(), DEPTH * fit.thickness
-    beneath = fit.completed_surface(fit.outer - depth, fit.thickness - 2 * depth)  # the same rays, in the same order
+    whole = fit.completed_surface()
+    beneath = fit.completed_surface(fit.outer - DEPTH * fit.thickness)  # the same rays, in the same order
     bone = ndimage.map_coordinates(skull.mask, skull.to_index(beneath.points).T, order=0, output=bool)
+    outer = (whole.normals * (whole.points - fit.pose.shift)).sum(axis=1) > 0
     assert whole.defect is not None
-    missing = (whole.defect > 0) & ~bone
-    return whole[missing]
+    return whole[outer & (whole.defect > 0) & ~bone]
 
 
 def ray_areas(fit: PriorFit) -> np.ndarray:

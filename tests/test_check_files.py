@@ -62,8 +62,8 @@ def check_schema(checks: dict) -> None:
     assert "Not a medical device" in checks["notice"]
     assert [check["name"] for check in checks["checks"]] == NAMES
     assert checks["passed"] is all(check["passed"] is not False for check in checks["checks"])
-    assert np.linalg.norm(checks["insertion_vector"]) == pytest.approx(1, abs=1e-3)
-    assert checks["insertion"].startswith("from ")
+    assert np.linalg.norm(checks["insertion_vectors"], axis=1) == pytest.approx(1, abs=1e-3)
+    assert all(way.startswith("from ") for way in checks["insertion"])
     for check in checks["checks"]:
         assert check["words"].endswith(".")
         assert check["title"]

@@ -9,8 +9,10 @@ import pytest
 
 from pcdiff.checks.criteria import Criteria, load_criteria
 from pcdiff.checks.direction_words import describe_movement, describe_vector
-from pcdiff.checks.report import Check, Figure
+from pcdiff.checks.insertion import RemovalPath, implantable
+from pcdiff.checks.report import Check, Figure, Report
 from pcdiff.errors import InputError
+from pcdiff.figures import of_pieces
 from pcdiff.report.record_sections import checks_section
 
 
@@ -41,6 +43,19 @@ def test_a_direction_needs_a_length() -> None:
 def test_a_direction_with_its_figures() -> None:
     assert describe_vector((-0.0702, -0.0601, -0.9957)) == "from above (unit vector -0.07, -0.06, -1.00, LPS)"
     assert describe_vector((-1e-9, 0, -3)) == "from above (unit vector 0.00, 0.00, -1.00, LPS)"
+
+
+def test_the_insertion_of_two_pieces_names_both_directions() -> None:
+    right, left = (RemovalPath(np.array(way), 0.0, 0.0, np.zeros((0, 3))) for way in ((-1.0, 0, 0), (1.0, 0, 0)))
+    words = implantable([right, left], Criteria()).words
+    assert words.startswith("Insertion direction: from the right (unit vector 1.00, 0.00, 0.00, LPS) (largest piece), ")
+    assert "from the left (unit vector -1.00, 0.00, 0.00, LPS) (next). No collision" in words
+    nothing = np.zeros(0, np.float32)
+    report = Report((), (-right.direction, -left.direction), nothing, nothing)
+    assert report.insertion == ["from the right", "from the left"]
+    assert of_pieces(report.insertion) == "from the right (largest piece), from the left (next)"
+    assert of_pieces(["from above"]) == "from above"
+    assert of_pieces([]) == ""
 
 
 def test_figures_as_text() -> None:

@@ -75,9 +75,9 @@ def test_a_flush_plug_passes_everything(flush: Report) -> None:
     assert flush["complete"].figure("coverage_with_narrow_gaps") > 0.999
     assert flush["no_false_positive_area"].figure("overlap_area") == 0
     assert flush["implantable"].figure("collision_volume") == 0
-    assert flush.insertion_vector is not None
-    assert flush.insertion_vector[2] < -0.9
-    assert flush.insertion == "from above"
+    (vector,) = flush.insertion_vectors
+    assert vector[2] < -0.9
+    assert flush.insertion == ["from above"]
     assert flush["implantable"].words.startswith("Insertion direction: from above (unit vector ")
     assert flush["restores_shape"].figure("asymmetry_mean") < 0.25
     assert flush["smooth_transition"].figure("step_p95") < 0.35

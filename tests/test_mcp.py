@@ -111,6 +111,7 @@ def test_the_tools_over_pipes(call: Call, case: tuple[Volume, Volume], tmp_path:
         ("design", {"scan": "skull.nrrd", "out": "/tmp"}, "leads out"),
         ("design", {"scan": "skull.nrrd", "out": "out", "method": "nothing"}, "unknown method 'nothing'"),
         ("design", {"scan": "skull.nrrd", "out": "out", "engrave": "OP#7"}, "--engrave"),
+        ("design", {"scan": "skull.nrrd", "out": "out", "drain_hole": "2@12"}, "drain_holes, engrave"),
         ("design", {"scan": "skull.nrrd", "out": "out", "fixation": 13}, "invalid value for '--fixation'"),
         ("score", {"predictions": "out", "truth": "skull.nrrd", "out": "scores"}, "expected a data set's folder"),
     ):

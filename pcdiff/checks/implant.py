@@ -66,7 +66,7 @@ def check_implant(
             clear_of_bone(solid, bone, gap, cosine, clearance, criteria),
             printed,
         ),
-        -paths[0].direction,
+        tuple(-path.direction for path in paths),
         thickness.astype(np.float32),
         gap.astype(np.float32),
     )

@@ -14,6 +14,7 @@ from scipy import ndimage
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.direction_words import describe_vector
 from pcdiff.checks.report import Check, Figure
+from pcdiff.figures import of_pieces
 from pcdiff.geometry.directions import orthonormal_pair
 from pcdiff.geometry.grid import components
 from pcdiff.geometry.nearest import search_tree
@@ -108,7 +109,8 @@ def implantable(paths: Sequence[RemovalPath], criteria: Criteria) -> Check:
             ),
         ]
     ml, mm = sum(path.collision_ml for path in paths), max(path.undercut_mm for path in paths)
-    words = f"Insertion direction: {describe_vector(-paths[0].direction)}. " + (
+    ways = of_pieces([describe_vector(-path.direction) for path in paths])
+    words = f"Insertion direction: {ways}. " + (
         "No collision with bone on this path."
         if ml == 0
         else f"On the best straight path {ml:.2f} ml collide with bone; the undercut is up to {mm:.1f} mm deep."

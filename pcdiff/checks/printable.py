@@ -50,7 +50,7 @@ def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check
         Figure("inverted_bodies", "Bodies that face inward", sum(volume <= 0 for volume in volumes), expected=0),
         Figure("self_intersections", "Self-intersections", len(self_intersections(mesh)), expected=0),
         *([Figure("wall", known_wall, wall, "mm", minimum=criteria.min_wall_mm)] if np.isfinite(wall) else []),
-        Figure("longest_side", "Longest side", size, "mm", maximum=criteria.max_size_mm),
+        Figure("longest_side", "Longest side of its box", size, "mm", maximum=criteria.max_size_mm),
         Figure("volume", "Volume", mesh.volume_ml, "ml"),
         Figure("triangles", "Triangles", len(mesh.faces)),
     )

@@ -106,13 +106,13 @@ class Check:
 class Report:
     """All checks of an implant, and the values that colour its mesh.
 
-    insertion_vector: (3,) unit, LPS, the movement by which the largest piece goes *into* its defect; None if unknown.
+    insertion_vectors: (3,) unit, LPS, the movement by which each piece goes *into* its defect, the largest piece first.
     thickness_mm, gap_mm: (V,) float32, one value per vertex of the mesh: the implant's thickness there, and the
     distance to bone, negative inside bone.
     """
 
     checks: tuple[Check, ...]
-    insertion_vector: np.ndarray | None
+    insertion_vectors: tuple[np.ndarray, ...]
     thickness_mm: np.ndarray = field(repr=False)
     gap_mm: np.ndarray = field(repr=False)
 
@@ -127,21 +127,20 @@ class Report:
         return [check.name for check in self.checks if check.passed is False]
 
     @property
-    def insertion(self) -> str | None:
-        """The insertion direction in words, such as "from above"."""
-        return None if self.insertion_vector is None else describe_movement(self.insertion_vector)
+    def insertion(self) -> list[str]:
+        """The insertion direction of each piece in words, such as "from above"; the largest piece first."""
+        return [describe_movement(vector) for vector in self.insertion_vectors]
 
     def __getitem__(self, name: str) -> Check:
         return next(check for check in self.checks if check.name == name)
 
     def record(self, version: str, notice: str) -> dict[str, Any]:
         """The contents of `checks.json`."""
-        vector = self.insertion_vector
         return {
             "pcdiff": version,
             "notice": notice,
             "passed": self.passed,
             "checks": [check.record() for check in self.checks],
             "insertion": self.insertion,
-            "insertion_vector": None if vector is None else [round(float(x), 4) for x in vector],
+            "insertion_vectors": [[round(float(x), 4) for x in vector] for vector in self.insertion_vectors],
         }

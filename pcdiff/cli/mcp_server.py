@@ -52,6 +52,7 @@ def server_of(root: Path) -> MCPServer[Any]:
     try:
         from mcp.server.mcpserver import MCPServer
         from mcp.server.mcpserver.exceptions import ToolError
+        from mcp.server.mcpserver.tools import Tool as ServedTool
     except ModuleNotFoundError as error:
         raise InputError(f"pcdiff mcp needs the package mcp, version 2; run {install_hint('mcp')}") from error
 
@@ -67,11 +68,21 @@ def server_of(root: Path) -> MCPServer[Any]:
 
         return run
 
-    server = MCPServer("pcdiff", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
+    class StrictTool(ServedTool):
+        """A tool that refuses options that it does not have: a misspelt one must not be left out in silence."""
+
+        async def run(self, arguments: dict[str, Any], *context: Any, **options: Any) -> Any:
+            known = self.parameters["properties"]
+            if unknown := sorted(arguments.keys() - known.keys()):
+                raise ToolError(f"{self.name}: expected options among {', '.join(known)}, got {', '.join(unknown)}")
+            return await super().run(arguments, *context, **options)
+
     tools = Tools(root)
+    served: list[ServedTool] = []
     for tool in (tools.info, tools.design, tools.check, tools.score):
-        server.add_tool(told(tool))
-    return server
+        served.append(StrictTool.from_function(told(tool)))
+        served[-1].parameters["additionalProperties"] = False
+    return MCPServer("pcdiff", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING", tools=served)
 
 
 class Tools:

@@ -73,7 +73,7 @@ def check(
     vault = CompletedVault.of(fitted)
     if not mesh.is_watertight:
         unknown = np.full(len(mesh.vertices), np.nan, np.float32)
-        return Report((printable(mesh, vault.defects, float("nan"), criteria),), None, unknown, unknown)
+        return Report((printable(mesh, vault.defects, float("nan"), criteria),), (), unknown, unknown)
     if not implant.mask.any():
         raise InputError(
             f"{name}: expected an implant inside the scan, but it lies outside; is it in LPS millimetres, of this "

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pcdiff.figures import of_pieces
 from pcdiff.report.contents import CaseContents
 from pcdiff.report.fixation import fixation_line
 from pcdiff.report.templates import fill
@@ -35,7 +36,7 @@ def plan_section(contents: CaseContents, picture: Markup) -> Markup:
         fixation=fixation_line(record),
         implant=_implant_rows(contents),
         densities=DENSITIES,
-        insertion=(contents.checks or {}).get("insertion"),
+        insertion=of_pieces((contents.checks or {}).get("insertion") or []),
         warnings=(record.get("input_check") or {}).get("warnings") or [],
     )
 

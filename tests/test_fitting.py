@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from pcdiff.checks import surroundings
 from pcdiff.checks.criteria import MIN_WALL_MM, Criteria
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, voxel_gap, wall_thickness
+from pcdiff.checks.report import Check
 from pcdiff.checks.thickness import thick_enough
 from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh, label_bodies
@@ -163,22 +164,32 @@ def test_drain_holes_have_their_size_and_keep_the_rim(case: tuple[Volume, Volume
         fit(skull_and_plug((0.8, 0.8, 1.2)), drain_holes="2@10")
 
 
+def thickness_check(each: Volume, skull: Volume) -> Check:
+    mesh = volume_to_mesh(each, skull)
+    cosine = outward_cosine(mesh, CENTRE)
+    wall, gap = wall_thickness(mesh, cosine), bone_gap(mesh.vertices, skull)
+    return thick_enough(mesh.vertices, wall, gap, cosine, np.nan, float(each.spacing.max()), Criteria())
+
+
 def test_drain_holes_are_no_thin_places_and_a_thin_wall_is_one() -> None:
     skull, implant = skull_and_plug((0.5, 0.5, 0.5))
     holes = apply_fit_options(implant, skull, CENTRE, FitOptions(drain_holes="2.5@9")).implant
     thin = apply_fit_options(implant, skull, CENTRE, FitOptions(thickness="1.2mm", drain_holes="2.5@9")).implant
 
     def measured(each: Volume) -> list[float]:
-        mesh = volume_to_mesh(each, skull)
-        cosine = outward_cosine(mesh, CENTRE)
-        gap = bone_gap(mesh.vertices, skull)
-        check = thick_enough(mesh.vertices, wall_thickness(mesh, cosine), gap, cosine, np.nan, Criteria())
+        check = thickness_check(each, skull)
         return [float(check.figure(f"thickness_{name}")) for name in ("min", "p5", "median", "p95")]
 
     assert measured(holes)[0] == pytest.approx(measured(implant)[0], abs=1.5), "the edge of a hole is rounded"
     assert measured(holes)[1] == pytest.approx(measured(implant)[1], abs=0.8)
     assert measured(holes)[2:] == pytest.approx(measured(implant)[2:], abs=0.05)
     assert measured(thin)[0] < Criteria().min_thickness_mm
+
+
+def test_an_edge_is_rounded_over_a_voxel() -> None:
+    skull, implant = skull_and_plug((0.8, 0.8, 0.8))
+    holes = apply_fit_options(implant, skull, CENTRE, FitOptions(thickness="3mm", drain_holes="3@12")).implant
+    assert thickness_check(holes, skull).passed
 
 
 def test_too_coarse_voxels_are_refused_before_the_design() -> None:

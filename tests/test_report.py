@@ -166,7 +166,7 @@ def test_the_plan_comes_first_and_names_no_file(text: str, folder: Path) -> None
 def test_the_plan_gives_the_thickness_that_the_check_measured(folder: Path, tmp_path: Path) -> None:
     contents = read_contents(folder)
     thickness, gap = np.array([1.0, 8.0, 9.0, 9.0, 9.0]), np.array([0.5, 8.0, 8.0, 8.0, 8.0])
-    found = thick_enough(np.zeros((5, 3)), thickness, gap, np.ones(5), np.nan, Criteria())
+    found = thick_enough(np.zeros((5, 3)), thickness, gap, np.ones(5), np.nan, 0.5, Criteria())
     checks = {"passed": True, "checks": [found.record()]}
     settings = {**contents.record["settings"], "case_id": "OP-7 <b>", "defects": [3]}
     write_report(tmp_path, replace(contents, checks=checks, record={**contents.record, "settings": settings}))

@@ -44,7 +44,7 @@ def check_implant(
         raise ValueError("expected an implant with voxels on the skull's grid")
     criteria = criteria or Criteria()
     bone, solid = surroundings(skull, implant)
-    centre = vault.pose.shift
+    centre, voxel_mm = vault.pose.shift, float(implant.spacing.max())
     with ThreadPoolExecutor(1) as beside:  # voxels there, the mesh here
         viewed = beside.submit(RayView.of, vault, skull, implant)
         removed = beside.submit(removal_paths, solid, bone, centre, criteria.min_body_ml)
@@ -62,7 +62,7 @@ def check_implant(
             implantable(paths, criteria),
             restores_shape(view, criteria),
             smooth_transition(view, criteria),
-            thick_enough(mesh.vertices, thickness, gap, cosine, bone_thickness(view), criteria),
+            thick_enough(mesh.vertices, thickness, gap, cosine, bone_thickness(view), voxel_mm, criteria),
             clear_of_bone(solid, bone, gap, cosine, clearance, criteria),
             printed,
         ),

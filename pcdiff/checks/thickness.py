@@ -12,23 +12,30 @@ from pcdiff.geometry.nearest import nearest, search_tree
 from pcdiff.geometry.volume import Volume
 
 RIM_WIDTH_MM = 3.0  # nearer to bone the distance to the opposite surface is that of the rim, and no thickness
-EDGE_MM = 0.5  # from the side of a drain hole, or of a free edge: there it is that of the edge, which is rounded
+EDGE_MM = 0.5  # from the side of a drain hole or free edge, at least; a voxel, if larger: so far the edge is rounded
 DIGITS = 6  # of a gap in mm: `fitting.keep_clearance` allows the rounding errors beyond
 
 
 def thick_enough(
-    points: np.ndarray, thickness: np.ndarray, gap: np.ndarray, cosine: np.ndarray, bone: float, criteria: Criteria
+    points: np.ndarray,
+    thickness: np.ndarray,
+    gap: np.ndarray,
+    cosine: np.ndarray,
+    bone: float,
+    voxel_mm: float,
+    criteria: Criteria,
 ) -> Check:
     """Thickness of the outer surface away from the rim and from drain holes, and relative to the adjacent bone.
 
     points: (V, 3) mm, the mesh's vertices. thickness, gap: (V,) mm. cosine: (V,) by `outward_cosine`. bone: mm,
-    thickness of the adjacent bone, NaN if unknown.
+    thickness of the adjacent bone, NaN if unknown. voxel_mm: the longest side of the implant's voxels.
     """
     away = gap > RIM_WIDTH_MM
     inside = np.flatnonzero(away & (cosine > OUTER_COSINE) & np.isfinite(thickness))
     side = points[away & (np.abs(cosine) <= OUTER_COSINE)]
     if len(side):
-        inside = inside[nearest(search_tree(side), points[inside], distance_upper_bound=EDGE_MM)[0] > EDGE_MM]
+        edge = max(EDGE_MM, voxel_mm)
+        inside = inside[nearest(search_tree(side), points[inside], distance_upper_bound=edge)[0] > edge]
     inner = thickness[inside]
     if not inner.size:
         return Check("thickness", "Thickness", "The implant has no surface away from its rim.", ())

@@ -112,6 +112,7 @@ def test_info_lists_the_defects_and_draws_them(
     assert re.search(r"^defect 1: .*(frontal|parietal|temporal|occipital).*, \d+ x \d+ mm, \d+ cm2$", printed, re.M)
     picture = np.asarray(Image.open(tmp_path / "defects.png"))
     assert run("info", skull, "--png", tmp_path / "defects.png")[0] == 2, "found one that may be of another patient"
+    assert run("info", "--png", tmp_path / "nothing.png")[0] == 2, "no scan to draw"
     assert (picture != 255).any(-1).mean() > 0.1
     write_volume(healthy, tmp_path / "whole.nrrd")
     code, printed, error = run("info", tmp_path / "whole.nrrd", "--png", tmp_path / "none.png")

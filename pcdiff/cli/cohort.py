@@ -112,7 +112,8 @@ def _words(summary: dict[str, int]) -> str:
     if summary["stood"]:
         text += f", {summary['stood']} of them from before"
     if summary["fail_a_check"]:
-        text += f"; {summary['fail_a_check']} implants fail a check"
+        one = summary["fail_a_check"] == 1
+        text += f"; {summary['fail_a_check']} {'implant fails' if one else 'implants fail'} a check"
     if summary["failed"]:
-        text += f"; {summary['failed']} cases failed"
+        text += f"; {summary['failed']} {'case' if summary['failed'] == 1 else 'cases'} failed"
     return text

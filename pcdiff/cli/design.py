@@ -88,6 +88,8 @@ def info(
         pcdiff info skull.nrrd --json
     """
     if scan is None:
+        if png is not None:
+            raise InputError("expected a scan to draw with --png, got none; name the scan")
         from pcdiff.cli.capabilities import capabilities, capability_lines
 
         found_here = capabilities()

@@ -83,7 +83,7 @@ class Closed:
         return InputError(
             "no defect found: expected bone to be absent over at least "
             f"{settings.min_area_cm2:g} cm2 of the vault, got none; "
-            "is this the defective skull, not the complete one?"
+            "is this the defective skull, not the complete one? (--region FILE closes a smaller opening)"
         )
 
     def _sunk(self) -> str:

@@ -96,9 +96,9 @@ def _left_open(record: Mapping[str, Any]) -> list[str] | None:
 
 
 def _implant_rows(contents: CaseContents) -> dict[str, str]:
-    """Size of each piece, volume, weight in each material, and percentiles of the thickness."""
+    """Size of each piece, volume and weight of what is printed, and percentiles of the thickness."""
     record = contents.record
-    pieces, ml, rows = record["pieces"], record["implant_ml"], {}
+    pieces, ml, rows = record["pieces"], contents.mesh.volume_ml, {}
     for piece, named in zip(pieces, piece_names(record), strict=True):
         size = " x ".join(f"{piece[side]:.0f}" for side in ("length_mm", "width_mm", "height_mm"))
         rows["Length x width x height" + (f", {named}" if named else "")] = f"{size}\u00a0mm"

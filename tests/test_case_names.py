@@ -10,28 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stub_method import Stub, files
+from stub_method import Run, Stub, files
 
 from pcdiff.errors import InputError
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import read_volume, write_volume
-from pcdiff.methods.base import Method
 from pcdiff.pipeline.case import design_case
 from pcdiff.pipeline.names import as_text, case_folder_for, case_name, distinct_names, without_folders
 from pcdiff.pipeline.record import read_record
 from pcdiff.pipeline.settings import Settings
-from pcdiff.prior.fit import PriorFit
 
-Run = Callable[..., tuple[int, str, str]]
 DESIGN = ("design", "--no-report", "-o")
-
-
-@pytest.fixture
-def method(fitted: PriorFit, monkeypatch: pytest.MonkeyPatch) -> Method:
-    stub = Stub(fitted)
-    monkeypatch.setattr("pcdiff.methods.registry.load_method", lambda name, weights=None: stub)
-    monkeypatch.setattr("pcdiff.pipeline.flow.fit_prior", lambda prior, skull, *_, **__: fitted)
-    return stub
 
 
 @pytest.fixture
@@ -52,7 +41,7 @@ def sources(out: Path) -> dict[str, int]:
 
 
 def test_names_that_clash_in_one_call_take_their_folders(
-    run: Run, method: Method, patients: list[Path], tmp_path: Path
+    run: Run, stub: Stub, patients: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     assert run(*DESIGN, out, *patients, "-q") == (0, "", "")
@@ -66,7 +55,7 @@ def test_names_that_clash_in_one_call_take_their_folders(
 
 
 def test_names_that_clash_in_two_calls_take_their_folders(
-    run: Run, method: Method, patients: list[Path], tmp_path: Path
+    run: Run, stub: Stub, patients: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     first, second = (int(read_volume(path).mask.sum()) for path in patients)
@@ -84,7 +73,7 @@ def test_names_that_clash_in_two_calls_take_their_folders(
 
 
 def test_the_result_of_another_input_is_replaced_only_when_asked(
-    run: Run, method: Method, patients: list[Path], tmp_path: Path
+    run: Run, stub: Stub, patients: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     assert run(*DESIGN, out, patients[0], "-q")[0] == 0
@@ -101,22 +90,20 @@ def test_the_result_of_another_input_is_replaced_only_when_asked(
     assert files(out / "skull") == {name[6:]: data for name, data in before.items() if name.startswith("skull/")}
 
 
-def test_a_design_from_python_does_not_replace_another_either(
-    method: Method, patients: list[Path], tmp_path: Path
-) -> None:
+def test_a_design_from_python_does_not_replace_another_either(stub: Stub, patients: list[Path], tmp_path: Path) -> None:
     settings = Settings("prior", report=False)
-    design_case(patients[0], tmp_path / "case", method, settings)
+    design_case(patients[0], tmp_path / "case", stub, settings)
     before = files(tmp_path / "case")
     with pytest.raises(InputError, match="holds the result of another input"):
-        design_case(patients[1], tmp_path / "case", method, settings)
+        design_case(patients[1], tmp_path / "case", stub, settings)
     assert files(tmp_path / "case") == before
-    design_case(patients[1], tmp_path / "case", method, settings, overwrite=True)
+    design_case(patients[1], tmp_path / "case", stub, settings, overwrite=True)
     record = read_record(tmp_path / "case")
     assert record is not None
     assert record["input"]["path"] == "skull.nrrd"
 
 
-def test_a_mask_replaces_no_file_that_was_there(run: Run, method: Method, patients: list[Path], tmp_path: Path) -> None:
+def test_a_mask_replaces_no_file_that_was_there(run: Run, stub: Stub, patients: list[Path], tmp_path: Path) -> None:
     before = files(tmp_path)
     command = (*DESIGN, tmp_path / "out", patients[0], "-q", "--mask-out")
     for other in patients:
@@ -160,7 +147,7 @@ def test_a_simulation_and_the_demo_do_not_replace_another_result(
 
 @pytest.mark.parametrize("name", ["...nrrd", ".nrrd", "..nrrd", "....nii.gz", "a\\b.nrrd", "a\nb.nrrd"])
 def test_a_name_that_leads_out_of_the_output_is_refused(
-    run: Run, method: Method, case: tuple[Volume, Volume], tmp_path: Path, name: str
+    run: Run, stub: Stub, case: tuple[Volume, Volume], tmp_path: Path, name: str
 ) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -206,7 +193,7 @@ def test_only_names_that_clash_become_longer(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf8_reaches_every_file(
-    run: Run, method: Method, case: tuple[Volume, Volume], tmp_path: Path
+    run: Run, stub: Stub, case: tuple[Volume, Volume], tmp_path: Path
 ) -> None:
     scan = os.fsdecode(os.fsencode(tmp_path) + b"/Sch\xe4del.nrrd")
     write_volume(case[0], tmp_path / "head.nrrd")
@@ -219,9 +206,7 @@ def test_a_name_that_is_not_utf8_reaches_every_file(
     assert run("report", folder)[0] == 0
 
 
-def test_results_are_the_users_alone_unless_shared(
-    run: Run, method: Method, patients: list[Path], tmp_path: Path
-) -> None:
+def test_results_are_the_users_alone_unless_shared(run: Run, stub: Stub, patients: list[Path], tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         out, shared = tmp_path / "out", tmp_path / "shared"

@@ -16,6 +16,7 @@ from torch import nn
 from pcdiff.cli.app import main
 from pcdiff.diffusion.schedule import linear_sigmas
 from pcdiff.errors import InputError
+from pcdiff.evaluation.training_notes import training_notes
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.methods.friedrich2023 import denoiser
 from pcdiff.methods.friedrich2023.checkpoints import PaperModel, import_checkpoints, read_foreign
@@ -170,6 +171,10 @@ def test_losses_fall_and_both_networks_make_a_method(recipe, tmp_path):
     assert losses[1] < losses[0]  # of the noise network
     assert losses[3] < losses[2]  # of the other
     assert isinstance(load_method("paper", tmp_path / "run" / "paper.safetensors"), PaperMethod)
+    notes = training_notes(tmp_path / "run" / "paper.safetensors")
+    assert notes["windows"] == 8  # samples of the noise network
+    assert notes["seconds"] >= 0
+    assert notes["device"].startswith("cpu")
 
 
 def test_a_run_that_was_stopped_ends_in_the_same_bits(recipe, tmp_path, monkeypatch):

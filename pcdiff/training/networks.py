@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcdiff.geometry.grid import box_slices
-from pcdiff.geometry.metrics import dice
 from pcdiff.methods.networks.base import BoneNetwork
 from pcdiff.methods.networks.config import BaselineConfig, NetworkConfig
 from pcdiff.methods.networks.make import make_network
@@ -21,7 +19,7 @@ from pcdiff.training.volumetric.cuts import Windows
 from pcdiff.training.volumetric.fitted import FittedCase
 from pcdiff.training.volumetric.task import WindowsTask, missing_loss
 from pcdiff.training.volumetric.train import train_on_windows
-from pcdiff.training.volumetric.validation import finer
+from pcdiff.training.volumetric.validation import lattice_dice
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +101,6 @@ def validate(model: BaselineModel, files: dict[str, list[Path]], device: str = "
 def score_case(model: BaselineModel, path: Path, device: str = "cpu") -> float:
     """DSC of a fitted case, see `validate`."""
     case = FittedCase.load(path)
-    bone, missing = (values.astype(np.float32) / 255 for values in (case.bone, case.missing))
+    bone = case.bone.astype(np.float32) / 255
     share = model.completed_share(bone, case.windows, device, mirror=False)
-    sides = np.array([[[side.start, side.stop] for side in window] for window in case.windows])
-    box = box_slices(sides[..., 0].min(0), sides[..., 1].max(0))
-    present = finer(bone[box])
-    truth = (present + finer(missing[box]) >= 0.5) & (present < 0.5)
-    return dice((finer(share[box]) >= 0.5) & (present < 0.5), truth)
+    return lattice_dice(case, share, level=0.5)

@@ -15,12 +15,14 @@ from torch.utils.data import Dataset
 from pcdiff.data.cases import find_cases
 from pcdiff.diffusion.ema import Ema
 from pcdiff.methods.friedrich2023.checkpoints import PaperModel
+from pcdiff.nets.devices import device_name
+from pcdiff.tensor_files import read_metadata
 from pcdiff.training.friedrich2023.data import denoiser_sample, load_surfaces, store_surfaces
 from pcdiff.training.friedrich2023.steps import DenoiserStep, VoxelisationStep
 from pcdiff.training.friedrich2023.voxelisation_training import voxelisation_sample
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.recipes import PaperTrainConfig
-from pcdiff.training.run_state import State, same_recipe
+from pcdiff.training.run_state import State, same_recipe, trained_seconds
 from pcdiff.training.stopping import clean_exit_on_sigterm
 
 log = logging.getLogger(__name__)
@@ -75,7 +77,8 @@ class PaperTask:
         self.options = config.denoiser if config.stage == "denoiser" else config.voxelisation
         self.config, self.device = config, device
         self.dataset, self.held_out = Samples(paths, config), Samples(held_out, config)
-        self.steps = self.options.epochs * max(1, len(paths) // (self.options.batch * world))
+        self.samples = self.options.batch * world  # of a step
+        self.steps = self.options.epochs * max(1, len(paths) // self.samples)
         self.checkpoint = config.run.out / f"{config.stage}-checkpoint.safetensors"
         self.weights = config.run.out / f"{config.stage}.safetensors"
         torch.manual_seed(config.run.seed)
@@ -119,14 +122,24 @@ class PaperTask:
         return {"val_loss": float(np.mean(losses)) if losses else float("nan")}
 
     def write_weights(self, state: State, scores: dict[str, float]) -> Path | None:
-        """Writes this stage's weights, and both networks' once the other's are there."""
+        """Writes this stage's weights, and both networks' once the other's are there.
+
+        The notes tell samples seen, of both networks those of the denoiser, and the seconds of all stages so far.
+        """
         paper, stage, out = self.config.paper, self.config.stage, self.config.run.out
-        notes = {"recipe": self.config.model_dump_json(exclude={"run": {"data", "cache", "out"}})}
+        notes = {
+            "windows": str(state.step * self.samples),
+            "seconds": str(round(trained_seconds(self.config.run))),
+            "device": device_name(self.device),
+            "recipe": self.config.model_dump_json(exclude={"run": {"data", "cache", "out"}}),
+        }
         networks: dict[str, Any] = {stage: self.network}
         PaperModel(paper, **networks).save(self.weights, notes)
         other = "voxelisation" if stage == "denoiser" else "denoiser"
         if (beside := out / f"{other}.safetensors").is_file():
             networks[other] = getattr(PaperModel.load(beside), other)
+            if other == "denoiser":
+                notes["windows"] = (read_metadata(beside) or {}).get("windows", "0")
             PaperModel(paper, **networks).save(out / "paper.safetensors", notes)
         return self.weights
 

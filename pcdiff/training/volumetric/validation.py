@@ -79,12 +79,20 @@ def _score(model: VolumetricModel, path: Path, device: str) -> tuple[float, floa
     tables = prior_log_odds(case.maps, EVERYWHERE, FUSION)
     alone = model.predict(bone, case.windows, None, device, mirror=False)
     both = tables + Surroundings.predict(model, bone, case.windows, case.maps, device, mirror=False).added
+    a, b, c = (lattice_dice(case, values, level=0.0) for values in (tables, alone, both))
+    return a, b, c
+
+
+def lattice_dice(case: FittedCase, values: np.ndarray, level: float) -> float:
+    """DSC of the missing bone around the case's windows, at half the lattice's spacing.
+
+    values: (I, J, K) on the lattice; bone is missing where they, interpolated, are at least `level`.
+    """
     sides = np.array([[[side.start, side.stop] for side in window] for window in case.windows])
     box = box_slices(sides[..., 0].min(0), sides[..., 1].max(0))
-    present = finer(bone[box])
-    truth = (present + finer(case.missing[box].astype(np.float32) / 255) >= 0.5) & (present < 0.5)
-    a, b, c = (dice((finer(values[box]) > 0) & (present < 0.5), truth) for values in (tables, alone, both))
-    return a, b, c
+    bone, missing = (finer(share[box].astype(np.float32) / 255) for share in (case.bone, case.missing))
+    truth = (bone + missing >= 0.5) & (bone < 0.5)
+    return dice((finer(values[box]) >= level) & (bone < 0.5), truth)
 
 
 def finer(values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Generative models of skulls as images of two channels: deviations of outer radius and thickness over directions.
+"""Generative models of skulls as images.
 
-An image is (2, S, S), the deviations from a mean head in units of their spread; the first axis of the map is mirrored
-with the head. One file of this folder holds one model; `GENERATORS` is the table. Networks, schedulers and losses are
-MONAI's (https://monai.io), where it has them.
+Of maps: (2, S, S), deviations of outer radius and bone thickness from a mean head over directions, in units of their
+spread. Of volumes: `VOLUME`, signed distances to the bone's surface in blocks of 2 x 2 x 2 points, 2 mm apart. The
+first axis is mirrored with the head. `GENERATORS` is the table. Networks, schedulers and losses are MONAI's
+(https://monai.io), where it has them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from pcdiff import install_hint
 from pcdiff.config import StrictConfig
 from pcdiff.errors import InputError
 
-Model = Literal["vae", "wgan_gp", "vae_gan", "intro_vae", "latent_diffusion"]
+Model = Literal["vae", "wgan_gp", "vae_gan", "intro_vae", "latent_diffusion", "volume_diffusion"]
 GENERATORS: dict[Model, str] = {
     "vae": "vae:Vae",
     "wgan_gp": "wgan:WassersteinGan",
     "vae_gan": "wgan:VaeGan",
     "intro_vae": "intro_vae:IntroVae",
     "latent_diffusion": "latent_diffusion:LatentDiffusion",
+    "volume_diffusion": "latent_diffusion:VolumeDiffusion",
 }
+OF_VOLUMES: tuple[Model, ...] = ("volume_diffusion",)  # the others are of maps
+VOLUME = (8, 56, 64, 56)  # channels, a block's points, and blocks along each axis
 
 RATE = 1e-3  # of autoencoders and of the diffusion, at the start
 
@@ -35,8 +39,8 @@ RATE = 1e-3  # of autoencoders and of the diffusion, at the start
 class GeneratorConfig(StrictConfig):
     """The size of a generative model."""
 
-    size: int = Field(default=64, ge=16, le=192, multiple_of=16, description="pixels along a side of an image")
-    latent: int = Field(default=32, ge=1, le=512, description="numbers that an image is made of; not of the diffusion")
+    size: int = Field(default=64, ge=16, le=192, multiple_of=16, description="pixels along a side of a map")
+    latent: int = Field(default=32, ge=1, le=512, description="numbers that an image is made of; not of a diffusion")
     width: int = Field(default=16, ge=8, le=128, multiple_of=8, description="channels at full resolution")
 
     @property
@@ -45,11 +49,11 @@ class GeneratorConfig(StrictConfig):
         return self.width, 2 * self.width, 4 * self.width, 8 * self.width
 
 
-class MapGenerator(nn.Module, ABC):
+class ImageGenerator(nn.Module, ABC):
     """A generative model. Training calls it as a module and descends the entry "loss"; `sample` makes images of noise.
 
-    betas: of Adam. noise: (...) shape of the standard normal numbers that one image is made of. weight: (S, S) of each
-    pixel, 0 where there is none.
+    Images are (N, C, *sides). betas: of Adam. noise: (...) shape of the standard normal numbers that one image is made
+    of. weight: of each pixel, 0 where there is none; its sides are those of an image, or 1.
     """
 
     betas = (0.9, 0.99)
@@ -64,7 +68,7 @@ class MapGenerator(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, step: int, share: float) -> dict[str, Tensor]:
-        """The losses of images (N, 2, S, S): "loss", which is descended, and its parts, with the same names always.
+        """The losses of images: "loss", which is descended, and its parts, with the same names always.
 
         step: of the training run. share: of the run that is done.
         """
@@ -75,15 +79,16 @@ class MapGenerator(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, noise: Tensor) -> Tensor:
-        """Images (N, 2, S, S) of noise (N, *self.noise)."""
+        """Images of noise (N, *self.noise)."""
 
     def error(self, images: Tensor, others: Tensor) -> Tensor:
-        """(N,) weighted mean squared difference of images (N, 2, S, S)."""
-        return ((images - others) ** 2 * self.weight).sum((1, 2, 3)) / (2 * self.weight.sum())
+        """(N,) weighted mean squared difference of images."""
+        total = images.shape[1] * self.weight.expand(images.shape[2:]).sum()
+        return ((images - others) ** 2 * self.weight).flatten(1).sum(1) / total
 
 
-def make_generator(model: Model, config: GeneratorConfig, weight: Tensor) -> MapGenerator:
-    """An untrained model; its weights follow torch's random state. weight: see `MapGenerator`.
+def make_generator(model: Model, config: GeneratorConfig, weight: Tensor) -> ImageGenerator:
+    """An untrained model; its weights follow torch's random state. weight: see `ImageGenerator`.
 
     Raises InputError where MONAI is not installed.
     """
@@ -94,7 +99,7 @@ def make_generator(model: Model, config: GeneratorConfig, weight: Tensor) -> Map
         if error.name != "monai":
             raise
         raise InputError(f"generative models need MONAI, which is missing; run {install_hint('baselines')}") from error
-    return cast(Callable[..., MapGenerator], kind)(config, weight)
+    return cast(Callable[..., ImageGenerator], kind)(config, weight)
 
 
 def trains_only(parts: nn.Module, others: nn.Module) -> None:
@@ -108,8 +113,8 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return (mean**2 + log_variance.exp() - 1 - log_variance).sum(1) / 2
 
 
-def draw(generator: MapGenerator, count: int, seed: int, batch: int = 32) -> Tensor:
-    """(count, 2, S, S) images; the same seed gives the same ones."""
+def draw(generator: ImageGenerator, count: int, seed: int, batch: int = 32) -> Tensor:
+    """`count` images; the same seed gives the same ones."""
     device = generator.weight.device
     noise = torch.randn(count, *generator.noise, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():

@@ -28,11 +28,11 @@ class IntroVae(Vae):
         self.typical: Tensor  # mean divergence of real images
 
     def rate(self, share: float) -> float:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         return RATE if share < VAE_SHARE else RATE / 5
 
     def forward(self, images: Tensor, step: int, share: float) -> dict[str, Tensor]:
-        """See `MapGenerator`; Equations 11 and 12 of the paper, with the error's weight at 1."""
+        """See `ImageGenerator`; Equations 11 and 12 of the paper, with the error's weight at 1."""
         if share < VAE_SHARE:
             self.requires_grad_(True)
             losses = super().forward(images, step, share)

@@ -12,7 +12,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 from torch.nn import functional
 
-from pcdiff.data.augmentation.generators import RATE, GeneratorConfig, MapGenerator, trains_only
+from pcdiff.data.augmentation.generators import RATE, VOLUME, GeneratorConfig, ImageGenerator, trains_only
 
 AUTOENCODER_SHARE = 0.4  # of the steps
 KL_WEIGHT = 1e-4  # of the divergence for each number, against the mean squared error
@@ -22,17 +22,16 @@ GROUPS = 4  # of the group normalisation
 MEMORY = 0.98  # of the latent numbers' mean square
 
 
-class LatentDiffusion(MapGenerator):
-    """MONAI's AutoencoderKL and DiffusionModelUNet, joined by its LatentDiffusionInferer."""
+class LatentDiffusion(ImageGenerator):
+    """Of maps: MONAI's AutoencoderKL and DiffusionModelUNet, joined by its LatentDiffusionInferer."""
 
     def __init__(self, config: GeneratorConfig, weight: Tensor) -> None:
         super().__init__(config, weight)
-        half = config.width // 2
-        channels = (half, 2 * half, 4 * half, 4 * half)
+        (image_channels, *sides), channels = self.layout(config)
         self.autoencoder = AutoencoderKL(
-            2,
-            2,
-            2,
+            len(sides),
+            image_channels,
+            image_channels,
             num_res_blocks=1,
             channels=channels,
             attention_levels=(False,) * len(channels),
@@ -42,7 +41,7 @@ class LatentDiffusion(MapGenerator):
             with_decoder_nonlocal_attn=False,
         )
         self.denoiser = DiffusionModelUNet(
-            2,
+            len(sides),
             LATENT_CHANNELS,
             LATENT_CHANNELS,
             num_res_blocks=1,
@@ -53,16 +52,21 @@ class LatentDiffusion(MapGenerator):
         )
         self.register_buffer("square", torch.ones(()))
         self.square: Tensor  # mean square of the latent numbers
-        side = config.size // 2 ** (len(channels) - 1)
-        self.noise = (LATENT_CHANNELS, side, side)
+        self.noise = (LATENT_CHANNELS, *(side // 2 ** (len(channels) - 1) for side in sides))
+
+    @staticmethod
+    def layout(config: GeneratorConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shape of an image, and the channels of the autoencoder's levels."""
+        half = config.width // 2
+        return (2, config.size, config.size), (half, 2 * half, 4 * half, 4 * half)
 
     def rate(self, share: float) -> float:
-        """See `MapGenerator`: it falls for each of the two networks."""
+        """See `ImageGenerator`: it falls for each of the two networks."""
         begin, end = (0, AUTOENCODER_SHARE) if share < AUTOENCODER_SHARE else (AUTOENCODER_SHARE, 1)
         return RATE * max((end - share) / (end - begin), 0.05)
 
     def forward(self, images: Tensor, step: int, share: float) -> dict[str, Tensor]:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         images = images * (self.weight > 0)
         if share < AUTOENCODER_SHARE:
             trains_only(self.autoencoder, self.denoiser)
@@ -81,7 +85,7 @@ class LatentDiffusion(MapGenerator):
         return {"loss": loss, "error": loss.detach()}
 
     def sample(self, noise: Tensor) -> Tensor:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         scheduler = DDIMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta", clip_sample=False)
         scheduler.set_timesteps(SAMPLING_STEPS)
         images = self._inferer(scheduler).sample(noise, self.autoencoder, self.denoiser, verbose=False)
@@ -90,3 +94,12 @@ class LatentDiffusion(MapGenerator):
 
     def _inferer(self, scheduler: DDPMScheduler | DDIMScheduler) -> LatentDiffusionInferer:
         return LatentDiffusionInferer(scheduler, scale_factor=float(self.square.rsqrt()))
+
+
+class VolumeDiffusion(LatentDiffusion):
+    """The same of volumes."""
+
+    @staticmethod
+    def layout(config: GeneratorConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """See `LatentDiffusion.layout`; an image's blocks are the first of three levels already."""
+        return VOLUME, (config.width, 2 * config.width, 4 * config.width)

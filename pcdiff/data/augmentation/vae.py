@@ -7,12 +7,12 @@ from typing import Any
 from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
-from pcdiff.data.augmentation.generators import GeneratorConfig, MapGenerator, divergence
+from pcdiff.data.augmentation.generators import GeneratorConfig, ImageGenerator, divergence
 
 KL_WEIGHT = 1e-3  # of the divergence, against the mean squared error
 
 
-class Vae(MapGenerator):
+class Vae(ImageGenerator):
     """MONAI's VarAutoEncoder, without normalisation: it would remove the size of a head."""
 
     def __init__(self, config: GeneratorConfig, weight: Tensor) -> None:
@@ -40,12 +40,12 @@ class Vae(MapGenerator):
         return mean, log_variance
 
     def sample(self, noise: Tensor) -> Tensor:
-        """See `MapGenerator`: the decoder."""
+        """See `ImageGenerator`: the decoder."""
         images: Tensor = self.network.decode_forward(noise, use_sigmoid=False)
         return images
 
     def forward(self, images: Tensor, step: int, share: float) -> dict[str, Tensor]:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         mean, log_variance = self.encode(images)
         decoded = self.sample(self.network.reparameterize(mean, log_variance))
         error, kl = self.error(decoded, images).mean(), divergence(mean, log_variance).mean()

@@ -10,7 +10,7 @@ from monai.networks.nets import Discriminator
 from monai.networks.nets import Generator as Upsampler
 from torch import Tensor, nn
 
-from pcdiff.data.augmentation.generators import RATE, GeneratorConfig, MapGenerator, trains_only
+from pcdiff.data.augmentation.generators import RATE, GeneratorConfig, ImageGenerator, trains_only
 from pcdiff.data.augmentation.vae import Vae
 
 CRITIC_STEPS = 5
@@ -19,7 +19,7 @@ PENALTY = 10.0  # weight of the gradient penalty
 VAE_SHARE = 0.5  # of the steps of `VaeGan`, in which its VAE is trained
 
 
-class WassersteinGan(MapGenerator):
+class WassersteinGan(ImageGenerator):
     """MONAI's Generator and Discriminator."""
 
     betas = (0.0, 0.9)
@@ -45,16 +45,16 @@ class WassersteinGan(MapGenerator):
         return Upsampler((self.config.latent,), start, channels, (2,) * len(channels), num_res_units=0, norm="BATCH")
 
     def sample(self, noise: Tensor) -> Tensor:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         images: Tensor = self.generator(noise)
         return images
 
     def rate(self, share: float) -> float:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         return GAN_RATE
 
     def forward(self, images: Tensor, step: int, share: float) -> dict[str, Tensor]:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         noise = torch.randn(len(images), *self.noise, device=images.device)
         if step % (CRITIC_STEPS + 1) < CRITIC_STEPS:
             trains_only(self.critic, self.generator)
@@ -91,15 +91,15 @@ class VaeGan(WassersteinGan):
         return Vae(self.config, self.weight.clone())  # a file holds each tensor once
 
     def sample(self, noise: Tensor) -> Tensor:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         return self.generator.sample(noise)
 
     def rate(self, share: float) -> float:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         return RATE if share < VAE_SHARE else GAN_RATE
 
     def forward(self, images: Tensor, step: int, share: float) -> dict[str, Tensor]:
-        """See `MapGenerator`."""
+        """See `ImageGenerator`."""
         if share >= VAE_SHARE:
             return super().forward(images, step, share)
         trains_only(self.generator, self.critic)

@@ -17,7 +17,7 @@ from pcdiff.geometry.occupancy import Head
 from pcdiff.geometry.volume import Volume
 from pcdiff.prior.direction_map import MAP, Pose
 from pcdiff.prior.model import ShapePrior
-from pcdiff.training.augmentation.generator import Generator
+from pcdiff.training.augmentation.generator import IN_PLACE, Generator
 from pcdiff.training.augmentation.maps import to_images, to_rays
 from pcdiff.training.augmentation.measures import Reference
 from pcdiff.training.augmentation.sources import Sources
@@ -44,7 +44,8 @@ class Shape:
 
     source: number of the head. used: numbers of all heads that it is made of. scales: (3,) mm of the new patient for a
     millimetre of the model. field: (1, 3, *knots) mm, where each point of the new head is read in the source, both in
-    model space; None for `tables`: (2, 2, R) mm, outer and inner radius of the source, and of the new head.
+    model space; None for `tables`: (2, 2, R) mm, outer and inner radius of the source, and of the new head; and for
+    `whole`: the new head itself, in model space, of which the source has the size alone.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Shape:
     scales: np.ndarray
     field: Tensor | None = None
     tables: np.ndarray | None = None
+    whole: Head | None = None
 
 
 def draw(
@@ -68,10 +70,13 @@ def draw(
 
 
 def _generated(sources: Sources, reference: Reference, generator: Generator, rng: np.random.Generator) -> Shape:
-    """Tables from the generator on the nearest head; its size is that of another head, drawn at random."""
+    """A whole head, or tables on the head nearest to them; the size is that of another head, drawn at random."""
     prior, size = generator.prior, generator.config.network.size
-    tables = generator.tables(1, int(rng.integers(2**31)))[0]
-    heads = len(sources.names)
+    seed, heads = int(rng.integers(2**31)), len(sources.names)
+    if generator.of_volumes:
+        sized = int(rng.integers(heads))
+        return Shape(GENERATED, sized, (sized,), sources.scales[sized], whole=generator.heads(1, seed)[0])
+    tables = generator.tables(1, seed)[0]
     nearest = int(reference.distances(tables)[:heads].argmin())
     sized = int(rng.integers(heads))
     # the head's own tables at the generator's resolution: finer relief stays as it is in the head
@@ -98,8 +103,13 @@ def make_head(head: Head, pose: Pose, shape: Shape, spacing: float) -> Volume:
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = low
     axes = [(start + spacing * np.arange(n)) / scale for start, n, scale in zip(low, count, shape.scales, strict=True)]
-    field = shape.field if shape.tables is None else _radial_field(shape.tables)
-    assert field is not None
+    if shape.whole is not None:
+        head, pose, field = shape.whole, IN_PLACE, torch.zeros(1, 3, *BOX.knots)
+    elif shape.tables is not None:
+        field = _radial_field(shape.tables)
+    else:
+        assert shape.field is not None
+        field = shape.field
     to_index = np.linalg.inv(head.affine)
     linear = to_index[:3, :3] @ pose.linear
     start = to_index[:3, :3] @ pose.shift + to_index[:3, 3]

@@ -11,23 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from pcdiff import __version__
-from pcdiff.data.augmentation.generators import draw, make_generator
+from pcdiff.data.augmentation.generators import OF_VOLUMES, draw
 from pcdiff.diffusion.ema import Ema
+from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.prior.folds import cached_heads, load_population
 from pcdiff.prior.model import ShapePrior
+from pcdiff.training.augmentation import volumes
 from pcdiff.training.augmentation.config import GeneratorTrainConfig
-from pcdiff.training.augmentation.generator import Generator, GeneratorFile
-from pcdiff.training.augmentation.maps import image_weight, to_images
+from pcdiff.training.augmentation.generator import Generator, GeneratorFile, new_network
+from pcdiff.training.augmentation.maps import to_images
 from pcdiff.training.loop import Loop, make_accelerator
 from pcdiff.training.prior import shape_model
 from pcdiff.training.run_state import State, same_recipe
 from pcdiff.training.stopping import clean_exit_on_sigterm
+from pcdiff.training.volumetric.heads import load_heads
 from pcdiff.training.volumetric.task import Steps
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 64  # drawn at a validation
+MAPS, VOLUMES = 64, 8  # drawn at a validation
 
 
 def train(config: GeneratorTrainConfig, progress: bool = True) -> Path:
@@ -45,16 +48,26 @@ def train(config: GeneratorTrainConfig, progress: bool = True) -> Path:
         if not names:
             raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
         log.info("training %s on %d heads and their mirror images", config.model, len(names))
-        people = load_population(run.cache, names, run.workers, prior)
-        images = to_images(people.deviations(prior.mean), config.network.size)
+        images = _images(config, names, prior, progress)
         same_recipe(run.out / "config.json", config)
     task = GeneratorTask(config, images, prior, accelerator.device)
     state = Loop(task, accelerator, progress).run()
     return task.weights if state.step == task.steps else task.checkpoint
 
 
+def _images(config: GeneratorTrainConfig, names: list[str], prior: ShapePrior, progress: bool) -> Tensor:
+    """Of heads and their mirror images."""
+    run = config.run
+    if config.model in OF_VOLUMES:
+        with worker_pool(run.workers) as pool:
+            heads = load_heads(run.cache, names, run.same, prior, pool, progress)
+        return torch.cat([volumes.to_images(part) for part in (heads.occupancy, heads.occupancy.flip(1))])
+    people = load_population(run.cache, names, run.workers, prior)
+    return to_images(people.deviations(prior.mean), config.network.size)
+
+
 class GeneratorTask:
-    """A generative model as a `Task` of the training loop; images: (N, 2, S, S), of which each step draws some."""
+    """A generative model as a `Task` of the training loop; images: see `generators`; each step draws some."""
 
     def __init__(self, config: GeneratorTrainConfig, images: Tensor, prior: ShapePrior, device: torch.device) -> None:
         self.config, self.images, self.prior, self.device = config, images, prior, device
@@ -63,8 +76,8 @@ class GeneratorTask:
         self.checkpoint = config.run.out / "checkpoint.safetensors"
         self.weights = config.run.out / "generator.safetensors"
         torch.manual_seed(config.run.seed)
-        weight = image_weight(prior, config.network.size)
-        self.generator = make_generator(config.model, config.network, weight).to(device)
+        self.file = GeneratorFile(model=config.model, network=config.network)
+        self.generator = new_network(self.file, prior).to(device)
         self.model: nn.Module = self.generator
         self.network: nn.Module = self.generator
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(self.model.parameters(), betas=self.generator.betas)
@@ -84,16 +97,17 @@ class GeneratorTask:
         step = int(batch)
         rng = np.random.default_rng([self.config.run.seed, step])
         chosen = rng.choice(len(self.images), min(self.config.optimiser.batch, len(self.images)), replace=False)
-        losses = model(self.images[chosen].to(self.device), step, step / self.steps)
+        losses = model(self.images[chosen].to(self.device, torch.float32), step, step / self.steps)
         return losses["loss"], losses
 
     def validate(self) -> dict[str, float]:
-        """See `Task`: standard deviation, over that of the heads, of `SAMPLES` samples' radius and thickness."""
-        network = self._averaged().network
-        weight = network.weight.cpu()
-        spreads = [
-            ((images.std(0) * weight).sum((1, 2)) / weight.sum()) for images in (draw(network, SAMPLES, 0), self.images)
-        ]
+        """See `Task`: standard deviation, over that of the heads, of samples' radius and thickness, or distances."""
+        generator = self._averaged()
+        weight = generator.network.weight.cpu()
+        samples = draw(generator.network, VOLUMES if generator.of_volumes else MAPS, 0, batch=16)
+        spreads = [(images.float().std(0) * weight).flatten(1).mean(1) for images in (samples, self.images)]
+        if generator.of_volumes:
+            return {"val_distance_spread": float(spreads[0].mean() / spreads[1].mean())}
         outer, thickness = (spreads[0] / spreads[1]).tolist()
         return {"val_outer_spread": outer, "val_thickness_spread": thickness}
 
@@ -105,8 +119,7 @@ class GeneratorTask:
 
     def _averaged(self) -> Generator:
         """The model with the averaged weights as they stand."""
-        config = self.config
-        network = make_generator(config.model, config.network, self.generator.weight)
+        network = new_network(self.file, self.prior).to(self.device)
         assert self.ema is not None
-        self.ema.copy_to(network.to(self.device))
-        return Generator(network.eval(), GeneratorFile(model=config.model, network=config.network), self.prior)
+        self.ema.copy_to(network)
+        return Generator(network.eval(), self.file, self.prior)

@@ -79,12 +79,13 @@ class VolumetricSamplesConfig(StrictConfig):
 
 
 class PaperOptimiserConfig(StrictConfig):
-    """Adam with a constant rate, by epochs over the training cases; defaults are the noise network's."""
+    """Adam, by epochs over the training cases; defaults are the noise network's."""
 
     epochs: int = Field(default=15_000, gt=0)
     batch: int = Field(default=8, gt=0)
     rate: float = Field(default=2e-4, gt=0)
     beta1: float = Field(default=0.5, ge=0, lt=1)
+    cooldown: int = Field(default=0, ge=0, description="last epochs, over which the rate falls; 0 as published")
 
 
 class VolumetricOptimiserConfig(StrictConfig):

@@ -1,4 +1,4 @@
-"""Training of the published model's two networks by its recipe: Adam, a constant rate, epochs over cases."""
+"""Training of the published model's two networks by its recipe: Adam, epochs over cases."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ class PaperTask:
             yield list(range(first, first + size))
 
     def rate(self, step: int) -> float:
-        """See `Task`."""
-        return self.options.rate
+        """See `Task`: constant, as published, or falling linearly to 0 in the epochs of `cooldown`."""
+        falling = self.options.cooldown / self.options.epochs * self.steps
+        return self.options.rate * min(1.0, (self.steps - step) / max(falling, 1.0))
 
     def losses(
         self, model: nn.Module, batch: list[Tensor], generator: torch.Generator

@@ -66,9 +66,9 @@ def train(
     """Train a model from a recipe, on the CPU or a GPU. An interrupted run continues from its last checkpoint.
 
     Several GPUs: `torchrun --nproc_per_node 8 -m pcdiff train RECIPE`. Shipped recipes: unet (the default method),
-    diffusion (that of an ensemble), atlas, prior, ensemble, paper_skullfix, paper_skullbreak and paper_reduced, the networks of the
-    field (encoder_decoder, symmetry, slices, patches, coarse_to_fine, sparse), and generator, for `pcdiff augment`;
-    copy and change one.
+    diffusion (that of an ensemble), atlas, prior, ensemble, paper_skullfix, paper_skullbreak, paper_reduced, the
+    networks of the field (encoder_decoder, symmetry, slices, patches, coarse_to_fine, sparse), and generator, for
+    `pcdiff augment`; copy and change one.
 
         pcdiff train diffusion --set run.data=/elsewhere
         pcdiff train ours.yaml

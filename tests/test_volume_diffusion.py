@@ -13,11 +13,12 @@ from test_generators import RECIPE, taught
 from pcdiff.data.augmentation import latent_diffusion
 from pcdiff.data.augmentation.generators import VOLUME, GeneratorConfig, draw
 from pcdiff.data.augmentation.latent_diffusion import VolumeDiffusion
+from pcdiff.errors import InputError
 from pcdiff.geometry.metrics import dice
 from pcdiff.geometry.occupancy import Head
 from pcdiff.prior.direction_map import Pose
 from pcdiff.prior.model import ShapePrior
-from pcdiff.training.augmentation import shapes
+from pcdiff.training.augmentation import generator, shapes
 from pcdiff.training.augmentation import train as training
 from pcdiff.training.augmentation.generator import Generator
 from pcdiff.training.augmentation.shapes import GENERATED, make_head
@@ -54,10 +55,10 @@ def test_it_approaches_the_data_and_follows_the_seed(monkeypatch: pytest.MonkeyP
     images = 2 + torch.randn(12, 8, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * line
     images = images.expand(-1, -1, 8, 8, -1).contiguous()
     torch.manual_seed(0)
-    generator = VolumeDiffusion(SMALL, torch.ones(1, 1, 1))
-    before = (draw(generator.eval(), 8, 0).mean(0) - images.mean(0)).abs().mean()
-    taught(generator.train(), images, 120)
-    first, again, other = (draw(generator, 8, seed) for seed in (0, 0, 1))
+    model = VolumeDiffusion(SMALL, torch.ones(1, 1, 1))
+    before = (draw(model.eval(), 8, 0).mean(0) - images.mean(0)).abs().mean()
+    taught(model.train(), images, 120)
+    first, again, other = (draw(model, 8, seed) for seed in (0, 0, 1))
     assert (first.mean(0) - images.mean(0)).abs().mean() < 0.7 * before
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 1e-3
@@ -86,6 +87,12 @@ def test_a_recipe_trains_and_its_weights_make_heads(trained: Generator) -> None:
     assert first.occupancy.shape == HEAD_SHAPE
     assert np.array_equal(first.occupancy, again.occupancy)
     assert not np.array_equal(first.occupancy, other.occupancy)
+
+
+def test_a_model_that_makes_no_bone_says_so(trained: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "draw", lambda network, count, seed, batch: torch.ones(count, *VOLUME))
+    with pytest.raises(InputError, match="got one without bone; train it for more steps"):
+        trained.heads(1, 0)
 
 
 def test_a_data_set_takes_whole_heads(

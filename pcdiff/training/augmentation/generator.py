@@ -87,8 +87,13 @@ class Generator:
         return self.config.model in OF_VOLUMES
 
     def heads(self, count: int, seed: int) -> list[Head]:
-        """New heads in model space, their largest pieces; of a model of volumes. The same seed gives the same ones."""
+        """New heads in model space, their largest pieces; of a model of volumes. The same seed gives the same ones.
+
+        Raises InputError where a head has no bone.
+        """
         made = to_heads(draw(self.network.eval(), count, seed, batch=1))
+        if not (made >= 128).any((1, 2, 3)).all():
+            raise InputError("the generative model: expected heads, got one without bone; train it for more steps")
         return [Head(largest_piece(occupancy), AFFINE, "") for occupancy in made]
 
     def tables(self, count: int, seed: int) -> np.ndarray:

@@ -159,6 +159,7 @@ def measure_augmentation(options: argparse.Namespace) -> dict[str, Any]:
             "run.out": out,
             "run.validate_every": options.steps,
             "run.validate_cases": 1,
+            "run.workers": options.workers,
             "samples.fitted": options.cuts,
             "optimiser.steps": options.steps,
             "optimiser.cooldown": options.steps // 2,
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=15, help="the first of the recipe's validation heads")
     parser.add_argument("--cuts", type=int, default=300)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=1, help="processes that make cuts")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "networks.json")
     options = parser.parse_args()
     record = json.loads(options.to.read_text()) if options.to.exists() else {}

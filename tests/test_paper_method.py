@@ -177,6 +177,16 @@ def test_losses_fall_and_both_networks_make_a_method(recipe, tmp_path):
     assert notes["device"].startswith("cpu")
 
 
+def test_the_rate_stays_as_published_or_falls_at_the_end(recipe):
+    def rates(**changes):
+        config = load_config(recipe, {"denoiser.rate": 1.0, **changes})
+        task = training.PaperTask(config, [recipe, recipe], [], torch.device("cpu"), 1)  # two cases
+        return [task.rate(step) for step in range(task.steps)]
+
+    assert rates(**{"denoiser.epochs": 4}) == [1.0] * 8
+    assert rates(**{"denoiser.epochs": 4, "denoiser.cooldown": 2}) == [1.0] * 5 + [0.75, 0.5, 0.25]
+
+
 def test_a_run_that_was_stopped_ends_in_the_same_bits(recipe, tmp_path, monkeypatch):
     changes = {"denoiser.epochs": 2}
     training.train(load_config(recipe, changes | {"run.out": str(tmp_path / "whole")}), progress=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -103,12 +104,10 @@ class GeneratorTask:
     def validate(self) -> dict[str, float]:
         """See `Task`: standard deviation, over that of the heads, of samples' radius and thickness, or distances."""
         generator = self._averaged()
-        weight = generator.network.weight.cpu()
-        samples = draw(generator.network, VOLUMES if generator.of_volumes else MAPS, 0, batch=16)
-        spreads = [(images.float().std(0) * weight).flatten(1).mean(1) for images in (samples, self.images)]
+        made = self._spread(draw(generator.network, VOLUMES if generator.of_volumes else MAPS, 0, batch=16))
         if generator.of_volumes:
-            return {"val_distance_spread": float(spreads[0].mean() / spreads[1].mean())}
-        outer, thickness = (spreads[0] / spreads[1]).tolist()
+            return {"val_distance_spread": float(made.mean() / self._spread_of_heads.mean())}
+        outer, thickness = (made / self._spread_of_heads).tolist()
         return {"val_outer_spread": outer, "val_thickness_spread": thickness}
 
     def write_weights(self, state: State, scores: dict[str, float]) -> Path | None:
@@ -116,6 +115,14 @@ class GeneratorTask:
         notes = {"step": str(state.step), "pcdiff": __version__, "cases": self.config.run.cases}
         self._averaged().save(self.weights, notes)
         return self.weights
+
+    @cached_property
+    def _spread_of_heads(self) -> Tensor:
+        return self._spread(self.images)
+
+    def _spread(self, images: Tensor) -> Tensor:
+        """(C,) standard deviation over images, mean over pixels by their weight."""
+        return (images.float().std(0) * self.generator.weight.cpu()).flatten(1).mean(1)
 
     def _averaged(self) -> Generator:
         """The model with the averaged weights as they stand."""

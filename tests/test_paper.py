@@ -133,6 +133,9 @@ def test_noise_prediction_calls_the_network_at_its_own_scale_and_step() -> None:
     assert torch.equal(points[:, :7], skull)
     torch.testing.assert_close(points[:, 7:], x * (1 + sigma**2).rsqrt()[:, None, None])
     torch.testing.assert_close(x0, x - 0.5 * sigma[:, None, None])
+    held = NoisePrediction(Recorder(), skull, limit=0.4)(x, sigma)
+    assert x0.min() < -70  # half of the noisiest level's sigma
+    assert torch.equal(held, x0.clamp(-0.4, 0.4))
 
 
 # --- faster computation, same result ------------------------------------------------------------------------------

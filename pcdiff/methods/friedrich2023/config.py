@@ -46,6 +46,12 @@ class PaperConfig(StrictConfig):
     sampler: Literal["ancestral", "euler", "heun", "dpmpp_2m"] = Field(
         default="ancestral", description="ancestral is DDPM, euler DDIM"
     )
+    limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="each step's prediction is held within this distance of 0 on each axis, network units, where skulls"
+        " reach 3; None, as published, does not hold it",
+    )
     spacing_mm: float = Field(
         default=0.45, gt=0.01, description="voxel size of the cube in which the solid is made; SkullBreak: 0.4"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,11 +23,13 @@ class NoisePrediction:
 
     skull: (B, S, 3) network units, neither noised nor scaled. x: (B, P, 3) implant points in the data's own scale.
     sigma: (B,), rounded to the nearest of the thousand levels of the training. half: products in bfloat16, where
-    the device is fast at it.
+    the device is fast at it. limit: x0 is clamped to +- this, as in the code of Ho et al. An error of the noise counts
+    sigma times, 157 times at the noisiest level, so a network of a short training needs it.
     """
 
-    def __init__(self, network: PaperDenoiser, skull: Tensor, half: bool = False) -> None:
+    def __init__(self, network: PaperDenoiser, skull: Tensor, half: bool = False, limit: float | None = None) -> None:
         self.network, self.skull, self.half = network, skull, half
+        self.limit = math.inf if limit is None else limit
         self.log_sigmas = linear_sigmas(LEVELS).log().to(skull.device)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -34,7 +38,7 @@ class NoisePrediction:
         scale = (1 + sigma.double() ** 2).rsqrt().to(x)[:, None, None]  # sqrt(a)
         with half_precision(x.device, self.half):
             noise = self.network(torch.cat([self.skull.to(x), x * scale], 1), t)
-        return x - sigma.to(x)[:, None, None] * noise.to(x)
+        return (x - sigma.to(x)[:, None, None] * noise.to(x)).clamp(-self.limit, self.limit)
 
 
 def evenly_spaced_sigmas(steps: int) -> Tensor:
@@ -60,5 +64,5 @@ def sample_points(
     shape = (len(skull), network.config.implant_points, 3)
     noise = torch.randn(shape, generator=generator, device=generator.device).to(skull)
     start = noise * float((1 + sigmas[0] ** 2).sqrt())
-    denoise = NoisePrediction(network, skull, half=config.precision == "bf16")
+    denoise = NoisePrediction(network, skull, config.precision == "bf16", config.limit)
     return SAMPLERS[config.sampler](denoise, start, sigmas, generator=generator, callback=callback)

@@ -111,18 +111,20 @@ class _Model:
 
     def mesh(self) -> Mesh:
         """The objects where they are to be built, in mm."""
-        vertices, faces, count = [], [], 0
-        for name, turn in self._items:
+        objects = {}
+        for name in dict(self._items):
             if name not in self._triangles:
                 raise ValueError("an object without triangles, or made of other objects: join them before the export")
             corners, triangles = np.array(self._vertices[name]), np.array(self._triangles[name])
             if not 0 <= triangles.min() <= triangles.max() < len(corners):
                 raise ValueError("triangles of other objects' vertices")
-            vertices.append(self.unit * (corners @ turn[:3] + turn[3]))
-            faces.append(triangles + count)
-            count += len(corners)
-            if count > MAX_VERTICES:
-                raise ValueError(f"more than {MAX_VERTICES:,} vertices")
+            objects[name] = corners, triangles
+        counts = [len(objects[name][0]) for name, _ in self._items]
+        if sum(counts) > MAX_VERTICES:
+            raise ValueError(f"more than {MAX_VERTICES:,} vertices")
+        vertices = [self.unit * (objects[name][0] @ turn[:3] + turn[3]) for name, turn in self._items]
+        firsts = np.cumsum([0, *counts])
+        faces = [objects[name][1] + first for (name, _), first in zip(self._items, firsts, strict=False)]
         return Mesh(np.concatenate(vertices), np.concatenate(faces))
 
 

@@ -124,16 +124,16 @@ def cases_of(config: BaselineTrainConfig, heads: int) -> Cases:
         return store_cases(run, shape_model(run), pool)
 
 
-def read_recipe(path: Path, options: argparse.Namespace) -> BaselineTrainConfig:
-    """A recipe of `encoder_decoder` on the folders that were asked for."""
-    config = load_config(path, {"run.data": str(options.data), "run.cache": str(options.cache)})
+def read_recipe(options: argparse.Namespace) -> BaselineTrainConfig:
+    """The recipe of `encoder_decoder` on the folders that were asked for."""
+    config = load_config(RECIPE, {"run.data": str(options.data), "run.cache": str(options.cache)})
     assert isinstance(config, BaselineTrainConfig)
     return config
 
 
 def measure_inputs(options: argparse.Namespace) -> dict[str, Any]:
     """Network -> record of its variants."""
-    cases = cases_of(read_recipe(RECIPE, options), options.heads)
+    cases = cases_of(read_recipe(options), options.heads)
     found = {}
     for name in NETWORKS:
         path = weights_of(name).own
@@ -150,6 +150,8 @@ def measure_inputs(options: argparse.Namespace) -> dict[str, Any]:
 def measure_augmentation(options: argparse.Namespace) -> dict[str, Any]:
     """The record of the variants, and what each was trained on."""
     variants = AUGMENTATIONS | {"a third of the cuts": {"samples.fitted": str(options.cuts // 3)}}
+    recipe = read_recipe(options)
+    cases = cases_of(recipe, options.heads)
     rows: list[Row] = []
     for name, changes in variants.items():
         out = options.out / name.replace(" ", "_").replace("'", "")
@@ -167,9 +169,8 @@ def measure_augmentation(options: argparse.Namespace) -> dict[str, Any]:
         }
         sets = [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
         subprocess.run([sys.executable, "-m", "pcdiff", "train", str(RECIPE), *sets], check=True)
-        config = read_recipe(out / "config.json", options)
-        rows += score(name, BaselineModel.load(out / f"{config.method}.safetensors"), cases_of(config, options.heads))
-    windows = options.steps * config.optimiser.batch
+        rows += score(name, BaselineModel.load(out / f"{recipe.method}.safetensors"), cases)
+    windows = options.steps * recipe.optimiser.batch
     return {"commit": commit(), "cuts": options.cuts, "windows": windows, "variants": record_of(rows)}
 
 

@@ -12,7 +12,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment do not mix
-.PHONY: help demo test mutants fuzz crashes lint docs checksums lock sbom open3d clean
+.PHONY: help demo test coverage mutants fuzz crashes lint docs checksums lock sbom open3d clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,8 +22,10 @@ demo: $(READY) .venv/.open3d  ## set up, then design an implant for a built-in c
 
 test: $(READY_DEV) .venv/.open3d  ## set up, then lint, check types and run the tests
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=10 --cov=pcdiff --cov-report=
-	@echo "coverage of pcdiff: $$($(BIN)/coverage report --format=total) % of its statements"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=10
+
+coverage: $(READY_DEV)  ## run the tests and list the statements of pcdiff that none of them reaches
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=pcdiff --cov-report=term-missing:skip-covered
 
 mutants: $(READY_DEV)  ## break forty lines, one at a time; the tests must notice at least 36
 	$(BIN)/python tools/mutants.py --jobs 2

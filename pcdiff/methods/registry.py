@@ -94,7 +94,7 @@ class MethodEntry:
 
 BASELINES = {  # name -> what it is, and whom it follows
     "encoder_decoder": (
-        "a volumetric encoder-decoder from bone and the mean head; blocks of several challenge entries",
+        "an encoder-decoder from bone, its mirror image and the mean head; blocks of several challenge entries",
         "Ellis and Aizenberg 2020, Wodzinski et al. 2021, Isensee et al. 2021",
     ),
     "symmetry": ("the same, trained with a symmetry loss", "Wodzinski et al. 2025"),

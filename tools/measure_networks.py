@@ -126,7 +126,8 @@ def cases_of(config: BaselineTrainConfig, heads: int) -> Cases:
 
 def read_recipe(options: argparse.Namespace) -> BaselineTrainConfig:
     """The recipe of `encoder_decoder` on the folders that were asked for."""
-    config = load_config(RECIPE, {"run.data": str(options.data), "run.cache": str(options.cache)})
+    values = {"run.data": options.data, "run.cache": options.cache, "run.workers": options.workers}
+    config = load_config(RECIPE, {name: str(value) for name, value in values.items()})
     assert isinstance(config, BaselineTrainConfig)
     return config
 
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=15, help="the first of the recipe's validation heads")
     parser.add_argument("--cuts", type=int, default=300)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=1, help="processes that make cuts")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make cuts and cases")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "results" / "networks.json")
     options = parser.parse_args()
     record = json.loads(options.to.read_text()) if options.to.exists() else {}

@@ -123,8 +123,8 @@ class _Model:
         if sum(counts) > MAX_VERTICES:
             raise ValueError(f"more than {MAX_VERTICES:,} vertices")
         vertices = [self.unit * (objects[name][0] @ turn[:3] + turn[3]) for name, turn in self._items]
-        firsts = np.cumsum([0, *counts])
-        faces = [objects[name][1] + first for (name, _), first in zip(self._items, firsts, strict=False)]
+        firsts = np.cumsum(counts) - counts
+        faces = [objects[name][1] + first for (name, _), first in zip(self._items, firsts, strict=True)]
         return Mesh(np.concatenate(vertices), np.concatenate(faces))
 
 

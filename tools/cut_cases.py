@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--skip", action="append", default=[], help="a head to leave out")
     options = parser.parse_args()
     heads = [case for case in find_cases(options.data, options.cases) if case.name not in options.skip]
+    if not heads:
+        parser.error(f"expected heads to cut, got none: --cases {options.cases} without {', '.join(options.skip)}")
     for number, head in enumerate(tqdm(heads, unit="head")):
         kinds = [SKULLBREAK[(number + turn) % len(SKULLBREAK)] for turn in (0, 2)]
         made = write_suite(("own", *kinds), [head], options.out, progress=False)

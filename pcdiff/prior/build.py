@@ -29,6 +29,11 @@ class TableRadii:
     present: np.ndarray
     pose: Pose
 
+    @property
+    def both(self) -> np.ndarray:
+        """(2, R) mm: outer radius and thickness."""
+        return np.stack([self.outer, self.thickness])
+
 
 def measure_tables(head: Head, mean: np.ndarray, std: np.ndarray, settings: PriorSettings = SETTINGS) -> TableRadii:
     """Poses a healthy head on the mean and reads its tables; mean, std: (2, R) mm of outer radius and thickness."""
@@ -111,7 +116,7 @@ def filled_deviations(table_radii: Sequence[TableRadii], mean: np.ndarray, optio
 
 def _deviations(table_radii: Sequence[TableRadii], mean: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
     """Deviations from the mean of heads and their mirror images, (2 H, 2 R) float32, 0 in gaps; and gaps as bool."""
-    residual = np.stack([np.stack([head.outer, head.thickness]) for head in table_radii]) - mean  # (H, 2, R)
+    residual = np.stack([head.both for head in table_radii]) - mean  # (H, 2, R)
     known = np.isfinite(residual)
     residual = np.where(known, residual, 0)
     thickness = zip(residual[:, 1], known[:, 1], strict=True)

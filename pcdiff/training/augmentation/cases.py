@@ -165,8 +165,7 @@ def _make(job: _Job) -> np.ndarray:
     prior = _prior()
     occupancy = largest_piece(np.where(volume.mask, 255, 0).astype(np.uint8))
     pose = Pose(np.diag(job.shape.scales), np.zeros(3))
-    read = read_tables(occupancy, volume.affine, pose, prior.mean, prior.settings.population)
-    return np.stack([read.outer, read.thickness]).astype(np.float32)
+    return read_tables(occupancy, volume.affine, pose, prior.mean, prior.settings.population).both.astype(np.float32)
 
 
 def _with_defect(volume: Volume, job: _Job) -> LoadedCase:

@@ -104,5 +104,5 @@ class Generator:
                 read_tables(head.occupancy, head.affine, IN_PLACE, self.prior.mean, limits)
                 for head in self.heads(count, seed)
             ]
-            return np.stack([np.stack([tables.outer, tables.thickness]) for tables in read])
+            return np.stack([tables.both for tables in read])
         return self.prior.mean + to_rays(draw(self.network.eval(), count, seed))

@@ -1,7 +1,7 @@
 """Generative models of skulls as images.
 
 Of maps: (2, S, S), deviations of outer radius and bone thickness from a mean head over directions, in units of their
-spread. Of volumes: `VOLUME`, signed distances to the bone's surface in blocks of 2 x 2 x 2 points, 2 mm apart. The
+spread. Of volumes: `VOLUME`, signed distances to the bone's surface in blocks of 4 x 4 x 4 points, 2 mm apart. The
 first axis is mirrored with the head. `GENERATORS` is the table. Networks, schedulers and losses are MONAI's
 (https://monai.io), where it has them.
 """
@@ -31,7 +31,7 @@ GENERATORS: dict[Model, str] = {
     "volume_diffusion": "latent_diffusion:VolumeDiffusion",
 }
 OF_VOLUMES: tuple[Model, ...] = ("volume_diffusion",)  # the others are of maps
-VOLUME = (8, 56, 64, 56)  # channels, a block's points, and blocks along each axis
+VOLUME = (64, 32, 32, 32)  # channels, a block's points, and blocks along each axis
 
 RATE = 1e-3  # of autoencoders and of the diffusion, at the start
 

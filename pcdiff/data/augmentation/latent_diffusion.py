@@ -16,14 +16,19 @@ from pcdiff.data.augmentation.generators import RATE, VOLUME, GeneratorConfig, I
 
 AUTOENCODER_SHARE = 0.4  # of the steps
 KL_WEIGHT = 1e-4  # of the divergence for each number, against the mean squared error
-LATENT_CHANNELS = 4
 TRAINING_STEPS, SAMPLING_STEPS = 1000, 50  # of the diffusion: DDPM and DDIM
 GROUPS = 4  # of the group normalisation
 MEMORY = 0.98  # of the latent numbers' mean square
 
 
 class LatentDiffusion(ImageGenerator):
-    """Of maps: MONAI's AutoencoderKL and DiffusionModelUNet, joined by its LatentDiffusionInferer."""
+    """Of maps: MONAI's AutoencoderKL and DiffusionModelUNet.
+
+    latent_channels: of the latent images. levels: of noise, at which a step of the diffusion sees each of its images.
+    """
+
+    latent_channels = 4
+    levels = 1
 
     def __init__(self, config: GeneratorConfig, weight: Tensor) -> None:
         super().__init__(config, weight)
@@ -35,15 +40,15 @@ class LatentDiffusion(ImageGenerator):
             num_res_blocks=1,
             channels=channels,
             attention_levels=(False,) * len(channels),
-            latent_channels=LATENT_CHANNELS,
+            latent_channels=self.latent_channels,
             norm_num_groups=GROUPS,
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
         self.denoiser = DiffusionModelUNet(
             len(sides),
-            LATENT_CHANNELS,
-            LATENT_CHANNELS,
+            self.latent_channels,
+            self.latent_channels,
             num_res_blocks=1,
             channels=(2 * config.width, 4 * config.width),
             attention_levels=(False, True),
@@ -52,7 +57,7 @@ class LatentDiffusion(ImageGenerator):
         )
         self.register_buffer("square", torch.ones(()))
         self.square: Tensor  # mean square of the latent numbers
-        self.noise = (LATENT_CHANNELS, *(side // 2 ** (len(channels) - 1) for side in sides))
+        self.noise = (self.latent_channels, *(side // 2 ** (len(channels) - 1) for side in sides))
 
     @staticmethod
     def layout(config: GeneratorConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -78,28 +83,31 @@ class LatentDiffusion(ImageGenerator):
         trains_only(self.denoiser, self.autoencoder)
         self.denoiser.train()
         scheduler = DDPMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta")
-        noise = torch.randn(len(images), *self.noise, device=images.device)
-        when = torch.randint(TRAINING_STEPS, (len(images),), device=images.device)
-        found = self._inferer(scheduler)(images, self.autoencoder, self.denoiser, noise, when)
-        loss = functional.mse_loss(found, noise)
+        with torch.no_grad():
+            latent = self.autoencoder.encode_stage_2_inputs(images) * self.square.rsqrt()
+        latent = latent.repeat(self.levels, *[1] * (latent.ndim - 1))
+        noise = torch.randn_like(latent)
+        when = torch.randint(TRAINING_STEPS, (len(latent),), device=images.device)
+        loss = functional.mse_loss(self.denoiser(scheduler.add_noise(latent, noise, when), when), noise)
         return {"loss": loss, "error": loss.detach()}
 
     def sample(self, noise: Tensor) -> Tensor:
         """See `ImageGenerator`."""
         scheduler = DDIMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta", clip_sample=False)
         scheduler.set_timesteps(SAMPLING_STEPS)
-        images = self._inferer(scheduler).sample(noise, self.autoencoder, self.denoiser, verbose=False)
+        inferer = LatentDiffusionInferer(scheduler, scale_factor=float(self.square.rsqrt()))
+        images = inferer.sample(noise, self.autoencoder, self.denoiser, verbose=False)
         assert isinstance(images, Tensor)  # without the images on the way
         return images
 
-    def _inferer(self, scheduler: DDPMScheduler | DDIMScheduler) -> LatentDiffusionInferer:
-        return LatentDiffusionInferer(scheduler, scale_factor=float(self.square.rsqrt()))
-
 
 class VolumeDiffusion(LatentDiffusion):
-    """The same of volumes."""
+    """The same of volumes: few places of many channels, because the diffusion's time grows with places."""
+
+    latent_channels = 16
+    levels = 8  # to encode a head takes as long
 
     @staticmethod
     def layout(config: GeneratorConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """See `LatentDiffusion.layout`; an image's blocks are the first of three levels already."""
+        """See `LatentDiffusion.layout`; a block of points stands for two levels already."""
         return VOLUME, (config.width, 2 * config.width, 4 * config.width)

@@ -270,6 +270,13 @@ def test_latex_escapes_what_it_would_read() -> None:
     assert r"\begin{tabular}{lr}" in text
 
 
+def test_no_name_breaks_a_row() -> None:
+    table = Table("t", ["a|b", "c"], [["[ours]\n\n<b>x", ""]])
+    assert table.to_markdown().splitlines()[2:] == [r"| a\|b | c |", "|---|---|", "| [ours] <b>x |  |"]
+    assert r"a\textbar{}b & c \\" in table.to_latex()
+    assert r"{}[ours]  \textless{}b\textgreater{}x &  \\" in table.to_latex()
+
+
 def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:
     first = [
         replace(each, failed_checks="complete" if each.kind == "bilateral" else "")

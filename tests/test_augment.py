@@ -169,3 +169,9 @@ def test_what_cannot_be_written_is_refused(cache: Path, tmp_path: Path, run: Any
         code, _, error = run("augment", cache, "-o", out / line[-4:], "--count", 1, *arguments)
         assert code == 2
         assert re.search(line, error), error
+
+
+def test_a_refusal_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected heads 000-059, got none"):
+        augment(tmp_path / "cache", tmp_path / "out", 1, AugmentConfig())
+    assert not (tmp_path / "out").exists()

@@ -193,6 +193,16 @@ def test_only_shared_cases_are_compared(tmp_path: Path) -> None:
         compare([files[0], write(tmp_path / "z", [row("b", "tilted/000", 1)])])
 
 
+def test_cases_of_one_name_and_other_skulls_are_refused(tmp_path: Path) -> None:
+    ours, theirs, earlier = (
+        write(tmp_path / name, [replace(each, truth=truth) for each in rows_of(name, 0.7)])
+        for name, truth in (("ours", "a"), ("theirs", "b"), ("earlier", ""))
+    )
+    with pytest.raises(InputError, match=r"case bilateral/000: .* got others for ours and for theirs"):
+        compare([ours, theirs])
+    assert compare([ours, earlier]).methods == ["ours", "earlier"]
+
+
 def test_files_of_one_method_are_put_together_or_told_apart(tmp_path: Path) -> None:
     own, bilateral = (write(tmp_path / kind, rows_of("a", 0.7, (kind,))) for kind in ("own", "bilateral"))
     assert compare([own, bilateral]).cases == 2 * HEADS
@@ -258,6 +268,13 @@ def test_latex_escapes_what_it_would_read() -> None:
     assert r"a\_b & $\pm$ \\" in text
     assert r"x\textbackslash{}y & \textless{} 1 \\" in text
     assert r"\begin{tabular}{lr}" in text
+
+
+def test_no_name_breaks_a_row() -> None:
+    table = Table("t", ["a|b", "c"], [["[ours]\n\n<b>x", ""]])
+    assert table.to_markdown().splitlines()[2:] == [r"| a\|b | c |", "|---|---|", "| [ours] <b>x |  |"]
+    assert r"a\textbar{}b & c \\" in table.to_latex()
+    assert r"{}[ours]  \textless{}b\textgreater{}x &  \\" in table.to_latex()
 
 
 def test_the_command_writes_tables_and_a_page(tmp_path: Path, run) -> None:

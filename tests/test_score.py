@@ -105,6 +105,13 @@ def test_what_is_missing_has_the_worst_scores(folder: Path, truth: Path) -> None
         assert row.ml_true == pytest.approx(0.512)
 
 
+def test_a_path_that_is_no_folder_is_named(folder: Path, truth: Path) -> None:
+    (folder / "a.nrrd").touch()
+    for path, got in ((folder / "x", "no such folder"), (folder / "a.nrrd", "a file")):
+        with pytest.raises(InputError, match=f"expected the folder of the implants, got {got}; correct the path"):
+            find_predictions(path, find_cases(truth))
+
+
 def test_another_grid_an_open_mesh_and_another_place_are_refused(folder: Path, truth: Path) -> None:
     def refused(path: Path, words: str) -> None:
         with pytest.raises(InputError, match=words) as error:

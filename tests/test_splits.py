@@ -13,7 +13,7 @@ import yaml
 
 from pcdiff import training
 from pcdiff.data.craniotomy import simulate_craniotomy
-from pcdiff.data.splits import expand, leave_out, read_splits, write_folds
+from pcdiff.data.splits import assign_folds, expand, leave_out, read_splits, write_folds
 from pcdiff.errors import InputError
 from pcdiff.evaluation.comparison import compare
 from pcdiff.files import sha256
@@ -38,6 +38,11 @@ def test_folds_hold_each_head_once_and_scans_of_one_together(tmp_path: Path) -> 
     assert fold["000"] == fold["011"]
     assert fold["002"] == fold["004"]
     assert max(map(len, splits.values())) - min(map(len, splits.values())) <= 2
+
+
+def test_groups_of_one_head_that_share_a_scan_are_one_group() -> None:
+    fold = assign_folds(NAMES, 4, [("000", "001"), ("006", "005"), ("001", "002"), ("002", "005")])
+    assert len({fold[k] for k in (0, 1, 2, 5, 6)}) == 1
 
 
 def test_folds_that_cannot_be(tmp_path: Path) -> None:

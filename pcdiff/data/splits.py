@@ -35,10 +35,22 @@ class _SplitsFile(RootModel[dict[str, Annotated[list[str], Field(min_length=1)]]
 
 
 def assign_folds(names: Sequence[str], folds: int, same: Sequence[Sequence[str]] = ()) -> np.ndarray:
-    """(H,) int: the fold of each head, by turns in order of name; `same` lists names of one head, for one fold."""
-    alias = {name: group[0] for group in same for name in group}
+    """(H,) int: the fold of each head, by turns in order of name; `same` lists names of one head, for one fold.
+
+    Groups that share a name are one group: a, b and b, c are three scans of one head.
+    """
+    alias = {name: min(group) for group in _joined(same) for name in group}
     fold = {name: number % folds for number, name in enumerate(sorted({alias.get(name, name) for name in names}))}
     return np.array([fold[alias.get(name, name)] for name in names])
+
+
+def _joined(groups: Sequence[Sequence[str]]) -> list[set[str]]:
+    """The groups, those with a name in common put together."""
+    found: list[set[str]] = []
+    for group in groups:
+        touching = [other for other in found if not other.isdisjoint(group)]
+        found = [other for other in found if other not in touching] + [set(group).union(*touching)]
+    return found
 
 
 def write_folds(path: Path, heads: Sequence[str], folds: int, same: Sequence[Sequence[str]] = ()) -> Splits:

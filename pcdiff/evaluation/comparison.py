@@ -156,7 +156,8 @@ def compare(paths: Sequence[Path]) -> Comparison:
     it on different cases are put together; where they measured the same case, each is a method of its own, with the
     file's name behind (of `results.json`, the folder's). Skulls that must be refused take no part.
 
-    Raises InputError for other files, two files of one name, and methods without a case in common.
+    Raises InputError for other files, two files of one name, methods without a case in common, and cases of one name
+    with different skulls or true implants.
     """
     files = {path.resolve(): read_results(path) for path in paths}
     rows = _by_method(files)
@@ -166,6 +167,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
     if not shared:
         names = ", ".join(f"{name}: {each[0].case} ..." for name, each in rows.items())
         raise InputError(f"expected methods with a case in common, got none ({names}); compare files of the same cases")
+    _check_truth(rows, shared)
     left_out = {name: len({row.case for row in each} - shared) for name, each in rows.items()}
     kept = {name: [row for row in each if row.case in shared] for name, each in rows.items()}
     best_first = sorted(kept, key=lambda name: -float(np.mean(by_head(kept[name], "dsc"))))
@@ -199,6 +201,20 @@ def rows_by_method(record: Mapping[str, Any]) -> dict[str, list[Row]]:
         several = record["ensemble"] > 1 and not all(np.isnan(row.spread_error) for row in rows)
         found[f"{method}, {record['ensemble']} candidates" if several else method] = rows
     return found
+
+
+def _check_truth(rows: Mapping[str, Sequence[Row]], shared: set[str]) -> None:
+    """Raises InputError for a case whose skulls or true implants differ between methods; earlier rows do not tell."""
+    first: dict[str, tuple[str, set[str]]] = {}  # case -> a method, and the digests of its seeds
+    for name, of in rows.items():
+        for case in sorted(shared):
+            if truth := {row.truth for row in of if row.case == case and row.truth}:
+                other, known = first.setdefault(case, (name, truth))
+                if truth != known:
+                    raise InputError(
+                        f"case {case}: expected one skull and one true implant, got others for {other} and for {name}: "
+                        "another data set, suite or seed; compare files of the same cases"
+                    )
 
 
 def _by_method(files: Mapping[Path, Mapping[str, Any]]) -> dict[str, list[Row]]:

@@ -24,6 +24,8 @@ TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "\n": " ",  # two would be a paragraph, which no row may hold
     "±": r"$\pm$",
 }
 
@@ -252,4 +254,5 @@ def _seconds(median: float, at_once: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(TEX.get(character, character) for character in text)
+    start = "{}" if text.startswith("[") else ""  # behind the line break of a row it would be an option
+    return start + "".join(TEX.get(character, character) for character in text)

@@ -55,6 +55,9 @@ def find_predictions(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     name goes before others, and a mask before a mesh. Raises InputError for two files of one case, and if there is none
     for any case.
     """
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: expected the folder of the implants, got {got}; correct the path")
     named = []
     for path in sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern)):
         end = next((end for end in ENDS if path.name.lower().endswith(end)), None)

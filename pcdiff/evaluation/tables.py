@@ -204,8 +204,9 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    """One line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    """One line of a Markdown table; no character of a name that someone gave ends its cell."""
+    escaped = (" ".join(cell.split()).replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def number(value: float | None, figure: str, digits: Mapping[str, int] = DIGITS) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +34,7 @@ from pcdiff.training.augmentation.generator import Generator
 from pcdiff.training.augmentation.measures import Reference
 from pcdiff.training.augmentation.shapes import GENERATED, SHAPES, Shape, draw, make_head
 from pcdiff.training.augmentation.sheet import write_sheet
-from pcdiff.training.augmentation.sources import Sources, load_sources
+from pcdiff.training.augmentation.sources import Sources, load_sources, source_names
 from pcdiff.training.run_state import same_recipe
 
 HEALED, TWO = "healed", "two_defects"
@@ -109,13 +109,15 @@ def augment(
             "one with `pcdiff train generator`, and name generated among the shapes"
         )
     config = config.model_copy(update={"generator": sha256(generator) if generator else ""})
+    source_names(cache, config.cases, config.skip)  # a refusal leaves no folder behind
+    held_out_names = _held_out_names(cache, config)
     same_recipe(Path(out) / "config.json", config, "--out")
     for part in (*PARTS, "records"):
         (Path(out) / part).mkdir(exist_ok=True)
     prior = ShapePrior.shipped()
     with worker_pool(workers) as pool:
         sources = load_sources(cache, config.cases, config.skip, prior, pool, workers, progress)
-        held_out = _held_out(cache, config, prior, workers)
+        held_out = _held_out(cache, held_out_names, prior, workers)
         reference = Reference(prior, sources.names, prior.mean + sources.deviations, sources.scales, held_out)
         model = None if generator is None else Generator.load(generator, prior)
         records = {n: record for n in range(count) if (record := _record(out, n)) is not None}
@@ -194,13 +196,18 @@ def _prior() -> ShapePrior:
     return ShapePrior.shipped()
 
 
-def _held_out(cache: Path, config: AugmentConfig, prior: ShapePrior, workers: int) -> dict[str, np.ndarray]:
-    """Tables (2, R) mm of the held-out heads by name."""
-    if not config.held_out:
-        return {}
-    names = cached_heads(cache, config.held_out)
-    if not names:
+def _held_out_names(cache: Path, config: AugmentConfig) -> list[str]:
+    """None if none are asked for. Raises InputError if the cache holds none of those asked for."""
+    names = cached_heads(cache, config.held_out) if config.held_out else []
+    if config.held_out and not names:
         raise InputError(f"{cache}: expected held-out heads {config.held_out}, got none; run `pcdiff prepare` for them")
+    return names
+
+
+def _held_out(cache: Path, names: Sequence[str], prior: ShapePrior, workers: int) -> dict[str, np.ndarray]:
+    """Tables (2, R) mm of the held-out heads by name."""
+    if not names:
+        return {}
     deviations = load_population(cache, names, workers, prior).deviations(prior.mean)
     return {name: prior.mean + deviations[k] for k, name in enumerate(names)}
 

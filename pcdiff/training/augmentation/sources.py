@@ -45,6 +45,14 @@ class Sources:
         return np.stack([np.linalg.norm(pose.linear, axis=0) for pose in self.poses])
 
 
+def source_names(cache: Path, cases: str, skip: Sequence[str]) -> list[str]:
+    """The heads that new ones are made of. Raises InputError if the cache holds none of them."""
+    names = cached_heads(cache, cases, skip)
+    if not names:
+        raise InputError(f"{cache}: expected heads {cases}, got none; run `pcdiff prepare` first")
+    return names
+
+
 def load_sources(
     cache: Path, cases: str, skip: Sequence[str], prior: ShapePrior, pool: Executor, workers: int, progress: bool
 ) -> Sources:
@@ -52,9 +60,7 @@ def load_sources(
 
     Raises InputError for a cache without these heads.
     """
-    names = cached_heads(cache, cases, skip)
-    if not names:
-        raise InputError(f"{cache}: expected heads {cases}, got none; run `pcdiff prepare` first")
+    names = source_names(cache, cases, skip)
     files = tuple(Path(cache) / "heads" / f"{name}.safetensors" for name in names)
     heads = load_heads(cache, names, (), prior, pool, progress)
     poses = load_poses(cache, files, prior, pool, progress)

@@ -236,6 +236,10 @@ def test_what_an_earlier_version_did_not_measure_is_left_out(tmp_path: Path) -> 
     assert "NSD 1 mm" not in score_tables(compare([old]))[0].head
 
 
+def one_row(**values: object) -> str:
+    return json.dumps({"pcdiff": "1", "rows": [{"case": "000", "method": "a", "seed": 0, "dsc": 0.9, **values}]})
+
+
 @pytest.mark.parametrize(
     ("text", "got"),
     [
@@ -243,6 +247,11 @@ def test_what_an_earlier_version_did_not_measure_is_left_out(tmp_path: Path) -> 
         ('{"cases": "060-074", "rows": []}', "JSON of another kind; leave it out"),
         ("nothing", "Invalid JSON"),
         ('{"pcdiff": "1", "rows": [{"variant": "a"}]}', "expected a row, got {'variant': 'a'}; leave the file out"),
+        ('{"pcdiff": "1", "rows": []}', "no row; leave the file out"),
+        (one_row(dsc=2.0), "expected dsc from 0 to 1, got 2; leave"),
+        (one_row(hd95=-3.0), "expected hd95 from 0 to inf, got -3; leave"),
+        (one_row(method=""), "expected a row with a method and a DSC, got {'case': '000', 'method': ''"),
+        (one_row(dsc=None), "expected a row with a method and a DSC, got {'case': '000', 'method': 'a'"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path: Path, run, text: str, got: str) -> None:

@@ -50,6 +50,10 @@ def test_folds_that_cannot_be(tmp_path: Path) -> None:
         write_folds(tmp_path / "s.yaml", ["000", "001", "002"], 3, [("000", "001")])
     with pytest.raises(InputError, match="expected names of heads such as 000, got 99"):
         write_folds(tmp_path / "s.yaml", NAMES, 3, [("000", "99")])
+    assert write_folds(tmp_path / "s.yaml", NAMES, 3) == write_folds(tmp_path / "s.yaml", NAMES, 3)
+    with pytest.raises(InputError, match=r"s\.yaml: expected no file, or these splits, got others"):
+        write_folds(tmp_path / "s.yaml", NAMES, 4)
+    assert len(read_splits(tmp_path / "s.yaml")) == 3
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def write_folds(path: Path, heads: Sequence[str], folds: int, same: Sequence[Seq
         same: groups of names of one head.
 
     Raises:
-        InputError: fewer heads than folds, an unknown name in `same`, and a path that cannot be written.
+        InputError: fewer heads than folds, an unknown name in `same`, a file of other splits in its place, and a path
+            that cannot be written.
     """
     names = sorted(set(heads))
     if unknown := sorted({name for group in same for name in group}.difference(names)):
@@ -74,6 +75,8 @@ def write_folds(path: Path, heads: Sequence[str], folds: int, same: Sequence[Seq
         raise InputError(
             f"expected a head at least in each of {folds} folds, got {empty[0]} empty; ask for fewer folds"
         )
+    if path.exists() and read_splits(path) != splits:
+        raise InputError(f"{path}: expected no file, or these splits, got others; remove it or name another by --out")
     with written_beside(path) as part:
         part.write_text(yaml.safe_dump(splits, sort_keys=False, default_flow_style=None, width=110), encoding="utf-8")
     return splits

@@ -189,6 +189,8 @@ def read_results(path: Path) -> dict[str, Any]:
         )
     with parsing(path, EXPECTED, REMEDY):
         rows = [Row.from_json(values) for values in record["rows"]]
+        if not rows:
+            raise ValueError("no row")
     rows = [row if row.kind else replace(row, case=f"{OWN}/{row.case}") for row in rows if not row.refusal]
     return {"ensemble": 1, "weights": {}} | record | {"rows": rows}
 

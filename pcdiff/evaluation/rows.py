@@ -20,6 +20,7 @@ from pcdiff.foreign import read_bytes
 MAX_BYTES = 256 * 2**20  # of a journal
 FIT = frozenset({"implantable", "smooth_transition", "clearance"})  # checks of how an implant meets the bone
 INFINITE = ("hd95", "hd", "masd")  # scores of a failure that JSON cannot hold
+MOST = dict.fromkeys(INFINITE, math.inf) | dict.fromkeys(("dsc", "bdsc", "nsd_05mm", "nsd_1mm"), 1.0)
 Key = tuple[str, str, int, str]
 
 
@@ -139,7 +140,13 @@ class Row:
         missing = {name: math.nan for name in numbers if values.get(name) is None}
         if not values.get("refusal"):  # which has no scores
             missing |= {name: math.inf for name in INFINITE if name in values and name in missing}
-        return _ROW.validate_python({**values, **missing})
+        row = _ROW.validate_python({**values, **missing})
+        for name, most in MOST.items():
+            if (value := getattr(row, name)) < 0 or value > most:
+                raise ValueError(f"expected {name} from 0 to {most:g}, got {value:g}")
+        if not row.method or (math.isnan(row.dsc) and not row.refusal):
+            raise ValueError(f"expected a row with a method and a DSC, got {str(values)[:80]}")
+        return row
 
 
 _ROW = TypeAdapter(Row)

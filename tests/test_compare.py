@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import wilcoxon
 from test_pdf import CHROMIUM
 
 from pcdiff.errors import InputError
@@ -95,6 +96,15 @@ def test_wilcoxon_by_hand() -> None:
     assert paired_p(np.array([0.0, 0, 1, 2, 3, 4, 5])) == pytest.approx(2 / 2**5)  # zeros are left out
     assert paired_p(np.array([1.0, 2, 3, -math.inf])) == pytest.approx(14 / 16)
     assert paired_p(np.zeros(9)) == 1
+
+
+def test_wilcoxon_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for heads, digits in ((7, 0), (7, 3), (40, 3)):  # with ties SciPy tries all signs, of a few heads only
+        differences = np.round(rng.normal(0.5, 1, heads), digits)
+        differences = differences[differences != 0]
+        expected = wilcoxon(differences, method="auto" if digits == 0 else "exact").pvalue
+        assert paired_p(differences) == pytest.approx(expected)
 
 
 def test_holm_by_hand() -> None:

@@ -153,6 +153,10 @@ def test_the_command_writes_what_compare_reads(run, folder: Path, truth: Path, t
     code, _, error = run(*arguments, "-o", out / "results.csv")
     assert code == 2
     assert "results.csv: expected a folder to write to, got a file in its path" in error
+    put(cuboid(13), folder / "own_001.nrrd")  # beside the true implant
+    code, _, error = run(*arguments[:-1], "--cases", "own/000,own/001", "--overwrite")
+    assert code == 0
+    assert "warning: 1 of 2 implants share no voxel with the true one, such as that of own/001; check the" in error
     put(Volume(cuboid().mask[:-1], AFFINE), folder / "own_001.nrrd")  # a part of the grid
     assert run(*arguments, "--cases", "own/001", "--overwrite")[0] == 0
     put(Volume(cuboid().mask, AFFINE @ np.diag([1.1, 1, 1, 1])), folder / "own_001.nrrd")

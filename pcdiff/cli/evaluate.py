@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pcdiff.cli import options
-from pcdiff.cli.console import available_device, print_json
+from pcdiff.cli.console import available_device, print_json, print_message
 from pcdiff.errors import InputError
 
 
@@ -122,6 +122,11 @@ def score(
     results = Results(rows, {**conditions, "workers": 1, "weights": {method: {}}, "suite": None, "ensemble": 1})
     make_folder(out)
     write_results(out, results)
+    if not quiet and (apart := [row.case for row in rows if row.error is None and not row.dsc]):
+        print_message(
+            f"warning: {len(apart)} of {len(rows)} implants share no voxel with the true one, such as that of "
+            f"{apart[0]}; check the names of the files, and the axes (--mesh-space) and unit of a mesh"
+        )
     if as_json:
         print_json(results.record())
     elif not quiet:

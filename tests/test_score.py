@@ -123,9 +123,16 @@ def test_another_grid_an_open_mesh_and_another_place_are_refused(folder: Path, t
     shifted = AFFINE.copy()
     shifted[0, 3] += 0.4
     put(Volume(cuboid().mask, shifted), folder / "own_000.nrrd")
-    refused(folder / "own_000.nrrd", "expected a mask on the skull's own grid .* resample it")
+    refused(
+        folder / "own_000.nrrd",
+        "expected a mask on the skull's own grid .* got voxels that lie 0.4 mm beside its own; resample it",
+    )
     put(Volume(cuboid().mask[::2], AFFINE @ np.diag([2.0, 1, 1, 1])), folder / "own_000.nrrd")
-    refused(folder / "own_000.nrrd", r"got shape \(12, 6, 96\) beside \(24, 6, 96\)")
+    refused(folder / "own_000.nrrd", "got voxels of 2 x 2 x 0.5 mm beside 1 x 2 x 0.5 mm; resample it")
+    turned = np.diag([1.0, 1, 1, 1])
+    turned[:2, :2] = [[np.cos(0.01), -np.sin(0.01)], [np.sin(0.01), np.cos(0.01)]]
+    put(Volume(cuboid().mask, turned @ AFFINE), folder / "own_000.nrrd")
+    refused(folder / "own_000.nrrd", "got axes in other directions; resample it")
     mesh = volume_to_mesh(cuboid(), smooth=False)
     write_stl(Mesh(mesh.vertices, mesh.faces[1:]), folder / "own_000.stl")
     refused(folder / "own_000.stl", "expected a closed surface")

@@ -114,6 +114,19 @@ class Volume:
             raise InputError("expected a mask inside the scan, got one that reaches beyond it; use the scan's own grid")
         return other.with_voxels(index)
 
+    def unlike(self, other: Volume) -> str:
+        """Why `on_grid_of` finds no place on another grid, in words: sizes of voxels, directions of axes, or places."""
+        allowed = MAX_OFF_LATTICE / max(self.mask.shape)  # voxels a step
+        own, others = (np.sort(volume.spacing) for volume in (self, other))
+        if not np.allclose(own, others, rtol=allowed):
+            sizes = [" x ".join(f"{mm:.6g}" for mm in volume.spacing) for volume in (self, other)]
+            return f"voxels of {sizes[0]} mm beside {sizes[1]} mm"
+        steps = np.linalg.inv(other.affine[:3, :3]) @ self.affine[:3, :3]
+        if np.abs(steps - np.rint(steps)).max() > allowed:
+            return "axes in other directions"
+        place = other.to_index(self.affine[:3, 3])
+        return f"voxels that lie {np.linalg.norm((place - np.rint(place)) * other.spacing):.2g} mm beside its own"
+
     def with_crop(self, crop: np.ndarray, low: np.ndarray) -> Volume:
         """The whole grid with (i, j, k) bool `crop` on the voxels from index `low` on, and nothing elsewhere."""
         mask = nothing_like(self.mask)

@@ -129,8 +129,8 @@ def on_skull_grid(name: str, implant: Volume, skull: Volume, otherwise: str = ""
         raise InputError(f"{name}: {error}") from error
     if placed is None:
         raise InputError(
-            f"{name}: expected a mask on the skull's own grid or a part of it, got shape {implant.mask.shape} "
-            f"beside {skull.mask.shape}, or other directions or origin; resample it to that grid{otherwise}"
+            f"{name}: expected a mask on the skull's own grid or a part of it, got {implant.unlike(skull)}; "
+            f"resample it to that grid{otherwise}"
         )
     return placed
 

@@ -630,7 +630,8 @@ def test_a_defect_of_the_vertex_close_under_the_end_of_the_scan_is_found(prior, 
     found = fit(prior, skull.crop(np.zeros(3), end))
     assert found.defects == 1
     assert (found.defect_at(implant.to_mm(np.argwhere(implant.mask))) > 0).mean() > 0.97
-    assert np.array_equal(found.defect, fit(prior, skull).defect)
+    # without room the pose differs by 0.1 um, and a ray at a threshold may follow
+    assert (found.defect != fit(prior, skull).defect).sum() <= 1e-3 * (found.defect > 0).sum()
     assert found.notes == ()
 
 

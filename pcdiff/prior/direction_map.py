@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from scipy.sparse import csr_array
 
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.interpolator import Interpolator
@@ -87,6 +88,23 @@ class DirectionMap:
     def sample(self, image: np.ndarray, directions: np.ndarray, fill: float = np.nan) -> np.ndarray:
         """Bilinear values of a (SIZE, SIZE) image at (N, 3) directions."""
         return map_coordinates(image, self.to_pixel(directions).T, order=1, cval=fill)
+
+    def every_second(self, rays: np.ndarray) -> tuple[np.ndarray, csr_array]:
+        """Rays (N,) of every second row and column around `rays` (T,), and weights (T, N) that interpolate from them.
+
+        Bilinear. A ray at the map's edge, where some of them are missing, is one of the N itself.
+        """
+        pixels = np.argwhere(self.inside)[rays]
+        number = np.full((SIZE + 2, SIZE + 2), -1)
+        number[:SIZE, :SIZE][self.inside] = np.arange(self.inside.sum())
+        corners = (pixels - pixels % 2)[:, None] + 2 * np.array([(0, 0), (0, 1), (1, 0), (1, 1)])  # (T, 4, 2)
+        weight = (1 - np.abs(pixels[:, None] - corners) / 2).prod(-1)
+        at = number[corners[..., 0], corners[..., 1]]
+        at_edge = ((at < 0) & (weight > 0)).any(1)
+        at[at_edge], weight[at_edge] = rays[at_edge, None], 0.25
+        target, corner = np.nonzero(weight)
+        some, column = np.unique(at[target, corner], return_inverse=True)
+        return some, csr_array((weight[target, corner], (target, column)), (len(rays), len(some)))
 
     def nearest(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
         """(N,) values of the pixels of a (SIZE, SIZE) image through which (N, 3) points are seen; 0 off the map."""

@@ -6,7 +6,7 @@ The autoencoder is trained first, then the denoising network on what it makes of
 from __future__ import annotations
 
 import torch
-from monai.inferers import LatentDiffusionInferer
+from monai.inferers import DiffusionInferer
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
@@ -18,7 +18,7 @@ AUTOENCODER_SHARE = 0.4  # of the steps
 KL_WEIGHT = 1e-4  # of the divergence for each number, against the mean squared error
 TRAINING_STEPS, SAMPLING_STEPS = 1000, 50  # of the diffusion: DDPM and DDIM
 GROUPS = 4  # of the group normalisation
-MEMORY = 0.98  # of the latent numbers' mean square
+MEMORY = 0.98  # of the latent numbers' mean and mean square
 
 
 class LatentDiffusion(ImageGenerator):
@@ -55,9 +55,20 @@ class LatentDiffusion(ImageGenerator):
             norm_num_groups=GROUPS,
             num_head_channels=config.width,
         )
-        self.register_buffer("square", torch.ones(()))
-        self.square: Tensor  # mean square of the latent numbers
         self.noise = (self.latent_channels, *(side // 2 ** (len(channels) - 1) for side in sides))
+        self.register_buffer("centre", torch.zeros(self.noise))
+        self.register_buffer("square", torch.ones(self.noise))
+        self.centre: Tensor  # mean of each latent number
+        self.square: Tensor  # its mean square
+
+    @property
+    def _spread(self) -> Tensor:
+        """The standard deviation of each latent number.
+
+        The diffusion sees deviations from the mean latent image in units of this: heads lie in one pose, so that most
+        of a latent image is the same in all.
+        """
+        return (self.square - self.centre**2).clamp_min(1e-6).sqrt()
 
     @staticmethod
     def layout(config: GeneratorConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -78,13 +89,14 @@ class LatentDiffusion(ImageGenerator):
             decoded, mean, sigma = self.autoencoder(images)
             error = self.error(decoded, images).mean()
             kl = (mean**2 + sigma**2 - 1 - 2 * sigma.log()).mean() / 2
-            self.square.lerp_((mean**2 + sigma**2).mean().detach(), 1 - MEMORY)
+            self.centre.lerp_(mean.mean(0).detach(), 1 - MEMORY)
+            self.square.lerp_((mean**2 + sigma**2).mean(0).detach(), 1 - MEMORY)
             return {"loss": error + KL_WEIGHT * kl, "error": error}
         trains_only(self.denoiser, self.autoencoder)
         self.denoiser.train()
         scheduler = DDPMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta")
         with torch.no_grad():
-            latent = self.autoencoder.encode_stage_2_inputs(images) * self.square.rsqrt()
+            latent = (self.autoencoder.encode_stage_2_inputs(images) - self.centre) / self._spread
         latent = latent.repeat(self.levels, *[1] * (latent.ndim - 1))
         noise = torch.randn_like(latent)
         when = torch.randint(TRAINING_STEPS, (len(latent),), device=images.device)
@@ -95,9 +107,9 @@ class LatentDiffusion(ImageGenerator):
         """See `ImageGenerator`."""
         scheduler = DDIMScheduler(TRAINING_STEPS, schedule="scaled_linear_beta", clip_sample=False)
         scheduler.set_timesteps(SAMPLING_STEPS)
-        inferer = LatentDiffusionInferer(scheduler, scale_factor=float(self.square.rsqrt()))
-        images = inferer.sample(noise, self.autoencoder, self.denoiser, verbose=False)
-        assert isinstance(images, Tensor)  # without the images on the way
+        latent = DiffusionInferer(scheduler).sample(noise, self.denoiser, scheduler, verbose=False)
+        assert isinstance(latent, Tensor)  # without those on the way
+        images: Tensor = self.autoencoder.decode_stage_2_outputs(latent * self._spread + self.centre)
         return images
 
 

@@ -54,9 +54,12 @@ class DirectionMap:
     @cached_property
     def mirror(self) -> np.ndarray:
         """(R,) int: the ray of the mirrored direction (x -> -x)."""
-        number = np.full((SIZE, SIZE), -1)
-        number[self.inside] = np.arange(self.inside.sum())
-        return number[::-1][self.inside]
+        return self._numbers[::-1][self.inside]
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """(SIZE, SIZE) int: the ray of each pixel, -1 outside the map."""
+        return self.to_image(np.arange(self.inside.sum()), -1)
 
     def to_image(self, values: np.ndarray, fill: float = 0) -> np.ndarray:
         """(R, ...) -> (SIZE, SIZE, ...), `fill` outside the map."""
@@ -95,8 +98,7 @@ class DirectionMap:
         Bilinear. A ray at the map's edge, where some of them are missing, is one of the N itself.
         """
         pixels = np.argwhere(self.inside)[rays]
-        number = np.full((SIZE + 2, SIZE + 2), -1)
-        number[:SIZE, :SIZE][self.inside] = np.arange(self.inside.sum())
+        number = np.pad(self._numbers, (0, 2), constant_values=-1)
         corners = (pixels - pixels % 2)[:, None] + 2 * np.array([(0, 0), (0, 1), (1, 0), (1, 1)])  # (T, 4, 2)
         weight = (1 - np.abs(pixels[:, None] - corners) / 2).prod(-1)
         at = number[corners[..., 0], corners[..., 1]]

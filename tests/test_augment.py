@@ -164,7 +164,10 @@ def test_what_cannot_be_written_is_refused(cache: Path, tmp_path: Path, run: Any
         (("--defects", "bite"), "expected some of bilateral, .*, got bite"),
         (("--shapes", "generated"), "expected the weights of a generative model"),
         (("--cases", "800-900"), "expected heads 800-900, got none; run `pcdiff prepare` first"),
-        (("--cases", "000-001", "--held-out", "800-900"), "expected held-out heads 800-900, got none"),
+        (
+            ("--cases", "000-001", "--held-out", "800-900"),
+            "expected heads 800-900, got none; run `pcdiff prepare` first",
+        ),
     ):
         code, _, error = run("augment", cache, "-o", out / line[-4:], "--count", 1, *arguments)
         assert code == 2

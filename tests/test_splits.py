@@ -92,6 +92,8 @@ def test_heads_of_a_cache_by_ranges_and_names(tmp_path: Path) -> None:
     assert cached_heads(tmp_path, "001,052", skip=["052"]) == ["001"]  # left out, so the cache need not have it
     with pytest.raises(InputError, match="expected head 052, got none; run `pcdiff prepare`"):
         cached_heads(tmp_path, "001,052")
+    with pytest.raises(InputError, match="expected heads 800-900, got none; run `pcdiff prepare`"):
+        cached_heads(tmp_path, "800-900")
 
 
 def test_a_recipe_of_a_fold(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def load_population(cache: Path, names: Sequence[str], workers: int = 1, prior: 
 def cached_heads(cache: Path, cases: str, skip: Sequence[str] = ()) -> list[str]:
     """Names of the heads in a cache: ranges such as 000-059 and single names, with commas; without those to skip.
 
-    A range holds what the cache has of it. Raises InputError for a single name that the cache lacks.
+    A range holds what the cache has of it. Raises InputError for a single name that the cache lacks, and where no head
+    is left.
     """
     stored = [path.stem for path in sorted((Path(cache) / "heads").glob("*.safetensors"))]
     chosen = set(skip)
@@ -95,7 +96,10 @@ def cached_heads(cache: Path, cases: str, skip: Sequence[str] = ()) -> list[str]
             chosen.update(name for name in stored if ends[1] <= name <= ends[2])
     if missing := sorted(chosen.difference(stored, skip)):
         raise InputError(f"{cache}: expected head {missing[0]}, got none; run `pcdiff prepare` first")
-    return [name for name in stored if name in chosen and name not in skip]
+    names = [name for name in stored if name in chosen and name not in skip]
+    if not names:
+        raise InputError(f"{cache}: expected heads {cases}, got none; run `pcdiff prepare` first")
+    return names
 
 
 def cached_prior(cache: Path, people: Population, chosen: np.ndarray) -> ShapePrior:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from pcdiff.environment import worker_pool
-from pcdiff.errors import InputError
 from pcdiff.methods.atlas import LATTICE, Atlas
 from pcdiff.prior.folds import cached_heads
 from pcdiff.training.prior import shape_model
@@ -24,8 +23,6 @@ def train(config: AtlasTrainConfig, progress: bool = True) -> Path:
     """
     run = config.run
     names = cached_heads(run.cache, run.cases, run.skip)
-    if not names:
-        raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
     same_recipe(run.out / "config.json", config)
     with worker_pool(run.workers) as pool:
         heads = load_heads(run.cache, names, run.same, shape_model(run), pool, progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pcdiff.errors import InputError
 from pcdiff.methods.registry import PRIOR
 from pcdiff.prior.folds import cached_heads, load_population
 from pcdiff.prior.model import ShapePrior
@@ -29,8 +28,6 @@ def build_own_prior(run: RunConfig) -> Path:
     path = run.out / PRIOR
     if not path.exists():
         names = cached_heads(run.cache, run.cases, run.skip)
-        if not names:
-            raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
         path.parent.mkdir(parents=True, exist_ok=True)
         load_population(run.cache, names, max(run.workers, 1)).prior([True] * len(names)).save(path)
     return path

@@ -34,7 +34,7 @@ from pcdiff.training.augmentation.generator import Generator
 from pcdiff.training.augmentation.measures import Reference
 from pcdiff.training.augmentation.shapes import GENERATED, SHAPES, Shape, draw, make_head
 from pcdiff.training.augmentation.sheet import write_sheet
-from pcdiff.training.augmentation.sources import Sources, load_sources, source_names
+from pcdiff.training.augmentation.sources import Sources, load_sources
 from pcdiff.training.run_state import same_recipe
 
 HEALED, TWO = "healed", "two_defects"
@@ -109,8 +109,8 @@ def augment(
             "one with `pcdiff train generator`, and name generated among the shapes"
         )
     config = config.model_copy(update={"generator": sha256(generator) if generator else ""})
-    source_names(cache, config.cases, config.skip)  # a refusal leaves no folder behind
-    held_out_names = _held_out_names(cache, config)
+    cached_heads(cache, config.cases, config.skip)  # a refusal leaves no folder behind
+    held_out_names = cached_heads(cache, config.held_out) if config.held_out else []
     same_recipe(Path(out) / "config.json", config, "--out")
     for part in (*PARTS, "records"):
         (Path(out) / part).mkdir(exist_ok=True)
@@ -194,14 +194,6 @@ def _source(file: Path) -> Head:
 @lru_cache(1)
 def _prior() -> ShapePrior:
     return ShapePrior.shipped()
-
-
-def _held_out_names(cache: Path, config: AugmentConfig) -> list[str]:
-    """None if none are asked for. Raises InputError if the cache holds none of those asked for."""
-    names = cached_heads(cache, config.held_out) if config.held_out else []
-    if config.held_out and not names:
-        raise InputError(f"{cache}: expected held-out heads {config.held_out}, got none; run `pcdiff prepare` for them")
-    return names
 
 
 def _held_out(cache: Path, names: Sequence[str], prior: ShapePrior, workers: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@ import numpy as np
 from tqdm import tqdm
 
 from pcdiff.data.heads import load_head
-from pcdiff.errors import InputError
 from pcdiff.files import sha256
 from pcdiff.prior.direction_map import Pose
 from pcdiff.prior.folds import cached_heads, load_population
@@ -45,14 +44,6 @@ class Sources:
         return np.stack([np.linalg.norm(pose.linear, axis=0) for pose in self.poses])
 
 
-def source_names(cache: Path, cases: str, skip: Sequence[str]) -> list[str]:
-    """The heads that new ones are made of. Raises InputError if the cache holds none of them."""
-    names = cached_heads(cache, cases, skip)
-    if not names:
-        raise InputError(f"{cache}: expected heads {cases}, got none; run `pcdiff prepare` first")
-    return names
-
-
 def load_sources(
     cache: Path, cases: str, skip: Sequence[str], prior: ShapePrior, pool: Executor, workers: int, progress: bool
 ) -> Sources:
@@ -60,7 +51,7 @@ def load_sources(
 
     Raises InputError for a cache without these heads.
     """
-    names = source_names(cache, cases, skip)
+    names = cached_heads(cache, cases, skip)
     files = tuple(Path(cache) / "heads" / f"{name}.safetensors" for name in names)
     heads = load_heads(cache, names, (), prior, pool, progress)
     poses = load_poses(cache, files, prior, pool, progress)

@@ -15,7 +15,6 @@ from pcdiff import __version__
 from pcdiff.data.augmentation.generators import OF_VOLUMES, draw
 from pcdiff.diffusion.ema import Ema
 from pcdiff.environment import worker_pool
-from pcdiff.errors import InputError
 from pcdiff.prior.folds import cached_heads, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.augmentation import volumes
@@ -46,8 +45,6 @@ def train(config: GeneratorTrainConfig, progress: bool = True) -> Path:
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         prior = shape_model(run)
         names = cached_heads(run.cache, run.cases, run.skip)
-        if not names:
-            raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
         log.info("training %s on %d heads and their mirror images", config.model, len(names))
         images = _images(config, names, prior, progress)
         same_recipe(run.out / "config.json", config)

@@ -7,7 +7,6 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from pcdiff.data.splits import assign_folds
-from pcdiff.errors import InputError
 from pcdiff.prior.folds import cached_heads, cached_prior, load_population
 from pcdiff.prior.model import ShapePrior
 from pcdiff.training.recipes import RunConfig, VolumetricSamplesConfig
@@ -25,8 +24,6 @@ def load_sources(
     Raises InputError if the cache lacks heads.
     """
     names = cached_heads(run.cache, run.cases, run.skip)
-    if not names:
-        raise InputError(f"{run.cache}: expected heads {run.cases}, got none; run `pcdiff prepare` first")
     heads = load_heads(run.cache, names, run.same, prior, pool, progress)
     log.info("building %d shape models, each without the heads of a fold", samples.folds)
     people = load_population(run.cache, names, max(run.workers, 1))

@@ -33,7 +33,7 @@ mutants: $(READY_DEV)  ## break forty lines, one at a time; the tests must notic
 fuzz: $(READY_DEV)  ## read thousands of mutations of every format; each is read or refused in one line (half an hour)
 	FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 7200 -k 'mutat or another_error' tests
 
-crashes: $(READY_DEV)  ## kill each command a hundred times; its files are whole, and a rerun ends as ever (an hour)
+crashes: $(READY_DEV)  ## kill each command a hundred times; its files are whole, and a rerun ends as ever (ten minutes)
 	CRASHES=100 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 7200 tests/test_crashes.py
 
 lint: $(READY_DEV)  ## style and types

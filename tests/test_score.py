@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -170,3 +171,12 @@ def test_the_command_writes_what_compare_reads(run, folder: Path, truth: Path, t
     code, said, error = run(*arguments, "--cases", "own/001", "--overwrite")
     assert (code, said, error.count("\n")) == (2, "", 1)
     assert "own_001.nrrd: expected a mask on the skull's own grid" in error
+
+
+def test_a_folder_with_results_is_whole(run, folder: Path, truth: Path, tmp_path: Path) -> None:
+    put(cuboid(), folder / "own_000.nrrd")
+    arguments = ("score", folder, "--truth", truth, "--cases", "own/000", "-o", tmp_path / "out", "-q")
+    with mock.patch("pcdiff.evaluation.results.write_csv", side_effect=OSError("gone")):
+        assert run(*arguments)[0] == 1
+    assert run(*arguments)[0] == 0  # and not the refusal of a finished one
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.json"]

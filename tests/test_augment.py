@@ -153,8 +153,25 @@ def test_a_data_set_is_written_read_and_continued(cache: Path, tmp_path: Path) -
     assert set(measures) == {"real", "own", "deformed"}
     assert json.loads((out / "measures.json").read_text()) == measures
     assert (out / "sheet.png").stat().st_size > 10_000
-    with pytest.raises(InputError, match="another recipe"):
+    with pytest.raises(InputError, match=r"another recipe \(seed 0, not 1\); choose another --out"):
         augment(cache, out, 3, CONFIG.model_copy(update={"seed": 1}), progress=False)
+
+    (out / "implant" / "a00000.nrrd").unlink()  # a case that has lost a file is made anew
+    augment(cache, out, 3, CONFIG, progress=False)
+    assert {path: path.read_bytes() for path in before} == before
+    (out / "records" / "a00000.json").write_text("{}")
+    with pytest.raises(InputError, match=r"a00000\.json: expected the record of a case, .*; remove it, and"):
+        augment(cache, out, 3, CONFIG, progress=False)
+
+
+def test_another_data_set_is_left_alone(cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out" / "implant" / "a00000.nrrd"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"theirs")
+    with pytest.raises(InputError, match=r"expected a new or empty folder, or .* got one with implant; .* --out"):
+        augment(cache, tmp_path / "out", 1, CONFIG, progress=False)
+    assert file.read_bytes() == b"theirs"
+    assert [path.name for path in file.parent.parent.iterdir()] == ["implant"]
 
 
 def test_what_cannot_be_written_is_refused(cache: Path, tmp_path: Path, run: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
@@ -18,7 +19,9 @@ MESHES = tuple(f".{kind}" for kind in MESH_KINDS)
 NAMES = {"head": "[^/]+?", "kind": "[^/]+"}  # a longer kind goes first: `random_1_003` is the kind random_1
 
 
-def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = False) -> dict[str, Path]:
+def find_files(
+    folder: Path, pattern: str, heads: str = "*", *, meshes: bool = False, known: Container[str] = ()
+) -> dict[str, Path]:
     """The files that fit a pattern, by the name of their case: `<head>`, or `<kind>/<head>`.
 
     A pattern is a path in the folder. `{head}` is the name of the head and `{kind}`, which may be left out, its class
@@ -31,6 +34,7 @@ def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = F
         pattern: See above.
         heads: Only heads whose name fits it, such as `A*`.
         meshes: Whether these are meshes or masks, and no scans. A mask goes before a mesh of the same name.
+        known: Cases that have their file already, and are left out.
 
     Raises:
         InputError: A pattern without `{head}`, a path that leads out of the folder, and two files of one case.
@@ -56,8 +60,13 @@ def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = F
         except (FileNotFoundError, ProcessLookupError):  # it has just gone
             continue
         name = "/".join(filter(None, (fits.groupdict().get("kind"), fits["head"])))
+        if name in known:
+            continue
         if name in found and not is_mesh(path) and not is_mesh(found[name]):
-            raise InputError(f"{path}: {found[name].name} has the same name; keep one of the two, or give its suffix")
+            raise InputError(
+                f"{path}: {found[name].name} is of case {name}, too; keep one of the two, or name it first in a list "
+                "of patterns in a YAML file"
+            )
         if name not in found or is_mesh(found[name]):
             found[name] = path
     return found

@@ -92,6 +92,7 @@ def test_mug500_by_every_command(run, tmp_path: Path, pair: tuple[Volume, Volume
     assert lines[2:] == [
         ["healthy", "-", "2", "2", "2", "0", "0", "0"],
         ["craniotomy", "-", "1", "1", "0", "1", "1", "1"],
+        ["images,", "meshes", "and", "archives", "of", "no", "case:", "1", "(A0001-A0020/A0001/A0001_clear.stl)"],
     ]
     assert run("prepare", folder, "-o", tmp_path / "cache", "--cases", "healthy", "-q")[0] == 0
     assert load_head(tmp_path / "cache" / "heads" / "A0002.safetensors").name == "A0002"
@@ -292,3 +293,32 @@ def test_the_layouts_are_listed_and_archives_must_be_unpacked(run, tmp_path: Pat
     code, _, error = run("datasets", tmp_path)
     assert (code, error.count("\n")) == (2, 1)
     assert "got zip archives, which must be unpacked" in error
+
+
+def test_files_of_no_case_are_listed(run, tmp_path: Path, pair: tuple[Volume, Volume]) -> None:
+    folder = mug500(tmp_path / "data", pair)
+    clear = "A0001-A0020/A0001/A0001_clear.stl"
+    assert run("datasets", folder)[1].splitlines()[-1] == f"images, meshes and archives of no case: 1 ({clear})"
+    craniotomy = folder / "craniotomy_skull" / "B0001"
+    (craniotomy / "B0001_implant.stl").rename(craniotomy / "B0001-implant.stl")
+    (folder / "A0021-A0040.zip").touch()
+    *_, alone, others = run("datasets", folder)[1].splitlines()
+    assert alone == "cases with a defective skull or an implant alone: 1 (B0001)"
+    mesh = "craniotomy_skull/B0001/B0001-implant.stl"
+    assert others == f"images, meshes and archives of no case: 3 (A0021-A0040.zip, {clear}, {mesh})"
+    found = json.loads(run("datasets", folder, "--json")[1])["left_out"]
+    assert found == {"single_file": ["B0001"], "other_files": ["A0021-A0040.zip", clear, mesh]}
+
+
+def test_what_belongs_to_a_case_is_not_listed_as_left_out(run, tmp_path: Path, pair: tuple[Volume, Volume]) -> None:
+    folder = nnunet(tmp_path / "a", pair, {"background": 0, "implant": 1})
+    assert (
+        run("datasets", folder)[1].splitlines()[-1].startswith("images, meshes and archives of no case: 2 (imagesTr/")
+    )
+    put(pair[1], tmp_path / "b" / "implant" / "1.nrrd")
+    put_stl(pair[1], tmp_path / "b" / "implant" / "1.stl")  # a mask goes before it
+    scan = tmp_path / "b" / "defective_skull" / "1" / "s"
+    scan.mkdir(parents=True)
+    (scan / "IM1").touch()
+    (scan.parent / "a.zip").touch()  # in a folder of DICOM
+    assert len(run("datasets", tmp_path / "b")[1].splitlines()) == 3

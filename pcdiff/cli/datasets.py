@@ -37,7 +37,7 @@ def datasets(
         pcdiff datasets data/skullfix --folds 5 --same 000,052 --same 011,042 -o splits.yaml
     """
     from pcdiff.data.cases import find_cases
-    from pcdiff.data.datasets import contents, contents_table, layouts_record, layouts_table
+    from pcdiff.data.datasets import contents, contents_table, layouts_record, layouts_table, left_out
     from pcdiff.data.splits import write_folds
 
     if folds is not None:
@@ -51,6 +51,9 @@ def datasets(
             typer.echo("\n".join(f"{name}: {len(of)} heads" for name, of in written.items()))
         return
     if as_json:
-        print_json({"layouts": layouts_record()} if data is None else {"contents": contents(data, cases)})
+        if data is None:
+            print_json({"layouts": layouts_record()})
+        else:
+            print_json({"contents": contents(data, cases), "left_out": left_out(data, cases)})
         return
     typer.echo(layouts_table() if data is None else contents_table(data, cases))

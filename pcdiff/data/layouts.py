@@ -49,11 +49,12 @@ class DatasetConfig(Files):
 class Dataset:
     """What a data set holds.
 
-    cases: name -> part (`complete_skull`, `defective_skull`, `implant`, `skull_mesh`) -> file. splits: name -> cases,
-    as for `find_cases`. mesh_space, label: see `DatasetConfig`.
+    folder: of the files. cases: name -> part (`complete_skull`, `defective_skull`, `implant`, `skull_mesh`) -> file.
+    splits: name -> cases, as for `find_cases`. mesh_space, label: see `DatasetConfig`.
     """
 
     source: Path
+    folder: Path
     layout: str
     cases: Mapping[str, Mapping[str, Path]]
     splits: Mapping[str, str] = field(default_factory=dict)
@@ -165,7 +166,7 @@ def read_dataset(source: Path) -> Dataset:
         if any(found.values()):
             cases = {case: files for of in found.values() for case, files in of.items()}
             splits = {split: ",".join(of) for split, of in found.items() if split and of}
-            return layout.adjust(Dataset(source, name, cases, splits))
+            return layout.adjust(Dataset(source, source, name, cases, splits))
     raise _no_dataset(source)
 
 
@@ -190,7 +191,7 @@ def _described(path: Path) -> Dataset:
             )
     if not cases:
         raise InputError(f"{path}: expected patterns for two of complete_skull, defective_skull, implant; got none")
-    return Dataset(path, "yaml", cases, config.split, config.mesh_space, config.label)
+    return Dataset(path, folder, "yaml", cases, config.split, config.mesh_space, config.label)
 
 
 def _cases(folder: Path, files: Files) -> dict[str, dict[str, Path]]:

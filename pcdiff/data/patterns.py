@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Container
+from collections.abc import Collection, Container, Sequence
 from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
@@ -70,6 +71,27 @@ def find_files(
         if name not in found or is_mesh(found[name]):
             found[name] = path
     return found
+
+
+def other_files(folder: Path, taken: Collection[Path]) -> list[Path]:
+    """Images, meshes and archives below a folder that are not taken, nor lie in a folder that is.
+
+    A mesh beside a mask of its name, which goes before it, counts as taken. Names that begin with a dot are left out.
+    """
+    ends = (*SCANS, *MESHES)
+    stems = {_stem(path, ends) for path in taken}
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(place, name) not in stems)
+        paths = [Path(place, name) for name in sorted(files) if not name.startswith(".")]
+        found += [path for path in paths if path.name.lower().endswith(ends) and _stem(path, ends) not in stems]
+    return found
+
+
+def _stem(path: Path, ends: Sequence[str]) -> Path:
+    """The path without its suffix."""
+    end = next((end for end in ends if path.name.lower().endswith(end)), "")
+    return path.with_name(path.name[: len(path.name) - len(end)]) if path.name.lower() != end else path
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:

@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -97,16 +98,20 @@ def test_measures_of_a_shell(prior: ShapePrior) -> None:
 # --- data sets --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cache(drawn: list[Head], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three heads as `pcdiff prepare` writes them; registered on themselves, and one process for all."""
-    folder = tmp_path / "cache"
+def write_cache(heads: list[Head], folder: Path) -> Path:
+    """Heads as `pcdiff prepare` writes them."""
     (folder / "heads").mkdir(parents=True)
-    for head in drawn:
+    for head in heads:
         tensors = {"occupancy": head.occupancy, "affine": head.affine}
         write_tensors(
             folder / "heads" / f"{head.name}.safetensors", tensors, {"format": HEAD_FORMAT, "name": head.name}
         )
+    return folder
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Heads are registered on themselves, and one process does all."""
 
     def registered(cache: Path, names: list[str], *_: Any) -> Heads:
         count = len(names)
@@ -117,9 +122,15 @@ def cache(drawn: list[Head], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with ThreadPoolExecutor(workers) as pool:
             yield pool
 
-    monkeypatch.setattr(sources, "load_heads", registered)
-    monkeypatch.setattr(cases, "worker_pool", threads)
-    return folder
+    with mock.patch.object(sources, "load_heads", registered), mock.patch.object(cases, "worker_pool", threads):
+        yield
+
+
+@pytest.fixture
+def cache(drawn: list[Head], tmp_path: Path) -> Iterator[Path]:
+    """The cache of three heads."""
+    with quickly():
+        yield write_cache(drawn, tmp_path / "cache")
 
 
 CONFIG = AugmentConfig(

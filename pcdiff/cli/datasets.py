@@ -44,12 +44,15 @@ def datasets(
         if data is None:
             raise InputError("--folds: expected the data set whose heads are split, got none; name it before --folds")
         heads = [case.head for case in find_cases(data, cases)]
-        written = write_folds(out, heads, folds, [group.split(",") for group in same or ()])
+        groups = [[name.strip() for name in group.split(",")] for group in same or ()]
+        written = write_folds(out, heads, folds, groups)
         if as_json:
             print_json({"folds": {name: len(of) for name, of in written.items()}})
         else:
             typer.echo("\n".join(f"{name}: {len(of)} heads" for name, of in written.items()))
         return
+    if same:
+        raise InputError("--same: expected --folds, too, because it keeps heads in one fold; add --folds 5")
     if as_json:
         if data is None:
             print_json({"layouts": layouts_record()})

@@ -71,8 +71,13 @@ def evaluate(
     if splits is not None:
         if cases is None:
             raise InputError("--splits: expected --cases with the name of a split, got none; for example --cases fold1")
-        cases = expand(cases, read_splits(splits))
-    found = find_cases(data, cases)
+        named = read_splits(splits)
+        try:
+            found = find_cases(data, expand(cases, named))
+        except InputError as error:
+            raise InputError(f"{error}; {splits} has the splits {', '.join(named)}") from error
+    else:
+        found = find_cases(data, cases)
     if variants is not None:
         found = write_suite(variants, found, out, seed, progress=not quiet)
     results = run(methods, found, out, seed, command, timeout, workers, notes, progress=not quiet, weights=digests)

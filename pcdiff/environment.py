@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -227,9 +228,32 @@ def one_thread_per_child() -> Iterator[None]:
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor]:
-    """Processes that work side by side, each on one thread; at least one."""
+    """Processes that work side by side, each on one thread; at least one.
+
+    An error or a signal waits for the jobs under way and starts no other one.
+    """
     from concurrent.futures import ProcessPoolExecutor  # takes a while to load, which `pcdiff --help` does not need
     from multiprocessing import get_context
 
-    with one_thread_per_child(), ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
-        yield pool
+    spawn = get_context("spawn")
+    with (
+        one_thread_per_child(),
+        ProcessPoolExecutor(max(workers, 1), mp_context=spawn, initializer=_end_with_parent) as pool,
+    ):
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone: after SIGKILL a worker would wait for ever."""
+    from multiprocessing import parent_process
+
+    def wait() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -97,16 +98,20 @@ def test_measures_of_a_shell(prior: ShapePrior) -> None:
 # --- data sets --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cache(drawn: list[Head], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three heads as `pcdiff prepare` writes them; registered on themselves, and one process for all."""
-    folder = tmp_path / "cache"
+def write_cache(heads: list[Head], folder: Path) -> Path:
+    """Heads as `pcdiff prepare` writes them."""
     (folder / "heads").mkdir(parents=True)
-    for head in drawn:
+    for head in heads:
         tensors = {"occupancy": head.occupancy, "affine": head.affine}
         write_tensors(
             folder / "heads" / f"{head.name}.safetensors", tensors, {"format": HEAD_FORMAT, "name": head.name}
         )
+    return folder
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Heads are registered on themselves, and one process does all."""
 
     def registered(cache: Path, names: list[str], *_: Any) -> Heads:
         count = len(names)
@@ -117,9 +122,15 @@ def cache(drawn: list[Head], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with ThreadPoolExecutor(workers) as pool:
             yield pool
 
-    monkeypatch.setattr(sources, "load_heads", registered)
-    monkeypatch.setattr(cases, "worker_pool", threads)
-    return folder
+    with mock.patch.object(sources, "load_heads", registered), mock.patch.object(cases, "worker_pool", threads):
+        yield
+
+
+@pytest.fixture
+def cache(drawn: list[Head], tmp_path: Path) -> Iterator[Path]:
+    """The cache of three heads."""
+    with quickly():
+        yield write_cache(drawn, tmp_path / "cache")
 
 
 CONFIG = AugmentConfig(
@@ -153,8 +164,25 @@ def test_a_data_set_is_written_read_and_continued(cache: Path, tmp_path: Path) -
     assert set(measures) == {"real", "own", "deformed"}
     assert json.loads((out / "measures.json").read_text()) == measures
     assert (out / "sheet.png").stat().st_size > 10_000
-    with pytest.raises(InputError, match="another recipe"):
+    with pytest.raises(InputError, match=r"another recipe \(seed 0, not 1\); choose another --out"):
         augment(cache, out, 3, CONFIG.model_copy(update={"seed": 1}), progress=False)
+
+    (out / "implant" / "a00000.nrrd").unlink()  # a case that has lost a file is made anew
+    augment(cache, out, 3, CONFIG, progress=False)
+    assert {path: path.read_bytes() for path in before} == before
+    (out / "records" / "a00000.json").write_text("{}")
+    with pytest.raises(InputError, match=r"a00000\.json: expected the record of a case, .*; remove it, and"):
+        augment(cache, out, 3, CONFIG, progress=False)
+
+
+def test_another_data_set_is_left_alone(cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out" / "implant" / "a00000.nrrd"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"theirs")
+    with pytest.raises(InputError, match=r"expected a new or empty folder, or .* got one with implant; .* --out"):
+        augment(cache, tmp_path / "out", 1, CONFIG, progress=False)
+    assert file.read_bytes() == b"theirs"
+    assert [path.name for path in file.parent.parent.iterdir()] == ["implant"]
 
 
 def test_what_cannot_be_written_is_refused(cache: Path, tmp_path: Path, run: Any) -> None:

@@ -201,7 +201,7 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_p
         "app.app = wait; app.main([])\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "case")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "written\n"
         began = time.monotonic()
@@ -211,6 +211,9 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_p
         finally:
             child.kill()
         assert time.monotonic() - began < 10
+        assert child.stderr is not None
+        said = "" if number == signal.SIGINT else f"pcdiff: ended by {number.name} before it was done\n"
+        assert child.stderr.read() == said
     assert list(tmp_path.iterdir()) == []
 
 

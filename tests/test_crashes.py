@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from crashing import KILLS, Act, changes_of, check_whole, content, kill_often, run_killed
+from test_augment import CONFIG, quickly, write_cache
 from test_evaluate import PROGRAM, write_boxes
 from test_train import SCORES, STEPS, files, in_run, tiny
 
@@ -24,9 +25,11 @@ from pcdiff.cohort.runner import Cohort
 from pcdiff.data.cases import find_cases
 from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.evaluation import runner
+from pcdiff.geometry.occupancy import head_occupancy
 from pcdiff.imaging.volumes import write_volume
 from pcdiff.pipeline.settings import Settings
 from pcdiff.prior.model import ShapePrior
+from pcdiff.training.augmentation import cases
 from pcdiff.training.surface import train as training
 
 __all__ = ["files"]  # a fixture
@@ -73,6 +76,11 @@ def cohort(head: Path, out: Path) -> None:
         Cohort(out, Settings("prior", report=False), workers=1).run({head: None, head.with_name("gone.nrrd"): None})
 
 
+def augment(cache: Path, out: Path) -> None:
+    with quickly():
+        cases.augment(cache, out, 2, CONFIG, progress=False)
+
+
 def evaluate(data: Path, program: list[str], out: Path) -> None:
     runner.evaluate(["shifted"], find_cases(data), out, 0, program, progress=False, weights={"shifted": {}})
 
@@ -111,6 +119,16 @@ def test_cohort(head: Path, tmp_path: Path) -> None:
 
 def test_prepare(dataset: Path, tmp_path: Path) -> None:
     check(partial(command, ["prepare", str(dataset)]), tmp_path, 9, 4, 3)
+
+
+def test_augment(prior: ShapePrior, tmp_path: Path) -> None:
+    heads = [head_occupancy(prior.draw(np.random.default_rng(k), spacing=2.0), f"{k:03d}") for k in range(3)]
+    check(partial(augment, write_cache(heads, tmp_path / "cache")), tmp_path, 20, 3, 54)
+
+
+def test_score(dataset: Path, tmp_path: Path) -> None:
+    arguments = ["score", str(dataset / "implant"), "--truth", str(dataset), "--overwrite"]
+    check(partial(command, arguments), tmp_path, 4, 4, 7)
 
 
 def test_train(files: list[Path], tmp_path: Path) -> None:

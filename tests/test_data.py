@@ -236,7 +236,7 @@ def test_prepare_takes_every_format_and_dicom(tmp_path, healthy):
     prepare(tmp_path / "set", tmp_path / "cache", progress=False)
     assert [path.stat().st_mtime_ns for path in paths] == before
     put(folder / "001.nrrd", whole.mask, whole.affine)
-    with pytest.raises(InputError, match=r"001\.nii\.gz has the same name; keep one of the two"):
+    with pytest.raises(InputError, match=r"001\.nii\.gz is of case 001, too; keep one of the two"):
         prepare(tmp_path / "set", tmp_path / "cache", progress=False)
 
 

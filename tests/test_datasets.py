@@ -92,6 +92,7 @@ def test_mug500_by_every_command(run, tmp_path: Path, pair: tuple[Volume, Volume
     assert lines[2:] == [
         ["healthy", "-", "2", "2", "2", "0", "0", "0"],
         ["craniotomy", "-", "1", "1", "0", "1", "1", "1"],
+        ["images,", "meshes", "and", "archives", "of", "no", "case:", "1", "(A0001-A0020/A0001/A0001_clear.stl)"],
     ]
     assert run("prepare", folder, "-o", tmp_path / "cache", "--cases", "healthy", "-q")[0] == 0
     assert load_head(tmp_path / "cache" / "heads" / "A0002.safetensors").name == "A0002"
@@ -109,8 +110,9 @@ def test_the_part_of_a_mesh_that_lies_in_bone_is_no_missing_bone(tmp_path: Path,
     mug500(tmp_path, pair)
     put_stl(implant.with_mask(ndimage.binary_dilation(implant.mask)), tmp_path / "B0001" / "B0001_implant.stl")
     put(skull, tmp_path / "B0001" / "B0001.nrrd")
+    put_stl(skull, tmp_path / "B0001" / "B0001.stl")
     shutil.rmtree(tmp_path / "craniotomy_skull")
-    loaded = find_cases(tmp_path, "B0001")[0].load()  # without B0001.stl, in LPS
+    loaded = find_cases(tmp_path, "B0001")[0].load()
     assert not (loaded.implant.mask & skull.mask).any()
     assert np.array_equal(loaded.implant.mask, ndimage.binary_dilation(implant.mask) & ~skull.mask)
 
@@ -118,6 +120,15 @@ def test_the_part_of_a_mesh_that_lies_in_bone_is_no_missing_bone(tmp_path: Path,
 def test_a_mesh_of_another_skull_is_refused(tmp_path: Path, pair: tuple[Volume, Volume]) -> None:
     (case,) = find_cases(mug500(tmp_path, pair, shift=25.0), "B0001")
     with pytest.raises(InputError, match=r"B0001\.stl: expected the surface of the skull beside it, got one of whose"):
+        case.load()
+
+
+def test_a_mesh_without_the_surface_of_its_skull_is_refused(tmp_path: Path, pair: tuple[Volume, Volume]) -> None:
+    (mug500(tmp_path, pair, "ras") / "craniotomy_skull" / "B0001" / "B0001.stl").unlink()
+    (case,) = find_cases(tmp_path, "B0001")
+    with pytest.raises(
+        InputError, match=r"B0001\.stl: expected .* the axes of B0001_implant\.stl, found none; copy it"
+    ):
         case.load()
 
 
@@ -151,10 +162,15 @@ def test_nnunet_with_several_labels_and_of_complete_skulls(tmp_path: Path, pair:
     whole = find_cases(nnunet(tmp_path / "b", pair, {"background": 0, "complete skull": 1}, complete))
     assert whole[0].implant is None
     assert np.array_equal(whole[0].load().implant.mask, implant.mask)
-    with pytest.raises(InputError, match=r"dataset\.json: expected one label, or one called implant, got bone, air; "):
-        find_cases(nnunet(tmp_path / "c", pair, {"background": 0, "bone": 1, "air": 2}))
+    named = find_cases(nnunet(tmp_path / "d", pair, {"background": 0, "skull implant": 1}))
+    assert named[0].complete_skull is None
+    for names in (("bone", "air"), ("implant left", "implant right")):
+        labels = {"background": 0, names[0]: 1, names[1]: 2}
+        expected = rf"dataset\.json: expected one label, or one called implant, got {', '.join(names)}; "
+        with pytest.raises(InputError, match=expected):
+            find_cases(nnunet(tmp_path / "c", pair, labels))
     (tmp_path / "c" / "dataset.json").unlink()
-    with pytest.raises(InputError, match=r"dataset\.json: expected the dataset\.json of nnU-Net"):
+    with pytest.raises(InputError, match=r"dataset\.json: expected the dataset\.json of nnU-Net.*; write it, such as"):
         find_cases(tmp_path / "c")
 
 
@@ -200,8 +216,13 @@ def test_cq500_and_a_ct_with_a_defect_as_dicom(run, tmp_path: Path, healthy: Vol
     assert run("prepare", file, "-o", tmp_path / "cache", "--cases", "test", "-q")[0] == 0
     assert load_head(tmp_path / "cache" / "heads" / "7.safetensors").occupancy.any()
     described(tmp_path / "cq500", f"complete_skull: '{pattern}*'\n")
-    with pytest.raises(InputError, match="CT Thin Plain: CT Plain has the same name; keep one of the two"):
+    with pytest.raises(
+        InputError, match="CT Thin Plain: CT Plain is of case 7, too; keep one of the two, or name it first"
+    ):
         find_cases(file)
+    described(tmp_path / "cq500", f"complete_skull: ['{pattern} Thin*', '{pattern}*']\nsplit: {{test: 7}}\n")
+    (case,) = find_cases(file, "test")  # of a list, the first pattern has priority
+    assert case.complete_skull == study / "CT Thin Plain"
 
     cut = whole.mask.copy()
     cut[:, :, : cut.shape[2] // 2] = False
@@ -259,7 +280,7 @@ def test_patterns(tmp_path: Path) -> None:
     assert found("?/{head}/{head}") == {"C1": "c/C1/C1.nrrd"}
     assert found("c/{head}") == {"dicom": "c/dicom"}
     shutil.copy(tmp_path / "own_004.nii.gz", tmp_path / "own_004.nrrd")
-    with pytest.raises(InputError, match=r"own_004\.nrrd: own_004\.nii\.gz has the same name"):
+    with pytest.raises(InputError, match=r"own_004\.nrrd: own_004\.nii\.gz is of case 004, too"):
         found("own_{head}")
     assert found("own_{head}.nrrd") == {"004": "own_004.nrrd"}
 
@@ -272,3 +293,32 @@ def test_the_layouts_are_listed_and_archives_must_be_unpacked(run, tmp_path: Pat
     code, _, error = run("datasets", tmp_path)
     assert (code, error.count("\n")) == (2, 1)
     assert "got zip archives, which must be unpacked" in error
+
+
+def test_files_of_no_case_are_listed(run, tmp_path: Path, pair: tuple[Volume, Volume]) -> None:
+    folder = mug500(tmp_path / "data", pair)
+    clear = "A0001-A0020/A0001/A0001_clear.stl"
+    assert run("datasets", folder)[1].splitlines()[-1] == f"images, meshes and archives of no case: 1 ({clear})"
+    craniotomy = folder / "craniotomy_skull" / "B0001"
+    (craniotomy / "B0001_implant.stl").rename(craniotomy / "B0001-implant.stl")
+    (folder / "A0021-A0040.zip").touch()
+    *_, alone, others = run("datasets", folder)[1].splitlines()
+    assert alone == "cases with a defective skull or an implant alone: 1 (B0001)"
+    mesh = "craniotomy_skull/B0001/B0001-implant.stl"
+    assert others == f"images, meshes and archives of no case: 3 (A0021-A0040.zip, {clear}, {mesh})"
+    found = json.loads(run("datasets", folder, "--json")[1])["left_out"]
+    assert found == {"single_file": ["B0001"], "other_files": ["A0021-A0040.zip", clear, mesh]}
+
+
+def test_what_belongs_to_a_case_is_not_listed_as_left_out(run, tmp_path: Path, pair: tuple[Volume, Volume]) -> None:
+    folder = nnunet(tmp_path / "a", pair, {"background": 0, "implant": 1})
+    assert (
+        run("datasets", folder)[1].splitlines()[-1].startswith("images, meshes and archives of no case: 2 (imagesTr/")
+    )
+    put(pair[1], tmp_path / "b" / "implant" / "1.nrrd")
+    put_stl(pair[1], tmp_path / "b" / "implant" / "1.stl")  # a mask goes before it
+    scan = tmp_path / "b" / "defective_skull" / "1" / "s"
+    scan.mkdir(parents=True)
+    (scan / "IM1").touch()
+    (scan.parent / "a.zip").touch()  # in a folder of DICOM
+    assert len(run("datasets", tmp_path / "b")[1].splitlines()) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,7 +65,10 @@ def test_files_belong_to_the_case_that_they_are_named_as(folder: Path) -> None:
     (folder / "x_007.nrrd").touch()
     with pytest.raises(InputError, match=r"one file for case 007, got bilateral_007\.nrrd and x_007\.nrrd"):
         find_predictions(folder, [Case("007", None, None, None)])
-    with pytest.raises(InputError, match=r"named as the cases are, such as 999\.nrrd, got 12 files of other names"):
+    with pytest.raises(
+        InputError,
+        match=r"such as 999\.nrrd, got 12 of other names, such as 0003\.nrrd; rename",
+    ):
         find_predictions(folder, [Case("999", None, None, None)])
 
 
@@ -170,3 +174,32 @@ def test_the_command_writes_what_compare_reads(run, folder: Path, truth: Path, t
     code, said, error = run(*arguments, "--cases", "own/001", "--overwrite")
     assert (code, said, error.count("\n")) == (2, "", 1)
     assert "own_001.nrrd: expected a mask on the skull's own grid" in error
+
+
+def test_a_folder_with_results_is_whole(run, folder: Path, truth: Path, tmp_path: Path) -> None:
+    put(cuboid(), folder / "own_000.nrrd")
+    arguments = ("score", folder, "--truth", truth, "--cases", "own/000", "-o", tmp_path / "out", "-q")
+    with mock.patch("pcdiff.evaluation.results.write_csv", side_effect=OSError("gone")):
+        assert run(*arguments)[0] == 1
+    assert run(*arguments)[0] == 0  # and not the refusal of a finished one
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.json"]
+
+
+def test_files_of_no_case_are_named(run, folder: Path, truth: Path, tmp_path: Path) -> None:
+    put(cuboid(), folder / "own_000.nrrd")
+    write_stl(volume_to_mesh(cuboid(), smooth=False), folder / "own_000.stl")
+    put(cuboid(), folder / "own_001" / "implant.nrrd")
+    put(cuboid(), folder / "own_001" / "uncertainty.nrrd")  # of the case that lies beside it
+    for name in ("plans.json", "dataset.json", "postprocessing.pkl", "own_001.npz", ".own_7.nrrd"):
+        (folder / name).touch()
+    arguments = ("score", folder, "--truth", truth, "--cases", "own/000", "--overwrite", "-o", tmp_path / "out")
+    assert "warning" not in run(*arguments)[2]  # own/001 was not asked for
+    for name in ("own_1.nrrd", "own000.stl", "x/implant.nrrd", "y.nii.gz"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    code, _, said = run(*arguments)
+    assert code == 0
+    (line,) = [line for line in said.splitlines() if "warning" in line]
+    assert "4 files are of no case of " in line
+    assert "left out: own000.stl, own_1.nrrd, x/implant.nrrd, ...; a name must be that of a case" in line
+    assert "warning" not in run(*arguments, "-q")[2]

@@ -135,6 +135,23 @@ def test_splits_and_fold_belong_together(tmp_path: Path, run: Callable[..., tupl
     code, _, error = run("datasets", "--folds", "3")
     assert code == 2
     assert "expected the data set whose heads are split" in error
+    (tmp_path / "implant").mkdir()
+    for name in NAMES:
+        (tmp_path / "implant" / f"{name}.nrrd").touch()
+    for options, line in (
+        (("--same", "000,001"), "--same: expected --folds, too"),
+        (("--same", "000", "--folds", "3"), "expected two names of one head at least, got 000 alone"),
+    ):
+        code, _, error = run("datasets", tmp_path, *options, "-o", tmp_path / "splits.yaml")
+        assert code == 2
+        assert line in error
+    assert run("datasets", tmp_path, "--folds", "3", "--same", "000, 001", "-o", tmp_path / "splits.yaml")[0] == 0
+    code, _, error = run(
+        *("evaluate", "--data", tmp_path, "--splits", tmp_path / "splits.yaml", "--method", "prior", "--cases", "fold9")
+    )
+    assert code == 2
+    assert "got 'fold9'" in error
+    assert "splits.yaml has the splits fold1, fold2, fold3" in error
 
 
 @pytest.mark.timeout(300)  # four fits of a shape model and two designs, each in a process of its own

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -254,6 +254,35 @@ def test_workers_are_seeded_and_run_on_one_thread() -> None:
 def test_a_pool_of_workers_runs_on_one_thread_each() -> None:
     with worker_pool(0) as pool:
         assert pool.submit(_threads).result() == ["1"] * len(THREADS)
+
+
+def test_a_pool_that_is_left_starts_no_other_job() -> None:
+    def fail() -> None:
+        with worker_pool(1) as pool:
+            jobs.extend(pool.submit(time.sleep, 0.2) for _ in range(50))
+            jobs[0].result()
+            raise InputError("enough")
+
+    jobs: list[Future[None]] = []
+    with pytest.raises(InputError, match="enough"):
+        fail()
+    assert sum(job.cancelled() for job in jobs) > 40
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_workers_end_with_a_process_that_is_killed() -> None:
+    code = """
+import os, signal, time
+from pcdiff.environment import worker_pool
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        pool.submit(os.getpid).result()
+        pool.submit(time.sleep, 100)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # The workers hold the pipe, too: it ends when the last of them does.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("name", ["surface", "volumetric"])

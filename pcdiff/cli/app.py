@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -105,17 +105,29 @@ def _print_wrong_use(error: Any) -> None:
 
 @contextmanager
 def _exit_on_signals() -> Iterator[None]:
-    """While entered, SIGTERM and SIGHUP end the program with 128 and their number, so temporary files are removed."""
+    """While entered, SIGTERM and SIGHUP end the program with 128 and their number, so temporary files are removed.
+
+    They are named on stderr once that is done: a handler must not write.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    came: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        came.append(number)
+        sys.exit(128 + number)
+
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if came:
+            with suppress(OSError):  # SIGHUP: the terminal is gone
+                print_message(f"ended by {signal.Signals(came[0]).name} before it was done")
 
 
 @contextmanager

@@ -37,20 +37,26 @@ def datasets(
         pcdiff datasets data/skullfix --folds 5 --same 000,052 --same 011,042 -o splits.yaml
     """
     from pcdiff.data.cases import find_cases
-    from pcdiff.data.datasets import contents, contents_table, layouts_record, layouts_table
+    from pcdiff.data.datasets import contents, contents_table, layouts_record, layouts_table, left_out
     from pcdiff.data.splits import write_folds
 
     if folds is not None:
         if data is None:
             raise InputError("--folds: expected the data set whose heads are split, got none; name it before --folds")
         heads = [case.head for case in find_cases(data, cases)]
-        written = write_folds(out, heads, folds, [group.split(",") for group in same or ()])
+        groups = [[name.strip() for name in group.split(",")] for group in same or ()]
+        written = write_folds(out, heads, folds, groups)
         if as_json:
             print_json({"folds": {name: len(of) for name, of in written.items()}})
         else:
             typer.echo("\n".join(f"{name}: {len(of)} heads" for name, of in written.items()))
         return
+    if same:
+        raise InputError("--same: expected --folds, too, because it keeps heads in one fold; add --folds 5")
     if as_json:
-        print_json({"layouts": layouts_record()} if data is None else {"contents": contents(data, cases)})
+        if data is None:
+            print_json({"layouts": layouts_record()})
+        else:
+            print_json({"contents": contents(data, cases), "left_out": left_out(data, cases)})
         return
     typer.echo(layouts_table() if data is None else contents_table(data, cases))

@@ -71,8 +71,13 @@ def evaluate(
     if splits is not None:
         if cases is None:
             raise InputError("--splits: expected --cases with the name of a split, got none; for example --cases fold1")
-        cases = expand(cases, read_splits(splits))
-    found = find_cases(data, cases)
+        named = read_splits(splits)
+        try:
+            found = find_cases(data, expand(cases, named))
+        except InputError as error:
+            raise InputError(f"{error}; {splits} has the splits {', '.join(named)}") from error
+    else:
+        found = find_cases(data, cases)
     if variants is not None:
         found = write_suite(variants, found, out, seed, progress=not quiet)
     results = run(methods, found, out, seed, command, timeout, workers, notes, progress=not quiet, weights=digests)
@@ -111,13 +116,19 @@ def score(
         pcdiff score stl/ --truth skullfix --mesh-space ras -o results/colleague
     """
     from pcdiff.data.cases import find_cases
-    from pcdiff.evaluation.predictions import score_predictions
+    from pcdiff.evaluation.predictions import other_files, score_predictions
     from pcdiff.evaluation.results import Results, conditions_of, write_results
     from pcdiff.files import make_folder, refuse_to_replace
 
     refuse_to_replace(out / "results.json", overwrite, "evaluation")
     method = name or predictions.resolve().name
     rows = score_predictions(predictions, find_cases(truth, cases), method, mesh_space, progress=not quiet)
+    if not quiet and (others := other_files(predictions, find_cases(truth))):
+        print_message(
+            f"warning: {len(others)} {'file is' if len(others) == 1 else 'files are'} of no case of {truth} and left "
+            f"out: {', '.join(others[:3])}{', ...' * (len(others) > 3)}; a name must be that of a case, or end in it "
+            "after an underscore, as 003.nrrd or theirs_003.stl do for case 003"
+        )
     conditions = conditions_of(["pcdiff", "score", predictions.name, "--truth", truth.name])
     results = Results(rows, {**conditions, "workers": 1, "weights": {method: {}}, "suite": None, "ensemble": 1})
     make_folder(out)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pcdiff.data.cases import find_cases
 from pcdiff.data.layouts import LAYOUTS, read_dataset
+from pcdiff.data.patterns import other_files
 
 PARTS = ("complete_skull", "defective_skull", "implant")
 
@@ -64,4 +65,26 @@ def contents_table(source: Path, cases: str | None = None) -> str:
     layout = LAYOUTS.get(read_dataset(source).layout)
     lines = [f"{source}: {layout.title if layout else 'described by a YAML file'}"]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_left_out_lines(source, cases)])
+
+
+def left_out(source: Path, cases: str | None = None) -> dict[str, list[str]]:
+    """What a data set holds and no command uses, because it is rest or has the wrong name or place.
+
+    single_file: cases of a defective skull or an implant alone. other_files: images, meshes and archives of no case, by
+    their places in the folder. Raises InputError as `find_cases`.
+    """
+    dataset = read_dataset(source)
+    others = other_files(dataset.folder, [path for files in dataset.cases.values() for path in files.values()])
+    alone = [case.name for case in find_cases(source, cases) if not case.is_whole and case.complete_skull is None]
+    return {"single_file": alone, "other_files": [path.relative_to(dataset.folder).as_posix() for path in others]}
+
+
+def _left_out_lines(source: Path, cases: str | None) -> list[str]:
+    found = left_out(source, cases)
+    titles = ("cases with a defective skull or an implant alone", "images, meshes and archives of no case")
+    return [
+        f"{title}: {len(names)} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+        for names, title in zip(found.values(), titles, strict=True)
+        if names
+    ]

@@ -91,12 +91,8 @@ def prepare(
             return made
         with worker_pool(workers) as pool:
             futures = {pool.submit(_prepare_head, *job): job[0] for job in jobs.items()}
-            try:
-                for future in as_completed(futures):
-                    finish(futures[future], future.result)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for future in as_completed(futures):
+                finish(futures[future], future.result)
     return sorted(made)
 
 

@@ -14,9 +14,12 @@ from pcdiff.data.patterns import find_files
 from pcdiff.errors import InputError
 from pcdiff.files import shipped_file
 from pcdiff.foreign import read_json
+from pcdiff.geometry.mesh_reading import is_mesh
+from pcdiff.imaging.formats.header import shown
 from pcdiff.imaging.labels import DATASET, NNUNetDataset
 
 YAML = (".yaml", ".yml")
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]  # 7 as YAML has it
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
@@ -38,19 +41,20 @@ class DatasetConfig(Files):
 
     folder: Path = Field(default=Path(), description="of the data set; relative to the file")
     mesh_space: Literal["lps", "ras"] | None = Field(default=None, description="axes of the implants' meshes")
-    label: str | None = Field(default=None, description="of the implant, where its files hold several")
-    split: dict[str, str] = Field(default={}, description="name -> cases as for --cases")
+    label: Text | None = Field(default=None, description="of the implant, where its files hold several")
+    split: dict[str, Text] = Field(default={}, description="name -> cases as for --cases")
 
 
 @dataclass(frozen=True)
 class Dataset:
     """What a data set holds.
 
-    cases: name -> part (`complete_skull`, `defective_skull`, `implant`, `skull_mesh`) -> file. splits: name -> cases,
-    as for `find_cases`. mesh_space, label: see `DatasetConfig`.
+    folder: of the files. cases: name -> part (`complete_skull`, `defective_skull`, `implant`, `skull_mesh`) -> file.
+    splits: name -> cases, as for `find_cases`. mesh_space, label: see `DatasetConfig`.
     """
 
     source: Path
+    folder: Path
     layout: str
     cases: Mapping[str, Mapping[str, Path]]
     splits: Mapping[str, str] = field(default_factory=dict)
@@ -72,22 +76,34 @@ class Layout:
 def _nnunet_labels(dataset: Dataset) -> Dataset:
     """The label that is the implant; a single label that is called a skull is the complete one."""
     path = dataset.source / DATASET
-    given = read_json(path, NNUNetDataset, "the dataset.json of nnU-Net, with labels", "correct it")["labels"]
+    remedy = 'write it, such as {"labels": {"background": 0, "implant": 1}}, or describe the folder by a YAML file'
+    given = read_json(path, NNUNetDataset, "the dataset.json of nnU-Net, with labels", remedy)["labels"]
     names = [str(value if key.isdecimal() else key) for key, value in given.items()]
     names = [name for name in names if name.lower() != "background"]
     if len(names) == 1:
-        if "skull" not in names[0].lower():
+        if "implant" in names[0].lower() or "skull" not in names[0].lower():
             return dataset
         renamed = {"implant": "complete_skull"}
         cases = {name: {renamed.get(k, k): file for k, file in of.items()} for name, of in dataset.cases.items()}
         return replace(dataset, cases=cases)
-    label = next((name for name in names if "implant" in name.lower()), None)
-    if label is None:
+    labels = [name for name in names if "implant" in name.lower()]
+    if len(labels) != 1:
         raise InputError(
-            f"{path}: expected one label, or one called implant, got {', '.join(names) or 'none'}; rename the label of "
-            "the implant"
+            f"{path}: expected one label, or one called implant, got {shown(', '.join(names)) or 'none'}; rename the "
+            "labels, or name one in a YAML file"
         )
-    return replace(dataset, label=label)
+    return replace(dataset, label=labels[0])
+
+
+def _mug500_axes(dataset: Dataset) -> Dataset:
+    """A mesh's axes are not known without the skull's own surface, so one that is missing is asked for."""
+    cases = {
+        name: {"skull_mesh": files["implant"].with_name(f"{name}.stl"), **files}
+        if "implant" in files and is_mesh(files["implant"])
+        else files
+        for name, files in dataset.cases.items()
+    }
+    return replace(dataset, cases=cases)
 
 
 def _mug500(file: str) -> tuple[str, ...]:
@@ -131,6 +147,7 @@ LAYOUTS = {
                 heads="B[0-9]*",
             ),
         },
+        _mug500_axes,
     ),
 }
 
@@ -149,7 +166,7 @@ def read_dataset(source: Path) -> Dataset:
         if any(found.values()):
             cases = {case: files for of in found.values() for case, files in of.items()}
             splits = {split: ",".join(of) for split, of in found.items() if split and of}
-            return layout.adjust(Dataset(source, name, cases, splits))
+            return layout.adjust(Dataset(source, source, name, cases, splits))
     raise _no_dataset(source)
 
 
@@ -174,7 +191,7 @@ def _described(path: Path) -> Dataset:
             )
     if not cases:
         raise InputError(f"{path}: expected patterns for two of complete_skull, defective_skull, implant; got none")
-    return Dataset(path, "yaml", cases, config.split, config.mesh_space, config.label)
+    return Dataset(path, folder, "yaml", cases, config.split, config.mesh_space, config.label)
 
 
 def _cases(folder: Path, files: Files) -> dict[str, dict[str, Path]]:
@@ -195,7 +212,7 @@ def _part(folder: Path, files: Files, part: str) -> dict[str, Any]:
     """The files of one part; what lies in a folder of DICOM slices, which an earlier pattern found, is its own."""
     found: dict[str, Path] = {}
     for pattern in getattr(files, part):
-        more = find_files(folder, pattern, files.heads, meshes=part in ("implant", "skull_mesh"))
+        more = find_files(folder, pattern, files.heads, meshes=part in ("implant", "skull_mesh"), known=found)
         taken = set(found.values())
         found = {name: file for name, file in more.items() if not taken.intersection(file.parents)} | found
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection, Container, Sequence
 from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
@@ -18,7 +20,9 @@ MESHES = tuple(f".{kind}" for kind in MESH_KINDS)
 NAMES = {"head": "[^/]+?", "kind": "[^/]+"}  # a longer kind goes first: `random_1_003` is the kind random_1
 
 
-def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = False) -> dict[str, Path]:
+def find_files(
+    folder: Path, pattern: str, heads: str = "*", *, meshes: bool = False, known: Container[str] = ()
+) -> dict[str, Path]:
     """The files that fit a pattern, by the name of their case: `<head>`, or `<kind>/<head>`.
 
     A pattern is a path in the folder. `{head}` is the name of the head and `{kind}`, which may be left out, its class
@@ -31,6 +35,7 @@ def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = F
         pattern: See above.
         heads: Only heads whose name fits it, such as `A*`.
         meshes: Whether these are meshes or masks, and no scans. A mask goes before a mesh of the same name.
+        known: Cases that have their file already, and are left out.
 
     Raises:
         InputError: A pattern without `{head}`, a path that leads out of the folder, and two files of one case.
@@ -56,11 +61,37 @@ def find_files(folder: Path, pattern: str, heads: str = "*", *, meshes: bool = F
         except (FileNotFoundError, ProcessLookupError):  # it has just gone
             continue
         name = "/".join(filter(None, (fits.groupdict().get("kind"), fits["head"])))
+        if name in known:
+            continue
         if name in found and not is_mesh(path) and not is_mesh(found[name]):
-            raise InputError(f"{path}: {found[name].name} has the same name; keep one of the two, or give its suffix")
+            raise InputError(
+                f"{path}: {found[name].name} is of case {name}, too; keep one of the two, or name it first in a list "
+                "of patterns in a YAML file"
+            )
         if name not in found or is_mesh(found[name]):
             found[name] = path
     return found
+
+
+def other_files(folder: Path, taken: Collection[Path]) -> list[Path]:
+    """Images, meshes and archives below a folder that are not taken, nor lie in a folder that is.
+
+    A mesh beside a mask of its name, which goes before it, counts as taken. Names that begin with a dot are left out.
+    """
+    ends = (*SCANS, *MESHES)
+    stems = {_stem(path, ends) for path in taken}
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(place, name) not in stems)
+        paths = [Path(place, name) for name in sorted(files) if not name.startswith(".")]
+        found += [path for path in paths if path.name.lower().endswith(ends) and _stem(path, ends) not in stems]
+    return found
+
+
+def _stem(path: Path, ends: Sequence[str]) -> Path:
+    """The path without its suffix."""
+    end = next((end for end in ends if path.name.lower().endswith(end)), "")
+    return path.with_name(path.name[: len(path.name) - len(end)]) if path.name.lower() != end else path
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:

@@ -63,12 +63,14 @@ def write_folds(path: Path, heads: Sequence[str], folds: int, same: Sequence[Seq
         same: groups of names of one head.
 
     Raises:
-        InputError: fewer heads than folds, an unknown name in `same`, a file of other splits in its place, and a path
-            that cannot be written.
+        InputError: fewer heads than folds, an unknown name or a single one in `same`, a file of other splits in its
+            place, and a path that cannot be written.
     """
     names = sorted(set(heads))
     if unknown := sorted({name for group in same for name in group}.difference(names)):
         raise InputError(f"--same: expected names of heads such as {names[0]}, got {unknown[0]}; correct it")
+    if alone := [group for group in same if len(set(group)) < 2]:
+        raise InputError(f"--same: expected two names of one head at least, got {alone[0][0]} alone; add the other")
     fold = assign_folds(names, folds, same)
     splits = {f"fold{k + 1}": [name for name, of in zip(names, fold, strict=True) if of == k] for k in range(folds)}
     if empty := [name for name, of in splits.items() if not of]:

@@ -58,15 +58,11 @@ def find_predictions(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     if not folder.is_dir():
         got = "a file" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: expected the folder of the implants, got {got}; correct the path")
-    named = []
-    for path in sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern)):
-        end = next((end for end in ENDS if path.name.lower().endswith(end)), None)
-        if end is not None and not path.name.startswith(".") and path.is_file():
-            named.append((path.relative_to(folder).as_posix()[: -len(end)].removesuffix("/implant"), path))
+    named = _named(folder)
     found = {}
     for case in cases:
         fits = [path for name, path in named if name == case.name] or [
-            path for name, path in named if f"_{name}".replace("/", "_").endswith(f"_{case.name.replace('/', '_')}")
+            path for name, path in named if _belongs(name, case)
         ]
         fits = [path for path in fits if not is_mesh(path)] or fits
         if len(fits) > 1:
@@ -77,11 +73,39 @@ def find_predictions(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
         if fits:
             found[case.name] = fits[0]
     if not found:
+        got = f"{len(named)} of other names, such as {named[0][1].name}" if named else "none"
         raise InputError(
-            f"{folder}: expected masks or meshes named as the cases are, such as {cases[0].name}.nrrd, got "
-            f"{f'{len(named)} files of other names' if named else 'none'}; rename them, or choose cases with --cases"
+            f"{folder}: expected masks or meshes named as the cases are, such as {cases[0].name}.nrrd, got {got}; "
+            "rename them, or choose cases with --cases"
         )
     return found
+
+
+def other_files(folder: Path, cases: Sequence[Case]) -> list[str]:
+    """The masks and meshes of a folder, by their places in it, that `find_predictions` takes for none of the cases.
+
+    What lies beside an `implant`, as `pcdiff design` writes it, belongs to that one's case.
+    """
+    named = _named(folder)
+    taken = {path for name, path in named if any(_belongs(name, case) for case in cases)}
+    designs = {path.parent for path in taken if path.name.startswith("implant.")}
+    return [
+        path.relative_to(folder).as_posix() for _, path in named if path not in taken and path.parent not in designs
+    ]
+
+
+def _named(folder: Path) -> list[tuple[str, Path]]:
+    """The masks and meshes of a folder and of the folders in it: the name that tells their case, and the file."""
+    named = []
+    for path in sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern)):
+        end = next((end for end in ENDS if path.name.lower().endswith(end)), None)
+        if end is not None and not path.name.startswith(".") and path.is_file():
+            named.append((path.relative_to(folder).as_posix()[: -len(end)].removesuffix("/implant"), path))
+    return named
+
+
+def _belongs(name: str, case: Case) -> bool:
+    return f"_{name}".replace("/", "_").endswith(f"_{case.name.replace('/', '_')}")
 
 
 def _row(case: Case, path: Path | None, method: str, space: str | None) -> Row:

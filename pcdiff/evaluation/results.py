@@ -48,12 +48,15 @@ class Results:
 
 
 def write_results(out: Path, results: Results) -> None:
-    """Writes `results.json`, which has all of it, and `results.csv`, which has one row a line."""
+    """Writes `results.csv`, which has one row a line, and `results.json`, which has all of it.
+
+    That comes last: a folder with it is whole.
+    """
+    columns = [item.name for item in fields(Row)]
+    write_csv(out / "results.csv", columns, (list(asdict(row).values()) for row in results.rows))
     with written_beside(out / "results.json") as part, part.open("w", encoding="utf-8") as file:
         json.dump(results.record(), file, indent=1, allow_nan=False)
         file.write("\n")
-    columns = [item.name for item in fields(Row)]
-    write_csv(out / "results.csv", columns, (list(asdict(row).values()) for row in results.rows))
 
 
 def conditions_of(command: Sequence[str]) -> dict[str, Any]:

@@ -52,6 +52,11 @@ def read_implant(
     if not mesh.is_watertight:
         raise InputError(f"{path}: expected a closed surface, got one with open edges, which has no inside; close it")
     if skull_mesh is not None:
+        if not skull_mesh.exists():
+            raise InputError(
+                f"{skull_mesh}: expected the surface of the skull, which shows the axes of {path.name}, found none; "
+                "copy it there, or describe the data set by a YAML file with mesh_space: lps or ras"
+            )
         to_index = _axes_of(skull_mesh, skull)
         mesh = Mesh(skull.to_mm(to_index(mesh.vertices)), mesh.faces)
     implant = inside_mesh(mesh, skull)

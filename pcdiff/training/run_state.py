@@ -20,6 +20,7 @@ from pcdiff.diffusion.ema import Ema
 from pcdiff.errors import InputError
 from pcdiff.files import folder_to_write, written_beside
 from pcdiff.foreign import read_bytes
+from pcdiff.imaging.formats.header import shown
 from pcdiff.nets.states import check_state
 from pcdiff.tensor_files import TensorFile, read_tensors, write_tensors
 from pcdiff.training.recipes import RunConfig
@@ -119,8 +120,32 @@ def same_recipe(path: Path, config: BaseModel, option: str = "`run.out`") -> Non
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(path) as beside:
                 beside.write_bytes(resolved.encode())
-    elif read_bytes(path, "the recipe of a run", f"choose another {option}") != resolved.encode():
-        raise InputError(f"{path}: the folder holds a run of another recipe; choose another {option} or remove it")
+    elif (found := read_bytes(path, "the recipe of a run", f"choose another {option}")) != resolved.encode():
+        raise InputError(
+            f"{path}: the folder holds a run of another recipe{_difference(found, resolved)}; choose another {option} "
+            "or remove it"
+        )
+
+
+def _difference(before: bytes, now: str) -> str:
+    """The first setting in which two recipes differ, for a message; empty for a file that is no recipe."""
+    try:
+        was, wanted = _settings(json.loads(before)), _settings(json.loads(now))
+    except (ValueError, RecursionError):
+        return ""
+    name = next((name for name in {**wanted, **was} if was.get(name) != wanted.get(name)), None)
+    return "" if name is None else f" ({shown(name)} {shown(str(was.get(name)))}, not {shown(str(wanted.get(name)))})"
+
+
+def _settings(value: object, name: str = "") -> dict[str, object]:
+    """The leaves of a recipe by their dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        place: leaf
+        for key, part in value.items()
+        for place, leaf in _settings(part, f"{name}.{key}" if name else key).items()
+    }
 
 
 def write_row(run: RunConfig, row: dict[str, float]) -> None:

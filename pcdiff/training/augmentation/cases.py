@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 from tqdm import tqdm
 
 from pcdiff.config import StrictConfig
@@ -22,6 +22,7 @@ from pcdiff.data.healing import healed
 from pcdiff.environment import worker_pool
 from pcdiff.errors import InputError
 from pcdiff.files import sha256, written_beside
+from pcdiff.foreign import read_json
 from pcdiff.geometry.occupancy import Head
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
@@ -40,6 +41,7 @@ from pcdiff.training.run_state import same_recipe
 HEALED, TWO = "healed", "two_defects"
 DEFECTS = (*KINDS, TWO, HEALED)  # irregular ones in twos; one of any kind with a healed rim
 ATTEMPTS = 8  # at a defect, on a head with little room for it
+CONFIG = "config.json"
 PARTS = ("implant", "defective_skull", "complete_skull")
 
 
@@ -62,6 +64,22 @@ class AugmentConfig(StrictConfig):
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"expected some of {', '.join(known)}, got {', '.join(unknown)}")
         return names
+
+
+class _Record(BaseModel, extra="allow"):
+    """What the summary and the sheet read of a case's record."""
+
+    case: str
+    shape: str
+    defect: str
+    heads: list[str]
+    bone_ml: float
+    inside_ml: float
+    thickness_mm: float
+    thickness_spread_mm: float
+    asymmetry_mm: float
+    nearest_mm: float
+    held_out_mm: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,8 @@ def augment(
     config = config.model_copy(update={"generator": sha256(generator) if generator else ""})
     cached_heads(cache, config.cases, config.skip)  # a refusal leaves no folder behind
     held_out_names = cached_heads(cache, config.held_out) if config.held_out else []
-    same_recipe(Path(out) / "config.json", config, "--out")
+    _check_folder(Path(out))
+    same_recipe(Path(out) / CONFIG, config, "--out")
     for part in (*PARTS, "records"):
         (Path(out) / part).mkdir(exist_ok=True)
     prior = ShapePrior.shipped()
@@ -134,6 +153,17 @@ def augment(
         beside.write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
     write_sheet(Path(out), chosen)
     return measures
+
+
+def _check_folder(out: Path) -> None:
+    """Raises InputError for a folder with files of something else, which could be another data set."""
+    if (out / CONFIG).exists() or not out.is_dir():
+        return
+    if others := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
+        raise InputError(
+            f"{out}: expected a new or empty folder, or that of an earlier `pcdiff augment`, got one with {others[0]}; "
+            "the new cases would mix with it: choose another --out"
+        )
 
 
 def _job(
@@ -220,14 +250,10 @@ def _write_record(job: _Job, tables: np.ndarray, reference: Reference) -> dict[s
 
 def _record(out: Path, number: int) -> dict[str, Any] | None:
     """The record of a case that is whole."""
-    file = _record_file(out, number)
-    if not file.exists():
+    files = [Path(out) / part / f"{_name(number)}.nrrd" for part in PARTS]
+    if not all(file.exists() for file in (*files, _record_file(out, number))):
         return None
-    try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: expected the record of a case, got a damaged file; remove it") from error
-    return record
+    return read_json(_record_file(out, number), _Record, "the record of a case", "remove it, and the case is made anew")
 
 
 def _record_file(out: Path, number: int) -> Path:

@@ -83,11 +83,13 @@ def test_selections_of_splits() -> None:
         leave_out("a", {"a": ["000"]})
 
 
-def test_heads_of_a_cache_by_ranges_and_names(tmp_path: Path) -> None:
+def test_heads_of_a_cache_by_ranges_and_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "heads").mkdir()
     for name in (*NAMES, "patient-7"):
         (tmp_path / "heads" / f"{name}.safetensors").touch()
+    caplog.set_level("INFO")
     assert cached_heads(tmp_path, "002-004") == ["002", "003", "004"]
+    assert caplog.messages == [f"3 heads of {tmp_path}, 002 to 004"]  # a range holds what the cache has of it
     assert cached_heads(tmp_path, "009,002-004, patient-7", skip=["003", "052"]) == ["002", "004", "009", "patient-7"]
     assert cached_heads(tmp_path, "001,052", skip=["052"]) == ["001"]  # left out, so the cache need not have it
     with pytest.raises(InputError, match="expected head 052, got none; run `pcdiff prepare`"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pcdiff.prior.settings import SETTINGS, PopulationSettings
 from pcdiff.tensor_files import read_tensors, write_tensors
 
 TABLES_FORMAT = "pcdiff-tables-1"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def cached_heads(cache: Path, cases: str, skip: Sequence[str] = ()) -> list[str]
     names = [name for name in stored if name in chosen and name not in skip]
     if not names:
         raise InputError(f"{cache}: expected heads {cases}, got none; run `pcdiff prepare` first")
+    log.info("%d heads of %s, %s to %s", len(names), cache, names[0], names[-1])
     return names
 
 

@@ -45,7 +45,7 @@ def train(config: GeneratorTrainConfig, progress: bool = True) -> Path:
     with clean_exit_on_sigterm(), accelerator.main_process_first():
         prior = shape_model(run)
         names = cached_heads(run.cache, run.cases, run.skip)
-        log.info("training %s on %d heads and their mirror images", config.model, len(names))
+        log.info("training %s on these heads and their mirror images", config.model)
         images = _images(config, names, prior, progress)
         same_recipe(run.out / "config.json", config)
     task = GeneratorTask(config, images, prior, accelerator.device)

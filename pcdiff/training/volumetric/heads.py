@@ -95,7 +95,7 @@ def load_heads(
     key = hashlib.sha256("".join([prior.digest, *map(sha256, files)]).encode()).hexdigest()[:12]
     stored = Path(cache) / f"registered-{key}.safetensors"
     if not stored.exists():
-        log.info("posing and registering %d heads, about four seconds each; they are stored in %s", len(names), stored)
+        log.info("posing and registering %d heads, several seconds each; they are stored in %s", len(names), stored)
         occupancy, velocity = _register(files, prior, pool, progress)
         write_tensors(stored, {"occupancy": occupancy, "velocity": velocity}, {"format": REGISTERED_FORMAT})
     file = read_tensors(stored, "registered heads", "remove it and run again", REGISTERED_FORMAT)

@@ -238,7 +238,7 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     spawn = get_context("spawn")
     with (
         one_thread_per_child(),
-        ProcessPoolExecutor(max(workers, 1), mp_context=spawn, initializer=_end_with_parent) as pool,
+        ProcessPoolExecutor(max(workers, 1), mp_context=spawn, initializer=_begin_to_work) as pool,
     ):
         try:
             yield pool
@@ -247,9 +247,11 @@ def worker_pool(workers: int) -> Iterator[Executor]:
             raise
 
 
-def _end_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone: after SIGKILL a worker would wait for ever."""
+def _begin_to_work() -> None:
+    """What a worker does first; it ends with the process that started it: after SIGKILL it would wait for ever."""
     from multiprocessing import parent_process
+
+    keep_freed_memory()
 
     def wait() -> None:
         if (parent := parent_process()) is not None:

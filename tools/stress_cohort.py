@@ -139,7 +139,7 @@ def disturbed(scans: Path, out: Path, kill_s: float) -> tuple[int, Samples]:
         time.sleep(SAMPLE_S)
         workers = workers_of(process.pid)
         if workers:
-            samples.append((len(rows_of(out)), memory_mb(workers[0])))
+            samples.append((count_rows(out), memory_mb(workers[0])))
         if len(workers) > 1 and time.monotonic() >= due:
             workers[-1].kill()
             kills, due = kills + 1, time.monotonic() + kill_s
@@ -163,11 +163,15 @@ def memory_mb(process: psutil.Process) -> float:
         return 0.0
 
 
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    """The rows that a cohort has written; the last line may be half there."""
+def count_rows(out: Path) -> int:
+    """The rows that a cohort has written so far."""
     journal = out / "cohort.jsonl"
-    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of a cohort that has ended."""
+    return [json.loads(line) for line in (out / "cohort.jsonl").read_text().splitlines()]
 
 
 def memory(samples: Samples) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcdiff.cohort.picture import case_picture
 from pcdiff.cohort.rows import Row
-from pcdiff.environment import forget_peak_memory
+from pcdiff.environment import forget_peak_memory, keep_freed_memory
 from pcdiff.errors import InputError, error_line, exit_code
 from pcdiff.files import absolute, sha256
 from pcdiff.imaging.scan import input_digest
@@ -73,6 +73,7 @@ def within_time(work: Callable[[Job], Row], job: Job) -> Row:
 def design_row(job: Job) -> Row:
     """Designs a case, unless its folder holds this very result, and returns its row; an error is a row, too."""
     os.umask(job.umask)  # a worker on another machine has one of its own
+    keep_freed_memory()
     forget_peak_memory()
     try:
         if job.overwrite or not is_done(job.folder, job.scan, job.settings):

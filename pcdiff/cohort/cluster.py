@@ -33,6 +33,7 @@ OURS = {
     "distributed.deploy.lost-worker-timeout": PATIENCE,  # else a dead worker is given up before it is back
     "distributed.scheduler.worker-ttl": None,
     "distributed.comm.timeouts.connect": PATIENCE,
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,  # of glibc: a heap for each thread wastes memory
     "logging.distributed": "critical",
 }
 

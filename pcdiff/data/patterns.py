@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container
 from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
@@ -17,6 +17,7 @@ from pcdiff.imaging.formats import FORMATS
 SUFFIXES = [suffix for suffix in FORMATS if not suffix.startswith(".img")]  # an .img is named by its header
 SCANS = (*SUFFIXES, ".zip")  # of DICOM files; a folder of them has no suffix
 MESHES = tuple(f".{kind}" for kind in MESH_KINDS)
+ENDS = (*SCANS, *MESHES)
 NAMES = {"head": "[^/]+?", "kind": "[^/]+"}  # a longer kind goes first: `random_1_003` is the kind random_1
 
 
@@ -78,20 +79,19 @@ def other_files(folder: Path, taken: Collection[Path]) -> list[Path]:
 
     A mesh beside a mask of its name, which goes before it, counts as taken. Names that begin with a dot are left out.
     """
-    ends = (*SCANS, *MESHES)
-    stems = {_stem(path, ends) for path in taken}
+    stems = {_stem(path) for path in taken}
     found: list[Path] = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(place, name) not in stems)
         paths = [Path(place, name) for name in sorted(files) if not name.startswith(".")]
-        found += [path for path in paths if path.name.lower().endswith(ends) and _stem(path, ends) not in stems]
+        found += [path for path in paths if path.name.lower().endswith(ENDS) and _stem(path) not in stems]
     return found
 
 
-def _stem(path: Path, ends: Sequence[str]) -> Path:
-    """The path without its suffix."""
-    end = next((end for end in ends if path.name.lower().endswith(end)), "")
-    return path.with_name(path.name[: len(path.name) - len(end)]) if path.name.lower() != end else path
+def _stem(path: Path) -> Path:
+    """The path without the suffix of an image, a mesh or an archive."""
+    end = next((end for end in ENDS if path.name.lower().endswith(end)), "")
+    return path.parent / path.name[: len(path.name) - len(end)]
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:

@@ -28,12 +28,13 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 CONNECT_S = 10
 PATIENCE = "10 minutes"  # with a worker that starts on a busy machine
 CLOSE_S = 5
+HEAPS = "MALLOC_ARENA_MAX"  # of glibc, read when a worker starts: a heap for each of its threads wastes memory
 OURS = {
     "distributed.scheduler.allowed-failures": 0,  # `dispatch` tries again itself
     "distributed.deploy.lost-worker-timeout": PATIENCE,  # else a dead worker is given up before it is back
     "distributed.scheduler.worker-ttl": None,
     "distributed.comm.timeouts.connect": PATIENCE,
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,  # of glibc: a heap for each thread wastes memory
+    f"distributed.nanny.pre-spawn-environ.{HEAPS}": 1,
     "logging.distributed": "critical",
 }
 
@@ -124,7 +125,7 @@ def slurm_cluster(options: str, workers: int, mb_each: int, gpu: bool, shared: P
             memory=f"{mb_each}MB",
             job_directives_skip=["#SBATCH -t"],  # dask-jobqueue's own default of half an hour
             job_extra_directives=shlex.split(options),
-            job_script_prologue=[patience, *(f"export {name}=1" for name in THREADS)],
+            job_script_prologue=[patience, *(f"export {name}=1" for name in (*THREADS, HEAPS))],
             worker_extra_args=["--resources", f"'{as_words(resources(mb_each, gpu))}'", "--memory-limit", "0"],
             security=True,
             shared_temp_directory=str(shared),

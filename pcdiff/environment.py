@@ -185,6 +185,16 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+def return_freed_memory() -> None:
+    """Gives back to the system what lies free, once: what a large case has left would stay with the process for ever.
+
+    Only with glibc; other C libraries are left as they are.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def collect_garbage_rarely() -> None:
     """Python looks for garbage, objects that refer to each other, after 100,000 new objects, and not when it ends.
 

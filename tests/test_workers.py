@@ -32,3 +32,34 @@ def test_a_worker_of_a_cohort_uses_freed_memory_again(tmp_path: Path) -> None:
         [sys.executable, "-c", ARRAYS], env=os.environ | dask, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 5_000  # 84,200 if each array gets its pages anew
+
+
+LARGE = """
+import numpy as np
+from cohort_rows import job
+from pathlib import Path
+from pcdiff.cohort.work import RETURN_AFTER, design_row
+design_row(job(Path("gone")))
+held = [np.ones(1_000) for _ in range(50_000)]
+kept = held[::500]
+del held
+def pages():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+before = pages()
+for _ in range(RETURN_AFTER):
+    design_row(job(Path("gone")))
+print((before - pages()) * 4096 // 10**6)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_a_worker_of_a_cohort_returns_at_times_what_a_large_case_has_left(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) > 300  # MB of 400; without it 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcdiff.cohort.picture import case_picture
 from pcdiff.cohort.rows import Row
-from pcdiff.environment import forget_peak_memory, keep_freed_memory
+from pcdiff.environment import forget_peak_memory, keep_freed_memory, return_freed_memory
 from pcdiff.errors import InputError, error_line, exit_code
 from pcdiff.files import absolute, sha256
 from pcdiff.imaging.scan import input_digest
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 
 TIMEOUT_S = 3600.0  # a limit too short would turn a slow machine into failures
+RETURN_AFTER = 20  # cases; after each one it would take a twelfth of the time
+
+_started = itertools.count(1)  # cases of this process
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def design_row(job: Job) -> Row:
     """Designs a case, unless its folder holds this very result, and returns its row; an error is a row, too."""
     os.umask(job.umask)  # a worker on another machine has one of its own
     keep_freed_memory()
+    if next(_started) % RETURN_AFTER == 0:
+        return_freed_memory()
     forget_peak_memory()
     try:
         if job.overwrite or not is_done(job.folder, job.scan, job.settings):

@@ -13,7 +13,9 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", 2.0 ** torch.linspace(-2, 4, width // 2), persistent=False)
+        # never without memory, on `meta`: there a power of two loads torch's compiler, which takes two seconds
+        frequencies = 2.0 ** torch.linspace(-2, 4, width // 2, device="cpu")
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, noise: Tensor) -> Tensor:

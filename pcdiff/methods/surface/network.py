@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -100,8 +101,7 @@ class PointBlock(nn.Module):
         nn.init.zeros_(self.modulate.bias)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.head_norms = nn.ModuleList([nn.RMSNorm(width // heads) for _ in range(2)])
-        reach = torch.tensor([REACH_MM[k % len(REACH_MM)] for k in range(heads)])
-        self.log_reach = nn.Parameter(reach.log())
+        self.log_reach = nn.Parameter(torch.tensor([math.log(REACH_MM[k % len(REACH_MM)]) for k in range(heads)]))
         self.out = nn.Linear(width, width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 3 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(3 * width, width)

@@ -7,10 +7,12 @@ import numpy as np
 from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.report import Check, Figure
 from pcdiff.errors import InputError
+from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.nearest import search_tree
 
 PAIRS = 2**19  # pairs of triangles tested at a time
+USUAL_SIZE = 1.5  # of the median
 COUNTED = 16  # the neighbours of every 16th triangle are counted, for an estimate
 MAX_PAIRS = 5 * 10**7  # no mesh of an implant has more neighbours
 TOUCH_MM = 1e-3  # a triangle that reaches less through a plane touches it, as slivers of marching cubes do
@@ -33,11 +35,6 @@ def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check
     bodies: expected number of separate bodies, one per defect. wall: mm, the thickness that 99 % of the outer surface
     reach, or NaN if unknown.
     """
-    import manifold3d
-
-    solid = manifold3d.Manifold(
-        manifold3d.Mesh64(np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64))
-    )
     labels = label_bodies(mesh)
     volumes = [Mesh(mesh.vertices, mesh.faces[labels == k]).volume_ml for k in range(labels.max(initial=-1) + 1)]
     size = float(np.ptp(mesh.vertices, axis=0).max())
@@ -45,7 +42,7 @@ def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check
     figures = (
         Figure("watertight", "Watertight", mesh.is_watertight, expected=True),
         Figure("consistent_winding", "Consistent winding", mesh.is_wound_alike, expected=True),
-        Figure("manifold", "Manifold", solid.status() == manifold3d.Error.NoError, expected=True),
+        Figure("manifold", "Manifold", is_manifold(mesh), expected=True),
         Figure("bodies", "Separate bodies", len(volumes), expected=bodies),
         Figure("inverted_bodies", "Bodies that face inward", sum(volume <= 0 for volume in volumes), expected=0),
         Figure("self_intersections", "Self-intersections", len(self_intersections(mesh)), expected=0),
@@ -59,6 +56,20 @@ def printable(mesh: Mesh, bodies: int, wall: float, criteria: Criteria) -> Check
     return Check("printable", "Can be printed", words, figures)
 
 
+def is_manifold(mesh: Mesh) -> bool:
+    """Whether the library that cuts texts into meshes takes it for a manifold.
+
+    It asks that the triangles at each edge come in pairs of opposite direction. Where there is one pair at each edge,
+    that is so, and the library, which needs 1.5 us a triangle and keeps other threads waiting, is not asked.
+    """
+    if mesh.is_watertight and mesh.is_wound_alike and np.isfinite(mesh.vertices).all():
+        return True
+    import manifold3d
+
+    vertices, faces = np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64)
+    return bool(manifold3d.Manifold(manifold3d.Mesh64(vertices, faces)).status() == manifold3d.Error.NoError)
+
+
 def self_intersections(mesh: Mesh) -> np.ndarray:
     """(N, 2) indices of the triangles that intersect: an edge of one passes through the other.
 
@@ -67,14 +78,15 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     """
     triangles = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
     p, q, r = triangles.transpose(1, 0, 2)
-    normals = np.cross(q - p, r - p)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    normals = unit(mesh.area_vectors)
     low, high = np.minimum(np.minimum(p, q), r), np.maximum(np.maximum(p, q), r)
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low, axis=1) / 2
     low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
-    # one class for all triangles up to the median size; in the others, sizes differ by a factor of 1.4 at most
-    sizes = np.floor(2 * np.log2(np.maximum(reach, max(np.median(reach), 1e-9)))).astype(int)
+    # one class for all triangles of usual size, as a mesh of marching cubes has them; in the others, sizes differ by a
+    # factor of 1.4 at most
+    usual = max(USUAL_SIZE * float(np.median(reach)), 1e-9)
+    sizes = np.ceil(2 * np.log2(np.maximum(reach / usual, 1))).astype(int)
     classes = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
     trees = [search_tree(centre[members]) for members in classes]
     corners = np.ascontiguousarray(mesh.faces.T.astype(np.int32))

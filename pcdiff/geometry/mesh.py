@@ -44,18 +44,22 @@ class Mesh:
     @property
     def area_vectors(self) -> np.ndarray:
         """(F, 3) mm2: the outward normal of each triangle; its length is the triangle's area."""
-        a, b, c = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
-        return 0.5 * np.cross(b - a, c - a)
+        return np.stack(self._areas, axis=1)
 
     @property
     def vertex_normals(self) -> np.ndarray:
         """(V, 3) unit, outward: at each vertex the mean of its triangles' normals, weighted by area."""
-        vectors = self.area_vectors
-        sums = [
-            sum(np.bincount(self.faces[:, corner], vectors[:, axis], len(self.vertices)) for corner in range(3))
-            for axis in range(3)
-        ]
+        corners = np.ascontiguousarray(self.faces.T)
+        sums = [sum(np.bincount(corner, area, len(self.vertices)) for corner in corners) for area in self._areas]
         return unit(np.stack(sums, axis=1))
+
+    @property
+    def _areas(self) -> list[np.ndarray]:
+        """Three times (F,): the area vectors, coordinate by coordinate, which takes a third of the time."""
+        a, b, c = np.ascontiguousarray(self.faces.T)
+        sides = [(v[b] - v[a], v[c] - v[a]) for v in np.ascontiguousarray(self.vertices.T, np.float64)]
+        (ux, wx), (uy, wy), (uz, wz) = sides
+        return [0.5 * (uy * wz - uz * wy), 0.5 * (uz * wx - ux * wz), 0.5 * (ux * wy - uy * wx)]
 
     @property
     def volume_ml(self) -> float:

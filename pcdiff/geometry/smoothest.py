@@ -19,7 +19,7 @@ from pcdiff.geometry.mesh import Mesh
 REACH = 0.49  # voxels that a vertex slides; at 0.5 triangles collapse at a voxel's centre
 ROUNDS = (4, 10, 40, 60, 80)  # steps; after each round normals and creases are measured again
 MAX_WIDENING = 5.0  # thick slices make wide terraces, which take more steps
-NORMAL_ROUNDS = 8  # the normals of a staircase say little before they are averaged
+NORMAL_ROUNDS = (8, 3)  # the normals of a staircase say little before they are averaged; later ones say more
 CREASE = 0.03  # voxels: where the surface still bends more after a round it has an edge, which is kept
 LAST = 8  # steps of a round without creases, few enough to take only the thorns off an edge
 PULL = 1e-4  # towards midway, for vertices that nothing else holds
@@ -41,15 +41,16 @@ def smoothest(mesh: Mesh, step: np.ndarray, lowest: np.ndarray, highest: np.ndar
     voxel = lengths.max()
     widening = min(MAX_WIDENING, voxel / lengths[lengths > 0].min())
     average = _average(mesh)
-    difference = csr_array(eye_array(len(step)) - average)
+    difference = csr_array(eye_array(len(step), dtype=np.float32) - average)
     row = np.repeat(np.arange(len(step)), np.diff(difference.indptr))
-    along, slide = step[difference.indices], np.zeros(len(step), np.float32)
+    along, slide = (step / voxel).astype(np.float32)[difference.indices], np.zeros(len(step), np.float32)
+    stairs = difference @ ((mesh.vertices - mesh.vertices.mean(0)) / voxel).astype(np.float32)
     for number, steps in enumerate((*ROUNDS, LAST)):
-        normals = _slid(mesh, step, slide).vertex_normals
-        for _ in range(NORMAL_ROUNDS):
+        normals = _slid(mesh, step, slide).vertex_normals.astype(np.float32)
+        for _ in range(NORMAL_ROUNDS[min(number, 1)]):
             normals = unit(normals + average @ normals)
-        at_rest = (normals * (difference @ mesh.vertices)).sum(1) / voxel
-        change = difference.data * np.einsum("nx,nx->n", normals[row], along) / voxel
+        at_rest = np.einsum("nx,nx->n", normals, stairs)
+        change = difference.data * np.einsum("nx,nx->n", normals[row], along)
         bending = csr_array((change, difference.indices, difference.indptr), difference.shape)
         if 0 < number < len(ROUNDS):
             weight = 1 / np.sqrt(1 + ((bending @ slide + at_rest) / CREASE) ** 2)
@@ -69,7 +70,7 @@ def _average(mesh: Mesh) -> csr_array:
     start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()  # a closed mesh has each edge both ways
     count = len(mesh.vertices)
     degree = np.bincount(start, minlength=count)
-    return csr_array(coo_array((1 / degree[start], (start, end)), (count, count)))
+    return csr_array(coo_array(((1 / degree[start]).astype(np.float32), (start, end)), (count, count)))
 
 
 def _least_squares(
@@ -82,8 +83,7 @@ def _least_squares(
     """
     size = abs(matrix)
     pace = (1 / (size.T @ size.sum(axis=1) + PULL)).astype(np.float32)
-    matrix = csr_array(matrix.astype(np.float32))
-    transposed, offset = csr_array(matrix.T), offset.astype(np.float32)
+    transposed = csr_array(matrix.T)
     low, high = (bound.astype(np.float32) for bound in bounds)
     x, ahead, momentum = start, start, 1.0
     for _ in range(steps):

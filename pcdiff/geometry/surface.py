@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -34,30 +36,62 @@ def volume_to_mesh(volume: Volume, bone: Volume | None = None, smooth: bool = Tr
     Raises:
         InputError: An empty mask, and one of which nothing is left when its edges are rounded.
     """
+    return Terraces.of(volume).smoothed(bone) if smooth else _midway(volume, *_padded(volume, 1))
+
+
+@dataclass(frozen=True)
+class Terraces:
+    """The surface of a mask with rounded edges, midway between voxels: `volume_to_mesh` before it is smooth.
+
+    mesh: the same triangles, LPS mm. mask: (i, j, k) bool, which it encloses; its first voxel has the index `low` on
+    the volume's grid.
+    """
+
+    mesh: Mesh
+    mask: np.ndarray
+    low: np.ndarray
+    volume: Volume
+
+    @classmethod
+    def of(cls, volume: Volume) -> Terraces:
+        """Errors as those of `volume_to_mesh`."""
+        sigma = np.maximum(ROUNDED_MM / volume.spacing, ROUNDED_VOXELS)
+        mask, low = _padded(volume, np.ceil(4 * sigma).astype(int) + 1)
+        mask &= gaussian_filter(mask.astype(np.float32), sigma, mode="constant") > LEVEL
+        if not mask.any():
+            raise InputError(
+                f"expected bone thicker than {ROUNDED_MM:g} mm to make a surface of, got thinner; use a finer scan"
+            )
+        return cls(_midway(volume, mask, low), mask, low, volume)
+
+    def smoothed(self, bone: Volume | None = None) -> Mesh:
+        """The smooth surface; bone: as for `volume_to_mesh`."""
+        mask, volume = self.mask, self.volume
+        axis, outward, beyond = _edges(volume.to_index(self.mesh.vertices) - self.low, mask)
+        step = outward[:, None] * volume.affine[:3, :3].T[axis]
+        highest, lowest = np.full(len(axis), REACH), np.full(len(axis), -REACH)
+        forwards = outward[:, None] * (np.arange(3) == axis[:, None])
+        lowest[~_lookup(mask, beyond - 2 * forwards)] = (
+            0.01  # a layer of one voxel keeps its thickness, and is no blade
+        )
+        if bone is not None:
+            in_bone = _lookup(bone.mask, beyond + self.low)
+            highest[in_bone] = np.minimum(REACH, INTO_BONE_MM / volume.spacing)[axis[in_bone]]
+        return smoothest(self.mesh, step, lowest, highest)
+
+
+def _padded(volume: Volume, margin: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The box of a mask with a margin of voxels around it, and the index of its first voxel."""
     if not volume.mask.any():
         raise InputError("expected a mask with bone to make a surface of, got an empty one; check the mask")
-    sigma = np.maximum(ROUNDED_MM / volume.spacing, ROUNDED_VOXELS)
-    margin = np.ceil(4 * sigma).astype(int) + 1
     low, high = bounding_box(volume.mask)
-    mask = np.pad(volume.mask[box_slices(low, high)], [(m, m) for m in margin])
-    low = low - margin
-    if not smooth:
-        return isosurface(mask.astype(np.float32), LEVEL, volume, low)
-    mask &= gaussian_filter(mask.astype(np.float32), sigma, mode="constant") > LEVEL
-    if not mask.any():
-        raise InputError(
-            f"expected bone thicker than {ROUNDED_MM:g} mm to make a surface of, got thinner; use a finer scan"
-        )
-    mesh = isosurface(mask.astype(np.float32), LEVEL, volume, low)
-    axis, outward, beyond = _edges(volume.to_index(mesh.vertices) - low, mask)
-    step = outward[:, None] * volume.affine[:3, :3].T[axis]
-    highest, lowest = np.full(len(axis), REACH), np.full(len(axis), -REACH)
-    forwards = outward[:, None] * (np.arange(3) == axis[:, None])
-    lowest[~_lookup(mask, beyond - 2 * forwards)] = 0.01  # a layer of one voxel keeps its thickness, and is no blade
-    if bone is not None:
-        in_bone = _lookup(bone.mask, beyond + low)
-        highest[in_bone] = np.minimum(REACH, INTO_BONE_MM / volume.spacing)[axis[in_bone]]
-    return smoothest(mesh, step, lowest, highest)
+    margins = np.broadcast_to(margin, 3)
+    return np.pad(volume.mask[box_slices(low, high)], [(m, m) for m in margins]), low - margins
+
+
+def _midway(volume: Volume, mask: np.ndarray, low: np.ndarray) -> Mesh:
+    """The surface midway between the voxels of a mask and the others; low: index of its first voxel on the grid."""
+    return isosurface(mask.astype(np.float32), LEVEL, volume, low)
 
 
 def _edges(index: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -117,28 +117,27 @@ def design(
             )
         centre = fit.pose.shift
         final = apply_fit_options(implant, skull, centre, options)
-        as_asked = replace(options, make_insertable=bool(options.make_insertable))  # a small undercut needs no search
-        fitted = [
-            apply_fit_options(volume, skull, centre, as_asked).implant if volume.mask.any() else None
-            for volume in volumes
-        ]
     with watch("mesh"):
         text = options.parse_engraving()
-        made = printed(final.implant, skull, centre, fit.defects)
-        if text is not None:
-            made = made.with_text(text, skull, centre, min_thickness_mm)
+        as_asked = replace(options, make_insertable=bool(options.make_insertable))  # a small undercut needs no search
 
-        def candidate(volume: Volume | None) -> Printed | None:
-            if volume is None:
+        def recommended() -> Printed:
+            made = printed(final.implant, skull, centre, fit.defects)
+            return made if text is None else made.with_text(text, skull, centre, min_thickness_mm)
+
+        def candidate(volume: Volume) -> Printed | None:
+            if not volume.mask.any():
                 return None
-            member = printed(volume, skull, centre, fit.defects)
+            fitted = apply_fit_options(volume, skull, centre, as_asked).implant
+            member = printed(fitted, skull, centre, fit.defects)
             if text is not None:
                 with suppress(InputError):  # no room: it stays without a text
                     member = member.with_text(text, skull, centre, min_thickness_mm)
             return member
 
         with ThreadPoolExecutor(PRINTERS) as pool:
-            members = list(pool.map(candidate, fitted))
+            first, rest = pool.submit(recommended), pool.map(candidate, volumes)
+            made, members = first.result(), list(rest)
     return Design(made.volume, made.mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes, made.engraved)
 
 

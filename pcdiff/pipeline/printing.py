@@ -11,7 +11,7 @@ from pcdiff.checks.criteria import MIN_WALL_MM
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, wall_thickness
 from pcdiff.geometry.grid import count_components, largest_components
 from pcdiff.geometry.mesh import Mesh, label_bodies
-from pcdiff.geometry.surface import volume_to_mesh
+from pcdiff.geometry.surface import Terraces, volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.pipeline.engraving import Engraving, engrave
 from pcdiff.pipeline.fitting import without
@@ -52,10 +52,11 @@ def printed(implant: Volume, skull: Volume, centre: np.ndarray, bodies: int) -> 
     if pieces > allowed:
         implant = implant.with_mask(largest_components(implant.mask, allowed, corners=True))
     for _ in range(ROUNDS):
-        mesh = volume_to_mesh(implant, skull)
-        faulty = _crumbs(mesh, allowed)
+        terraces = Terraces.of(implant)
+        faulty = _crumbs(terraces.mesh, allowed)
         reach = np.zeros(len(faulty))
-        if not len(faulty):
+        if not len(faulty):  # only a surface without crumbs is worth smoothing
+            mesh = terraces.smoothed(skull)
             faulty, reach = _thin_edge(mesh, skull, centre)
         if not len(faulty):
             return Printed(implant, mesh, mesh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ BACKENDS: dict[str, Callable[[PointCloud, Volume, np.ndarray, np.ndarray], np.nd
 }
 
 
+SOLVERS = 2  # threads: a candidate of a large defect takes a quarter of a gigabyte
 OUTSIDE_MM = 50.0  # points may lie this far outside a scan that cuts off the vault; more is another coordinate space
 
 
@@ -124,9 +126,14 @@ def _reconstruct(
     low, high = region(joined, skull)
     total = np.zeros(tuple(high - low), np.float32)
     members = []
-    for candidate in candidates:
+
+    def solved(candidate: PointCloud) -> tuple[np.ndarray, Volume | None]:
         values = indicator(candidate, skull, backend, (low, high)).values
-        total += values
-        if each:
-            members.append(finish(values, low, skull, candidate))
+        return values, finish(values, low, skull, candidate) if each else None
+
+    with ThreadPoolExecutor(SOLVERS) as pool:
+        for values, member in pool.map(solved, candidates):
+            total += values
+            if member is not None:
+                members.append(member)
     return finish(total / np.float32(len(candidates)), low, skull, joined), members

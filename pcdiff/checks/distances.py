@@ -54,10 +54,9 @@ def bone_gap(points: np.ndarray, bone: Volume) -> np.ndarray:
     mask = np.pad(bone.mask, 1)  # index + 1
     centres, axes = [], []
     for axis in range(3):
-        lines = np.moveaxis(mask, axis, 0)
-        found = np.argwhere(lines[1:] != lines[:-1]).astype(float)
-        found[:, 0] += 0.5
-        centres.append(np.insert(found[:, 1:], axis, found[:, 0], axis=1) - 1)
+        found = np.argwhere(np.diff(mask, axis=axis)) - 1.0
+        found[:, axis] += 0.5
+        centres.append(found)
         axes.append(np.full(len(found), axis))
     faces, across = np.concatenate(centres), np.concatenate(axes)
     if not len(faces):

@@ -16,7 +16,7 @@ from pcdiff.checks.direction_words import describe_vector
 from pcdiff.checks.report import Check, Figure
 from pcdiff.figures import of_pieces
 from pcdiff.geometry.directions import orthonormal_pair
-from pcdiff.geometry.grid import components
+from pcdiff.geometry.grid import components, voxels_of
 from pcdiff.geometry.nearest import search_tree
 from pcdiff.geometry.volume import Volume
 
@@ -76,7 +76,7 @@ def best_removal_path(
         exact: test every voxel along the best direction, and return which of them collide.
     """
     solid, parts = _without_play(bone)
-    body = np.argwhere(implant.mask)
+    body = voxels_of(implant.mask)
     # random order, because the storage order would sample in stripes
     sample = np.random.default_rng(0).permutation(body)[:FINAL_VOXELS]
     best = _best_direction(sample, parts, solid, bone, normal / np.linalg.norm(normal))

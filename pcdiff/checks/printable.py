@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from pcdiff.checks.criteria import Criteria
@@ -13,6 +15,8 @@ from pcdiff.geometry.nearest import search_tree
 
 PAIRS = 2**19  # pairs of triangles tested at a time
 USUAL_SIZE = 1.5  # of the median
+SLAB = 2**16  # triangles; about 14 pairs each
+LARGE_SIZE = 4.0  # of the usual: with larger triangles slabs would hold most of the mesh
 COUNTED = 16  # the neighbours of every 16th triangle are counted, for an estimate
 MAX_PAIRS = 5 * 10**7  # no mesh of an implant has more neighbours
 TOUCH_MM = 1e-3  # a triangle that reaches less through a plane touches it, as slivers of marching cubes do
@@ -83,32 +87,49 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low, axis=1) / 2
     low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
+    corners = np.ascontiguousarray(mesh.faces.T.astype(np.int32))
+    found = [np.zeros((0, 2), int)]
+    for pairs in _near_pairs(centre, reach):
+        for start in range(0, len(pairs), PAIRS):
+            found.append(_crossing(pairs[start : start + PAIRS], triangles, normals, corners, low, high))
+    return np.concatenate(found)
+
+
+def _near_pairs(centre: np.ndarray, reach: np.ndarray) -> Iterator[np.ndarray]:
+    """(N, 2) indices of all pairs of triangles whose centres are no farther apart than both reach; and of others.
+
+    centre: (F, 3) mm. reach: (F,) mm from it. The triangles are taken slab by slab along the longest axis, which
+    takes little memory. Raises InputError for too many pairs.
+    """
+    usual, largest = max(USUAL_SIZE * float(np.median(reach)), 1e-9), float(reach.max(initial=0))
+    along = centre[:, np.ptp(centre, axis=0).argmax()] if len(centre) else np.zeros(0)
+    order = np.argsort(along, kind="stable")
+    step = SLAB if largest <= LARGE_SIZE * usual else max(len(order), 1)
     # one class for all triangles of usual size, as a mesh of marching cubes has them; in the others, sizes differ by a
     # factor of 1.4 at most
-    usual = max(USUAL_SIZE * float(np.median(reach)), 1e-9)
-    sizes = np.ceil(2 * np.log2(np.maximum(reach / usual, 1))).astype(int)
-    classes = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
-    trees = [search_tree(centre[members]) for members in classes]
-    corners = np.ascontiguousarray(mesh.faces.T.astype(np.int32))
-    found = []
-    for a, first in enumerate(classes):
-        some = search_tree(centre[first[::COUNTED]])  # counting all would take as long as finding them
-        for b in range(a, len(classes)):
-            second = classes[b]
-            bound = reach[first].max() + reach[second].max()
-            if some.count_neighbors(trees[b], bound) * len(first) / some.n > MAX_PAIRS:
-                raise InputError(
-                    "expected the mesh of an implant, got one whose triangles lie on top of each other; export it again"
-                )
-            if a == b:
-                pairs = trees[a].query_pairs(bound, output_type="ndarray")
-                pairs = first[pairs]
-            else:
-                near = trees[a].sparse_distance_matrix(trees[b], bound, output_type="coo_matrix")
-                pairs = np.stack([first[near.row], second[near.col]], axis=1)
-            for start in range(0, len(pairs), PAIRS):
-                found.append(_crossing(pairs[start : start + PAIRS], triangles, normals, corners, low, high))
-    return np.concatenate(found) if found else np.zeros((0, 2), int)
+    size = np.ceil(2 * np.log2(np.maximum(reach / usual, 1))).astype(int)
+    for start in range(0, len(order), step):
+        last = along[order[min(start + step, len(order)) - 1]]
+        slab = order[start : np.searchsorted(along, last + 2 * largest, side="right", sorter=order)]
+        limit = MAX_PAIRS * len(slab) / len(order)
+        classes = [np.flatnonzero(size[slab] == each) for each in np.unique(size[slab])]
+        trees = [search_tree(centre[slab[members]]) for members in classes]
+        for a, first in enumerate(classes):
+            some = search_tree(centre[slab[first[::COUNTED]]])  # counting all would take as long as finding them
+            for b in range(a, len(classes)):
+                second = classes[b]
+                bound = reach[slab[first]].max() + reach[slab[second]].max()
+                if some.count_neighbors(trees[b], bound) * len(first) / some.n > limit:
+                    raise InputError(
+                        "expected the mesh of an implant, got one whose triangles lie on top of each other; export it "
+                        "again"
+                    )
+                if a == b:
+                    pairs = first[trees[a].query_pairs(bound, output_type="ndarray")]
+                else:
+                    near = trees[a].sparse_distance_matrix(trees[b], bound, output_type="coo_matrix")
+                    pairs = np.stack([first[near.row], second[near.col]], axis=1)
+                yield slab[pairs[pairs.min(axis=1) < step]]  # the others are pairs of the next slab
 
 
 def _crossing(

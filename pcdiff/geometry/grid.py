@@ -24,6 +24,15 @@ def box_slices(low: Iterable[int], high: Iterable[int]) -> tuple[slice, ...]:
     return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
 
 
+def voxels_of(mask: np.ndarray) -> np.ndarray:
+    """(I, J, K) bool -> (N, 3) int: index of the mask's voxels, in index order.
+
+    As `np.argwhere`, which takes 1.7 seconds, not 0.1, for an implant in a scan whose first index is the fastest.
+    """
+    low, high = bounding_box(mask)
+    return np.argwhere(np.ascontiguousarray(mask[box_slices(low, high)])) + low
+
+
 def nothing_like(mask: np.ndarray) -> np.ndarray:
     """An empty mask of the same shape and memory order; unlike `zeros_like` it takes no memory where it stays empty."""
     return np.zeros(mask.shape, bool, order="F" if mask.strides[0] < mask.strides[-1] else "C")
@@ -119,5 +128,6 @@ def _label(mask: np.ndarray, corners: bool) -> tuple[tuple[slice, ...], np.ndarr
     from scipy import ndimage
 
     box = box_slices(*bounding_box(mask))
-    labels, found = ndimage.label(mask[box], np.ones((3, 3, 3)) if corners else None)
+    near = np.ascontiguousarray(mask[box])  # in another memory order it takes twice as long
+    labels, found = ndimage.label(near, np.ones((3, 3, 3)) if corners else None)
     return box, labels, int(found)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import CRUMB_ML, bounding_box, box_slices, components, largest_components
+from pcdiff.geometry.grid import CRUMB_ML, bounding_box, box_slices, components, largest_components, voxels_of
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.implants import read_implant
 from pcdiff.methods.base import Proposal
@@ -38,7 +38,7 @@ class EditedImplant:
     ) -> Proposal:
         """See `PriorBasedMethod`. Raises InputError for a file that is no implant on this skull's defects."""
         implant = self._outside_bone(skull)
-        inside = float((fit.defect_at(skull.to_mm(np.argwhere(implant).astype(float))) > 0).mean())
+        inside = float((fit.defect_at(skull.to_mm(voxels_of(implant).astype(float))) > 0).mean())
         if inside < MIN_INSIDE:
             raise InputError(
                 f"{self.file}: expected an implant in the defects to be closed, got {inside:.0%} of it there; is it of "

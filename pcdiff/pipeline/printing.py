@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from pcdiff.checks.criteria import MIN_WALL_MM
 from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, wall_thickness
-from pcdiff.geometry.grid import count_components, largest_components
+from pcdiff.geometry.grid import count_components, largest_components, voxels_of
 from pcdiff.geometry.mesh import Mesh, label_bodies
 from pcdiff.geometry.surface import Terraces, volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -60,7 +60,7 @@ def printed(implant: Volume, skull: Volume, centre: np.ndarray, bodies: int) -> 
             faulty, reach = _thin_edge(mesh, skull, centre)
         if not len(faulty):
             return Printed(implant, mesh, mesh)
-        body = np.argwhere(implant.mask)
+        body = voxels_of(implant.mask)
         tree = cKDTree(implant.to_mm(body.astype(float)))
         gone = {int(k) for k in tree.query(faulty)[1]}.union(*tree.query_ball_point(faulty, reach))
         implant = without(implant, body[sorted(gone)])

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from scipy.ndimage import map_coordinates
 
 from pcdiff.geometry.grey import LEVEL_HU, WIDTH_HU, Grid, occupancy, tile_columns, tiled
-from pcdiff.geometry.grid import bounding_box
+from pcdiff.geometry.grid import voxels_of
 from pcdiff.report.contents import CaseContents
 from pcdiff.report.rim import RimPlane, rim_planes
 from pcdiff.report.templates import fill
@@ -75,8 +75,7 @@ class Slices:
         self.grid = Grid.around(contents.skull) if contents.grey is None else contents.grey.grid
         self.grey = contents.grey
         self.bone = Shares(self.grid, occupancy(contents.skull, self.grid))
-        part = contents.implant.crop(*bounding_box(contents.implant.mask))
-        points = part.to_mm(np.argwhere(part.mask))
+        points = contents.implant.to_mm(voxels_of(contents.implant.mask))
         # The implant's voxel nearest its centre: of two pieces it lies in one, not between them.
         self.focus = points[np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()]
         self.low, self.high = points.min(axis=0), points.max(axis=0)

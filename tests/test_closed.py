@@ -140,3 +140,10 @@ def test_where_a_ct_is_dense_there_is_no_defect(prior, case, fitted):
         fit(prior, replace(skull, loose=truth.mask))
     noise = np.random.default_rng(0).random(skull.mask.shape) < 1e-3
     assert np.array_equal(fit(prior, replace(skull, loose=noise & ~skull.mask)).defect, fitted.defect)
+
+
+@pytest.mark.parametrize("spacing", [2.0, 2.5, 3.0])
+def test_the_steps_of_coarse_voxels_are_no_flap(prior, spacing):
+    healthy = prior.draw(np.random.default_rng(1), spacing=spacing)
+    with pytest.raises(InputError, match="no defect found: expected bone to be absent"):
+        fit(prior, healthy)

@@ -45,6 +45,14 @@ class CompletedVault:
         """(R,) model mm, outer radius of bone on the other side, NaN where there is none."""
         return self.measured[MAP.mirror]
 
+    @cached_property
+    def continued(self) -> np.ndarray:
+        """(R,) model mm, outer radius at which bone would continue in the defects, NaN elsewhere."""
+        rays, radius = continued_surface(self.measured, self.defect)
+        beyond = np.full(len(MAP.directions), np.nan)
+        beyond[rays] = radius
+        return beyond
+
     @property
     def defects(self) -> int:
         """Number of defects."""
@@ -94,10 +102,7 @@ class RayView:
         defect = ndimage.map_coordinates(MAP.to_image(vault.defect), pixels.T, order=0).reshape(shape)
         known = _interpolate(MAP.to_image(np.isfinite(vault.mirrored).astype(float)), pixels).reshape(shape) > 0.99
         mirrored = np.where(known, _interpolate(MAP.filled(vault.mirrored), pixels).reshape(shape) - outer, np.nan)
-        rays, radius = continued_surface(vault.measured, vault.defect)
-        beyond = np.full(len(MAP.directions), np.nan)
-        beyond[rays] = radius
-        continued = _interpolate(MAP.to_image(beyond, np.nan), pixels).reshape(shape) - outer
+        continued = _interpolate(MAP.to_image(vault.continued, np.nan), pixels).reshape(shape) - outer
         return cls(defect, -thickness, mirrored, continued, mm, area, bone, solid)
 
     @cached_property

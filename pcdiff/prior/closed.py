@@ -19,6 +19,7 @@ HELD_MM = 0.3  # bone along a ray that is more than the voxels at a border
 FLAP_SHARE, FILM_SHARE = 0.5, 0.35  # of the expected thickness: least of a flap, most of a film
 FILM_FROM_MM = 3.5  # expected thickness; thinner bone looks like a film
 NEAR_MM = 6.0  # from a film to the defect that it closes in part
+COARSE_MM = 2.0  # voxels wider than this make such steps on any head
 STEP_PX = 2  # radius within which the outer table makes a step; rays are 1.5 mm apart
 FAINT_MM, CLEAR_MM = 1.0, 2.0  # steps that may be an outline, and that tell one from sutures, muscle lines and noise
 GAP_SHARE, AROUND_PX = 0.65, 9  # of the bone around a ray, in a square so wide; a saw gap is narrower than a ray
@@ -107,20 +108,22 @@ def find_closed(
     offset: np.ndarray,
     usually_bone: np.ndarray,
     mm: float,
+    voxel_mm: float,
 ) -> Closed:
     """What closes a defect.
 
     absent: (R,) bool, no skull along the ray. loose, bone: (R,) mm along it of bone apart from the skull, and of all
     bone. expected: (R,) mm. offset: (R,) mm of the outer table from the expected one, or NaN. usually_bone: (R,) bool,
     healthy heads have bone here. mm: strips up to twice this wide are no film and no flap; they are the bevel of a
-    cut, sutures, noise.
+    cut, sutures, noise. voxel_mm: the shortest edge of the scan's voxels.
     """
     held = _opened(absent & (loose >= HELD_MM), mm)
     thick = _opened(held & (loose >= FLAP_SHARE * expected), mm)
     gap = ndimage.binary_closing(MAP.to_image(absent, False), iterations=1)
     enclosed = _opened((ndimage.binary_fill_holes(gap) & ~gap)[MAP.inside] & usually_bone, mm)
     thin = (bone >= HELD_MM) & (bone <= FILM_SHARE * expected) & (expected >= FILM_FROM_MM) & usually_bone & ~SINUS
-    outlined = _outlined(absent, bone, offset, usually_bone, mm)
+    fine = voxel_mm <= COARSE_MM
+    outlined = _outlined(absent, bone, offset, usually_bone, mm) if fine else np.zeros(len(absent), bool)
     return Closed(held, thick | enclosed, _opened(thin, mm) & ~thick, outlined, bone, expected, offset)
 
 

@@ -82,7 +82,8 @@ def observe(
     loose = _loose_mm(head, occupancy, pose, field, absent, near_tables)
     bone_mm = (profile * near_tables).sum(1) * STEP + loose
     offset = outer - expected[0]
-    closed = find_closed(absent, loose, bone_mm, expected[1], offset, usually_bone, rules.opening_mm)
+    voxel_mm = float(field.spacing.min())
+    closed = find_closed(absent, loose, bone_mm, expected[1], offset, usually_bone, rules.opening_mm, voxel_mm)
     open_ = absent & ~closed.held
     found, small = (find(open_, within, usually_bone, rules) for find in (find_defects, small_openings))
     if region is None:

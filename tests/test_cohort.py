@@ -235,6 +235,7 @@ def test_workers_that_are_jobs_of_slurm(tmp_path: Path, run: Run, heads: Path, m
         assert not any(line.startswith("#SBATCH -t") for line in lines)
         assert any(re.search(r"--resources 'MB=\d+' ", line) for line in lines)
         assert "export MALLOC_ARENA_MAX=1" in lines
+        assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in lines
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     code, _, said = run("cohort", heads, "-o", tmp_path / "other", *OPTIONS, "--slurm", "-p cpu", "--workers", 2)
     assert code == 2

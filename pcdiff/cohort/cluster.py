@@ -35,6 +35,7 @@ OURS = {
     "distributed.scheduler.worker-ttl": None,
     "distributed.comm.timeouts.connect": PATIENCE,
     f"distributed.nanny.pre-spawn-environ.{HEAPS}": 1,
+    "distributed.worker.profile.enabled": False,  # it keeps what each thread did in each second of an hour
     "logging.distributed": "critical",
 }
 
@@ -117,7 +118,10 @@ def slurm_cluster(options: str, workers: int, mb_each: int, gpu: bool, shared: P
     from dask_jobqueue import SLURMCluster
     from distributed import Client
 
-    patience = f"export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT='{PATIENCE}'"
+    ours = (
+        f"export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT='{PATIENCE}'",
+        "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
+    )
     with dask.config.set(OURS):
         cluster = SLURMCluster(
             cores=1,
@@ -125,7 +129,7 @@ def slurm_cluster(options: str, workers: int, mb_each: int, gpu: bool, shared: P
             memory=f"{mb_each}MB",
             job_directives_skip=["#SBATCH -t"],  # dask-jobqueue's own default of half an hour
             job_extra_directives=shlex.split(options),
-            job_script_prologue=[patience, *(f"export {name}=1" for name in (*THREADS, HEAPS))],
+            job_script_prologue=[*ours, *(f"export {name}=1" for name in (*THREADS, HEAPS))],
             worker_extra_args=["--resources", f"'{as_words(resources(mb_each, gpu))}'", "--memory-limit", "0"],
             security=True,
             shared_temp_directory=str(shared),

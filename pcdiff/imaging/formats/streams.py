@@ -150,7 +150,7 @@ def write_runs(values: np.ndarray, stream: IO[bytes]) -> None:
 def gzip_writer(file: IO[bytes]) -> IO[bytes]:
     """A gzip stream without name and time, so that the same volume gives the same bytes.
 
-    By zlib: ISA-L packs a mask in a tenth of the time, but gave other bytes for one of a thousand equal masks.
+    By zlib: ISA-L packs a mask in a tenth of the time, but with it one of 950 equal masks had other bytes.
     """
     return cast(IO[bytes], gzip.GzipFile("", "wb", 1, file, mtime=0))
 

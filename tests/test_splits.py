@@ -154,6 +154,12 @@ def test_splits_and_fold_belong_together(tmp_path: Path, run: Callable[..., tupl
     assert code == 2
     assert "got 'fold9'" in error
     assert "splits.yaml has the splits fold1, fold2, fold3" in error
+    code, _, error = run(
+        *("evaluate", "--data", tmp_path / "no", "--splits", tmp_path / "splits.yaml", "--method", "prior"),
+        *("--cases", "fold1"),
+    )
+    assert code == 2
+    assert "has the splits" not in error  # the split is not what is wrong
 
 
 @pytest.mark.timeout(300)  # four fits of a shape model and two designs, each in a process of its own

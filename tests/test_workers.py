@@ -24,16 +24,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
-def test_a_worker_of_a_cohort_uses_freed_memory_again(tmp_path: Path) -> None:
-    """Dask makes its workers return it to the system, which clears each page at its next use: a third of a case."""
-    dask = {"MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", ARRAYS], env=os.environ | dask, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < 5_000  # 84,200 if each array gets its pages anew
-
-
 LARGE = """
 import numpy as np
 from cohort_rows import job
@@ -50,16 +40,21 @@ for _ in range(RETURN_AFTER):
     design_row(job(Path("gone")))
 print((before - pages()) * 4096 // 10**6)
 """
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def printed_by(program: str, folder: Path, **variables: str) -> int:
+    """The number that a Python program prints."""
+    variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=os.environ | variables, cwd=folder, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_a_worker_of_a_cohort_uses_freed_memory_again(tmp_path: Path) -> None:
+    """Dask makes its workers return it to the system, which clears each page at its next use: a third of a case."""
+    assert printed_by(ARRAYS, tmp_path, MALLOC_TRIM_THRESHOLD_="65536") < 5_000  # 84,200 if each has its pages anew
+
+
 def test_a_worker_of_a_cohort_returns_at_times_what_a_large_case_has_left(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) > 300  # MB of 400; without it 0
+    assert printed_by(LARGE, tmp_path) > 300  # MB of 400; without it 0

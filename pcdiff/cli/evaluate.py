@@ -75,6 +75,8 @@ def evaluate(
         try:
             found = find_cases(data, expand(cases, named))
         except InputError as error:
+            if all(token.strip() in named for token in cases.split(",")):
+                raise
             raise InputError(f"{error}; {splits} has the splits {', '.join(named)}") from error
     else:
         found = find_cases(data, cases)

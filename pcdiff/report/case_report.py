@@ -44,11 +44,11 @@ def write_report(folder: Path, contents: CaseContents) -> None:
     Raises:
         InputError: a file cannot be written, or the page is too large.
     """
-    scene = case_scene(contents)
     with ThreadPoolExecutor(DRAWERS) as pool:
+        slicing = pool.submit(lambda: Slices(contents).html())
+        scene = case_scene(contents)
         drawing = pool.submit(case_picture, scene.skull.shape, scene.implant.shape)
         viewing = pool.submit(lambda: list(views(scene)))
-        slicing = pool.submit(lambda: Slices(contents).html())
         preview, drawn, slices = drawing.result(), viewing.result(), slicing.result()
     write_png(preview, folder / PREVIEW)
     record = contents.record

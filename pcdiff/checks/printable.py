@@ -18,7 +18,7 @@ USUAL_SIZE = 1.5  # of the median
 SLAB = 2**16  # triangles; about 14 pairs each
 LARGE_SIZE = 4.0  # of the usual: with larger triangles slabs would hold most of the mesh
 COUNTED = 16  # the neighbours of every 16th triangle are counted, for an estimate
-MAX_PAIRS = 5 * 10**7  # no mesh of an implant has more neighbours
+MAX_PAIRS = 10**8  # no mesh of an implant has more neighbours
 TOUCH_MM = 1e-3  # a triangle that reaches less through a plane touches it, as slivers of marching cubes do
 ROUNDING_MM3 = 1e-9
 FAULTS = {
@@ -66,7 +66,9 @@ def is_manifold(mesh: Mesh) -> bool:
     It asks that the triangles at each edge come in pairs of opposite direction. Where there is one pair at each edge,
     that is so, and the library, which needs 1.5 us a triangle and keeps other threads waiting, is not asked.
     """
-    if mesh.is_watertight and mesh.is_wound_alike and np.isfinite(mesh.vertices).all():
+    a, b, c = mesh.faces.T
+    whole = not ((a == b) | (b == c) | (c == a)).any() and np.isfinite(mesh.vertices).all()
+    if whole and mesh.is_watertight and mesh.is_wound_alike:
         return True
     import manifold3d
 
@@ -108,10 +110,10 @@ def _near_pairs(centre: np.ndarray, reach: np.ndarray) -> Iterator[np.ndarray]:
     # one class for all triangles of usual size, as a mesh of marching cubes has them; in the others, sizes differ by a
     # factor of 1.4 at most
     size = np.ceil(2 * np.log2(np.maximum(reach / usual, 1))).astype(int)
+    total = 0.0
     for start in range(0, len(order), step):
         last = along[order[min(start + step, len(order)) - 1]]
         slab = order[start : np.searchsorted(along, last + 2 * largest, side="right", sorter=order)]
-        limit = MAX_PAIRS * len(slab) / len(order)
         classes = [np.flatnonzero(size[slab] == each) for each in np.unique(size[slab])]
         trees = [search_tree(centre[slab[members]]) for members in classes]
         for a, first in enumerate(classes):
@@ -119,7 +121,8 @@ def _near_pairs(centre: np.ndarray, reach: np.ndarray) -> Iterator[np.ndarray]:
             for b in range(a, len(classes)):
                 second = classes[b]
                 bound = reach[slab[first]].max() + reach[slab[second]].max()
-                if some.count_neighbors(trees[b], bound) * len(first) / some.n > limit:
+                total += some.count_neighbors(trees[b], bound) * len(first) / some.n
+                if total > MAX_PAIRS:
                     raise InputError(
                         "expected the mesh of an implant, got one whose triangles lie on top of each other; export it "
                         "again"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -135,9 +137,10 @@ def design(
                     member = member.with_text(text, skull, centre, min_thickness_mm)
             return member
 
-        with ThreadPoolExecutor(PRINTERS) as pool:
-            first, rest = pool.submit(recommended), pool.map(candidate, volumes)
-            made, members = first.result(), list(rest)
+        tasks: list[Callable[[], Printed | None]] = [recommended, *(partial(candidate, volume) for volume in volumes)]
+        with ThreadPoolExecutor(PRINTERS) as pool:  # by `map`: after an error or a signal no other task begins
+            made, *members = pool.map(lambda task: task(), tasks)
+    assert made is not None
     return Design(made.volume, made.mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes, made.engraved)
 
 

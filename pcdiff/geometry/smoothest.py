@@ -19,7 +19,7 @@ from pcdiff.geometry.mesh import Mesh
 REACH = 0.49  # voxels that a vertex slides; at 0.5 triangles collapse at a voxel's centre
 ROUNDS = (4, 10, 40, 60, 80)  # steps; after each round normals and creases are measured again
 MAX_WIDENING = 5.0  # thick slices make wide terraces, which take more steps
-NORMAL_ROUNDS = (8, 3)  # the normals of a staircase say little before they are averaged; later ones say more
+NORMAL_ROUNDS = 8  # the normals of a staircase say little before they are averaged
 CREASE = 0.03  # voxels: where the surface still bends more after a round it has an edge, which is kept
 LAST = 8  # steps of a round without creases, few enough to take only the thorns off an edge
 PULL = 1e-4  # towards midway, for vertices that nothing else holds
@@ -47,7 +47,7 @@ def smoothest(mesh: Mesh, step: np.ndarray, lowest: np.ndarray, highest: np.ndar
     stairs = difference @ ((mesh.vertices - mesh.vertices.mean(0)) / voxel).astype(np.float32)
     for number, steps in enumerate((*ROUNDS, LAST)):
         normals = _slid(mesh, step, slide).vertex_normals.astype(np.float32)
-        for _ in range(NORMAL_ROUNDS[min(number, 1)]):
+        for _ in range(NORMAL_ROUNDS):
             normals = unit(normals + average @ normals)
         at_rest = np.einsum("nx,nx->n", normals, stairs)
         change = difference.data * np.einsum("nx,nx->n", normals[row], along)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,3 +209,21 @@ def test_candidates_are_printed_as_the_implant_is(case):
 
 def test_a_design_of_one_candidate_has_no_members(method, case):
     assert design(case[0], method, ensemble=1, seed=4, keep_members=True).members == []
+
+
+def test_an_error_in_the_meshing_of_candidates_is_there_at_once(case, monkeypatch):
+    """Those that have not begun are not begun: a large defect's take ten seconds each, after Ctrl-C too."""
+    begun = []
+
+    def refused(*_):
+        begun.append(1)
+        time.sleep(0.2)
+        raise InputError("no room")
+
+    def method(skull, *, ensemble=1, **_):
+        return Proposal([Mask(case[1])] * ensemble)
+
+    monkeypatch.setattr("pcdiff.pipeline.flow.printed", refused)
+    with pytest.raises(InputError, match="no room"):
+        design(case[0], method, ensemble=9, keep_members=True)
+    assert len(begun) < 6  # of 10

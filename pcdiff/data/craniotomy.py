@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from pcdiff.data.defect_kinds import KINDS, DefectKind, anywhere, random_curve, rectangle
 from pcdiff.data.outline import CENTRE_BELOW_TOP, SAMPLING, Cranium, Outline, quadratic_terms
 from pcdiff.errors import InputError
-from pcdiff.geometry.grid import box_slices, largest_components
+from pcdiff.geometry.grid import box_slices, largest_components, voxels_of
 from pcdiff.geometry.volume import Volume
 
 BRIDGE = 8.0  # mm of bone between two defects
@@ -62,7 +62,7 @@ def _cut_piece(skull: Volume, cranium: Cranium, outline: Outline) -> tuple[tuple
     bone = skull.crop(low, np.ceil(index.max(axis=0) + margin).astype(int) + 1)
 
     inside = np.zeros_like(bone.mask)
-    index = np.argwhere(bone.mask)
+    index = voxels_of(bone.mask)
     inside[tuple(index[outline.contains(bone.to_mm(index))].T)] = True
     piece = largest_components(inside)
     share = np.count_nonzero(piece) / np.count_nonzero(inside)

@@ -21,6 +21,7 @@ from pcdiff.data.craniotomy import simulate_craniotomy
 from pcdiff.data.healing import healed
 from pcdiff.data.outline import Cranium
 from pcdiff.errors import InputError
+from pcdiff.geometry.grid import voxels_of
 from pcdiff.geometry.volume import Volume
 from pcdiff.imaging.volumes import write_volume
 
@@ -72,10 +73,10 @@ def without_face(case: LoadedCase, rng: np.random.Generator, ahead: float = 20.0
     """The skull without the bone that lies more than `ahead` mm in front of its centre and `below` mm below it."""
     skull = case.defective_skull
     centre = Cranium.from_volume(case.complete_skull).centre
-    index = np.argwhere(skull.mask)
+    index = voxels_of(skull.mask)
     from_centre = skull.to_mm(index) - centre
     face = (from_centre[:, 1] < -ahead) & (from_centre[:, 2] < -below)
-    mask = skull.mask.copy()
+    mask = skull.mask.copy(order="K")
     mask[tuple(index[face].T)] = False
     return replace(case, defective_skull=skull.with_mask(mask))
 

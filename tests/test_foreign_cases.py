@@ -165,7 +165,7 @@ def test_every_value_is_of_its_kind_or_refused(
 
 def unchanged(monkeypatch: pytest.MonkeyPatch, contents: CaseContents) -> None:
     """The volumes and surfaces of a folder are not read again; to read them takes most of the time."""
-    monkeypatch.setattr("pcdiff.pipeline.contents.case_skull", lambda folder, skull: contents.skull)
+    monkeypatch.setattr("pcdiff.pipeline.contents.case_skull", lambda folder, skull: contents.skull.volume)
     monkeypatch.setattr("pcdiff.pipeline.contents.read_volume", lambda path: contents.implant)
     monkeypatch.setattr("pcdiff.pipeline.contents.read_stl", lambda path: contents.mesh)
 

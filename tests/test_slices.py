@@ -31,6 +31,7 @@ from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
 from pcdiff.report.contents import CaseContents
 from pcdiff.report.rim import mesh_pieces, rim_planes
+from pcdiff.report.shown_skull import ShownSkull
 from pcdiff.report.slices import Slices, letters, place, position
 
 SIZE = 60
@@ -68,7 +69,7 @@ def head(request: pytest.FixtureRequest) -> tuple[GreyHead, Volume]:
 def contents(head: GreyHead | None, skull: Volume, implant: np.ndarray, **changes: object) -> CaseContents:
     solid = skull.with_mask(implant)
     record = {"settings": {"fitting": {"clearance": 0.0}}, "midplane": None}
-    return replace(CaseContents("a", record, skull, solid, volume_to_mesh(solid), grey=head), **changes)  # type: ignore[arg-type]
+    return replace(CaseContents("a", record, ShownSkull(skull, head), solid, volume_to_mesh(solid)), **changes)  # type: ignore[arg-type]
 
 
 def test_a_voxel_is_where_its_millimetres_say_whatever_the_axes(head: tuple[GreyHead, Volume]) -> None:

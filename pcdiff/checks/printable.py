@@ -10,7 +10,7 @@ from pcdiff.checks.criteria import Criteria
 from pcdiff.checks.report import Check, Figure
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import unit
-from pcdiff.geometry.mesh import Mesh, label_bodies
+from pcdiff.geometry.mesh import Mesh, label_bodies, manifold_of
 from pcdiff.geometry.nearest import search_tree
 
 PAIRS = 2**19  # pairs of triangles tested at a time
@@ -72,8 +72,7 @@ def is_manifold(mesh: Mesh) -> bool:
         return True
     import manifold3d
 
-    vertices, faces = np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64)
-    return bool(manifold3d.Manifold(manifold3d.Mesh64(vertices, faces)).status() == manifold3d.Error.NoError)
+    return bool(manifold_of(mesh).status() == manifold3d.Error.NoError)
 
 
 def self_intersections(mesh: Mesh) -> np.ndarray:

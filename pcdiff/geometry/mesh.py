@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from pcdiff.files import written_beside
 from pcdiff.foreign import parsing, read_bytes
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.volume import Volume
+
+if TYPE_CHECKING:
+    import manifold3d
 
 MAX_MESH_BYTES = 512 * 2**20
 FAR_MM = 1e5  # no place in a scan is so far from its origin
@@ -46,7 +50,7 @@ class Mesh:
         """(F, 3) mm2: the outward normal of each triangle; its length is the triangle's area."""
         return np.stack(self._areas, axis=1)
 
-    @property
+    @cached_property
     def vertex_normals(self) -> np.ndarray:
         """(V, 3) unit, outward: at each vertex the mean of its triangles' normals, weighted by area."""
         corners = np.ascontiguousarray(self.faces.T)
@@ -61,7 +65,7 @@ class Mesh:
         (ux, wx), (uy, wy), (uz, wz) = sides
         return [0.5 * (uy * wz - uz * wy), 0.5 * (uz * wx - ux * wz), 0.5 * (ux * wy - uy * wx)]
 
-    @property
+    @cached_property
     def volume_ml(self) -> float:
         """Enclosed volume in millilitres by the divergence theorem; negative if the normals point inward."""
         return float((self.vertices[self.faces[:, 0]] * self.area_vectors).sum()) / 3000.0
@@ -86,6 +90,14 @@ class Mesh:
         one, other = run[first[pair]], run[first[pair] + 1]
         collapsed = one // 2 % (len(self.vertices) + 1) == 0  # the edge from a vertex to itself
         return bool(pair.size and pair.all()), bool(((one != other) | collapsed).all())
+
+
+def manifold_of(mesh: Mesh) -> manifold3d.Manifold:
+    """The mesh as the solid of the library that cuts and merges; its `status` says whether it takes it for one."""
+    import manifold3d
+
+    vertices, faces = np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64)
+    return manifold3d.Manifold(manifold3d.Mesh64(vertices, faces))
 
 
 def check_space(space: str) -> None:

@@ -33,6 +33,7 @@ from pcdiff.pipeline.record import (
 )
 from pcdiff.pipeline.settings import Settings
 from pcdiff.pipeline.stages import Stopwatch
+from pcdiff.report.shown_skull import ShownSkull
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
@@ -120,29 +121,29 @@ def write_case(
     watch = Stopwatch(on_stage)
     with watch("read"):
         given = _read(source, settings, mask_out, on_warning)
-    result = design(
-        given.skull,
-        method,
-        ensemble=settings.ensemble,
-        seed=settings.seed,
-        backend=settings.backend,
-        device=settings.device,
-        keep_members=settings.ensemble > 1,
-        options=settings.fitting,
-        min_thickness_mm=settings.criteria.min_thickness_mm,
-        defects=settings.closing(given.skull),
-        axes=settings.axes_of(given.check),
-        watch=watch,
-    )
+    skull = ShownSkull(given.skull, given.grey)
+    with ThreadPoolExecutor(1) as beside:  # the skull is kept and drawn meanwhile: that does not depend on the implant
+        kept = beside.submit(_keep, given, part, skull if settings.report else None)
+        result = design(
+            given.skull,
+            method,
+            ensemble=settings.ensemble,
+            seed=settings.seed,
+            backend=settings.backend,
+            device=settings.device,
+            keep_members=settings.ensemble > 1,
+            options=settings.fitting,
+            min_thickness_mm=settings.criteria.min_thickness_mm,
+            defects=settings.closing(given.skull),
+            axes=settings.axes_of(given.check),
+            watch=watch,
+        )
+        kept.result()
     notes = _notes(result, settings)
     if on_warning is not None:
         for note in notes:
             on_warning(note)
     with watch("write"):
-        if source != part / SKULL:
-            write_volume(given.skull, part / SKULL)
-        if given.grey is not None:
-            write_grey(given.grey, part / GREY)
         mesh, stl = write_implant(part, result, settings.mesh, settings.mesh_space)
         if result.members:
             write_members(part, result, settings.mesh_space)
@@ -163,9 +164,7 @@ def write_case(
             reports = [checked.report, *checked.candidates]
             title, implant, spread_mm = as_text(case_name(source)), result.implant, checked.uncertainty_mm
             surfaces = [None if member is None else member.mesh for member in result.members]
-            contents = designed_contents(
-                title, record, given.skull, implant, mesh, reports, surfaces, spread_mm, points, given.grey
-            )
+            contents = designed_contents(title, record, skull, implant, mesh, reports, surfaces, spread_mm, points)
             write_report(part, contents)
     return record
 
@@ -179,6 +178,16 @@ def _read(source: Path, settings: Settings, mask_out: Path | None, on_warning: C
     if mask_out is not None:
         write_volume(skull, mask_out)
     return Given(source, skull, check, digest, grey)
+
+
+def _keep(given: Given, part: Path, shown: ShownSkull | None) -> None:
+    """Writes the skull, and the grey values of a CT, into the folder; then draws what the report shows of them."""
+    if given.path != part / SKULL:
+        write_volume(given.skull, part / SKULL)
+    if given.grey is not None:
+        write_grey(given.grey, part / GREY)
+    if shown is not None:
+        shown.draw()
 
 
 def _check(part: Path, skull: Volume, result: Design, mesh: Mesh, settings: Settings) -> Checked:

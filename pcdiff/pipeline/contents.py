@@ -13,7 +13,7 @@ from pcdiff import NOTICE, __version__
 from pcdiff.array_files import ArrayKind, read_arrays
 from pcdiff.errors import InputError
 from pcdiff.foreign import read_json
-from pcdiff.geometry.grey import GreyHead, read_grey
+from pcdiff.geometry.grey import read_grey
 from pcdiff.geometry.mesh import Mesh, read_stl
 from pcdiff.geometry.mesh_reading import is_mesh, read_mesh
 from pcdiff.geometry.surface import volume_to_mesh
@@ -24,6 +24,7 @@ from pcdiff.pipeline.record import GREY, case_record, case_skull
 from pcdiff.pipeline.schemas import ChecksRecord
 from pcdiff.pipeline.stages import STAGES
 from pcdiff.report.contents import CaseContents
+from pcdiff.report.shown_skull import ShownSkull
 
 if TYPE_CHECKING:
     from pcdiff.checks import Report
@@ -37,28 +38,26 @@ STAGE_TITLES = {name: stage.title for name, stage in STAGES.items()}
 def designed_contents(
     title: str,
     record: Mapping[str, Any],
-    skull: Volume,
+    skull: ShownSkull,
     implant: Volume,
     mesh: Mesh,
     reports: Sequence[Report | None],
     candidates: Sequence[Mesh | None] = (),
     uncertainty_mm: np.ndarray | None = None,
     points: Mapping[str, np.ndarray] | None = None,
-    grey: GreyHead | None = None,
 ) -> CaseContents:
     """The contents of a case that has just been designed; reads no file.
 
     Args:
         title: name of the case.
         record: what is written as run.json.
-        skull: the defective skull.
+        skull: the defective skull, and the grey values of its CT.
         implant: mask of the implant, on the skull's grid.
         mesh: the implant's surface, with its vertices in the order of implant.stl.
         reports: checks of the implant, then of each candidate; None for a candidate that was not checked.
         candidates: surface of each candidate; None for one without a surface.
         uncertainty_mm: (V,) standard deviation of the candidates' surfaces; None for a single candidate.
         points: what is written as points.npz.
-        grey: the grey values of a CT.
     """
     report, *others = reports
     assert report is not None
@@ -77,7 +76,6 @@ def designed_contents(
         {number: each.record(__version__, NOTICE) for number, each in enumerate(others, 1) if each is not None},
         points,
         stage_titles=STAGE_TITLES,
-        grey=grey,
     )
 
 
@@ -105,7 +103,7 @@ def read_contents(folder: Path, skull: Path | None = None, truth: Path | None = 
     return CaseContents(
         shown_name(folder),
         record,
-        scan,
+        ShownSkull(scan, read_grey(folder / GREY)),
         implant,
         mesh,
         read_checks(folder / "checks.json"),
@@ -115,7 +113,6 @@ def read_contents(folder: Path, skull: Path | None = None, truth: Path | None = 
         _read_points(folder / "points.npz"),
         None if truth is None else _read_surface(truth),
         STAGE_TITLES,
-        read_grey(folder / GREY),
     )
 
 

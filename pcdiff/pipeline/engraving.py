@@ -14,7 +14,7 @@ from pcdiff.checks.distances import OUTER_COSINE, bone_gap, outward_cosine, wall
 from pcdiff.checks.printable import self_intersections
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import unit
-from pcdiff.geometry.mesh import Mesh, label_bodies
+from pcdiff.geometry.mesh import Mesh, label_bodies, manifold_of
 from pcdiff.geometry.stroke_font import LETTER_MM, stroked, text_strokes
 from pcdiff.geometry.volume import Volume
 
@@ -94,9 +94,7 @@ def _engraved(
     """What `engrave` returns, or a line why nothing can be cut. surfaces: of the bodies, that of the largest first."""
     import manifold3d
 
-    solid = manifold3d.Manifold(
-        manifold3d.Mesh64(np.ascontiguousarray(mesh.vertices, float), np.ascontiguousarray(mesh.faces, np.uint64))
-    )
+    solid = manifold_of(mesh)
     done: list[Engraving] = []
     for surface in surfaces:
         found = _place(surface, text, min_wall_mm)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pcdiff.geometry.grey import GreyHead
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.volume import Volume
+from pcdiff.report.shown_skull import ShownSkull
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class CaseContents:
     Attributes:
         title: name of the case.
         record: what run.json holds.
-        skull: the defective skull.
+        skull: the defective skull, and the grey values of its CT.
         implant: mask of the implant, on the skull's grid.
         mesh: surface of the implant, with its vertices in the order of implant.stl.
         checks: what checks.json holds; None for an implant that was not checked.
@@ -30,7 +30,6 @@ class CaseContents:
         points: what points.npz holds, see docs/files.md; None without `--keep-points`.
         truth: surface of the true implant; None if unknown.
         stage_titles: name of a stage in `record["seconds"]` -> its title for readers.
-        grey: the grey values of a CT; None for a mask.
 
     Raises:
         ValueError: a vertex field has another shape than (V,).
@@ -38,7 +37,7 @@ class CaseContents:
 
     title: str
     record: Mapping[str, Any]
-    skull: Volume
+    skull: ShownSkull
     implant: Volume
     mesh: Mesh
     checks: Mapping[str, Any] | None = None
@@ -48,7 +47,6 @@ class CaseContents:
     points: Mapping[str, np.ndarray] | None = None
     truth: Mesh | None = None
     stage_titles: Mapping[str, str] = field(default_factory=dict)
-    grey: GreyHead | None = None
 
     def __post_init__(self) -> None:
         vertices = len(self.mesh.vertices)

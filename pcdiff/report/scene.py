@@ -13,7 +13,6 @@ from pcdiff.report.colours import (
     AROUND_BONE,
     BAD_HIGH,
     BAD_HIGH_RIM,
-    BONE,
     CANDIDATE_COLOURS,
     ERROR_MM,
     IMPLANT,
@@ -26,9 +25,8 @@ from pcdiff.report.colours import (
     Scale,
 )
 from pcdiff.report.contents import CaseContents
-from pcdiff.report.surfaces import Shape, beads, cell_means, shape_of, simplify, smooth_normals
+from pcdiff.report.surfaces import Shape, beads, cell_means, simplify, smooth_normals
 
-SKULL_VERTICES = 60_000  # below 2**16, so that 16-bit indices suffice
 IMPLANT_VERTICES = 30_000
 CANDIDATE_VERTICES = 8_000
 CLOUD_POINTS = 6_000
@@ -102,7 +100,7 @@ def case_scene(contents: CaseContents) -> Scene:
 
     With a true implant, the implant can be coloured by the distance to it.
     """
-    surfaces = [Surface("skull", shape_of(contents.skull, BONE, SKULL_VERTICES)), _implant(contents)]
+    surfaces = [Surface("skull", contents.skull.shape), _implant(contents)]
     for n, number in enumerate(sorted(contents.candidates)[:SHOWN_CANDIDATES]):
         colour = CANDIDATE_COLOURS[n % len(CANDIDATE_COLOURS)]
         shape, _ = _display_shape(contents.candidates[number], colour, CANDIDATE_VERTICES)
@@ -142,7 +140,8 @@ def _vertex_fields(contents: CaseContents, cell: np.ndarray) -> Iterator[Field]:
         yield _thickness(cell_means(known["thickness_mm"], cell), contents)
     if "gap_mm" in known:
         mesh = contents.mesh
-        radius = mesh.vertices - contents.skull.to_mm((np.array(contents.skull.mask.shape) - 1) / 2)
+        skull = contents.skull.volume
+        radius = mesh.vertices - skull.to_mm((np.array(skull.mask.shape) - 1) / 2)
         cosine = (mesh.vertex_normals * radius).sum(axis=1) / np.maximum(np.linalg.norm(radius, axis=1), 1e-9)
         rim = cell_means((np.abs(cosine) < RIM_COSINE).astype(float), cell) > 0.5
         gap = np.where(rim, np.maximum(cell_means(known["gap_mm"], cell), 0), OFF_RIM)

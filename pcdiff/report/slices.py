@@ -19,6 +19,7 @@ from pcdiff.geometry.grey import LEVEL_HU, WIDTH_HU, Grid, occupancy, tile_colum
 from pcdiff.geometry.grid import voxels_of
 from pcdiff.report.contents import CaseContents
 from pcdiff.report.rim import RimPlane, rim_planes
+from pcdiff.report.shown_skull import Shares
 from pcdiff.report.templates import fill
 
 BEYOND_MM = 15.0  # the sliders go so far beyond the implant
@@ -35,14 +36,6 @@ PLANES = {
 }
 SIDES = (("R", "L"), ("A", "P"), ("I", "S"))  # of negative and positive millimetres along each axis, LPS
 OBLIQUE = 0.4  # a direction's component from which on its letter is shown
-
-
-@dataclass(frozen=True)
-class Shares:
-    """The share of a mask at each point of a grid. values: (x, y, z) uint8, 255 for all of the cube of 1 mm."""
-
-    grid: Grid
-    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,9 +65,8 @@ class Slices:
     """The grey values, bone and implant of a case, and where to look at them."""
 
     def __init__(self, contents: CaseContents) -> None:
-        self.grid = Grid.around(contents.skull) if contents.grey is None else contents.grey.grid
-        self.grey = contents.grey
-        self.bone = Shares(self.grid, occupancy(contents.skull, self.grid))
+        self.grey, self.bone = contents.skull.grey, contents.skull.shares
+        self.grid = self.bone.grid
         points = contents.implant.to_mm(voxels_of(contents.implant.mask))
         # The implant's voxel nearest its centre: of two pieces it lies in one, not between them.
         self.focus = points[np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()]

@@ -11,15 +11,17 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")  # of NVIDIA, AMD, WSL, Jetson
 
@@ -203,6 +205,18 @@ def collect_garbage_rarely() -> None:
     """
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What `work` makes of each item, on a thread for each core; for work that releases the interpreter's lock.
+
+    After an error or a signal no other item is begun.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    waiting = list(items)
+    with ThreadPoolExecutor(max(1, min(len(waiting), cpu_count() or 1))) as pool:
+        return list(pool.map(work, waiting))
 
 
 @contextmanager

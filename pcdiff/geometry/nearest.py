@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from pcdiff.environment import cpu_count
+from pcdiff.environment import cpu_count, side_by_side
 
 LEAF = 32  # points that are compared one by one; 64 are as good, 16 and 128 take half as long again
 FEW = 10_000  # points for which threads are not worth while
@@ -30,6 +29,5 @@ def nearest(tree: cKDTree, points: np.ndarray, **options: Any) -> tuple[np.ndarr
     write, and the process crashes. Here they are waited for.
     """
     parts = np.array_split(points, 1 if len(points) < FEW else cpu_count() or 1)
-    with ThreadPoolExecutor(len(parts)) as pool:
-        distances, indices = zip(*pool.map(partial(tree.query, **options), parts), strict=True)
+    distances, indices = zip(*side_by_side(partial(tree.query, **options), parts), strict=True)
     return np.concatenate(distances), np.concatenate(indices)

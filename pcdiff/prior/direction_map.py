@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.sparse import csr_array
 
+from pcdiff.environment import side_by_side
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.interpolator import Interpolator
 
@@ -189,9 +190,12 @@ def profiles(
     occupancy: (I, J, K) uint8, 255 = bone. Others as in `ray_index`.
     """
     bone, values = Interpolator(occupancy), np.empty((len(directions), len(radii)), np.float32)
-    for first in range(0, len(directions), RAYS_AT_A_TIME):
+
+    def look_up(first: int) -> None:
         rays = slice(first, first + RAYS_AT_A_TIME)
         values[rays] = bone(ray_index(affine, pose, directions[rays], radii))
+
+    side_by_side(look_up, range(0, len(directions), RAYS_AT_A_TIME))
     values /= 255
     return values
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse import csr_array
 
-from pcdiff.environment import one_blas_thread
+from pcdiff.environment import one_blas_thread, side_by_side
 from pcdiff.errors import InputError
 from pcdiff.geometry.occupancy import Head, head_occupancy
 from pcdiff.geometry.points import PointCloud
@@ -263,13 +263,10 @@ def _tables(
     of the map. Also returned: weights (T, N) that interpolate from there, and the posteriors.
     """
     some, between = MAP.every_second(targets)
-    posteriors = (
-        _regress_table(prior, observation, 0, some, border_mm),
-        _regress_table(prior, observation, 1, some, border_mm),
-    )
+    outer, thickness = side_by_side(lambda axis: _regress_table(prior, observation, axis, some, border_mm), (0, 1))
     tables = np.stack([observation.outer, observation.thickness])
-    tables[:, targets] = prior.mean[:, targets] + [between @ posterior.mean for posterior in posteriors]
-    return tables, between, posteriors
+    tables[:, targets] = prior.mean[:, targets] + [between @ outer.mean, between @ thickness.mean]
+    return tables, between, (outer, thickness)
 
 
 def choose_sites(

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.ndimage import map_coordinates
 
+from pcdiff.environment import side_by_side
 from pcdiff.methods.volumetric.config import LAYOUT, FusionConfig
 from pcdiff.prior.direction_map import MAP, PIXEL
 from pcdiff.prior.fit import PriorFit
@@ -62,7 +63,7 @@ class TableMaps:
 
     def sample(self, pixels: np.ndarray, *names: str) -> list[np.ndarray]:
         """(...) values of the named images at pixels (2, ...)."""
-        return [map_coordinates(getattr(self, name), pixels, order=1, mode="nearest") for name in names]
+        return side_by_side(lambda name: map_coordinates(getattr(self, name), pixels, order=1, mode="nearest"), names)
 
 
 def lattice_around(fit: PriorFit, fusion: FusionConfig) -> Lattice:

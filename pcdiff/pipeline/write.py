@@ -30,11 +30,14 @@ def write_implant(folder: Path, result: Design, kinds: str, space: str) -> tuple
     its vertices in the file's order, and what `compare_stl` says of it with the file's sha256. Raises
     OutputError as `compare_stl`.
     """
-    write_volume(result.implant, folder / "implant.nrrd")
-    for kind in ("stl", *(kind for kind in mesh_kinds(kinds) if kind != "stl")):
-        write_mesh(result.mesh, folder / f"implant.{kind}", space)
-    mesh = read_stl(folder / "implant.stl")
-    return mesh, compare_stl(mesh, result.implant) | {"sha256": sha256(folder / "implant.stl")}
+    with ThreadPoolExecutor(1) as beside:
+        written = beside.submit(write_volume, result.implant, folder / "implant.nrrd")
+        for kind in ("stl", *(kind for kind in mesh_kinds(kinds) if kind != "stl")):
+            write_mesh(result.mesh, folder / f"implant.{kind}", space)
+        mesh = read_stl(folder / "implant.stl")
+        compared = compare_stl(mesh, result.implant)
+        written.result()
+    return mesh, compared | {"sha256": sha256(folder / "implant.stl")}
 
 
 def write_members(folder: Path, result: Design, space: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 
@@ -11,14 +12,12 @@ from pcdiff.checks.report import Check, Figure
 from pcdiff.errors import InputError
 from pcdiff.geometry.directions import unit
 from pcdiff.geometry.mesh import Mesh, label_bodies, manifold_of
-from pcdiff.geometry.nearest import search_tree
 
 PAIRS = 2**19  # pairs of triangles tested at a time
 USUAL_SIZE = 1.5  # of the median
-SLAB = 2**16  # triangles; about 14 pairs each
-LARGE_SIZE = 4.0  # of the usual: with larger triangles slabs would hold most of the mesh
-COUNTED = 16  # the neighbours of every 16th triangle are counted, for an estimate
 MAX_PAIRS = 10**8  # no mesh of an implant has more neighbours
+MAX_CELLS = 2**20  # along an axis, so that a cell has a number of 64 bits
+SMALLEST_MM = 1e-3  # extent of a triangle, at least: that of a flat mesh is 0 along an axis
 TOUCH_MM = 1e-3  # a triangle that reaches less through a plane touches it, as slivers of marching cubes do
 ROUNDING_MM3 = 1e-9
 FAULTS = {
@@ -84,69 +83,80 @@ def self_intersections(mesh: Mesh) -> np.ndarray:
     triangles = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
     p, q, r = triangles.transpose(1, 0, 2)
     normals = unit(mesh.area_vectors)
-    low, high = np.minimum(np.minimum(p, q), r), np.maximum(np.maximum(p, q), r)
-    centre = (low + high) / 2
-    reach = np.linalg.norm(high - low, axis=1) / 2
-    low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
+    low, high = np.minimum(np.minimum(p, q), r).T.copy(), np.maximum(np.maximum(p, q), r).T.copy()
     corners = np.ascontiguousarray(mesh.faces.T.astype(np.int32))
     found = [np.zeros((0, 2), int)]
-    for pairs in _near_pairs(centre, reach):
-        for start in range(0, len(pairs), PAIRS):
-            found.append(_crossing(pairs[start : start + PAIRS], triangles, normals, corners, low, high))
+    found += [_crossing(a, b, triangles, normals, corners, low, high) for a, b in _near_pairs(low, high)]
     return np.concatenate(found)
 
 
-def _near_pairs(centre: np.ndarray, reach: np.ndarray) -> Iterator[np.ndarray]:
-    """(N, 2) indices of all pairs of triangles whose centres are no farther apart than both reach; and of others.
+def _near_pairs(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of triangles whose boxes meet, each once, and others near them: (N,) and (N,) indices at a time.
 
-    centre: (F, 3) mm. reach: (F,) mm from it. The triangles are taken slab by slab along the longest axis, which
-    takes little memory. Raises InputError for too many pairs.
+    low, high: (3, F) mm, the boxes. Raises InputError for too many pairs.
     """
-    usual, largest = max(USUAL_SIZE * float(np.median(reach)), 1e-9), float(reach.max(initial=0))
-    along = centre[:, np.ptp(centre, axis=0).argmax()] if len(centre) else np.zeros(0)
-    order = np.argsort(along, kind="stable")
-    step = SLAB if largest <= LARGE_SIZE * usual else max(len(order), 1)
-    # one class for all triangles of usual size, as a mesh of marching cubes has them; in the others, sizes differ by a
-    # factor of 1.4 at most
-    size = np.ceil(2 * np.log2(np.maximum(reach / usual, 1))).astype(int)
-    total = 0.0
-    for start in range(0, len(order), step):
-        last = along[order[min(start + step, len(order)) - 1]]
-        slab = order[start : np.searchsorted(along, last + 2 * largest, side="right", sorter=order)]
-        classes = [np.flatnonzero(size[slab] == each) for each in np.unique(size[slab])]
-        trees = [search_tree(centre[slab[members]]) for members in classes]
-        for a, first in enumerate(classes):
-            some = search_tree(centre[slab[first[::COUNTED]]])  # counting all would take as long as finding them
-            for b in range(a, len(classes)):
-                second = classes[b]
-                bound = reach[slab[first]].max() + reach[slab[second]].max()
-                total += some.count_neighbors(trees[b], bound) * len(first) / some.n
+    extent, middle = high - low, (low + high) / 2
+    longest = extent.max(axis=0, initial=SMALLEST_MM)
+    # One class for all triangles of usual size, as a mesh of marching cubes has them; in the others, sizes differ by a
+    # factor of 1.4 at most.
+    usual = USUAL_SIZE * np.median(longest) if len(longest) else 1.0
+    size = np.ceil(2 * np.log2(np.maximum(longest / usual, 1))).astype(int)
+    classes = [np.flatnonzero(size == each) for each in np.unique(size)]
+    total = 0
+    for number, some in enumerate(classes):
+        for others in classes[number:]:
+            cell = (extent[:, some].max(axis=1) + extent[:, others].max(axis=1)) / 2 + SMALLEST_MM
+            cell = np.maximum(cell, np.ptp(middle, axis=1) / MAX_CELLS)
+            few, many = (some, others) if len(some) <= len(others) else (others, some)
+            for ours, theirs, start, end in _near_cells(few, many, middle, cell):
+                count = end - start
+                total += int(count.sum())
                 if total > MAX_PAIRS:
                     raise InputError(
                         "expected the mesh of an implant, got one whose triangles lie on top of each other; export it "
                         "again"
                     )
-                if a == b:
-                    pairs = first[trees[a].query_pairs(bound, output_type="ndarray")]
-                else:
-                    near = trees[a].sparse_distance_matrix(trees[b], bound, output_type="coo_matrix")
-                    pairs = np.stack([first[near.row], second[near.col]], axis=1)
-                yield slab[pairs[pairs.min(axis=1) < step]]  # the others are pairs of the next slab
+                parts = np.flatnonzero(np.diff(np.cumsum(count) // PAIRS)) + 1
+                for one, n, first in zip(*(np.split(each, parts) for each in (ours, count, start)), strict=True):
+                    within = np.arange(n.sum()) - (np.cumsum(n) - n).repeat(n)
+                    yield one.repeat(n), theirs[first.repeat(n) + within]
+
+
+def _near_cells(
+    few: np.ndarray, many: np.ndarray, middle: np.ndarray, cell: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Triangles in the cells of a lattice, and those in the same or a neighbouring cell.
+
+    Boxes whose middles lie no farther apart than a cell is long do so. few, many: (A,) and (B,) triangles; if they are
+    the same, each pair is found once. middle: (3, F) mm of all boxes. cell: (3,) mm. Yields (A,) triangles, (B,)
+    triangles, and (A,) int the first of the latter near each of the former, and the one after the last.
+    """
+    corner = middle.min(axis=1)
+    places = [((middle[:, each].T - corner) / cell).astype(np.int64) for each in (few, many)]
+    _, rows, columns = np.max([each.max(axis=0) for each in places], axis=0) + 3  # no two cells have one number
+    numbers = [each @ [rows * columns, columns, 1] for each in places]
+    orders = [np.argsort(each, kind="stable") for each in numbers]
+    ours, theirs = few[orders[0]], many[orders[1]]
+    own, near = numbers[0][orders[0]], numbers[1][orders[1]]
+    around = [(x * rows + y) * columns for x, y in product((-1, 0, 1), repeat=2)]
+    for step in around[4:] if few is many else around:  # of the same ones, the others are met from there
+        start, end = np.searchsorted(near, own + step - 1), np.searchsorted(near, own + step + 1, "right")
+        yield ours, theirs, np.arange(len(few)) + 1 if few is many and step == 0 else start, end
 
 
 def _crossing(
-    pairs: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
     triangles: np.ndarray,
     normals: np.ndarray,
     corners: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
 ) -> np.ndarray:
-    """The pairs that intersect, of (N, 2) candidates.
+    """(N, 2) the pairs that intersect, of triangles a and b, (N,) each.
 
     normals: (F, 3) unit. corners: (3, F) int vertices. low, high: (3, F), the triangles' boxes.
     """
-    a, b = pairs.T
     for first, last in zip(low, high, strict=True):
         near = (first[a] <= last[b]) & (first[b] <= last[a])
         a, b = a[near], b[near]

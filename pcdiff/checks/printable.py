@@ -15,7 +15,7 @@ from pcdiff.geometry.mesh import Mesh, label_bodies, manifold_of
 
 PAIRS = 2**19  # pairs of triangles tested at a time
 USUAL_SIZE = 1.5  # of the median
-MAX_PAIRS = 10**8  # no mesh of an implant has more neighbours
+MAX_PAIRS = 3 * 10**8  # of triangles in neighbouring cells, a minute of work; no mesh of an implant has more
 MAX_CELLS = 2**20  # along an axis, so that a cell has a number of 64 bits
 SMALLEST_MM = 1e-3  # extent of a triangle, at least: that of a flat mesh is 0 along an axis
 TOUCH_MM = 1e-3  # a triangle that reaches less through a plane touches it, as slivers of marching cubes do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pcdiff.checks.printable import printable, self_intersections
 from pcdiff.checks.ray_view import RayView
 from pcdiff.checks.recommend import disagreement
 from pcdiff.checks.report import Figure
+from pcdiff.errors import InputError
 from pcdiff.geometry.mesh import Mesh
 from pcdiff.geometry.surface import volume_to_mesh
 from pcdiff.geometry.volume import Volume
@@ -263,6 +265,26 @@ def test_triangles_that_cross_are_counted_across_sizes() -> None:
     assert set(pairs.min(1)) == set(crossed)
     assert set(pairs.max(1)) == {len(ball.faces)}
     assert len(self_intersections(ball)) == 0
+
+
+@pytest.mark.parametrize(("largest", "reach"), [(1, 2.0), (100, 3.0)])
+def test_triangles_of_all_sizes_cross_as_they_do_two_by_two(largest: float, reach: float) -> None:
+    rng = np.random.default_rng(0)
+    middles, sizes = rng.uniform(-reach, reach, (40, 1, 3)), largest ** rng.uniform(-0.5, 0.5, (40, 1, 1))
+    corners, faces = middles + sizes * rng.normal(size=(40, 3, 3)), np.arange(120).reshape(40, 3)
+
+    def crossing(some: np.ndarray) -> list[list[int]]:
+        return sorted(np.sort(self_intersections(Mesh(corners.reshape(-1, 3), some)), axis=1).tolist())
+
+    two_by_two = [[a, b] for a, b in combinations(range(40), 2) if crossing(faces[[a, b]])]
+    assert crossing(faces) == two_by_two
+    assert len(two_by_two) > 20
+
+
+def test_triangles_on_one_pile_are_refused_at_once() -> None:
+    pile = Mesh(np.random.default_rng(0).random((90_000, 3)), np.arange(90_000).reshape(-1, 3))
+    with pytest.raises(InputError, match="triangles lie on top of each other; export it again"):
+        self_intersections(pile)
 
 
 def test_a_limit_decides(shell: Shell, flush: Report) -> None:

@@ -26,13 +26,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from pcdiff.environment import commit, cpu_count, machine
+from pcdiff.environment import commit, machine
 from pcdiff.evaluation.measure import measure
 from pcdiff.evaluation.speed import speed_table
 from pcdiff.geometry.grid import bounding_box
@@ -45,23 +44,6 @@ ROOT = Path(__file__).parent.parent
 PCDIFF = (sys.executable, "-P", "-m", "pcdiff")  # -P: not the package that lies where the command is given
 TIMEOUT_S = 900
 FINE_MM, FINE_SHAPE = 0.3, (768, 768, 700)
-LOOP = "import time; sum(k * k & 7 for k in range(8_000_000)); print(time.process_time())"
-
-
-def crowding() -> float:
-    """CPU seconds of a loop while one runs on each CPU, as a multiple of those of one alone.
-
-    1 where each CPU is a core. Where two are threads of one core they slow each other, and parallel work takes more
-    CPU seconds than the same work in turn.
-    """
-
-    def seconds(loops: int) -> float:
-        running = [
-            subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True) for _ in range(loops)
-        ]
-        return mean(float(loop.communicate()[0]) for loop in running)
-
-    return seconds(cpu_count() or 1) / seconds(1)
 
 
 def repeat(
@@ -140,7 +122,7 @@ def main() -> None:
 
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are there for users, too, after the first run
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # the worktree is removed then, too
-    load, crowded = [os.getloadavg()[0]], crowding()
+    load = [os.getloadavg()[0]]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="pcdiff-") as scratch, checked_out(options.against) as trees:
         folder, more = Path(scratch), options.options.split()
@@ -165,7 +147,7 @@ def main() -> None:
             rows += repeat(name, command, trees, options.repeats, of_case)
     load.append(os.getloadavg()[0])
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    results = {"machine": machine(), "date": date, "load": load, "crowding": crowded, "rows": rows}
+    results = {"machine": machine(), "date": date, "load": load, "rows": rows}
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(speed_table(results))

@@ -16,8 +16,7 @@ def speed_table(results: Mapping[str, Any]) -> str:
 
     results: what `tools/benchmark.py --json` writes. `start` is the time outside the stages: interpreter, imports,
     weights, hashes and the report; for the demo also the simulated craniotomy and the scores. Memory is the largest of
-    the repeats. Where two commits were measured, their difference follows: the first less the second. `crowding` tells
-    cores from threads of one core, see there.
+    the repeats. Where two commits were measured, their difference follows: the first less the second.
     """
     rows = results["rows"]
     stages = list(dict.fromkeys(name for row in rows for name in row["stages"] if name not in ("start", "total")))
@@ -32,7 +31,6 @@ def speed_table(results: Mapping[str, Any]) -> str:
     load = " to ".join(f"{value:.1f}" for value in results["load"])
     repeats = len(rows[0]["seconds"]) if rows else 0
     where = f"{results['date'][:10]}, {machine}. Medians of {repeats} runs. Load average of the machine: {load}."
-    where += f" While a loop runs on each CPU, it takes {results['crowding']:.1f} times the CPU time of one alone."
     return f"{where}\n\n{markdown([*COLUMNS, *stages], lines)}"
 
 

@@ -207,15 +207,16 @@ def collect_garbage_rarely() -> None:
     atexit.register(gc.freeze)
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """What `work` makes of each item, on a thread for each core; for work that releases the interpreter's lock.
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads: int = 2) -> list[Result]:
+    """What `work` makes of each item, on threads; for work that releases the interpreter's lock at least in part.
 
-    After an error or a signal no other item is begun.
+    After an error or a signal no other item is begun. threads: each holds the arrays of its item, up to half a gigabyte
+    for an implant, and the workers of a cohort share the cores.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     waiting = list(items)
-    with ThreadPoolExecutor(max(1, min(len(waiting), cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max(1, min(len(waiting), threads))) as pool:
         return list(pool.map(work, waiting))
 
 

@@ -1,15 +1,18 @@
-"""The nearest points of a tree, on all cores: the same as on one, and a signal in between does no harm."""
+"""Work on threads: results as on one, and no harm by an error or a signal; the nearest points of a tree."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from pcdiff.environment import side_by_side
+from pcdiff.errors import InputError
 from pcdiff.geometry.nearest import FEW, nearest
 
 ENDED = """
@@ -48,3 +51,18 @@ def test_they_are_those_of_one_thread(count: int) -> None:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signals of POSIX")
 def test_a_signal_does_not_crash_the_process() -> None:
     assert subprocess.run([sys.executable, "-c", ENDED], check=False).returncode == 0
+
+
+def test_side_by_side_keeps_the_order_and_begins_nothing_after_an_error() -> None:
+    assert side_by_side(lambda n: n * n, range(5)) == [0, 1, 4, 9, 16]
+    assert side_by_side(len, []) == []
+    begun = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.1)
+        raise InputError("no room")
+
+    with pytest.raises(InputError, match="no room"):
+        side_by_side(work, range(20))
+    assert len(begun) < 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 
@@ -103,23 +103,21 @@ def _near_pairs(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[np.ndarray,
     size = np.ceil(2 * np.log2(np.maximum(longest / usual, 1))).astype(int)
     classes = [np.flatnonzero(size == each) for each in np.unique(size)]
     total = 0
-    for number, some in enumerate(classes):
-        for others in classes[number:]:
-            cell = (extent[:, some].max(axis=1) + extent[:, others].max(axis=1)) / 2 + SMALLEST_MM
-            cell = np.maximum(cell, np.ptp(middle, axis=1) / MAX_CELLS)
-            few, many = (some, others) if len(some) <= len(others) else (others, some)
-            for ours, theirs, start, end in _near_cells(few, many, middle, cell):
-                count = end - start
-                total += int(count.sum())
-                if total > MAX_PAIRS:
-                    raise InputError(
-                        "expected the mesh of an implant, got one whose triangles lie on top of each other; export it "
-                        "again"
-                    )
-                parts = np.flatnonzero(np.diff(np.cumsum(count) // PAIRS)) + 1
-                for one, n, first in zip(*(np.split(each, parts) for each in (ours, count, start)), strict=True):
-                    within = np.arange(n.sum()) - (np.cumsum(n) - n).repeat(n)
-                    yield one.repeat(n), theirs[first.repeat(n) + within]
+    for some, others in combinations_with_replacement(classes, 2):
+        cell = (extent[:, some].max(axis=1) + extent[:, others].max(axis=1)) / 2 + SMALLEST_MM
+        cell = np.maximum(cell, np.ptp(middle, axis=1) / MAX_CELLS)
+        few, many = sorted((some, others), key=len)
+        for ours, theirs, start, end in _near_cells(few, many, middle, cell):
+            count = end - start
+            total += int(count.sum())
+            if total > MAX_PAIRS:
+                raise InputError(
+                    "expected the mesh of an implant, got one whose triangles lie on top of each other; export it again"
+                )
+            parts = np.flatnonzero(np.diff(np.cumsum(count) // PAIRS)) + 1
+            for one, n, first in zip(*(np.split(each, parts) for each in (ours, count, start)), strict=True):
+                within = np.arange(n.sum()) - (np.cumsum(n) - n).repeat(n)
+                yield one.repeat(n), theirs[first.repeat(n) + within]
 
 
 def _near_cells(

@@ -29,5 +29,5 @@ def nearest(tree: cKDTree, points: np.ndarray, **options: Any) -> tuple[np.ndarr
     write, and the process crashes. Here they are waited for.
     """
     parts = np.array_split(points, 1 if len(points) < FEW else cpu_count() or 1)
-    distances, indices = zip(*side_by_side(partial(tree.query, **options), parts), strict=True)
+    distances, indices = zip(*side_by_side(partial(tree.query, **options), parts, len(parts)), strict=True)
     return np.concatenate(distances), np.concatenate(indices)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcdiff.checks.files import write_checks, write_surface
 from pcdiff.checks.recommend import recommend, surface_std
-from pcdiff.environment import machine, peak_memory_mb
+from pcdiff.environment import machine, peak_memory_mb, side_by_side
 from pcdiff.errors import InputError
 from pcdiff.files import refuse_to_replace, sha256
 from pcdiff.geometry.grey import write_grey
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from pcdiff.checks import Report
     from pcdiff.methods.base import Method, PriorBasedMethod
     from pcdiff.pipeline.flow import Design
-
-CHECKERS = 2  # threads: a check takes up to half a gigabyte of a large implant
 
 
 def is_done(folder: Path, source: Path, settings: Settings) -> bool:
@@ -199,13 +197,14 @@ def _check(part: Path, skull: Volume, result: Design, mesh: Mesh, settings: Sett
 
     vault = CompletedVault.of(result.fit)
 
-    def check(volume: Volume, surface: Mesh) -> Report:
-        return check_implant(skull, volume, surface, vault, settings.criteria, settings.fitting.clearance)
+    def check(implant: tuple[Volume, Mesh] | None) -> Report | None:
+        if implant is None:
+            return None
+        return check_implant(skull, *implant, vault, settings.criteria, settings.fitting.clearance)
 
-    with ThreadPoolExecutor(CHECKERS) as pool:
-        first = pool.submit(check, result.implant, mesh)
-        rest = pool.map(lambda member: None if member is None else check(member.volume, member.mesh), result.members)
-        report, candidates = first.result(), list(rest)
+    members = [None if member is None else (member.volume, member.mesh) for member in result.members]
+    report, *candidates = side_by_side(check, [(result.implant, mesh), *members])
+    assert report is not None
     surfaces = [member.surface for member in result.members if member is not None]
     write_checks(report, part / "checks.json")
     uncertainty_mm = surface_std(mesh.vertices, surfaces) if len(surfaces) > 1 else None

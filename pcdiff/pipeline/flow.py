@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from pcdiff.checks.criteria import Criteria
-from pcdiff.environment import one_blas_thread
+from pcdiff.environment import one_blas_thread, side_by_side
 from pcdiff.errors import InputError, MethodError
 from pcdiff.geometry.grid import bounding_box, box_slices
 from pcdiff.geometry.mesh import Mesh
@@ -30,7 +29,6 @@ from pcdiff.prior.model import ShapePrior
 from pcdiff.prior.orientation import Axes
 
 MIN_THICKNESS_MM = Criteria().min_thickness_mm
-PRINTERS = 2  # threads: half of the work on a mesh releases the interpreter's lock
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,7 @@ def design(
             return member
 
         tasks: list[Callable[[], Printed | None]] = [recommended, *(partial(candidate, volume) for volume in volumes)]
-        with ThreadPoolExecutor(PRINTERS) as pool:  # by `map`: after an error or a signal no other task begins
-            made, *members = pool.map(lambda task: task(), tasks)
+        made, *members = side_by_side(lambda task: task(), tasks)
     assert made is not None
     return Design(made.volume, made.mesh, fit, proposal, members, final.trimmed_ml, final.drain_holes, made.engraved)
 

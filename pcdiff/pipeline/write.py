@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdiff.environment import side_by_side
 from pcdiff.errors import OutputError
 from pcdiff.files import sha256, written_beside
 from pcdiff.geometry.grid import bounding_box, nothing_like
@@ -48,7 +49,8 @@ def write_members(folder: Path, result: Design, space: str) -> None:
     candidates = folder / "candidates"
     candidates.mkdir()
 
-    def write(number: int, member: Printed | None) -> None:
+    def write(numbered: tuple[int, Printed | None]) -> None:
+        number, member = numbered
         if member is None:
             nothing = result.implant.with_mask(nothing_like(result.implant.mask))
             write_volume(nothing, candidates / f"implant_{number}.nrrd")
@@ -56,8 +58,7 @@ def write_members(folder: Path, result: Design, space: str) -> None:
             write_volume(member.volume, candidates / f"implant_{number}.nrrd")
             write_stl(member.mesh, candidates / f"implant_{number}.stl", space)
 
-    with ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(write, range(1, len(result.members) + 1), result.members))
+    side_by_side(write, enumerate(result.members, 1), WRITERS)
     write_map(result.uncertainty, result.implant, folder / "uncertainty.nrrd")
 
 
